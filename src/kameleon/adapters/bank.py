@@ -1,0 +1,165 @@
+"""The adapters that are resident now, laid out so that one call serves a batch that mixes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kameleon.adapters.adapter import Adapter, LoraFactors
+from kameleon.adapters.card import Card
+from kameleon.errors import AdapterMismatchError, AdapterNotFoundError, WrongBaseError
+from kameleon.model import Base, groups, module_name, module_shapes
+from kameleon.ops import NO_ADAPTER, Branch, SidePath
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """One adapter in memory: all its numbers in `flat` [parameters] fp32, and the same memory as factors.
+
+    Training steps on `flat`; the A factors of projections that share their input lie next to each other in it.
+    """
+
+    name: str
+    card: Card
+    flat: Tensor
+    paths: dict[tuple[int, str], SidePath]
+    modules: dict[str, LoraFactors]
+
+    def factors(self) -> list[Tensor]:
+        """Every view of `flat` that autograd should see, in the order of `flat`."""
+        return [t for side in self.paths.values() for t in (side.a, *(branch.b for branch in side.branches))]
+
+    def snapshot(self, card: Card) -> Adapter:
+        """A copy as a value, with a new card."""
+        copied = {
+            name: LoraFactors(f.a.detach().clone(), f.b.detach().clone(), f.alpha, f.rslora)
+            for name, f in self.modules.items()
+        }
+        return Adapter(self.name, copied, card)
+
+
+class Bank:
+    """Slots of resident adapters over one base. Adding checks that the adapter belongs to the base and fits it."""
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self._slots: list[Resident | None] = []
+        self._sides: dict[tuple[int, str], tuple[SidePath | None, ...]] = {}
+
+    def add(self, adapter: Adapter, any_base: bool = False) -> int:
+        """Copy `adapter` into a slot (its own, if one of that name is resident) and return the slot.
+
+        Raises WrongBaseError for an adapter of another base unless `any_base`, and AdapterMismatchError, naming every
+        fault, when it does not fit.
+        """
+        check_base(self._base, adapter, any_base)
+        resident = _lay_out(self._base, adapter)
+        slot = next((i for i, r in enumerate(self._slots) if r is not None and r.name == adapter.name), None)
+        if slot is None:
+            slot = next((i for i, r in enumerate(self._slots) if r is None), len(self._slots))
+        self._slots[slot : slot + 1] = [resident]
+        self._index()
+        return slot
+
+    def remove(self, name: str) -> None:
+        """Free the slot of `name`; other slots keep their numbers."""
+        self._slots[self.slot(name)] = None
+        self._index()
+
+    def slot(self, name: str | None) -> int:
+        """The slot of a resident adapter; None means the plain base. Raises AdapterNotFoundError."""
+        if name is None:
+            return NO_ADAPTER
+        for slot, resident in enumerate(self._slots):
+            if resident is not None and resident.name == name:
+                return slot
+        raise AdapterNotFoundError(f"adapter {name!r} is not resident; resident: {', '.join(self.names()) or 'none'}")
+
+    def resident(self, name: str) -> Resident:
+        """The resident adapter of that name. Raises AdapterNotFoundError."""
+        resident = self._slots[self.slot(name)]
+        assert resident is not None
+        return resident
+
+    def names(self) -> list[str]:
+        return [resident.name for resident in self._slots if resident is not None]
+
+    def sides(self, layer: int, group: str) -> Sequence[SidePath | None]:
+        """The factors in each slot for one joined projection (what the decoder asks for)."""
+        return self._sides[layer, group]
+
+    def lowest_layer(self, slot: int) -> int:
+        """The lowest layer that the adapter in `slot` changes; the number of layers for the plain base."""
+        resident = None if slot == NO_ADAPTER else self._slots[slot]
+        return min((layer for layer, _ in resident.paths), default=0) if resident else self._base.config.num_layers
+
+    def _index(self) -> None:
+        self._sides = {
+            (layer, group.name): tuple(r and r.paths.get((layer, group.name)) for r in self._slots)
+            for layer in range(self._base.config.num_layers)
+            for group in groups(self._base.config)
+        }
+
+
+def check_base(base: Base, adapter: Adapter, any_base: bool = False) -> None:
+    """Raise WrongBaseError unless the adapter was trained on this very base (or says nothing and `any_base`)."""
+    trained_on = adapter.card.base_fingerprint
+    if any_base or trained_on == base.fingerprint:
+        return
+    if trained_on is None:
+        raise WrongBaseError(
+            f"adapter {adapter.name!r} does not say which base it was trained on (no kameleon.json); "
+            f"if it belongs to {base.name}, allow it by name: any_base=True, or --any-base"
+        )
+    raise WrongBaseError(
+        f"adapter {adapter.name!r} was trained on {adapter.card.base_id} ({trained_on[:19]}…), "
+        f"this is {base.name} ({base.fingerprint[:19]}…); load its own base, or pass any_base=True, or --any-base"
+    )
+
+
+def check_fit(base: Base, adapter: Adapter) -> None:
+    """Raise AdapterMismatchError, naming all faults, unless every module of the adapter is one of the base's."""
+    shapes = module_shapes(base.config)
+    faults = [f"{name}: the base has no such projection" for name in adapter.modules if name not in shapes]
+    for name, factors in adapter.modules.items():
+        if name in shapes and (got := (factors.b.shape[0], factors.a.shape[1])) != shapes[name]:
+            faults.append(f"{name}: made for {got[0]} × {got[1]}, the base has {shapes[name][0]} × {shapes[name][1]}")
+    if not adapter.modules:
+        faults.append("it holds no module at all")
+    if faults:
+        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+        raise AdapterMismatchError(f"adapter {adapter.name!r} does not fit {base.name}: {shown}")
+
+
+def _lay_out(base: Base, adapter: Adapter) -> Resident:
+    check_fit(base, adapter)
+    flat = torch.empty(sum(f.a.numel() + f.b.numel() for f in adapter.modules.values()))
+    at = 0
+
+    def place(values: Tensor) -> Tensor:
+        nonlocal at
+        view = flat[at : at + values.numel()].view(values.shape)
+        view.copy_(values)
+        at += values.numel()
+        return view
+
+    paths: dict[tuple[int, str], SidePath] = {}
+    modules: dict[str, LoraFactors] = {}
+    for layer in range(base.config.num_layers):
+        for group in groups(base.config):
+            members = [(m, module_name(layer, m.name)) for m in group.members]
+            present = [(m, name, adapter.modules[name]) for m, name in members if name in adapter.modules]
+            if not present:
+                continue
+            a = place(torch.cat([factors.a for _, _, factors in present]))
+            branches, row = [], 0
+            for member, name, factors in present:
+                b = place(factors.b)
+                branches.append(Branch(b, member.start, member.stop, factors.scaling))
+                modules[name] = LoraFactors(a[row : row + factors.rank], b, factors.alpha, factors.rslora)
+                row += factors.rank
+            paths[layer, group.name] = SidePath(a, tuple(branches))
+    return Resident(adapter.name, adapter.card, flat, paths, modules)

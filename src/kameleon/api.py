@@ -1,0 +1,165 @@
+"""The commands as Python: `kameleon.load(...)`, then `.train`, `.generate`, `.evaluate`, `.load_adapter`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kameleon.adapters import Adapter, Bank, Card, Proof, Shelf, prove
+from kameleon.data import Corpus, read_corpus, split_held_out
+from kameleon.errors import SettingError
+from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
+from kameleon.home import runs_dir
+from kameleon.model import Base, load_base
+from kameleon.training import Recipe, Run, RunResult, Score, StepReport, TestSet, Watch, evaluate, make_test_set
+
+Prompt = str | Sequence[dict[str, Any]]
+
+
+def load(
+    ref: str = "smollm2", dtype: torch.dtype | None = None, on_progress: Callable[[str, int, int], None] | None = None
+) -> LoadedBase:
+    """The base that `ref` names, ready for adapters: "smollm2", a folder, a `.gguf` file or a Hugging Face id.
+
+    `dtype` None measures this machine and takes what multiplies faster. Raises BaseModelError.
+    """
+    return LoadedBase(load_base(ref, dtype, on_progress))
+
+
+class LoadedBase:
+    """A frozen base and the adapters resident beside it. The base itself never changes."""
+
+    def __init__(self, base: Base, shelf: Shelf | None = None) -> None:
+        self.base = base
+        self.shelf = shelf or Shelf()
+        self.bank = Bank(base)
+
+    def load_adapter(self, adapter: str | Path | Adapter, any_base: bool = False) -> Proof:
+        """Make an adapter resident: a name on the shelf, a folder in PEFT's format, or an `Adapter`.
+
+        It is proven live first (every key matched, how far a probe's logits move). Raises AdapterError.
+        """
+        if isinstance(adapter, str):
+            adapter = self.shelf.load(adapter)
+        elif isinstance(adapter, Path):
+            adapter = Adapter.load(adapter)
+        proof = prove(self.base, adapter, any_base)
+        self.bank.add(adapter, any_base)
+        return proof
+
+    def encode_prompt(self, prompt: Prompt, raw: bool = False) -> tuple[int, ...]:
+        """Token ids of a prompt: chat messages, or a string, which becomes a user's message (as it is with `raw`)."""
+        if raw:
+            if not isinstance(prompt, str):
+                raise SettingError("a raw prompt is a string, not messages")
+            return tuple(self.base.tokenizer.encode(prompt, add_special_tokens=False))
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        return tuple(self.base.template.encode_prompt(messages))
+
+    def stream(
+        self,
+        prompts: Sequence[Prompt],
+        adapters: Sequence[str | None] | None = None,
+        sampling: Sampling | Sequence[Sampling] | None = None,
+        raw: bool = False,
+    ) -> Iterator[Piece]:
+        """Like `generate`, yielding text as it becomes certain."""
+        return stream(self.base, self.bank, self._requests(prompts, adapters, sampling, raw))
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        adapters: Sequence[str | None] | None = None,
+        sampling: Sampling | Sequence[Sampling] | None = None,
+        raw: bool = False,
+    ) -> list[Completion]:
+        """Answer all prompts in one batch, each with its own adapter (None: the plain base).
+
+        Adapters that are not resident yet are taken from the shelf. Raises AdapterError, SettingError.
+        """
+        return generate(self.base, self.bank, self._requests(prompts, adapters, sampling, raw))
+
+    def _requests(
+        self,
+        prompts: Sequence[Prompt],
+        adapters: Sequence[str | None] | None,
+        sampling: Sampling | Sequence[Sampling] | None,
+        raw: bool,
+    ) -> list[Request]:
+        if isinstance(prompts, str):
+            raise SettingError("prompts is one string; give a list of prompts")
+        names = [None] * len(prompts) if adapters is None else list(adapters)
+        wishes = [sampling or Sampling()] * len(prompts) if not isinstance(sampling, Sequence) else list(sampling)
+        if not len(prompts) == len(names) == len(wishes):
+            raise SettingError(f"{len(prompts)} prompts, {len(names)} adapters, {len(wishes)} samplings: one of each")
+        for name in dict.fromkeys(names):
+            if name is not None and name not in self.bank.names():
+                self.load_adapter(name)
+        encoded = [self.encode_prompt(prompt, raw) for prompt in prompts]
+        return [Request(tokens, name, wish) for tokens, name, wish in zip(encoded, names, wishes, strict=True)]
+
+    def read(self, data: str | Path, raw: bool = False, max_row_tokens: int = 2048) -> Corpus:
+        """Rows of a file or hub id, encoded for this base. Raises DataError."""
+        return read_corpus(data, self.base.template, raw, max_row_tokens)
+
+    def train(
+        self,
+        data: str | Path | Corpus,
+        name: str,
+        held_out: str | Path | Corpus | None = None,
+        recipe: Recipe | None = None,
+        watch: Watch | None = None,
+        raw: bool = False,
+        resume: bool = False,
+        overwrite: bool = False,
+        on_step: Callable[[StepReport], None] | None = None,
+    ) -> RunResult:
+        """Train one adapter on rows, put it on the shelf under `name`, and make it resident.
+
+        Without `held_out`, a twentieth of the rows (at most 200) is set aside to watch the run. Raises DataError,
+        TrainingError, SettingError.
+        """
+        recipe, watch = recipe or Recipe(), watch or Watch()
+        if not isinstance(data, Corpus):
+            data = self.read(data, raw, recipe.max_row_tokens)
+        if held_out is None:
+            data, watched = split_held_out(data, recipe.seed)
+        else:
+            watched = held_out if isinstance(held_out, Corpus) else self.read(held_out, raw, recipe.max_row_tokens)
+        run = self.prepare(data, name, watched, recipe, watch, overwrite and not resume)
+        if self.shelf.has(name) and not (overwrite or resume):
+            raise SettingError(f"adapter {name!r} is on the shelf already; pick another name, or --overwrite")
+        result = run.run(resume, on_step)
+        self.shelf.save(result.adapter)
+        self.load_adapter(result.adapter)
+        return result
+
+    def prepare(
+        self, data: Corpus, name: str, held_out: Corpus, recipe: Recipe, watch: Watch, overwrite: bool = False
+    ) -> Run:
+        """A run that has not started; with `overwrite`, whatever its folder held is dropped."""
+        folder = runs_dir() / name
+        card = Card(
+            base_id=self.base.name,
+            base_fingerprint=self.base.fingerprint,
+            template_hash=self.base.template.hash,
+            data=asdict(data.origin),
+        )
+        return Run(self.base, folder, card, name, data.examples, held_out.examples, recipe, watch, overwrite)
+
+    def test_set(self, name: str, corpus: Corpus) -> TestSet:
+        """Encoded rows as a test set for `evaluate`."""
+        return make_test_set(self.base, name, corpus.examples, corpus.alternatives)
+
+    def evaluate(
+        self, adapters: Sequence[str | None], tests: Sequence[TestSet], on_rows: Callable[[int], None] | None = None
+    ) -> list[Score]:
+        """Every adapter (None: the plain base) on every test set."""
+        for name in adapters:
+            if name is not None and name not in self.bank.names():
+                self.load_adapter(name)
+        return [s for test in tests for s in evaluate(self.base, self.bank, adapters, test, on_rows=on_rows)]

@@ -1,0 +1,96 @@
+"""Everything Kameleon raises on purpose, as one tree.
+
+    KameleonError
+    ├── SettingError (ValueError)         a setting that is unknown, out of range, or at odds with another
+    ├── DataError (ValueError)            rows that cannot be read or that would teach nothing
+    ├── MissingExtraError (ImportError)   an optional library is needed; the message holds the install command
+    ├── BaseModelError                    about the frozen base
+    │   ├── UnsupportedArchitectureError (NotImplementedError)
+    │   ├── WeightsError (ValueError)     a weight file that is damaged, incomplete or of an unknown kind
+    │   └── FetchError (OSError)          no source could deliver the base
+    ├── AdapterError                      about an adapter
+    │   ├── AdapterNotFoundError (LookupError)
+    │   ├── AdapterFileError (ValueError) files that are missing, damaged or hold what cannot be applied
+    │   ├── AdapterMismatchError (ValueError)  keys or shapes that do not fit the base
+    │   └── WrongBaseError (ValueError)   trained on a base with another fingerprint
+    ├── LoraError (ValueError)            a LoRA operation on a torch module that cannot be done correctly
+    └── TrainingError
+        ├── NonFiniteLossError (ArithmeticError)
+        ├── RunInterruptedError           stopped by Ctrl-C or SIGTERM, with everything saved
+        └── CheckpointError (OSError)     a checkpoint that cannot be written or read
+
+Each class also inherits the standard kind that a caller would look for. A message says what came, what was expected
+and what to do next. A command turns any of them into one line on standard error and exit status 2.
+"""
+
+
+class KameleonError(Exception):
+    """Root of the tree: catch this to catch everything Kameleon raises on purpose."""
+
+
+class SettingError(KameleonError, ValueError):
+    """A setting is unknown, out of range, or at odds with another."""
+
+
+class DataError(KameleonError, ValueError):
+    """Rows cannot be read, or would teach nothing."""
+
+
+class MissingExtraError(KameleonError, ImportError):
+    """An optional library is needed; the message holds the install command."""
+
+
+class BaseModelError(KameleonError):
+    """About the frozen base."""
+
+
+class UnsupportedArchitectureError(BaseModelError, NotImplementedError):
+    """The base is of a family, or uses a feature, that the decoder does not compute."""
+
+
+class WeightsError(BaseModelError, ValueError):
+    """A weight file is damaged, incomplete or of an unknown kind."""
+
+
+class FetchError(BaseModelError, OSError):
+    """No source could deliver the base."""
+
+
+class AdapterError(KameleonError):
+    """About an adapter."""
+
+
+class AdapterNotFoundError(AdapterError, LookupError):
+    """No adapter of that name is on the shelf."""
+
+
+class AdapterFileError(AdapterError, ValueError):
+    """Adapter files are missing, damaged or hold what cannot be applied."""
+
+
+class AdapterMismatchError(AdapterError, ValueError):
+    """Keys or shapes of an adapter do not fit the base."""
+
+
+class WrongBaseError(AdapterError, ValueError):
+    """The adapter was trained on a base with another fingerprint."""
+
+
+class LoraError(KameleonError, ValueError):
+    """A LoRA operation on a torch module cannot be done correctly."""
+
+
+class TrainingError(KameleonError):
+    """A training run cannot start or go on."""
+
+
+class NonFiniteLossError(TrainingError, ArithmeticError):
+    """The loss became NaN or infinite."""
+
+
+class RunInterruptedError(TrainingError):
+    """A run was stopped by Ctrl-C or SIGTERM; its state is saved."""
+
+
+class CheckpointError(TrainingError, OSError):
+    """A checkpoint cannot be written or read."""

@@ -1,0 +1,29 @@
+"""The frozen base: its decoder, tokenizer and template, and where bases come from. It knows no adapter."""
+
+from kameleon.model.base import Base, load_base
+from kameleon.model.catalogue import CATALOGUE, Entry
+from kameleon.model.config import FAMILIES, DecoderConfig
+from kameleon.model.decoder import Decoder, build_decoder
+from kameleon.model.fetch import BaseFiles, list_bases, locate
+from kameleon.model.layout import Group, Member, groups, module_name, module_shapes
+from kameleon.model.template import ChatTemplate
+
+__all__ = [
+    "CATALOGUE",
+    "FAMILIES",
+    "Base",
+    "BaseFiles",
+    "ChatTemplate",
+    "Decoder",
+    "DecoderConfig",
+    "Entry",
+    "Group",
+    "Member",
+    "build_decoder",
+    "groups",
+    "list_bases",
+    "load_base",
+    "locate",
+    "module_name",
+    "module_shapes",
+]

@@ -1,0 +1,71 @@
+"""The frozen base: weights, tokenizer, chat template and fingerprint as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from kameleon.model.config import DecoderConfig, read_config
+from kameleon.model.decoder import Decoder, build_decoder
+from kameleon.model.fetch import BaseFiles, locate
+from kameleon.model.layout import module_shapes
+from kameleon.model.template import ChatTemplate
+from kameleon.model.tokenizer import load_tokenizer
+from kameleon.ops import measure_compute_type
+from kameleon.weights import open_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A model that never changes. It does not know which adapters exist.
+
+    `fingerprint` is a hash over every tensor's name, shape, type and stored bytes; adapters carry it.
+    """
+
+    name: str
+    files: BaseFiles
+    config: DecoderConfig
+    decoder: Decoder
+    tokenizer: PreTrainedTokenizerBase
+    template: ChatTemplate
+    fingerprint: str
+    compute_dtype: torch.dtype
+    compute_reason: str
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the projections that can carry an adapter, the embedding and the head (norms and biases apart)."""
+        vocab = self.config.vocab_size * self.config.hidden_size
+        inner = sum(rows * columns for rows, columns in module_shapes(self.config).values())
+        return inner + vocab * (1 if self.config.tie_word_embeddings else 2)
+
+
+def load_base(
+    ref: str, dtype: torch.dtype | None = None, on_progress: Callable[[str, int, int], None] | None = None
+) -> Base:
+    """The base that `ref` names: a catalogue name, a folder in Hugging Face layout, a `.gguf` file or a hub id.
+
+    `dtype` None measures this machine. `on_progress(what, done, total)` reports fetching and loading.
+    Raises FetchError, UnsupportedArchitectureError or WeightsError.
+    """
+    files = locate(ref, on_progress=on_progress)
+    weights = open_weights(files.path)
+    config = read_config(files.path, weights)
+    if dtype is None:
+        compute = measure_compute_type()
+        dtype, reason = compute.dtype, compute.reason
+    else:
+        reason = f"{str(dtype).removeprefix('torch.')}: asked for"
+
+    def on_layer(done: int, total: int) -> None:
+        if on_progress:
+            on_progress("loading", done, total)
+
+    decoder = build_decoder(config, weights, dtype, on_layer)
+    tokenizer = load_tokenizer(files.path, weights)
+    return Base(
+        ref, files, config, decoder, tokenizer, ChatTemplate(tokenizer), weights.fingerprint(), dtype, reason
+    )

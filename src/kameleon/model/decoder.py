@@ -1,0 +1,206 @@
+"""The Llama-family decoder on packed segments: Llama 2/3, SmolLM2, Mistral, Qwen2, Qwen3.
+
+One forward pass for training, evaluation and generation. It knows frozen weights and side paths, but neither adapters
+by name nor files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from kameleon.errors import SettingError
+from kameleon.model.config import DecoderConfig
+from kameleon.model.layout import Group, groups, module_name
+from kameleon.model.rope import attention_factor, inv_freq
+from kameleon.ops import (
+    LayerCache,
+    Segments,
+    SidePath,
+    attention,
+    attention_cached,
+    lora_linear,
+    rms_norm,
+    rope,
+    rotation,
+    swiglu,
+)
+from kameleon.weights import DenseWeight, FrozenWeight, WeightFile, join
+
+
+class SidePaths(Protocol):
+    """The resident adapters, as the decoder sees them: the factors in each slot for one joined projection."""
+
+    def sides(self, layer: int, group: str) -> Sequence[SidePath | None]: ...
+
+
+class Cache(Protocol):
+    """Keys and values of earlier tokens, one `LayerCache` a layer."""
+
+    def layer(self, index: int) -> LayerCache: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """Frozen weights of one layer. Biases and q/k norms are None in families without them."""
+
+    input_norm: Tensor
+    qkv: FrozenWeight
+    qkv_bias: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    o: FrozenWeight
+    mlp_norm: Tensor
+    gate_up: FrozenWeight
+    down: FrozenWeight
+
+
+class Decoder:
+    """Frozen layers and the pass through them; it holds no state between calls."""
+
+    def __init__(
+        self, config: DecoderConfig, embedding: FrozenWeight, layers: Sequence[Layer], norm: Tensor, head: FrozenWeight
+    ) -> None:
+        self.config = config
+        self.embedding = embedding
+        self.layers = tuple(layers)
+        self.norm = norm
+        self.head = head
+        self._inv_freq = inv_freq(config.rope, config.head_dim)
+        self._rope_factor = attention_factor(config.rope)
+
+    def hidden(
+        self, tokens: Tensor, segments: Segments, adapters: SidePaths | None = None, cache: Cache | None = None
+    ) -> Tensor:
+        """Final normed hidden states [tokens, hidden_size] of a packed row.
+
+        `tokens` [tokens] int64. `adapters` may be None when every segment is the plain base. With `cache`, segment i
+        goes on where `segments.offsets[i]` says, and its keys and values are added to the cache.
+        Raises SettingError for a sequence longer than the base was made for.
+        """
+        return self.finish(self.run(self.embed(tokens), segments, adapters, cache))
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """[tokens, hidden_size]: what enters the first layer."""
+        return self.embedding.rows(tokens)
+
+    def run(
+        self,
+        x: Tensor,
+        segments: Segments,
+        adapters: SidePaths | None = None,
+        cache: Cache | None = None,
+        layers: range | None = None,
+    ) -> Tensor:
+        """`x` [tokens, hidden_size] through `layers` (all of them by default).
+
+        Layers below the lowest adapted one give every adapter the same; whoever compares adapters runs them once.
+        """
+        self._check(x, segments)
+        cos, sin = rotation(segments.positions, self._inv_freq, self._rope_factor)
+        eps = self.config.rms_norm_eps
+        for index in layers if layers is not None else range(len(self.layers)):
+            layer = self.layers[index]
+            q, k, v = self._qkv(index, rms_norm(x, layer.input_norm, eps), segments, adapters, cos, sin)
+            if cache is None:
+                mixed = attention(q, k, v, segments)
+            else:
+                mixed = attention_cached(q, k, v, segments, cache.layer(index))
+            x = x + _project(layer.o, "o", index, mixed.flatten(1), segments, adapters)
+            normed = rms_norm(x, layer.mlp_norm, eps)
+            gated = swiglu(_project(layer.gate_up, "gate_up", index, normed, segments, adapters))
+            x = x + _project(layer.down, "down", index, gated, segments, adapters)
+        return x
+
+    def finish(self, x: Tensor) -> Tensor:
+        """The last norm, [tokens, hidden_size]: what the head multiplies."""
+        return rms_norm(x, self.norm, self.config.rms_norm_eps)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden · headᵀ in fp32, [rows, vocab_size]; give it only the rows that are needed."""
+        return self.head.project(hidden).float()
+
+    def _qkv(
+        self,
+        index: int,
+        x: Tensor,
+        segments: Segments,
+        adapters: SidePaths | None,
+        cos: Tensor,
+        sin: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated q [tokens, heads, head_dim], rotated k and v [tokens, kv_heads, head_dim]."""
+        layer = self.layers[index]
+        config = self.config
+        heads, kv_heads = config.num_heads, config.num_kv_heads
+        qkv = _project(layer.qkv, "qkv", index, x, segments, adapters)
+        if layer.qkv_bias is not None:
+            qkv = qkv + layer.qkv_bias
+        qk, v = qkv.split([(heads + kv_heads) * config.head_dim, kv_heads * config.head_dim], dim=-1)
+        qk = qk.unflatten(-1, (heads + kv_heads, config.head_dim))  # [tokens, heads + kv_heads, head_dim]
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = qk.split([heads, kv_heads], dim=1)
+            normed = (rms_norm(q, layer.q_norm, config.rms_norm_eps), rms_norm(k, layer.k_norm, config.rms_norm_eps))
+            qk = torch.cat(normed, dim=1)
+        q, k = rope(qk, cos, sin).split([heads, kv_heads], dim=1)
+        return q, k, v.unflatten(-1, (kv_heads, config.head_dim))
+
+    def _check(self, x: Tensor, segments: Segments) -> None:
+        assert len(x) == segments.tokens, f"{len(x)} tokens for segments of {segments.tokens}"
+        limit = self.config.max_sequence_tokens
+        longest = max((o + n for o, n in zip(segments.offsets, segments.lengths, strict=True)), default=0)
+        if longest > limit:
+            raise SettingError(f"a sequence of {longest} tokens; this base handles at most {limit}: shorten the text")
+
+
+def _project(
+    weight: FrozenWeight, group: str, layer: int, x: Tensor, segments: Segments, adapters: SidePaths | None
+) -> Tensor:
+    return lora_linear(x, weight, adapters.sides(layer, group) if adapters is not None else (), segments)
+
+
+def build_decoder(
+    config: DecoderConfig, weights: WeightFile, dtype: torch.dtype, on_layer: Callable[[int, int], None] | None = None
+) -> Decoder:
+    """A decoder out of a weight file, in compute type `dtype`; projections that share their input are joined.
+
+    `on_layer(done, of)` reports progress. Raises WeightsError for a tensor that is missing or of another shape.
+    """
+
+    def vector(name: str) -> Tensor:
+        return weights.tensor(name).to(dtype)
+
+    def matrix(name: str, shape: tuple[int, int]) -> FrozenWeight:
+        return DenseWeight(weights.tensor(name, shape).to(dtype))
+
+    def joined(layer: int, group: Group) -> FrozenWeight:
+        members = [
+            matrix(f"{module_name(layer, m.name)}.weight", (m.stop - m.start, group.in_size)) for m in group.members
+        ]
+        return members[0] if len(members) == 1 else join(members)
+
+    layers = []
+    for i in range(config.num_layers):
+        at = f"model.layers.{i}"
+        by_name = {group.name: joined(i, group) for group in groups(config)}
+        biases = [vector(f"{at}.self_attn.{p}_proj.bias") for p in "qkv"] if config.attention_bias else None
+        layers.append(
+            Layer(
+                input_norm=vector(f"{at}.input_layernorm.weight"),
+                qkv_bias=torch.cat(biases) if biases else None,
+                q_norm=vector(f"{at}.self_attn.q_norm.weight") if config.qk_norm else None,
+                k_norm=vector(f"{at}.self_attn.k_norm.weight") if config.qk_norm else None,
+                mlp_norm=vector(f"{at}.post_attention_layernorm.weight"),
+                **by_name,
+            )
+        )
+        if on_layer:
+            on_layer(i + 1, config.num_layers)
+    vocab = (config.vocab_size, config.hidden_size)
+    embedding = matrix("model.embed_tokens.weight", vocab)
+    head = embedding if config.tie_word_embeddings else matrix("lm_head.weight", vocab)
+    return Decoder(config, embedding, layers, vector("model.norm.weight"), head)

@@ -1,0 +1,60 @@
+"""Which projections a decoder layer has, and which of them share their input and are multiplied as one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kameleon.model.config import DecoderConfig
+
+
+@dataclass(frozen=True)
+class Member:
+    """One projection: its name inside the layer, and its rows `start:stop` of the joined output."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """Projections of one layer that share their input, joined along the output."""
+
+    name: str
+    in_size: int
+    members: tuple[Member, ...]
+
+
+def _group(name: str, in_size: int, *members: tuple[str, int]) -> Group:
+    joined, at = [], 0
+    for member, out_size in members:
+        joined.append(Member(member, at, at + out_size))
+        at += out_size
+    return Group(name, in_size, tuple(joined))
+
+
+def groups(config: DecoderConfig) -> tuple[Group, ...]:
+    """The four joined projections of every layer, in the order in which a token meets them."""
+    heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    size, wide = config.hidden_size, config.intermediate_size
+    return (
+        _group("qkv", size, ("self_attn.q_proj", heads), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)),
+        _group("o", heads, ("self_attn.o_proj", size)),
+        _group("gate_up", size, ("mlp.gate_proj", wide), ("mlp.up_proj", wide)),
+        _group("down", wide, ("mlp.down_proj", size)),
+    )
+
+
+def module_name(layer: int, member: str) -> str:
+    """The projection's name in the Hugging Face layout, as adapter files use it."""
+    return f"model.layers.{layer}.{member}"
+
+
+def module_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
+    """(out, in) of every projection that can carry an adapter, in layer order."""
+    return {
+        module_name(layer, member.name): (member.stop - member.start, group.in_size)
+        for layer in range(config.num_layers)
+        for group in groups(config)
+        for member in group.members
+    }

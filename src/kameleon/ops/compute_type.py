@@ -1,0 +1,43 @@
+"""The type to multiply in, chosen by measuring this machine: a CPU without bf16 units multiplies bf16 many times slower."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ComputeType:
+    dtype: torch.dtype
+    reason: str
+
+
+def _gflops(dtype: torch.dtype) -> float:
+    """Billions of operations a second for the two products of a frozen layer: forward and input gradient."""
+    rows, size = 256, 512
+    x = torch.full((rows, size), 0.5, dtype=dtype)
+    w = torch.full((size, size), 0.5, dtype=dtype)
+
+    def once() -> float:
+        start = time.perf_counter()
+        _products(x, w)
+        return time.perf_counter() - start
+
+    once()
+    return 2 * 2 * rows * size * size / min(once() for _ in range(3)) / 1e9
+
+
+def _products(x: Tensor, w: Tensor) -> Tensor:
+    return (x @ w.T) @ w
+
+
+@lru_cache(maxsize=1)
+def measure_compute_type() -> ComputeType:
+    """bf16 where this machine multiplies it faster than fp32, else fp32; measured once per process (under a second)."""
+    fp32, bf16 = _gflops(torch.float32), _gflops(torch.bfloat16)
+    chosen, name = (torch.bfloat16, "bf16") if bf16 > fp32 else (torch.float32, "fp32")
+    return ComputeType(chosen, f"{name}: measured here, bf16 {bf16:.0f} and fp32 {fp32:.0f} GFLOP/s")

@@ -1,0 +1,81 @@
+"""The output head and the loss together, in chunks: logits of a whole batch never exist."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from kameleon.ops.lora_linear import Projection
+
+IGNORE = -100  # the label of a token that is not trained
+_CHUNK_BYTES = 32 << 20  # logits held at once; small enough to stay near the caches, large enough for good products
+
+
+def _chunks(rows: int, vocab_size: int) -> Iterator[slice]:
+    step = max(1, _CHUNK_BYTES // (4 * vocab_size))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Projection, labels: Tensor, vocab_size: int) -> Tensor:
+        rows = (labels != IGNORE).nonzero().flatten()
+        picked, wanted = hidden.index_select(0, rows), labels.index_select(0, rows)
+        loss = torch.zeros((), dtype=torch.float64)
+        grad = torch.empty_like(picked) if ctx.needs_input_grad[0] else None
+        for chunk in _chunks(len(rows), vocab_size):
+            logits = head.project(picked[chunk]).float()
+            target = wanted[chunk, None]
+            total = logits.logsumexp(-1, keepdim=True)
+            loss += (total - logits.gather(1, target)).double().sum()
+            if grad is not None:
+                logits.sub_(total).exp_().scatter_add_(1, target, torch.full(target.shape, -1.0))
+                grad[chunk] = head.project_back(logits.to(hidden.dtype))
+        ctx.shape = hidden.shape
+        if grad is not None:
+            ctx.save_for_backward(rows, grad)
+        return loss.float()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        rows, grad = ctx.saved_tensors
+        d_hidden = grad.new_zeros(ctx.shape)
+        return d_hidden.index_copy_(0, rows, grad * grads[0].to(grad.dtype)), None, None, None
+
+
+def linear_cross_entropy(hidden: Tensor, head: Projection, labels: Tensor, vocab_size: int) -> Tensor:
+    """loss = sum over trained tokens of −log softmax(hidden Wᵀ)[label]; a sum, so that the caller chooses the mean.
+
+    `hidden` [tokens, size]; `labels` [tokens] int64, `IGNORE` where untrained (such rows skip the head altogether).
+    The gradient for `hidden` is formed in the same pass. Returns a scalar in fp32.
+    """
+    return _LinearCrossEntropy.apply(hidden, head, labels, vocab_size)  # type: ignore[no-any-return]
+
+
+class TokenScores(NamedTuple):
+    """Of each scored token: its log-probability (natural, fp32), the token that the model would have chosen, and the one
+    that it would have chosen among `choices` only (the same as `argmax` without choices)."""
+
+    logprob: Tensor
+    argmax: Tensor
+    choice: Tensor
+
+
+def token_scores(
+    hidden: Tensor, head: Projection, labels: Tensor, vocab_size: int, choices: Sequence[int] = ()
+) -> TokenScores:
+    """log softmax(hidden Wᵀ)[label], argmax, and argmax among `choices` for every row. No gradient.
+
+    `hidden` [tokens, size]; `labels` [tokens] int64; `choices` token ids.
+    """
+    logprob, best, choice = torch.empty(len(labels)), torch.empty_like(labels), torch.empty_like(labels)
+    allowed = torch.tensor(choices, dtype=torch.int64)
+    for chunk in _chunks(len(labels), vocab_size):
+        logits = head.project(hidden[chunk]).float()
+        logprob[chunk] = logits.gather(1, labels[chunk, None]).squeeze(1) - logits.logsumexp(-1)
+        best[chunk] = logits.argmax(-1)
+        choice[chunk] = allowed[logits[:, allowed].argmax(-1)] if choices else best[chunk]
+    return TokenScores(logprob, best, choice)

@@ -1,0 +1,73 @@
+"""The run's log: one JSON object a line, and the curve drawn from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kameleon.errors import MissingExtraError
+
+LOG_FILE = "log.jsonl"
+
+
+class RunLog:
+    """Appends to `folder/log.jsonl`; opened at step `step`, it first drops what a lost continuation had written."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / LOG_FILE
+        kept = [record for record in read_log(folder) if record["step"] <= step]
+        self._file = self.path.open("w", encoding="utf-8")
+        for record in kept:
+            self.write(record)
+
+    def write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """All whole lines of a run's log; a last line that a crash cut short is left out."""
+    path = folder / LOG_FILE
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def draw_loss_curve(folder: Path, name: str) -> Path:
+    """Training loss, its running mean and the held-out loss over the steps, as `folder/loss.png`.
+
+    Raises MissingExtraError without matplotlib.
+    """
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise MissingExtraError('the loss curve needs matplotlib: pip install "kameleon[plot]"') from error
+    records = read_log(folder)
+    steps = [r["step"] for r in records if "loss" in r]
+    losses = [r["loss"] for r in records if "loss" in r]
+    looks = [(r["step"], r["eval_loss"]) for r in records if "eval_loss" in r]
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(steps, losses, color="#bbbbbb", linewidth=0.8, label="each step")
+    axes.plot(steps, _running_mean(losses, 20), color="#1f77b4", label="mean of 20 steps")
+    if looks:
+        axes.plot(*zip(*looks, strict=True), "o-", color="#d62728", markersize=4, label="held-out rows")
+    axes.set(title=f"{name}: loss while training", xlabel="step", ylabel="nats per trained token", ylim=(0, None))
+    axes.legend(frameon=False)
+    path = folder / "loss.png"
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+    return path
+
+
+def _running_mean(values: list[float], width: int) -> list[float]:
+    windows = (values[max(0, i - width + 1) : i + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]

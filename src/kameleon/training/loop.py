@@ -1,0 +1,221 @@
+"""A training run from its first step to its adapter: schedule, step, look, save."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kameleon.adapters import Adapter, Bank, Card
+from kameleon.data import Example, pack, require_trainable, rows_of_step
+from kameleon.errors import RunInterruptedError, TrainingError
+from kameleon.model import Base
+from kameleon.ops import IGNORE, linear_cross_entropy
+from kameleon.training.checkpoint import Progress, has_checkpoint, load_checkpoint, remove_checkpoint, save_checkpoint
+from kameleon.training.interrupt import StopRequest
+from kameleon.training.log import RunLog
+from kameleon.training.recipe import Recipe, Watch, derived_learning_rate
+from kameleon.training.schedule import learning_rate_at
+from kameleon.training.step import StepResult, Trainee, fresh_adapter, train_step
+
+_BEST = "best"
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a person watching wants to know after a step."""
+
+    step: int
+    total_steps: int
+    loss: float
+    eval_loss: float | None
+    tokens_per_s: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The trained adapter (its best look), and what the run cost."""
+
+    adapter: Adapter
+    steps: int
+    tokens: int
+    seconds: float
+    best_loss: float | None
+    best_step: int
+    stopped_early: bool
+
+
+class Run:
+    """One training run in a folder of its own: log, checkpoint, and the best adapter so far."""
+
+    def __init__(
+        self,
+        base: Base,
+        folder: Path,
+        card: Card,
+        name: str,
+        examples: Sequence[Example],
+        held_out: Sequence[Example],
+        recipe: Recipe,
+        watch: Watch,
+    ) -> None:
+        require_trainable(examples)
+        self.base, self.folder, self.card, self.name = base, folder, card, name
+        self.examples, self.held_out, self.watch = examples, held_out[: watch.eval_rows], watch
+        peak = recipe.learning_rate or derived_learning_rate(base.config)
+        self.recipe = replace(recipe, learning_rate=peak)
+        self.total_steps = math.ceil(len(examples) * recipe.epochs / recipe.rows_per_step)
+        self.bank = Bank(base)
+        self.slot = self.bank.add(fresh_adapter(base, name, self.recipe, card))
+        self.trainee = Trainee(self.bank.resident(name), self.recipe)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must not change between a run and its continuation for the bits to be the same."""
+        return {
+            **asdict(self.recipe),
+            "base": self.base.fingerprint,
+            "data": self.card.data,
+            "compute": str(self.base.compute_dtype),
+            "threads": torch.get_num_threads(),
+            "steps": self.total_steps,
+            "eval_every": self.eval_every,
+            "eval_rows": len(self.held_out),
+            "patience": self.watch.patience,
+            "micro_batch_tokens": self.watch.micro_batch_tokens,
+        }
+
+    @property
+    def eval_every(self) -> int:
+        return self.watch.eval_every or max(1, math.ceil(self.total_steps / 8))
+
+    def run(self, resume: bool = False, on_step: Callable[[StepReport], None] | None = None) -> RunResult:
+        """Train to the end, or until patience runs out.
+
+        With `resume`, go on from the folder's checkpoint to the same bits as a run that was never interrupted.
+        Raises TrainingError when the folder holds an unfinished run and `resume` is false, RunInterruptedError after
+        Ctrl-C (the state is saved), NonFiniteLossError, CheckpointError.
+        """
+        if resume:
+            progress = load_checkpoint(self.folder, self.trainee, self.identity)
+        elif has_checkpoint(self.folder):
+            raise TrainingError(f"{self.folder} holds an unfinished run: --resume goes on with it, --overwrite drops it")
+        else:
+            progress = Progress()
+        log = RunLog(self.folder, progress.step)
+        saved_at = started = time.perf_counter()
+        before_s = progress.seconds
+        try:
+            with StopRequest() as stop:
+                while progress.step < self.total_steps and not self._out_of_patience(progress):
+                    result, lr = self._step(progress.step)
+                    now = time.perf_counter()
+                    progress = replace(
+                        progress,
+                        step=progress.step + 1,
+                        tokens=progress.tokens + result.tokens,
+                        seconds=before_s + now - started,
+                    )
+                    progress, eval_loss = self._look(progress)
+                    self._report(log, progress, result, eval_loss, lr, on_step)
+                    if stop.made or now - saved_at >= self.watch.save_every_s:
+                        save_checkpoint(self.folder, self.trainee, progress, self.identity)
+                        saved_at = now
+                    if stop.made:
+                        raise RunInterruptedError(
+                            f"stopped after step {progress.step} of {self.total_steps}; all is saved in {self.folder}: "
+                            "the same command with --resume goes on"
+                        )
+        finally:
+            log.close()
+        remove_checkpoint(self.folder)
+        return self._result(progress)
+
+    def _step(self, step: int) -> tuple[StepResult, float]:
+        lr = learning_rate_at(step, self.total_steps, self.recipe.learning_rate, self.recipe.warmup)
+        rows = rows_of_step(len(self.examples), step, self.recipe.rows_per_step, self.recipe.seed)
+        packs = pack([self.examples[row] for row in rows], self.watch.micro_batch_tokens, self.slot)
+        return train_step(self.base, self.bank, self.trainee, packs, lr), lr
+
+    def _look(self, progress: Progress) -> tuple[Progress, float | None]:
+        """The held-out loss, when it is time for it; a new best is written to disk before anything else happens."""
+        due = progress.step % self.eval_every == 0 or progress.step == self.total_steps
+        if not self.held_out or not due:
+            return progress, None
+        loss = held_out_loss(self.base, self.bank, self.slot, self.held_out, self.watch.micro_batch_tokens)
+        if progress.best_loss is not None and loss >= progress.best_loss:
+            return replace(progress, looks_without_best=progress.looks_without_best + 1), loss
+        self.trainee.resident.snapshot(self.card).save(self.folder / _BEST)
+        return replace(progress, best_loss=loss, best_step=progress.step, looks_without_best=0), loss
+
+    def _out_of_patience(self, progress: Progress) -> bool:
+        return 0 < self.watch.patience <= progress.looks_without_best
+
+    def _report(
+        self,
+        log: RunLog,
+        progress: Progress,
+        result: StepResult,
+        eval_loss: float | None,
+        lr: float,
+        on_step: Callable[[StepReport], None] | None,
+    ) -> None:
+        speed = progress.tokens / progress.seconds
+        record = {
+            "step": progress.step,
+            "loss": result.loss,
+            "learning_rate": lr,
+            "grad_norm": result.grad_norm,
+            "tokens": result.tokens,
+            "trained_tokens": result.trained_tokens,
+            "tokens_per_s": round(speed, 1),
+            "peak_bytes": peak_bytes(),
+            "seconds": round(progress.seconds, 3),
+        }
+        log.write(record if eval_loss is None else {**record, "eval_loss": eval_loss})
+        if on_step:
+            left = progress.seconds / progress.step * (self.total_steps - progress.step)
+            on_step(StepReport(progress.step, self.total_steps, result.loss, eval_loss, speed, left))
+
+    def _result(self, progress: Progress) -> RunResult:
+        best = Adapter.load(self.folder / _BEST) if progress.best_loss is not None else None
+        scores = {} if progress.best_loss is None else {"eval_loss": progress.best_loss, "best_step": progress.best_step}
+        recipe = {**asdict(self.recipe), "steps": progress.step, "tokens": progress.tokens}
+        card = replace(self.card, recipe=recipe, scores=scores)
+        adapter = self.trainee.resident.snapshot(card) if best is None else replace(best, name=self.name, card=card)
+        return RunResult(
+            adapter,
+            progress.step,
+            progress.tokens,
+            progress.seconds,
+            progress.best_loss,
+            progress.best_step,
+            stopped_early=progress.step < self.total_steps,
+        )
+
+
+@torch.inference_mode()
+def held_out_loss(
+    base: Base, bank: Bank, slot: int, examples: Sequence[Example], micro_batch_tokens: int
+) -> float:
+    """Mean loss over the trained tokens of `examples`, in nats."""
+    loss, tokens = 0.0, 0
+    for packed in pack(examples, micro_batch_tokens, slot):
+        hidden = base.decoder.hidden(packed.tokens, packed.segments, bank)
+        loss += linear_cross_entropy(hidden, base.decoder.head, packed.labels, base.config.vocab_size).item()
+        tokens += int((packed.labels != IGNORE).sum())
+    return loss / max(1, tokens)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,98 @@
+"""One step of the optimiser: packed rows in, A and B moved a little."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kameleon.adapters import Adapter, Bank, Card, LoraFactors, Resident
+from kameleon.data import Packed
+from kameleon.errors import NonFiniteLossError
+from kameleon.model import Base, module_shapes
+from kameleon.ops import IGNORE, linear_cross_entropy
+from kameleon.training.recipe import Recipe, target_modules
+
+
+def fresh_adapter(base: Base, name: str, recipe: Recipe, card: Card) -> Adapter:
+    """A ~ U(−1/√in, 1/√in) as in PEFT (Kaiming with a = √5), B = 0: it changes nothing, to the bit."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    shapes = module_shapes(base.config)
+    modules = {}
+    for module in target_modules(base.config, recipe):
+        out_size, in_size = shapes[module]
+        bound = 1 / math.sqrt(in_size)
+        a = torch.empty(recipe.rank, in_size).uniform_(-bound, bound, generator=generator)
+        modules[module] = LoraFactors(a, torch.zeros(out_size, recipe.rank), recipe.alpha)
+    return Adapter(name, modules, card)
+
+
+class Trainee:
+    """A resident adapter being trained: its flat numbers, their gradient, and AdamW over both."""
+
+    def __init__(self, resident: Resident, recipe: Recipe) -> None:
+        self.resident = resident
+        self.weights = torch.nn.Parameter(resident.flat)
+        self.weights.grad = torch.zeros_like(resident.flat)
+        at = 0
+        for factor in resident.factors():
+            # Autograd adds into these views, so that the whole gradient is one vector for clipping and AdamW.
+            factor.requires_grad_()
+            factor.grad = self.weights.grad[at : at + factor.numel()].view(factor.shape)
+            at += factor.numel()
+        self.optimizer = torch.optim.AdamW([self.weights], weight_decay=recipe.weight_decay, fused=True)
+        self._clip_norm = recipe.clip_norm
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """[parameters] fp32, in the order of `resident.flat`."""
+        assert self.weights.grad is not None
+        return self.weights.grad
+
+    def update(self, trained_tokens: int, learning_rate: float) -> float:
+        """Turn the summed gradient into a mean over the step's trained tokens, clip it, step. Returns its norm."""
+        gradient = self.gradient.div_(max(1, trained_tokens))
+        norm = float(torch.linalg.vector_norm(gradient))
+        if norm > self._clip_norm:
+            gradient.mul_(self._clip_norm / norm)
+        if math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+        gradient.zero_()
+        return norm
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """`loss` is the mean over the step's trained tokens, in nats; `tokens` counts all that went through the base."""
+
+    loss: float
+    grad_norm: float
+    tokens: int
+    trained_tokens: int
+
+
+def train_step(base: Base, bank: Bank, trainee: Trainee, packs: Sequence[Packed], learning_rate: float) -> StepResult:
+    """Accumulate over `packs` and step once; every trained token of the step weighs the same, however it is packed.
+
+    Raises NonFiniteLossError, with the adapter as it was before, when the loss or its gradient is not finite.
+    """
+    loss, tokens, trained = 0.0, 0, 0
+    for pack in packs:
+        hidden = base.decoder.hidden(pack.tokens, pack.segments, bank)
+        summed = linear_cross_entropy(hidden, base.decoder.head, pack.labels, base.config.vocab_size)
+        summed.backward()
+        loss += summed.item()
+        tokens += len(pack.tokens)
+        trained += int((pack.labels != IGNORE).sum())
+    norm = trainee.update(trained, learning_rate)
+    mean = loss / max(1, trained)
+    if not (math.isfinite(mean) and math.isfinite(norm)):
+        raise NonFiniteLossError(
+            f"the loss is {mean} and its gradient's norm {norm}; the learning rate {learning_rate:.2g} may be too high: "
+            "try a third of it, and look at the rows with `kameleon data check`"
+        )
+    return StepResult(mean, norm, tokens, trained)

@@ -1,0 +1,60 @@
+"""One hash over all that a weight file says: every tensor's name, shape, type and stored bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from kameleon.home import atomic_write, cache_dir
+
+_CHUNK_BYTES = 16 << 20
+
+
+def hash_tensors(tensors: Iterable[tuple[str, Sequence[int], str, memoryview]]) -> str:
+    """sha256 over (name, shape, type, stored bytes) of each tensor, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, shape, kind, data in tensors:
+        digest.update(json.dumps([name, list(shape), kind, len(data)]).encode())
+        for start in range(0, len(data), _CHUNK_BYTES):
+            digest.update(data[start : start + _CHUNK_BYTES])
+    return f"sha256:{digest.hexdigest()}"
+
+
+def cached_fingerprint(files: Sequence[Path]) -> str | None:
+    """The fingerprint noted for exactly these files, or None when one of them has changed since or none was noted.
+
+    A file counts as unchanged while its size, modification time and inode are the same.
+    """
+    for place in _places(files):
+        try:
+            noted = json.loads(place.read_text())
+        except (OSError, ValueError):
+            continue  # no note, or a damaged one: the caller hashes again
+        if noted.get("files") == _state(files):
+            return str(noted["fingerprint"])
+    return None
+
+
+def note_fingerprint(files: Sequence[Path], fingerprint: str) -> None:
+    """Keep the fingerprint beside the files, or in the cache where their folder is read-only."""
+    note = json.dumps({"fingerprint": fingerprint, "files": _state(files)}, indent=1).encode()
+    for place in _places(files):
+        try:
+            with atomic_write(place) as file:
+                file.write(note)
+        except OSError:
+            continue
+        return
+
+
+def _places(files: Sequence[Path]) -> tuple[Path, Path]:
+    first = files[0]
+    whole = hashlib.sha256(str(first.resolve()).encode()).hexdigest()[:16]
+    return first.parent / f".{first.name}.fingerprint.json", cache_dir() / f"{whole}.fingerprint.json"
+
+
+def _state(files: Sequence[Path]) -> list[list[str | int]]:
+    stats = ((path.name, path.stat()) for path in files)
+    return [[name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats]
