@@ -48,6 +48,7 @@ class Bank:
         self._base = base
         self._slots: list[Resident | None] = []
         self._sides: dict[tuple[int, str], tuple[SidePath | None, ...]] = {}
+        self._index()
 
     def add(self, adapter: Adapter, any_base: bool = False) -> int:
         """Copy `adapter` into a slot (its own, if one of that name is resident) and return the slot.

@@ -118,9 +118,10 @@ def _step(base: Base, bank: Bank, cache: KVCache, live: list[_Sequence]) -> None
             sequence.finish = "stop"
             continue
         sequence.tokens.append(token)
-        if len(sequence.tokens) == sequence.request.sampling.max_tokens:
-            sequence.finish = "length"
-        elif len(sequence.request.prompt) + len(sequence.tokens) == limit:
+        if (
+            len(sequence.tokens) == sequence.request.sampling.max_tokens
+            or len(sequence.request.prompt) + len(sequence.tokens) == limit
+        ):
             sequence.finish = "length"
 
 

@@ -66,6 +66,4 @@ def load_base(
 
     decoder = build_decoder(config, weights, dtype, on_layer)
     tokenizer = load_tokenizer(files.path, weights)
-    return Base(
-        ref, files, config, decoder, tokenizer, ChatTemplate(tokenizer), weights.fingerprint(), dtype, reason
-    )
+    return Base(ref, files, config, decoder, tokenizer, ChatTemplate(tokenizer), weights.fingerprint(), dtype, reason)

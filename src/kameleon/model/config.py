@@ -164,7 +164,7 @@ def config_from_gguf(file: GgufFile) -> DecoderConfig:
     names = set(file.names())
     if any(name.endswith("o_proj.bias") for name in names):
         raise _refuse("a bias on the output projection")
-    stops = {metadata.get(f"tokenizer.ggml.{key}") for key in ("eos_token_id", "eot_token_id")} - {None}
+    stop_keys = (f"tokenizer.ggml.{key}_token_id" for key in ("eos", "eot"))
     max_positions = get("context_length")
     return DecoderConfig(
         family=family,
@@ -182,7 +182,7 @@ def config_from_gguf(file: GgufFile) -> DecoderConfig:
         qk_norm="model.layers.0.self_attn.q_norm.weight" in names,
         max_positions=max_positions,
         sliding_window=metadata.get(f"{family}.attention.sliding_window"),
-        stop_token_ids=frozenset(stops),
+        stop_token_ids=frozenset(metadata[key] for key in stop_keys if key in metadata),
     )
 
 

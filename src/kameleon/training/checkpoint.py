@@ -45,7 +45,9 @@ def save_checkpoint(folder: Path, trainee: Trainee, progress: Progress, identity
             file.write(save(tensors, metadata))
     except OSError as error:
         last = " (the one before it is intact)" if (folder / _FILE).exists() else ""
-        raise CheckpointError(f"cannot write the checkpoint of step {progress.step} to {folder}{last}: {error}") from error
+        raise CheckpointError(
+            f"cannot write the checkpoint of step {progress.step} to {folder}{last}: {error}"
+        ) from error
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -60,7 +60,9 @@ class Score:
         return self.exact_match if self.choice_accuracy is None else self.choice_accuracy
 
 
-def make_test_set(base: Base, name: str, examples: Sequence[Example], alternatives: Sequence[Sequence[Example]]) -> TestSet:
+def make_test_set(
+    base: Base, name: str, examples: Sequence[Example], alternatives: Sequence[Sequence[Example]]
+) -> TestSet:
     """A test set out of encoded rows (each with at least one trained token)."""
     answers = {tuple(_answer(example)) for example in examples}
     firsts = sorted({answer[0] for answer in answers})
@@ -76,7 +78,8 @@ def make_test_set(base: Base, name: str, examples: Sequence[Example], alternativ
 
 
 def _answer(example: Example) -> list[int]:
-    return [token for token, trained in zip(example.tokens, example.trained, strict=True) if trained]
+    """The trained tokens that something precedes: those that are predicted."""
+    return [token for token, trained in zip(example.tokens[1:], example.trained[1:], strict=True) if trained]
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def _score_rows(
             hidden = decoder.finish(decoder.run(below, segments, bank, layers=range(shared, depth)))
             rows |= _score_packed(base, hidden, packed, segments, choices)
             if on_rows:
-                on_rows(len(packed.rows))
+                on_rows(len(packed.spans))
     return [[rows[i] for i in range(len(examples))] for rows in scored]
 
 
@@ -137,7 +140,7 @@ def _score_packed(
     scores = token_scores(hidden[trained], base.decoder.head, labels, base.config.vocab_size, choices)
     right = scores.argmax == labels
     rows = {}
-    for row, start, stop in packed.row_spans:
+    for row, start, stop in packed.spans:
         mine = (trained >= start) & (trained < stop)
         chosen = int(scores.choice[mine][0]) if choices else None
         rows[row] = _RowScore(-float(scores.logprob[mine].sum()), bool(right[mine].all()), chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -66,8 +67,11 @@ class Run:
         held_out: Sequence[Example],
         recipe: Recipe,
         watch: Watch,
+        overwrite: bool = False,
     ) -> None:
         require_trainable(examples)
+        if overwrite:
+            shutil.rmtree(folder, ignore_errors=True)
         self.base, self.folder, self.card, self.name = base, folder, card, name
         self.examples, self.held_out, self.watch = examples, held_out[: watch.eval_rows], watch
         peak = recipe.learning_rate or derived_learning_rate(base.config)
@@ -107,7 +111,9 @@ class Run:
         if resume:
             progress = load_checkpoint(self.folder, self.trainee, self.identity)
         elif has_checkpoint(self.folder):
-            raise TrainingError(f"{self.folder} holds an unfinished run: --resume goes on with it, --overwrite drops it")
+            raise TrainingError(
+                f"{self.folder} holds an unfinished run: --resume goes on with it, --overwrite drops it"
+            )
         else:
             progress = Progress()
         log = RunLog(self.folder, progress.step)
@@ -187,7 +193,9 @@ class Run:
 
     def _result(self, progress: Progress) -> RunResult:
         best = Adapter.load(self.folder / _BEST) if progress.best_loss is not None else None
-        scores = {} if progress.best_loss is None else {"eval_loss": progress.best_loss, "best_step": progress.best_step}
+        scores = (
+            {} if progress.best_loss is None else {"eval_loss": progress.best_loss, "best_step": progress.best_step}
+        )
         recipe = {**asdict(self.recipe), "steps": progress.step, "tokens": progress.tokens}
         card = replace(self.card, recipe=recipe, scores=scores)
         adapter = self.trainee.resident.snapshot(card) if best is None else replace(best, name=self.name, card=card)
@@ -203,9 +211,7 @@ class Run:
 
 
 @torch.inference_mode()
-def held_out_loss(
-    base: Base, bank: Bank, slot: int, examples: Sequence[Example], micro_batch_tokens: int
-) -> float:
+def held_out_loss(base: Base, bank: Bank, slot: int, examples: Sequence[Example], micro_batch_tokens: int) -> float:
     """Mean loss over the trained tokens of `examples`, in nats."""
     loss, tokens = 0.0, 0
     for packed in pack(examples, micro_batch_tokens, slot):

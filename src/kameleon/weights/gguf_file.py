@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -75,7 +76,7 @@ class GgufFile(WeightFile):
         if dtype is None:
             tensor = torch.from_numpy(gguf.dequantize(stored.data, stored.tensor_type))
         else:
-            tensor = torch.from_numpy(np.asarray(stored.data)).view(dtype)
+            tensor = _view(stored.data).view(dtype)
         return self._unpermute(name, tensor.reshape(self.shape(name)))
 
     def _unpermute(self, name: str, tensor: Tensor) -> Tensor:
@@ -94,9 +95,21 @@ class GgufFile(WeightFile):
 
     def _stored(self) -> Iterable[tuple[str, Sequence[int], str, memoryview]]:
         return (
-            (t.name, [int(size) for size in t.shape], t.tensor_type.name, memoryview(np.ascontiguousarray(t.data)).cast("B"))
+            (
+                t.name,
+                [int(size) for size in t.shape],
+                t.tensor_type.name,
+                np.ascontiguousarray(t.data).data.cast("B"),
+            )
             for t in sorted(self._reader.tensors, key=lambda t: t.name)
         )
+
+
+def _view(mapped: np.ndarray[Any, Any]) -> Tensor:
+    with warnings.catch_warnings():
+        # PyTorch has no read-only tensors and says so; nothing here ever writes to a weight.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(np.asarray(mapped))
 
 
 def hf_name(name: str) -> str:

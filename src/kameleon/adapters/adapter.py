@@ -1,0 +1,92 @@
+"""An adapter as a value: factors for each target module, and a card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kameleon.adapters.card import Card
+from kameleon.errors import AdapterError
+
+
+@dataclass(frozen=True, eq=False)
+class LoraFactors:
+    """One module's side path: `a` [rank, in] and `b` [out, rank], both fp32."""
+
+    a: Tensor
+    b: Tensor
+    alpha: float
+    rslora: bool = False
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[0]
+
+    @property
+    def scaling(self) -> float:
+        """alpha / rank, or alpha / √rank with rsLoRA (arXiv:2312.03732)."""
+        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
+
+    def delta(self) -> Tensor:
+        """What the side path adds to the weight: scaling · B A, [out, in] fp32."""
+        return self.scaling * (self.b @ self.a)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """Factors by Hugging Face module name (`model.layers.0.self_attn.q_proj`). It does not load itself into anything."""
+
+    name: str
+    modules: dict[str, LoraFactors]
+    card: Card
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained."""
+        return sum(f.a.numel() + f.b.numel() for f in self.modules.values())
+
+    @property
+    def dead_modules(self) -> list[str]:
+        """Modules whose B is all zero: they change nothing."""
+        return [name for name, f in self.modules.items() if not f.b.any()]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over every module's name, rank, scaling and numbers; the card does not count."""
+        digest = hashlib.sha256()
+        for name, f in sorted(self.modules.items()):
+            digest.update(json.dumps([name, f.rank, f.scaling]).encode())
+            for tensor in (f.a, f.b):
+                digest.update(tensor.to(torch.float32).contiguous().numpy().tobytes())
+        return f"sha256:{digest.hexdigest()}"
+
+    def save(self, folder: Path) -> None:
+        """Write PEFT's two files and the card to `folder`, replacing what is there in one step. Raises AdapterFileError."""
+        from kameleon.adapters.peft_files import write_adapter
+
+        write_adapter(self, folder)
+
+    @staticmethod
+    def load(folder: Path) -> Adapter:
+        """Read a folder in PEFT's format, with or without a card. Raises AdapterFileError."""
+        from kameleon.adapters.peft_files import read_adapter
+
+        return read_adapter(folder)
+
+
+def check_name(name: str) -> str:
+    """The name itself, if it can be a folder's name on any system. Raises AdapterError."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise AdapterError(f"{name!r} cannot name an adapter: use up to 64 letters, digits, dots, dashes, underscores")
+    return name

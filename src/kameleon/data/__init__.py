@@ -1,0 +1,32 @@
+"""Rows of text to packed segments, and the data doctor. It knows the base's template, but no adapter and no training."""
+
+from kameleon.data.corpus import Corpus, Origin, read_corpus, split_held_out
+from kameleon.data.doctor import Examined, Fault, colour_mask, examine, require_trainable
+from kameleon.data.encode import Example, encode_row
+from kameleon.data.formats import Record, find_data, read_records
+from kameleon.data.packing import Packed, RowSpan, pack, rows_of_step
+from kameleon.data.rows import Row, make_row, with_answer
+
+__all__ = [
+    "Corpus",
+    "Examined",
+    "Example",
+    "Fault",
+    "Origin",
+    "Packed",
+    "Record",
+    "Row",
+    "RowSpan",
+    "colour_mask",
+    "encode_row",
+    "examine",
+    "find_data",
+    "make_row",
+    "pack",
+    "read_corpus",
+    "read_records",
+    "require_trainable",
+    "rows_of_step",
+    "split_held_out",
+    "with_answer",
+]

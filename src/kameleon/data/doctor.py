@@ -1,0 +1,131 @@
+"""The data doctor: every row read, encoded and judged before any time is spent on training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from kameleon.data.encode import Example, encode_row
+from kameleon.data.formats import Record
+from kameleon.data.rows import Row, make_row
+from kameleon.errors import DataError
+from kameleon.model import ChatTemplate
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with a row. A fatal one stops training; another row is only reported, and left out if empty of
+    trained tokens."""
+
+    row: int
+    reason: str
+    fatal: bool
+
+
+@dataclass(frozen=True)
+class Examined:
+    """All rows of a file, after encoding. `rows` and `examples` match; rows with a fatal fault are in neither."""
+
+    rows: tuple[Row, ...]
+    examples: tuple[Example, ...]
+    faults: tuple[Fault, ...]
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(e.tokens) for e in self.examples)
+
+    @property
+    def trained_tokens(self) -> int:
+        return sum(e.trained_tokens for e in self.examples)
+
+    def to_json(self) -> dict[str, object]:
+        """For `kameleon data check --json`."""
+        return {
+            "rows": len(self.rows),
+            "tokens": self.tokens,
+            "trained_tokens": self.trained_tokens,
+            "row_tokens": self.row_tokens(),
+            "faults": [{"row": f.row, "reason": f.reason, "fatal": f.fatal} for f in self.faults],
+        }
+
+    def row_tokens(self) -> dict[str, int]:
+        """The shortest, middle, 90th-percentile and longest row, in tokens."""
+        lengths = sorted(len(e.tokens) for e in self.examples) or [0]
+        places = {"shortest": 0.0, "median": 0.5, "p90": 0.9, "longest": 1.0}
+        return {name: lengths[round(share * (len(lengths) - 1))] for name, share in places.items()}
+
+
+def examine(
+    records: Sequence[Record],
+    template: ChatTemplate,
+    raw: bool = False,
+    max_tokens: int = 2048,
+    test_rows: Sequence[Row] = (),
+) -> Examined:
+    """Read and encode every record, naming each bad row with its number and reason.
+
+    Fatal: what cannot be read, an unknown role or kind of row, an empty answer. Reported: an answer that is cut or has
+    no trained token, a duplicate, a row that also stands in the test set.
+    """
+    rows: list[Row] = []
+    examples: list[Example] = []
+    faults: list[Fault] = []
+    for record in records:
+        try:
+            row = make_row(record)
+            example = encode_row(row, template, raw, max_tokens)
+        except DataError as error:
+            faults.append(Fault(record.number, str(error), fatal=True))
+            continue
+        rows.append(row)
+        examples.append(example)
+        faults += [Fault(row.number, reason, fatal=False) for reason in _doubts(example)]
+    faults += _repeats(rows, test_rows)
+    return Examined(tuple(rows), tuple(examples), tuple(sorted(faults, key=lambda fault: fault.row)))
+
+
+def _doubts(example: Example) -> Iterator[str]:
+    if not example.trained_tokens:
+        yield "all masked: none of its tokens would be learned" + (
+            " (the prompt fills it)" if example.cut_tokens else ""
+        )
+    elif example.cut_tokens:
+        yield f"truncated: its last {example.cut_tokens} tokens do not fit, so its answer has no end"
+
+
+def _repeats(rows: Sequence[Row], test_rows: Sequence[Row]) -> Iterator[Fault]:
+    in_test = {_content(row): row.number for row in test_rows}
+    first: dict[str, int] = {}
+    for row in rows:
+        content = _content(row)
+        if content in in_test:
+            yield Fault(row.number, f"also stands in the test set (row {in_test[content]})", fatal=False)
+        if content in first:
+            yield Fault(row.number, f"duplicate of row {first[content]}", fatal=False)
+        first.setdefault(content, row.number)
+
+
+def _content(row: Row) -> str:
+    return json.dumps([row.messages, row.text], sort_keys=True)
+
+
+def require_trainable(examples: Sequence[Example]) -> None:
+    """Raise DataError unless at least one token would be learned."""
+    if not any(example.trained_tokens for example in examples):
+        raise DataError(
+            f"none of the {len(examples)} rows has a token to learn: all labels are masked. "
+            "`kameleon data check` shows why, token by token"
+        )
+
+
+def colour_mask(example: Example, template: ChatTemplate) -> Text:
+    """The row's tokens, the trained ones in green on black, the others grey; a thin bar between tokens."""
+    shown = Text()
+    for token, trained in zip(example.tokens, example.trained, strict=True):
+        piece = str(template.tokenizer.decode([token])).replace("\n", "⏎\n")
+        shown.append(piece, style="bold green" if trained else "bright_black")
+        shown.append("│", style="dim")
+    return shown

@@ -1,0 +1,56 @@
+"""Rows to tokens, each marked as trained or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kameleon.data.rows import Row
+from kameleon.errors import DataError
+from kameleon.model import ChatTemplate
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as tokens. `trained[i]` says whether token i is learned; `row` is its number in the file."""
+
+    row: int
+    tokens: tuple[int, ...]
+    trained: tuple[bool, ...]
+    cut_tokens: int = 0
+    """Tokens that did not fit."""
+
+    @property
+    def trained_tokens(self) -> int:
+        return sum(self.trained)
+
+
+def encode_row(row: Row, template: ChatTemplate, raw: bool = False, max_tokens: int = 2048) -> Example:
+    """Through the base's chat template, learning the assistant's tokens and the one that ends its turn.
+
+    With `raw`, a prompt and its completion as they are, learning the completion and the end token. Plain text is
+    learned whole. Raises DataError.
+    """
+    if row.text is not None:
+        tokens = (*_plain(template, row.text), _end_token(template))
+        trained = (True,) * len(tokens)
+    elif raw:
+        if row.prompt is None or row.completion is None:
+            raise DataError("--raw needs prompt and completion as text; these are messages")
+        prompt = _plain(template, row.prompt)
+        answer = (*_plain(template, row.completion), _end_token(template))
+        tokens, trained = (*prompt, *answer), (False,) * len(prompt) + (True,) * len(answer)
+    else:
+        tokens, trained = template.encode_conversation(row.messages, row.tools)
+    cut = max(0, len(tokens) - max_tokens)
+    return Example(row.number, tokens[:max_tokens], trained[:max_tokens], cut)
+
+
+def _plain(template: ChatTemplate, text: str) -> tuple[int, ...]:
+    return tuple(template.tokenizer.encode(text, add_special_tokens=False))
+
+
+def _end_token(template: ChatTemplate) -> int:
+    end = template.tokenizer.eos_token_id
+    if not isinstance(end, int):
+        raise DataError("this base's tokenizer has no end token, so the adapter could not learn to stop")
+    return end

@@ -1,0 +1,109 @@
+"""Examples to packed rows: many short sequences in one, none seeing another, no padding."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kameleon.data.encode import Example
+from kameleon.ops import IGNORE, NO_PARENT, Segments
+
+# A shared beginning shorter than this is not worth a segment of its own.
+_SHORTEST_PREFIX_TOKENS = 8
+
+
+class RowSpan(NamedTuple):
+    """Where an example's own tokens lie: `start:stop` of the packed row. `row` counts within the packed examples."""
+
+    row: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One pass through the base.
+
+    `tokens` [tokens] int64. `labels` [tokens] int64: the token that follows, where that one is trained, else IGNORE.
+    """
+
+    tokens: Tensor
+    labels: Tensor
+    segments: Segments
+    spans: tuple[RowSpan, ...]
+
+
+def pack(examples: Sequence[Example], max_tokens: int, adapter: int) -> list[Packed]:
+    """Lay examples out in passes of at most `max_tokens` tokens (a longer example gets a pass of its own).
+
+    Examples are ordered by length, so that attention pads little. What all of a pass begin with, untrained, is stored
+    once, as the parent of the rest.
+    """
+    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
+    shared = _shared_prefix_tokens(examples)
+    passes: list[list[int]] = []
+    used = 0
+    for i in order:
+        own = len(examples[i].tokens) - shared
+        if not passes or used + own > max_tokens:
+            passes.append([])
+            used = shared
+        passes[-1].append(i)
+        used += own
+    return [_lay_out(examples, members, shared if len(members) > 1 else 0, adapter) for members in passes]
+
+
+def _shared_prefix_tokens(examples: Sequence[Example]) -> int:
+    """How many tokens all examples begin with, before anything that is trained; each keeps two or more of its own.
+
+    The last shared token must predict nothing: a label there would have to be one example's.
+    """
+    if len(examples) < 2:
+        return 0
+    shortest, longest = min(e.tokens for e in examples), max(e.tokens for e in examples)
+    # The first and the last in lexical order agree on what all agree on.
+    common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(shortest, longest, strict=False)))
+    untrained = min(next((at for at, t in enumerate(e.trained) if t), len(e.tokens)) for e in examples)
+    shared = min(common, untrained - 1, min(len(e.tokens) for e in examples) - 2)
+    return shared if shared >= _SHORTEST_PREFIX_TOKENS else 0
+
+
+def _lay_out(examples: Sequence[Example], members: Sequence[int], shared: int, adapter: int) -> Packed:
+    tokens: list[int] = []
+    labels: list[int] = []
+    lengths: list[int] = []
+    spans: list[RowSpan] = []
+    if shared:
+        tokens += examples[members[0]].tokens[:shared]
+        labels += [IGNORE] * shared
+        lengths.append(shared)
+    for i in members:
+        example = examples[i]
+        spans.append(RowSpan(i, len(tokens), len(tokens) + len(example.tokens) - shared))
+        tokens += example.tokens[shared:]
+        following = zip(example.tokens[shared + 1 :], example.trained[shared + 1 :], strict=True)
+        labels += [*(token if trained else IGNORE for token, trained in following), IGNORE]
+        lengths.append(len(example.tokens) - shared)
+    count = len(lengths)
+    parents = (NO_PARENT, *([0] * (count - 1))) if shared else ()
+    segments = Segments(tuple(lengths), (adapter,) * count, parents)
+    return Packed(torch.tensor(tokens), torch.tensor(labels), segments, tuple(spans))
+
+
+def rows_of_step(rows: int, step: int, rows_per_step: int, seed: int) -> list[int]:
+    """Which rows step `step` learns from: epoch after epoch, each in an order of its own that (seed, epoch) decides."""
+    places = range(step * rows_per_step, (step + 1) * rows_per_step)
+    orders = {epoch: _order(rows, seed, epoch) for epoch in {place // rows for place in places}}
+    return [orders[place // rows][place % rows] for place in places]
+
+
+def _order(rows: int, seed: int, epoch: int) -> list[int]:
+    order = list(range(rows))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return order

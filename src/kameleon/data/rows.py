@@ -1,0 +1,134 @@
+"""Records to rows: five ways in which people write training data, as one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kameleon.data.formats import Record
+from kameleon.errors import DataError
+
+_ROLES = ("system", "user", "assistant", "tool")
+_SHAREGPT = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "tool": "tool",
+}
+KINDS = {
+    "messages": "OpenAI chat",
+    "prompt + completion": "a question and its answer",
+    "instruction (+ input) + output": "Alpaca",
+    "conversations": "ShareGPT",
+    "text": "plain text, all of it learned",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example before it is tokens: a conversation, or plain text.
+
+    `prompt` and `completion` are kept as they were written, for rows of that kind; `also` lists other right answers.
+    """
+
+    number: int
+    messages: tuple[dict[str, Any], ...] = ()
+    tools: tuple[Any, ...] = ()
+    text: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    also: tuple[str, ...] = ()
+
+
+def make_row(record: Record) -> Row:
+    """The row that a record means. Raises DataError, whose text is the reason (the caller knows the row's number)."""
+    if record.fault:
+        raise DataError(record.fault)
+    value, number = record.value, record.number
+    kinds = [kind for kind in ("messages", "prompt", "instruction", "conversations", "text") if kind in value]
+    if len(kinds) != 1:
+        what = f"mixes {' and '.join(kinds)}" if kinds else f"has only {', '.join(map(str, value)) or 'nothing'}"
+        raise DataError(f"it {what}; a row is one of: {'; '.join(KINDS)}")
+    kind = kinds[0]
+    if kind == "text":
+        return Row(number, text=_text(value, "text"))
+    if kind == "messages":
+        return Row(number, _messages(value["messages"]), tuple(_listed(value.get("tools") or [], "tools")))
+    if kind == "conversations":
+        return Row(number, _messages(_from_sharegpt(value)))
+    if kind == "instruction":
+        parts = [_text(value, "instruction"), str(value.get("input") or "")]
+        prompt, completion = "\n\n".join(part for part in parts if part), _text(value, "output")
+    elif isinstance(value["prompt"], list):  # conversational: both sides are messages
+        return Row(number, _messages([*value["prompt"], *_listed(value.get("completion"), "completion")]))
+    else:
+        prompt, completion = _text(value, "prompt"), _text(value, "completion")
+    also = tuple(str(one) for one in _listed(value.get("also") or [], "also"))
+    return Row(number, _pair(prompt, completion), prompt=prompt, completion=completion, also=also)
+
+
+def with_answer(row: Row, completion: str) -> Row:
+    """The same question with another right answer."""
+    assert row.prompt is not None
+    return Row(row.number, _pair(row.prompt, completion), prompt=row.prompt, completion=completion)
+
+
+def _pair(prompt: str, completion: str) -> tuple[dict[str, Any], ...]:
+    return {"role": "user", "content": prompt}, {"role": "assistant", "content": completion}
+
+
+def _text(value: Mapping[str, Any], key: str) -> str:
+    got = value.get(key)
+    if not isinstance(got, str):
+        raise DataError(f"{key!r} is {'missing' if got is None else type(got).__name__}; expected text")
+    if key != "instruction" and not got.strip():
+        raise DataError(
+            f"{key!r} is empty" if key == "text" else f"empty answer ({key!r})" if key != "prompt" else "empty prompt"
+        )
+    return got
+
+
+def _listed(value: Any, key: str) -> Sequence[Any]:
+    if isinstance(value, str):  # CSV has no lists
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise DataError(f"{key!r} is text that is not a JSON list") from error
+    if not isinstance(value, list):
+        raise DataError(f"{key!r} is {type(value).__name__}; expected a list")
+    return value
+
+
+def _from_sharegpt(value: Mapping[str, Any]) -> list[Any]:
+    messages = []
+    for turn in _listed(value["conversations"], "conversations"):
+        if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
+            raise DataError("a turn of 'conversations' needs 'from' and 'value'")
+        if turn["from"] not in _SHAREGPT:
+            raise DataError(f"unknown role {turn['from']!r}; expected one of {', '.join(_SHAREGPT)}")
+        messages.append({"role": _SHAREGPT[turn["from"]], "content": turn["value"]})
+    return messages
+
+
+def _messages(value: Any) -> tuple[dict[str, Any], ...]:
+    messages = _listed(value, "messages")
+    answers = 0
+    for at, message in enumerate(messages, start=1):
+        if not isinstance(message, dict) or "role" not in message:
+            raise DataError(f"message {at} is not an object with a 'role'")
+        role, content = message["role"], message.get("content")
+        if role not in _ROLES:
+            raise DataError(f"unknown role {role!r} in message {at}; expected one of {', '.join(_ROLES)}")
+        if role == "assistant":
+            answers += 1
+            if not message.get("tool_calls") and not str(content or "").strip():
+                raise DataError(f"empty answer (message {at})")
+        elif not isinstance(content, str):
+            raise DataError(f"message {at} has no text in 'content'")
+    if not answers:
+        raise DataError("it has no assistant message, so nothing would be learned")
+    return tuple(messages)
