@@ -42,7 +42,7 @@ class LoraFactors:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """Factors by Hugging Face module name (`model.layers.0.self_attn.q_proj`). It does not load itself into anything."""
+    """Factors by Hugging Face module name (`model.layers.0.mlp.up_proj`). It does not load itself into anything."""
 
     name: str
     modules: dict[str, LoraFactors]
@@ -72,7 +72,7 @@ class Adapter:
         return f"sha256:{digest.hexdigest()}"
 
     def save(self, folder: Path) -> None:
-        """Write PEFT's two files and the card to `folder`, replacing what is there in one step. Raises AdapterFileError."""
+        """Write PEFT's two files and the card to `folder`, replacing it in one step. Raises AdapterFileError."""
         from kameleon.adapters.peft_files import write_adapter
 
         write_adapter(self, folder)

@@ -24,7 +24,7 @@ def _versions() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Card:
-    """Where an adapter comes from. All fields but the base's are for people; the fingerprint is checked at every load."""
+    """Where an adapter comes from. Most of it is for people; the base's fingerprint is checked at every load."""
 
     base_id: str | None = None
     base_fingerprint: str | None = None

@@ -1,4 +1,4 @@
-"""Rows of text to packed segments, and the data doctor. It knows the base's template, but no adapter and no training."""
+"""Rows of text to packed segments, and the data doctor. It knows the base's template, but no adapter."""
 
 from kameleon.data.corpus import Corpus, Origin, read_corpus, split_held_out
 from kameleon.data.doctor import Examined, Fault, colour_mask, examine, require_trainable

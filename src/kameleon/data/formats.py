@@ -1,4 +1,4 @@
-"""Files to records: JSONL, JSON, CSV and Parquet, here or on the Hugging Face hub. It knows nothing of what rows mean."""
+"""Files to records: JSONL, JSON, CSV and Parquet, local or on the hub. It knows nothing of what rows mean."""
 
 from __future__ import annotations
 

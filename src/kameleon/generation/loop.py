@@ -118,10 +118,8 @@ def _step(base: Base, bank: Bank, cache: KVCache, live: list[_Sequence]) -> None
             sequence.finish = "stop"
             continue
         sequence.tokens.append(token)
-        if (
-            len(sequence.tokens) == sequence.request.sampling.max_tokens
-            or len(sequence.request.prompt) + len(sequence.tokens) == limit
-        ):
+        held = len(sequence.request.prompt) + len(sequence.tokens)
+        if len(sequence.tokens) == sequence.request.sampling.max_tokens or held == limit:
             sequence.finish = "length"
 
 

@@ -37,7 +37,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class BaseFiles:
-    """A base on disk: a folder in Hugging Face layout or a `.gguf` file, and the sentence that says where it came from."""
+    """A base on disk: a folder in Hugging Face layout or a `.gguf` file, and a sentence on where it came from."""
 
     ref: str
     path: Path
@@ -64,7 +64,7 @@ def locate(ref: str, on_progress: Progress | None = None) -> BaseFiles:
     near = difflib.get_close_matches(ref, CATALOGUE, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise FetchError(
-        f"no base {ref!r}: {hint}a base is one of {', '.join(CATALOGUE)}, a folder, a .gguf file, or a hub id owner/name"
+        f"no base {ref!r}: {hint}a base is {', '.join(CATALOGUE)}, a folder, a .gguf file, or a hub id owner/name"
     )
 
 

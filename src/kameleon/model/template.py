@@ -72,8 +72,8 @@ class ChatTemplate:
             after = self.render(messages[: i + 1], tools)
             if not before.startswith(done) or not after.startswith(before):
                 raise DataError(
-                    "the base's chat template rewrites earlier turns, so this conversation cannot be trained as one row: "
-                    "give each answer a row of its own"
+                    "the base's chat template rewrites earlier turns, so this conversation cannot be trained "
+                    "as one row: give each answer a row of its own"
                 )
             prompt, answer = self._tokens(before[len(done) :]), self._tokens(after[len(before) :])
             end = self._end(answer)

@@ -129,7 +129,7 @@ class LayerCache(Protocol):
 
 
 def attention_cached(q: Tensor, k: Tensor, v: Tensor, segments: Segments, cache: LayerCache) -> Tensor:
-    """Like `attention`, where segment i goes on after `segments.offsets[i]` tokens that lie in `cache`. No gradients."""
+    """Like `attention`, segment i going on after the `segments.offsets[i]` tokens that lie in `cache`. No gradients."""
     keys, values = cache.extend(k, v, segments)  # [segments, longest, kv_heads, head_dim]
     layout = _cached_layout(segments.lengths)
     padded = q.index_select(0, layout.gather).unflatten(0, (len(segments.lengths), layout.width))

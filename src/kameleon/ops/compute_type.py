@@ -1,4 +1,4 @@
-"""The type to multiply in, chosen by measuring this machine: a CPU without bf16 units multiplies bf16 many times slower."""
+"""The type to multiply in, chosen by measuring: a CPU without bf16 units multiplies bf16 many times slower."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def linear_cross_entropy(hidden: Tensor, head: Projection, labels: Tensor, vocab
 
 
 class TokenScores(NamedTuple):
-    """Of each scored token: its log-probability (natural, fp32), the token that the model would have chosen, and the one
-    that it would have chosen among `choices` only (the same as `argmax` without choices)."""
+    """Of each scored token: its log-probability (natural, fp32), the token that the model would have chosen, and the
+    one that it would have chosen among `choices` only (the same as `argmax` without choices)."""
 
     logprob: Tensor
     argmax: Tensor

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def rotation(positions: Tensor, inv_freq: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-    """cos and sin of position · inv_freq, each [tokens, 1, head_dim / 2] fp32, times `factor` (YaRN's attention factor).
+    """cos and sin of position · inv_freq, [tokens, 1, head_dim / 2] fp32, times `factor` (YaRN's attention factor).
 
     `positions` [tokens] int64; `inv_freq` [head_dim / 2] fp32.
     """

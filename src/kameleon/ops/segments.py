@@ -31,7 +31,7 @@ class Segments:
     `lengths[i]`   tokens of segment i that are in this row (0 is allowed: an empty segment changes nothing).
     `adapters[i]`  adapter slot of segment i, `NO_ADAPTER` for the plain base.
     `parents[i]`   an earlier segment whose tokens stand before segment i in its sequence, `NO_PARENT` for none.
-                   Rows that open with the same tokens (a system prompt) share them: computed once, forward and backward.
+                   Rows that open with the same tokens (a system prompt) share them, forward and backward.
     `offsets[i]`   position of its first token: its parent's length, or the tokens it already has in a KV cache.
     """
 

@@ -13,7 +13,7 @@ class Recipe:
     """Settings of a run. The sentence under each field is its help text and the reason for its default."""
 
     rank: int = 16
-    """Width of the side path: room for what some thousand rows teach, at half a percent of a small base's size or less."""
+    """Width of the side path: room for what some thousand rows teach, in a file of a few megabytes."""
     alpha: float = 32.0
     """The side path is scaled by alpha / rank: kept fixed so that the best learning rate hardly depends on the rank."""
     targets: str = "all-linear"

@@ -92,7 +92,7 @@ def train_step(base: Base, bank: Bank, trainee: Trainee, packs: Sequence[Packed]
     mean = loss / max(1, trained)
     if not (math.isfinite(mean) and math.isfinite(norm)):
         raise NonFiniteLossError(
-            f"the loss is {mean} and its gradient's norm {norm}; the learning rate {learning_rate:.2g} may be too high: "
-            "try a third of it, and look at the rows with `kameleon data check`"
+            f"the loss is {mean} and its gradient's norm {norm}; the learning rate {learning_rate:.2g} may "
+            "be too high: try a third of it, and look at the rows with `kameleon data check`"
         )
     return StepResult(mean, norm, tokens, trained)
