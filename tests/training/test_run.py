@@ -1,0 +1,269 @@
+"""Training runs: the loss falls, the base stays, packing and resuming change nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import kameleon
+from kameleon import Recipe, Watch
+from kameleon.adapters import Bank
+from kameleon.data import pack
+from kameleon.errors import (
+    CheckpointError,
+    DataError,
+    NonFiniteLossError,
+    RunInterruptedError,
+    SettingError,
+    TrainingError,
+)
+from kameleon.home import runs_dir
+from kameleon.ops import linear_cross_entropy
+from kameleon.training import derived_learning_rate, draw_loss_curve, read_log, target_modules
+from kameleon.training.schedule import learning_rate_at
+from kameleon.training.step import Trainee, fresh_adapter, train_step
+
+RECIPE = Recipe(rank=4, rows_per_step=4, learning_rate=1e-2, epochs=3)
+
+
+def write_rows(path, count=40):
+    rows = [
+        {"prompt": f"What comes after {i % 10}?", "completion": f"It is {i % 10 + 1}, row {i}."} for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return write_rows(tmp_path / "rows.jsonl")
+
+
+def test_training_teaches_and_leaves_the_base_alone(tiny, rows):
+    fingerprint = tiny.base.fingerprint
+    before = [layer.qkv.dense().clone() for layer in tiny.base.decoder.layers]
+    seen = []
+    result = tiny.train(rows, "count", recipe=RECIPE, on_step=seen.append)
+    assert seen[-1].step == result.steps == seen[-1].total_steps
+    assert seen[-1].loss < seen[0].loss * 0.8
+    assert seen[0].seconds_left > seen[-1].seconds_left == 0
+    assert all(torch.equal(a, layer.qkv.dense()) for a, layer in zip(before, tiny.base.decoder.layers, strict=True))
+    assert kameleon.load(str(tiny.base.files.path)).base.fingerprint == fingerprint
+    assert tiny.shelf.names() == ["count"]
+    assert tiny.load_adapter("count").live
+    card = tiny.shelf.load("count").card
+    assert card.base_fingerprint == fingerprint
+    assert card.recipe["rank"] == 4
+    assert card.data["rows"] == 38
+    assert card.scores["eval_loss"] == result.best_loss
+
+
+def gradients(loaded, recipe, packs):
+    bank = Bank(loaded.base)
+    bank.add(fresh_adapter(loaded.base, "x", recipe, kameleon.Adapter("x", {}, _card(loaded)).card))
+    trainee = Trainee(bank.resident("x"), recipe)
+    with torch.no_grad():  # B as after some training, so that A gets a gradient too
+        trainee.weights.add_(torch.randn(trainee.weights.shape, generator=torch.Generator().manual_seed(1)) * 0.05)
+    loss = 0.0
+    for one in packs:
+        hidden = loaded.base.decoder.hidden(one.tokens, one.segments, bank)
+        total = linear_cross_entropy(hidden, loaded.base.decoder.head, one.labels, loaded.base.config.vocab_size)
+        total.backward()
+        loss += total.item()
+    return loss, trainee.gradient.clone()
+
+
+def _card(loaded):
+    from kameleon.adapters import Card
+
+    return Card(base_id="tiny", base_fingerprint=loaded.base.fingerprint)
+
+
+@pytest.mark.parametrize("max_tokens", [64, 300, 10_000])
+def test_packed_training_gives_the_loss_and_gradients_of_unpacked_training(tiny, rows, max_tokens):
+    """With the shared system prompt computed once, too."""
+    examples = tiny.read(rows).examples[:9]
+    alone = [one for example in examples for one in pack([example], 10_000, 0)]
+    packed = pack(examples, max_tokens, 0)
+    assert max_tokens < 300 or any(p >= 0 for one in packed for p in one.segments.parents)
+    loss, gradient = gradients(tiny, RECIPE, packed)
+    expected_loss, expected = gradients(tiny, RECIPE, alone)
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_accumulation_is_normalised_by_tokens_over_the_whole_step(tiny, rows):
+    """One long pass and many short ones move A and B alike."""
+    examples = tiny.read(rows).examples[:8]
+    moved = []
+    for max_tokens in (10_000, 100):
+        bank = Bank(tiny.base)
+        bank.add(fresh_adapter(tiny.base, "x", RECIPE, _card(tiny)))
+        trainee = Trainee(bank.resident("x"), RECIPE)
+        result = train_step(tiny.base, bank, trainee, pack(examples, max_tokens, 0), 1e-3)
+        moved.append((result.loss, result.grad_norm, result.trained_tokens))
+    assert moved[0] == pytest.approx(moved[1], rel=1e-4)
+
+
+SCRIPT = """
+import sys, torch, kameleon
+from kameleon import Recipe, Watch
+torch.set_num_threads(1)
+base, rows, resume = sys.argv[1], sys.argv[2], sys.argv[3] == "resume"
+loaded = kameleon.load(base, dtype=torch.float32)
+loaded.train(rows, "run", recipe=Recipe(rank=4, rows_per_step=4, learning_rate=1e-2, epochs=12),
+             watch=Watch(save_every_s=0.0, eval_every=5), resume=resume, on_step=lambda r: print(r.step, flush=True))
+"""
+
+
+def run_script(base, rows, home, mode, kill_after=None):
+    environment = {**os.environ, "KAMELEON_HOME": str(home)}
+    command = [sys.executable, "-c", SCRIPT, str(base), str(rows), mode]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if kill_after is not None and int(line) >= kill_after:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.stdout.close()
+    return process.wait()
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_final_bits(tiny_folder, rows, tmp_path):
+    assert run_script(tiny_folder, rows, tmp_path / "whole", "start") == 0
+    killed = tmp_path / "killed"
+    assert run_script(tiny_folder, rows, killed, "start", kill_after=17) == -signal.SIGKILL
+    assert not (killed / "adapters" / "run").exists()
+    assert run_script(tiny_folder, rows, killed, "resume", kill_after=60) == -signal.SIGKILL
+    assert run_script(tiny_folder, rows, killed, "resume") == 0
+    file = "adapters/run/adapter_model.safetensors"
+    assert (killed / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    logs = [
+        [{k: r[k] for k in ("step", "loss", "grad_norm", "learning_rate")} for r in read_log(home / "runs" / "run")]
+        for home in (killed, tmp_path / "whole")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny, rows):
+    def interrupt(report):
+        if report.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(RunInterruptedError, match=r"after step 3 of 29.*--resume"):
+        tiny.train(rows, "count", recipe=RECIPE, on_step=interrupt)
+    with pytest.raises(TrainingError, match=r"unfinished run: --resume goes on.*--overwrite drops it"):
+        tiny.train(rows, "count", recipe=RECIPE)
+    steps = []
+    tiny.train(rows, "count", recipe=RECIPE, resume=True, on_step=lambda r: steps.append(r.step))
+    assert steps == list(range(4, 30))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_resuming_another_run_is_refused_naming_the_difference(tiny, rows):
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        tiny.train(rows, "count", recipe=RECIPE, resume=True)
+    with pytest.raises(RunInterruptedError):
+        tiny.train(rows, "count", recipe=RECIPE, on_step=lambda r: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(CheckpointError, match=r"rank: was 4, is 8"):
+        tiny.train(rows, "count", recipe=replace(RECIPE, rank=8), resume=True)
+    write_rows(rows, 44)
+    with pytest.raises(CheckpointError, match="data: was"):
+        tiny.train(rows, "count", recipe=RECIPE, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(tiny, rows):
+    with pytest.raises(RunInterruptedError):
+        tiny.train(rows, "count", recipe=RECIPE, on_step=lambda r: os.kill(os.getpid(), signal.SIGINT))
+    path = runs_dir() / "count" / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        tiny.train(rows, "count", recipe=RECIPE, resume=True)
+
+
+def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_is_intact(tiny, rows, monkeypatch):
+    real, calls = os.fsync, []
+
+    def full_after_three(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 3:
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(CheckpointError, match=r"step 4 .*the one before it is intact.*No space left"),
+    ):
+        patch.setattr(os, "fsync", full_after_three)
+        tiny.train(rows, "count", recipe=RECIPE, watch=Watch(save_every_s=0.0, eval_every=100))
+    folder = runs_dir() / "count"
+    assert load_file(folder / "checkpoint.safetensors")["optimizer.step"].item() == 3
+    assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_with_advice(tiny, rows):
+    with pytest.raises(NonFiniteLossError, match=r"learning rate 0.9.* too high"):
+        tiny.train(rows, "count", recipe=replace(RECIPE, learning_rate=0.9, alpha=1e20, warmup=0))
+
+
+def test_all_masked_data_is_refused(tiny, tmp_path):
+    path = tmp_path / "masked.jsonl"
+    path.write_text(json.dumps({"prompt": "a" * 100, "completion": "b"}) + "\n")
+    with pytest.raises(DataError, match="all labels are masked"):
+        tiny.train(path, "count", recipe=replace(RECIPE, max_row_tokens=50))
+
+
+def test_an_adapter_on_the_shelf_is_not_replaced_unasked(tiny, rows):
+    tiny.train(rows, "count", recipe=replace(RECIPE, epochs=0.2))
+    with pytest.raises(SettingError, match="on the shelf already"):
+        tiny.train(rows, "count", recipe=RECIPE)
+    tiny.train(rows, "count", recipe=replace(RECIPE, epochs=0.2), overwrite=True)
+
+
+def test_patience_ends_a_run_and_keeps_the_best_look(tiny, rows):
+    recipe = replace(RECIPE, learning_rate=0.5, epochs=6)
+    result = tiny.train(rows, "count", recipe=recipe, watch=Watch(eval_every=1, patience=3))
+    assert result.stopped_early
+    assert result.steps == result.best_step + 3
+    looks = {r["step"]: r["eval_loss"] for r in read_log(runs_dir() / "count") if "eval_loss" in r}
+    assert min(looks.values()) == looks[result.best_step] == result.best_loss
+
+
+def test_the_log_and_the_curve(tiny, rows):
+    tiny.train(rows, "count", recipe=RECIPE)
+    records = read_log(runs_dir() / "count")
+    assert [r["step"] for r in records] == list(range(1, 30))
+    assert {"loss", "learning_rate", "grad_norm", "tokens_per_s", "peak_bytes", "seconds"} <= records[0].keys()
+    assert draw_loss_curve(runs_dir() / "count", "count").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_learning_rate_rises_then_falls_to_a_tenth():
+    rates = [learning_rate_at(step, 100, 1.0, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[9] == pytest.approx(1.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0.1 <= rates[-1] < 0.11
+
+
+def test_targets_and_layers(tiny):
+    config = tiny.base.config
+    assert len(target_modules(config, Recipe())) == 7 * config.num_layers
+    some = target_modules(config, Recipe(targets="q_proj, v_proj", layers=1))
+    assert some == ["model.layers.2.self_attn.q_proj", "model.layers.2.self_attn.v_proj"]
+    with pytest.raises(SettingError, match=r"unknown target w_proj; this base has q_proj"):
+        target_modules(config, Recipe(targets="w_proj"))
+    with pytest.raises(SettingError, match="this base has 3"):
+        target_modules(config, Recipe(layers=4))
+    assert derived_learning_rate(replace(config, hidden_size=4000)) < derived_learning_rate(config)
+
+
+def test_a_faulty_recipe_names_every_fault():
+    with pytest.raises(SettingError, match=r"rank is 0.*clip_norm is -1"):
+        Recipe(rank=0, clip_norm=-1)
+    with pytest.raises(SettingError, match="patience is -1"):
+        Watch(patience=-1)
