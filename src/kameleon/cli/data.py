@@ -1,0 +1,62 @@
+"""kameleon data: what will be learned, token by token, before any time is spent."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Group
+from rich.text import Text
+
+from kameleon.cli.console import BaseRef, Json, open_base, show, table
+from kameleon.data import colour_mask, examine, find_data, make_row, read_records
+from kameleon.errors import DataError
+
+app = App(name="data", help="Look at training data before training.")
+_MOST_SHOWN = 20
+
+
+@app.command
+def check(
+    file: Annotated[str, Parameter(help="JSONL, JSON, CSV or Parquet; or a hub data set owner/name.")],
+    *,
+    base: BaseRef = "smollm2",
+    test: Annotated[str | None, Parameter(help="The test set: rows that also stand there are named.")] = None,
+    rows: Annotated[int, Parameter(help="How many rows to show with their mask.")] = 2,
+    raw: Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")] = False,
+    max_row_tokens: Annotated[int, Parameter(help="Rows are cut here, as in training.")] = 2048,
+    json: Json = False,
+) -> None:
+    """Show what of each row would be learned (green) and name every bad row with its number and reason.
+
+    Exit status 0 when training can use the file, 1 when it cannot.
+
+    Example: kameleon data check law.jsonl --test law-test.jsonl
+    """
+    template = open_base(base).base.template
+    in_test = [make_row(record) for record in read_records(find_data(test))] if test else []
+    try:
+        examined = examine(read_records(find_data(file)), template, raw, max_row_tokens, in_test)
+    except DataError:
+        raise
+    shown: list[Text | object] = []
+    for example in [e for e in examined.examples if e.trained_tokens][:rows]:
+        shown += [Text(f"row {example.row}", style="bold"), colour_mask(example, template), Text("")]
+    lengths = examined.row_tokens()
+    told = ", ".join(f"{name} {value}" for name, value in lengths.items())
+    shown.append(
+        Text(
+            f"{len(examined.rows)} rows, {examined.tokens:,} tokens, of which {examined.trained_tokens:,} are learned; "
+            f"tokens a row: {told}"
+        )
+    )
+    if examined.faults:
+        faults = table(">row", "stops training", "reason")
+        for fault in examined.faults[:_MOST_SHOWN]:
+            faults.add_row(str(fault.row), "yes" if fault.fatal else "no", fault.reason)
+        more = len(examined.faults) - _MOST_SHOWN
+        shown += [Text(""), faults] + ([Text(f"and {more} more (see --json)")] if more > 0 else [])
+    show(examined.to_json(), Group(*shown), json)  # type: ignore[arg-type]
+    if any(fault.fatal for fault in examined.faults) or not examined.trained_tokens:
+        sys.exit(1)

@@ -1,0 +1,87 @@
+"""kameleon eval: adapters × test sets, the base in the first row: learned, forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from kameleon.api import LoadedBase
+from kameleon.cli.console import BaseRef, Json, open_base, progress, show, table
+from kameleon.errors import SettingError
+from kameleon.training import GENERAL_TEXT, Score, TestSet
+
+
+def evaluate(
+    tests: Annotated[list[str], Parameter(help="Test sets: FILE or NAME=FILE.")],
+    *,
+    adapters: Annotated[list[str] | None, Parameter(help="Adapters to score; by default all on the shelf.")] = None,
+    base: BaseRef = "smollm2",
+    rows: Annotated[int, Parameter(help="Score only the first rows of each set; 0 means all.")] = 0,
+    raw: Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")] = False,
+    general: Annotated[Path, Parameter(help="Text on which forgetting is measured.")] = GENERAL_TEXT,
+    any_base: Annotated[bool, Parameter(help="Accept adapters that were trained on another base.")] = False,
+    json: Json = False,
+) -> None:
+    """Score the base and every adapter on every test set.
+
+    Choice: the right one among the set's answers, by the first token. Exact: the greedy answer is the right one. Bits
+    per byte: how well the answers are predicted. Forgetting: how much worse general text is predicted than by the base.
+
+    Example: kameleon eval law=law-test.jsonl code=code-test.jsonl --adapters law --adapters code
+    """
+    loaded = open_base(base)
+    names: list[str | None] = [None]
+    for name in adapters if adapters is not None else loaded.shelf.names():
+        loaded.load_adapter(name, any_base)
+        names.append(name)
+    sets = [_test_set(loaded, spec, rows, raw) for spec in tests]
+    sets.append(loaded.test_set("general text", loaded.read(general)))
+    *scores, forgotten = _scored(loaded, names, sets)
+    document = {
+        "base": loaded.base.name,
+        "rows": [as_document(score) for group in scores for score in group],
+        "forgetting": {s.adapter: s.loss - forgotten[0].loss for s in forgotten if s.adapter is not None},
+    }
+    show(document, score_table([s for group in scores for s in group], forgotten), json)
+
+
+def as_document(score: Score) -> dict[str, Any]:
+    """A score for scripts; the base is called "base"."""
+    return {**asdict(score), "adapter": score.adapter or "base"}
+
+
+def _test_set(loaded: LoadedBase, spec: str, rows: int, raw: bool) -> TestSet:
+    name, _, file = spec.partition("=") if "=" in spec else (Path(spec).stem, "", spec)
+    if not name or not file:
+        raise SettingError(f"{spec!r} is not a test set: give FILE or NAME=FILE")
+    corpus = loaded.read(file, raw)
+    return loaded.test_set(name, corpus.pick(range(min(rows, len(corpus.examples)))) if rows else corpus)
+
+
+def _scored(loaded: LoadedBase, names: Sequence[str | None], sets: Sequence[TestSet]) -> list[list[Score]]:
+    with progress() as bars:
+        total = len(names) * sum(len(s.examples) + sum(map(len, s.alternatives)) for s in sets)
+        task = bars.add_task("evaluating", total=total)
+        return [loaded.evaluate(names, [one], lambda count: bars.update(task, advance=count)) for one in sets]
+
+
+def score_table(scores: Sequence[Score], forgotten: Sequence[Score]) -> Table:
+    """Adapters down, test sets across; each cell holds the quoted score and bits per byte."""
+    sets = list(dict.fromkeys(score.testset for score in scores))
+    cells = {(score.adapter, score.testset): score for score in scores}
+    shown = table("adapter", *(f">{name}" for name in sets), ">forgetting")
+    for general in forgotten:
+        row = [cells[general.adapter, name] for name in sets]
+        told = (
+            f"{s.held_out:.3f} {'exact' if s.choice_accuracy is None else 'choice'}, {s.bits_per_byte:.2f}" for s in row
+        )
+        change = general.loss - forgotten[0].loss
+        shown.add_row(general.adapter or "base", *told, "" if general.adapter is None else f"{change:+.3f}")
+    shown.caption = "score, then bits per byte of the right answers; forgetting in nats per token of general text"
+    shown.caption_justify = "left"
+    return shown

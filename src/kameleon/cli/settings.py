@@ -1,0 +1,45 @@
+"""Settings with the sentence that stands under each field: the one source of help texts and printed reasons."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of a settings value, whether it differs from the default, and the default's reason."""
+
+    name: str
+    value: Any
+    changed: bool
+    reason: str
+
+
+def explain(settings: Any, defaults: Any) -> list[Setting]:
+    """Every field of a settings dataclass with its sentence."""
+    sentences = _sentences(type(settings))
+    return [
+        Setting(
+            field.name,
+            getattr(settings, field.name),
+            getattr(settings, field.name) != getattr(defaults, field.name),
+            sentences[field.name],
+        )
+        for field in fields(settings)
+    ]
+
+
+def _sentences(kind: type) -> dict[str, str]:
+    """The string under each field of a dataclass."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found: dict[str, str] = {}
+    for field, text in zip(body.body, body.body[1:], strict=False):
+        named = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if named and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            found[field.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
+    return found

@@ -1,0 +1,119 @@
+"""kameleon train: one adapter from rows of text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from kameleon.api import LoadedBase
+from kameleon.cli.console import BaseRef, Json, megabytes, notes, open_base, progress, show, table
+from kameleon.cli.settings import explain
+from kameleon.data import Corpus
+from kameleon.errors import MissingExtraError
+from kameleon.home import runs_dir
+from kameleon.training import Recipe, RunResult, StepReport, Watch, derived_learning_rate, draw_loss_curve
+
+
+def train(
+    *,
+    data: Annotated[str, Parameter(help="Rows to learn from: JSONL, JSON, CSV, Parquet, or a hub data set.")],
+    name: Annotated[str, Parameter(help="The adapter's name on the shelf.")],
+    base: BaseRef = "smollm2",
+    held_out: Annotated[
+        str | None, Parameter(help="Rows to watch the run with; by default a twentieth of the data is set aside.")
+    ] = None,
+    recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 (frozen)
+    watch: Annotated[Watch, Parameter(name="*")] = Watch(),  # noqa: B008 (frozen)
+    raw: Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")] = False,
+    resume: Annotated[bool, Parameter(help="Go on with an interrupted run, to the same bits.")] = False,
+    overwrite: Annotated[bool, Parameter(help="Replace an adapter or an unfinished run of that name.")] = False,
+    config: Annotated[Path | None, Parameter(help="Read settings from a TOML file; flags win over it.")] = None,
+    json: Json = False,
+) -> None:
+    """Train a LoRA adapter on the frozen base and put it on the shelf.
+
+    Ctrl-C saves; the same command with --resume goes on. Look at the data first with `kameleon data check`.
+
+    Examples:
+        kameleon train --data law.jsonl --name law
+        kameleon train --config law.toml --epochs 2
+    """
+    loaded = open_base(base)
+    corpus = loaded.read(data, raw, recipe.max_row_tokens)
+    _tell_settings(loaded, corpus, recipe, watch)
+    result = train_with_bar(loaded, corpus, name, held_out, recipe, watch, raw, resume, overwrite)
+    folder = runs_dir() / name
+    try:
+        curve: Path | None = draw_loss_curve(folder, name)
+    except MissingExtraError as error:
+        curve = None
+        notes.print(str(error), style="yellow")
+    _tell_result(loaded, result, folder, curve, json)
+
+
+def _tell_settings(loaded: LoadedBase, corpus: Corpus, recipe: Recipe, watch: Watch) -> None:
+    derived = {"learning_rate": derived_learning_rate(loaded.base.config)} if not recipe.learning_rate else {}
+    shown = table("setting", ">value", "why", title="settings")
+    for setting in [*explain(replace(recipe, **derived), Recipe()), *explain(watch, Watch())]:
+        given = setting.changed and setting.name not in derived
+        shown.add_row(setting.name, str(setting.value), "you chose it" if given else setting.reason)
+    notes.print(shown)
+    doubts = "" if not corpus.doubts else f"; {len(corpus.doubts)} doubtful (see `kameleon data check`)"
+    origin = corpus.origin
+    notes.print(f"{origin.rows} rows, {origin.trained_tokens:,} tokens to learn{doubts}", highlight=False)
+
+
+def train_with_bar(
+    loaded: LoadedBase,
+    data: Corpus,
+    name: str,
+    held_out: str | Corpus | None,
+    recipe: Recipe,
+    watch: Watch,
+    raw: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> RunResult:
+    """`LoadedBase.train` with a bar that shows loss, speed and the time left."""
+    with progress() as bars:
+        task = bars.add_task(f"training {name}", total=None)
+
+        def on_step(report: StepReport) -> None:
+            told = f"training {name}  loss {report.loss:.3f}  {report.tokens_per_s:,.0f} tokens/s"
+            bars.update(task, total=report.total_steps, completed=report.step, description=told)
+
+        return loaded.train(data, name, held_out, recipe, watch, raw, resume, overwrite, on_step)
+
+
+def _tell_result(loaded: LoadedBase, result: RunResult, folder: Path, curve: Path | None, as_json: bool) -> None:
+    adapter, base = result.adapter, loaded.base
+    path = loaded.shelf.path(adapter.name)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    document = {
+        "name": adapter.name,
+        "path": str(path),
+        "bytes": size,
+        "parameters": adapter.parameters,
+        "share": adapter.parameters / base.parameters,
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "seconds": result.seconds,
+        "tokens_per_s": result.tokens / result.seconds if result.seconds else None,
+        "eval_loss": result.best_loss,
+        "best_step": result.best_step,
+        "stopped_early": result.stopped_early,
+        "log": str(folder / "log.jsonl"),
+        "curve": str(curve) if curve else None,
+    }
+    shown = table("", "", title=f"adapter {adapter.name}")
+    shown.add_row("trained", f"{adapter.parameters:,} numbers, {adapter.parameters / base.parameters:.2%} of the base")
+    shown.add_row("file", f"{megabytes(size)} in {path}")
+    if result.best_loss is not None:
+        shown.add_row("held-out loss", f"{result.best_loss:.4f}, best at step {result.best_step} of {result.steps}")
+    shown.add_row("time", f"{result.seconds / 60:.1f} min, {result.tokens / max(result.seconds, 1e-9):,.0f} tokens/s")
+    shown.add_row("log, curve", f"{folder / 'log.jsonl'}, {curve or 'none'}")
+    shown.add_row("use it", f"kameleon chat --adapter {adapter.name}")
+    show(document, shown, as_json)
