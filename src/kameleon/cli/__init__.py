@@ -16,7 +16,7 @@ from kameleon.cli.evaluate import evaluate
 from kameleon.cli.train import train
 from kameleon.errors import KameleonError, RunInterruptedError
 
-__all__ = ["app", "main"]
+__all__ = ["main"]
 
 app = App(
     name="kameleon",

@@ -1,0 +1,41 @@
+# The same few words everywhere. Plain `make` checks and tests.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: all install demo test slow check lint format bench clean
+all: check test
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.stamp-install: .venv/bin/python pyproject.toml constraints.txt
+	$(PIP) torch && $(PIP) --editable ".[plot,parquet]" && touch $@
+
+.stamp-dev: .stamp-install
+	$(PIP) --editable ".[dev]" && touch $@
+
+install: .stamp-install
+
+demo: .stamp-install
+	$(BIN)/python examples/demo/run.py demo
+
+test: .stamp-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: .stamp-dev
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
+check: .stamp-dev
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/pyright
+
+lint: check
+
+format: .stamp-dev
+	$(BIN)/ruff check --fix && $(BIN)/ruff format
+
+bench: .stamp-dev
+	$(BIN)/python benchmarks/train_vs_peft.py
+
+clean:
+	rm -rf .venv .stamp-* .pytest_cache .ruff_cache .hypothesis demo lab
