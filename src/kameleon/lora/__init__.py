@@ -1,0 +1,35 @@
+"""LoRA for any torch module: linear, embedding, convolution. It knows torch and nothing of language models."""
+
+from kameleon.lora.attach import (
+    Count,
+    MergeReport,
+    attach,
+    count,
+    detach,
+    layers,
+    load_lora_state_dict,
+    lora_state_dict,
+    merge,
+    unmerge,
+)
+from kameleon.lora.config import LoraConfig
+from kameleon.lora.layers import LoraConv, LoraConv1D, LoraEmbedding, LoraLayer, LoraLinear
+
+__all__ = [
+    "Count",
+    "LoraConfig",
+    "LoraConv",
+    "LoraConv1D",
+    "LoraEmbedding",
+    "LoraLayer",
+    "LoraLinear",
+    "MergeReport",
+    "attach",
+    "count",
+    "detach",
+    "layers",
+    "load_lora_state_dict",
+    "lora_state_dict",
+    "merge",
+    "unmerge",
+]
