@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-RANK, ALPHA, LEARNING_RATE = 16, 32.0, 1e-4
+RANK, ALPHA, LEARNING_RATE = 16, 32, 1e-4
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 

@@ -23,7 +23,7 @@ def uncached(loaded, prompt, adapter, count):
         with torch.inference_mode():
             hidden = loaded.base.decoder.hidden(torch.tensor(tokens), segments, loaded.bank)
         token = int(loaded.base.decoder.logits(hidden[-1:]).argmax())
-        if token in loaded.base.config.stop_token_ids:
+        if token in loaded.base.stop_token_ids:
             break
         tokens.append(token)
         new.append(token)

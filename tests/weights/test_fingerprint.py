@@ -151,6 +151,20 @@ def test_a_change_in_the_second_shard_is_seen(tmp_path):
     assert of(tmp_path) != first
 
 
+def test_a_file_that_changes_while_it_is_hashed_is_hashed_again(tmp_path, monkeypatch):
+    folder = write(tmp_path / "base")
+
+    def overtaken(tensors):
+        hashed = hash_tensors(tensors)
+        write(folder, {**TENSORS, "b": TENSORS["b"] + 1})
+        return hashed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "hash_tensors", overtaken)
+        first = of(folder)
+    assert of(folder) != first
+
+
 def test_a_note_copied_with_its_file_is_not_trusted(tmp_path, hashings):
     of(write(tmp_path / "base"))
     shutil.copytree(tmp_path / "base", tmp_path / "copy")

@@ -85,8 +85,13 @@ def test_an_index_cannot_name_a_file_outside_its_folder(tmp_path, name):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "3", "{}", '{"weight_map": []}', '{"weight_map": {}}', '{"weight_map": {"a": 3}}']
-    + ['{"weight_map": {"a": ["b"]}}', '{"weight_map": {"a": ""}}', '{"weight_map": {"a": ".."}}'],
+    [
+        *("", "{", "[]", "3", "{}"),
+        *(
+            f'{{"weight_map": {value}}}'
+            for value in ("[]", "{}", '{"a": 3}', '{"a": ["b"]}', '{"a": ""}', '{"a": ".."}')
+        ),
+    ],
 )
 def test_an_index_of_another_form_is_refused(tmp_path, text):
     folder = write_whole(tmp_path / "base")

@@ -13,6 +13,7 @@ from kameleon.cli import adapters, bases, data
 from kameleon.cli.chat import chat
 from kameleon.cli.console import notes
 from kameleon.cli.evaluate import evaluate
+from kameleon.cli.lab import lab
 from kameleon.cli.train import train
 from kameleon.errors import KameleonError, RunInterruptedError
 
@@ -32,6 +33,7 @@ app.command(train)
 app.command(evaluate, name="eval")
 app.command(chat)
 app.command(adapters.app)
+app.command(lab)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -109,7 +109,7 @@ def _repeats(rows: Sequence[Row], test_rows: Sequence[Row]) -> Iterator[Fault]:
 
 
 def _content(row: Row) -> str:
-    return json.dumps([row.messages, row.text], sort_keys=True)
+    return json.dumps([row.messages, row.tools, row.text], sort_keys=True, default=str)
 
 
 def require_trainable(examples: Sequence[Example]) -> None:

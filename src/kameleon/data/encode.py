@@ -17,7 +17,7 @@ class Example:
     tokens: tuple[int, ...]
     trained: tuple[bool, ...]
     cut_tokens: int = 0
-    """Tokens that did not fit."""
+    """Tokens that did not fit, where trained ones are among them."""
 
     @property
     def trained_tokens(self) -> int:
@@ -31,22 +31,18 @@ def encode_row(row: Row, template: ChatTemplate, raw: bool = False, max_tokens: 
     learned whole. Raises DataError.
     """
     if row.text is not None:
-        tokens = (*_plain(template, row.text), _end_token(template))
+        tokens = (*template.encode_text(row.text), _end_token(template))
         trained = (True,) * len(tokens)
     elif raw:
         if row.prompt is None or row.completion is None:
             raise DataError("--raw needs prompt and completion as text; these are messages")
-        prompt = _plain(template, row.prompt)
-        answer = (*_plain(template, row.completion), _end_token(template))
+        prompt = template.encode_text(row.prompt)
+        answer = (*template.encode_after(row.prompt, row.completion), _end_token(template))
         tokens, trained = (*prompt, *answer), (False,) * len(prompt) + (True,) * len(answer)
     else:
         tokens, trained = template.encode_conversation(row.messages, row.tools)
-    cut = max(0, len(tokens) - max_tokens)
+    cut = len(tokens) - max_tokens if any(trained[max_tokens:]) else 0
     return Example(row.number, tokens[:max_tokens], trained[:max_tokens], cut)
-
-
-def _plain(template: ChatTemplate, text: str) -> tuple[int, ...]:
-    return tuple(template.tokenizer.encode(text, add_special_tokens=False))
 
 
 def _end_token(template: ChatTemplate) -> int:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download, list_repo_files
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,  # of whichever HTTP client this version uses  # pyright: ignore[reportPrivateImportUsage]
+    RepositoryNotFoundError,
+)
 
 from kameleon.errors import DataError, MissingExtraError
 
@@ -29,32 +34,45 @@ class Record:
 
 
 def find_data(source: str | Path, split: str = "train") -> Path:
-    """The file that `source` names: a local path, or a hub data set (owner/name), of which the first file of `split`.
+    """The file that `source` names: a local path, a hub data set (owner/name), or a file of one (owner/name:FILE).
 
-    Raises DataError.
+    Of a data set, the one file that has `split` in its name or folder, or else the only file. Raises DataError, also
+    when several files would do.
     """
     path = Path(source).expanduser()
     if path.is_file():
         if path.suffix not in _SUFFIXES:
             raise DataError(f"{path} ends in {path.suffix or 'nothing'}; expected one of {', '.join(_SUFFIXES)}")
         return path
-    name = str(source)
-    if path.exists() or name.count("/") != 1 or path.suffix in _SUFFIXES or name.startswith((".", "/", "~")):
-        raise DataError(f"there is no file {path}; give a local file or a hub data set owner/name")
+    name, _, wanted = str(source).partition(":")
+    if path.exists() or name.count("/") != 1 or name.endswith(_SUFFIXES) or name.startswith((".", "/", "~")):
+        raise DataError(f"there is no file {path}; give a local file, or a hub data set owner/name")
     try:
-        files = [f for f in list_repo_files(name, repo_type="dataset") if f.endswith(_SUFFIXES)]
-        chosen = next((f for f in sorted(files) if split in Path(f).stem), None) or (
-            files[0] if len(files) == 1 else None
-        )
-        if chosen is None:
-            raise DataError(
-                f"the hub's data set {name} has no file for {split!r}: it holds {', '.join(files) or 'none'}"
-            )
-        return Path(hf_hub_download(name, chosen, repo_type="dataset"))
+        files = sorted(f for f in list_repo_files(name, repo_type="dataset") if f.endswith(_SUFFIXES))
+        return Path(hf_hub_download(name, _choose(name, files, wanted, split), repo_type="dataset"))
     except RepositoryNotFoundError as error:
         raise DataError(f"there is neither a file {path} nor a hub data set {name}") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         raise DataError(f"there is no file {path}, and the hub did not deliver a data set {name}: {error}") from error
+
+
+def _choose(name: str, files: list[str], wanted: str, split: str) -> str:
+    held = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "") if files else "none"
+    if wanted:
+        if wanted not in files:
+            raise DataError(f"the hub's data set {name} has no file {wanted!r}: it holds {held}")
+        return wanted
+    # The split as a word of its own: "constraints.jsonl" is no file for "train".
+    chosen = [f for f in files if re.search(rf"(?<![a-z]){re.escape(split)}(?![a-z])", f)]
+    chosen = chosen or (files if len(files) == 1 else [])
+    if not chosen:
+        raise DataError(f"the hub's data set {name} has no file for {split!r}: it holds {held}; name one: {name}:FILE")
+    if len(chosen) > 1:
+        raise DataError(
+            f"the hub's data set {name} has {len(chosen)} files for {split!r}, and one is expected: it holds {held}; "
+            f"name one: {name}:FILE"
+        )
+    return chosen[0]
 
 
 def read_records(path: Path) -> list[Record]:
@@ -64,7 +82,7 @@ def read_records(path: Path) -> list[Record]:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
@@ -88,6 +106,8 @@ def _jsonl(text: str, path: Path) -> Iterator[Record]:
         except json.JSONDecodeError as error:
             cut = " (the file's last line: was it cut short?)" if number == len(lines) else ""
             yield Record(number, {}, f"broken JSON at column {error.colno}: {error.msg}{cut}")
+        except (ValueError, RecursionError) as error:
+            yield Record(number, {}, f"JSON that Python does not read: {error}")
 
 
 def _json(text: str, path: Path) -> Iterator[Record]:
@@ -95,6 +115,8 @@ def _json(text: str, path: Path) -> Iterator[Record]:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {error.lineno}, column {error.colno}: broken JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} holds JSON that Python does not read: {error}") from error
     if not isinstance(values, list):
         raise DataError(f"{path} holds {type(values).__name__}; expected a list of rows")
     return (_record(number, value) for number, value in enumerate(values, start=1))
@@ -111,7 +133,7 @@ def _csv(text: str, path: Path) -> Iterator[Record]:
             else:
                 yield Record(number, dict(value))
     except csv.Error as error:
-        yield Record(number + 1, {}, f"broken CSV at line {reader.line_num}: {error}")
+        yield Record(number + 1, {}, f"broken CSV at line {reader.reader.line_num}: {error}")
 
 
 def _parquet(path: Path) -> Iterator[Record]:

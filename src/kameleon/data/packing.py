@@ -31,6 +31,7 @@ class Packed:
     """One pass through the base.
 
     `tokens` [tokens] int64. `labels` [tokens] int64: the token that follows, where that one is trained, else IGNORE.
+    A row's last learned token, and what stands after it, predict nothing that is learned, so they are not here.
     """
 
     tokens: Tensor
@@ -45,18 +46,23 @@ def pack(examples: Sequence[Example], max_tokens: int, adapter: int) -> list[Pac
     Examples are ordered by length, so that attention pads little. What all of a pass begin with, untrained, is stored
     once, as the parent of the rest.
     """
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
+    order = sorted(range(len(examples)), key=lambda i: _needed_tokens(examples[i]))
     shared = _shared_prefix_tokens(examples)
     passes: list[list[int]] = []
     used = 0
     for i in order:
-        own = len(examples[i].tokens) - shared
+        own = _needed_tokens(examples[i]) - shared
         if not passes or used + own > max_tokens:
             passes.append([])
             used = shared
         passes[-1].append(i)
         used += own
     return [_lay_out(examples, members, shared if len(members) > 1 else 0, adapter) for members in passes]
+
+
+def _needed_tokens(example: Example) -> int:
+    """How many of its tokens predict a learned one, or stand before one that does; all where nothing is learned."""
+    return max((at for at, trained in enumerate(example.trained) if trained and at), default=len(example.tokens))
 
 
 def _shared_prefix_tokens(examples: Sequence[Example]) -> int:
@@ -70,7 +76,7 @@ def _shared_prefix_tokens(examples: Sequence[Example]) -> int:
     # The first and the last in lexical order agree on what all agree on.
     common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(shortest, longest, strict=False)))
     untrained = min(next((at for at, t in enumerate(e.trained) if t), len(e.tokens)) for e in examples)
-    shared = min(common, untrained - 1, min(len(e.tokens) for e in examples) - 2)
+    shared = min(common, untrained - 1, min(_needed_tokens(e) for e in examples) - 1)
     return shared if shared >= _SHORTEST_PREFIX_TOKENS else 0
 
 
@@ -84,12 +90,12 @@ def _lay_out(examples: Sequence[Example], members: Sequence[int], shared: int, a
         labels += [IGNORE] * shared
         lengths.append(shared)
     for i in members:
-        example = examples[i]
-        spans.append(RowSpan(i, len(tokens), len(tokens) + len(example.tokens) - shared))
-        tokens += example.tokens[shared:]
-        following = zip(example.tokens[shared + 1 :], example.trained[shared + 1 :], strict=True)
-        labels += [*(token if trained else IGNORE for token, trained in following), IGNORE]
-        lengths.append(len(example.tokens) - shared)
+        example, stop = examples[i], _needed_tokens(examples[i])
+        spans.append(RowSpan(i, len(tokens), len(tokens) + stop - shared))
+        tokens += example.tokens[shared:stop]
+        following = [t if trained else IGNORE for t, trained in zip(example.tokens, example.trained, strict=True)]
+        labels += [*following, IGNORE][shared + 1 : stop + 1]
+        lengths.append(stop - shared)
     count = len(lengths)
     parents = (NO_PARENT, *([0] * (count - 1))) if shared else ()
     segments = Segments(tuple(lengths), (adapter,) * count, parents)

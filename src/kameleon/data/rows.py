@@ -59,15 +59,21 @@ def make_row(record: Record) -> Row:
     if kind == "messages":
         return Row(number, _messages(value["messages"]), tuple(_listed(value.get("tools") or [], "tools")))
     if kind == "conversations":
-        return Row(number, _messages(_from_sharegpt(value)))
+        return Row(number, _messages(_from_sharegpt(value)), tuple(_listed(value.get("tools") or [], "tools")))
     if kind == "instruction":
-        parts = [_text(value, "instruction"), str(value.get("input") or "")]
+        parts = [_text(value, "instruction", may_be_empty=True)]
+        parts += [_text(value, "input")] if value.get("input") else []
         prompt, completion = "\n\n".join(part for part in parts if part), _text(value, "output")
+        if not prompt.strip():
+            raise DataError("'instruction' is empty, and there is no 'input'")
     elif isinstance(value["prompt"], list):  # conversational: both sides are messages
-        return Row(number, _messages([*value["prompt"], *_listed(value.get("completion"), "completion")]))
+        messages = [*value["prompt"], *_listed(value.get("completion"), "completion")]
+        return Row(number, _messages(messages), tuple(_listed(value.get("tools") or [], "tools")))
     else:
         prompt, completion = _text(value, "prompt"), _text(value, "completion")
     also = tuple(str(one) for one in _listed(value.get("also") or [], "also"))
+    if not all(one.strip() for one in also):
+        raise DataError("empty answer ('also')")
     return Row(number, _pair(prompt, completion), prompt=prompt, completion=completion, also=also)
 
 
@@ -81,14 +87,12 @@ def _pair(prompt: str, completion: str) -> tuple[dict[str, Any], ...]:
     return {"role": "user", "content": prompt}, {"role": "assistant", "content": completion}
 
 
-def _text(value: Mapping[str, Any], key: str) -> str:
+def _text(value: Mapping[str, Any], key: str, may_be_empty: bool = False) -> str:
     got = value.get(key)
     if not isinstance(got, str):
         raise DataError(f"{key!r} is {'missing' if got is None else type(got).__name__}; expected text")
-    if key != "instruction" and not got.strip():
-        raise DataError(
-            f"{key!r} is empty" if key == "text" else f"empty answer ({key!r})" if key != "prompt" else "empty prompt"
-        )
+    if not may_be_empty and not got.strip():
+        raise DataError(f"empty answer ({key!r})" if key in ("completion", "output") else f"{key!r} is empty")
     return got
 
 
@@ -96,7 +100,7 @@ def _listed(value: Any, key: str) -> Sequence[Any]:
     if isinstance(value, str):  # CSV has no lists
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{key!r} is text that is not a JSON list") from error
     if not isinstance(value, list):
         raise DataError(f"{key!r} is {type(value).__name__}; expected a list")
@@ -104,11 +108,12 @@ def _listed(value: Any, key: str) -> Sequence[Any]:
 
 
 def _from_sharegpt(value: Mapping[str, Any]) -> list[Any]:
-    messages = []
+    system = value.get("system")  # some files keep it beside the turns
+    messages: list[Any] = [{"role": "system", "content": system}] if system else []
     for turn in _listed(value["conversations"], "conversations"):
         if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
             raise DataError("a turn of 'conversations' needs 'from' and 'value'")
-        if turn["from"] not in _SHAREGPT:
+        if turn["from"] not in tuple(_SHAREGPT):
             raise DataError(f"unknown role {turn['from']!r}; expected one of {', '.join(_SHAREGPT)}")
         messages.append({"role": _SHAREGPT[turn["from"]], "content": turn["value"]})
     return messages
@@ -127,7 +132,7 @@ def _messages(value: Any) -> tuple[dict[str, Any], ...]:
             answers += 1
             if not message.get("tool_calls") and not str(content or "").strip():
                 raise DataError(f"empty answer (message {at})")
-        elif not isinstance(content, str):
+        if not isinstance(content, str) and (content is not None or role != "assistant"):
             raise DataError(f"message {at} has no text in 'content'")
     if not answers:
         raise DataError("it has no assistant message, so nothing would be learned")

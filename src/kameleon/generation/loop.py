@@ -111,10 +111,10 @@ def _step(base: Base, bank: Bank, cache: KVCache, live: list[_Sequence]) -> None
     tokens = torch.tensor([t for s in live for t in s.fresh])
     hidden = base.decoder.hidden(tokens, segments, bank, cache)
     logits = base.decoder.logits(hidden[segments.last])
-    limit = base.config.max_sequence_tokens
+    limit, stops = base.config.max_sequence_tokens, base.stop_token_ids
     for sequence, row in zip(live, logits, strict=True):
         token = choose(row, sequence.request.sampling, sequence.generator)
-        if token in base.config.stop_token_ids:
+        if token in stops:
             sequence.finish = "stop"
             continue
         sequence.tokens.append(token)

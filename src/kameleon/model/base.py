@@ -36,6 +36,11 @@ class Base:
     compute_reason: str
 
     @property
+    def stop_token_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: the config's end tokens, and those with which the template ends a turn."""
+        return self.config.stop_token_ids | self.template.end_token_ids
+
+    @property
     def parameters(self) -> int:
         """Numbers in the projections that can carry an adapter, the embedding and the head (norms and biases apart)."""
         vocab = self.config.vocab_size * self.config.hidden_size

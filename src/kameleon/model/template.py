@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError
@@ -12,6 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from kameleon.errors import DataError
 
 Message = dict[str, Any]
+
+_REWRITTEN = (
+    "the base's chat template rewrites earlier turns, so this conversation cannot be trained as one row: "
+    "give each answer a row of its own"
+)
 
 
 class Encoded(NamedTuple):
@@ -43,24 +50,25 @@ class ChatTemplate:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    list(messages),
+                    [_with_parsed_arguments(message) for message in messages],
                     tools=list(tools) if tools else None,
                     tokenize=False,
                     add_generation_prompt=add_generation_prompt,
                 )
             )
-        except (TemplateError, TypeError, KeyError) as error:
+        except (TemplateError, TypeError, ValueError, LookupError) as error:
             raise DataError(f"the base's chat template refuses these messages: {error}") from error
 
     def encode_prompt(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> tuple[int, ...]:
         """Tokens of a conversation up to where the assistant's answer begins."""
-        return self._tokens(self.render(messages, tools, add_generation_prompt=True))
+        return self.encode_text(self.render(messages, tools, add_generation_prompt=True))
 
     def encode_conversation(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> Encoded:
         """Tokens of a whole conversation; trained are the assistant's answers with the token that ends each.
 
-        An answer is what rendering adds after its generation prompt, tokenised apart from it, as in generation. Raises
-        DataError for a template where that is not so (one that rewrites earlier turns, for instance).
+        An answer is what rendering adds after its generation prompt, and its tokens follow the prompt's, as in
+        generation. Raises DataError for a template where that is not so (one that rewrites earlier turns, for
+        instance), or whose answers end with no special token.
         """
         tokens: list[int] = []
         trained: list[bool] = []
@@ -71,23 +79,75 @@ class ChatTemplate:
             before = self.render(messages[:i], tools, add_generation_prompt=True)
             after = self.render(messages[: i + 1], tools)
             if not before.startswith(done) or not after.startswith(before):
-                raise DataError(
-                    "the base's chat template rewrites earlier turns, so this conversation cannot be trained "
-                    "as one row: give each answer a row of its own"
-                )
-            prompt, answer = self._tokens(before[len(done) :]), self._tokens(after[len(before) :])
+                raise DataError(_REWRITTEN)
+            prompt = self.encode_after(done, before[len(done) :])
+            answer = self.encode_after(before, after[len(before) :])
             end = self._end(answer)
             tokens += [*prompt, *answer]
             trained += [False] * len(prompt) + [at < end for at in range(len(answer))]
             done = after
-        rest = self._tokens(self.render(messages, tools)[len(done) :])
+        whole = self.render(messages, tools)
+        if not whole.startswith(done):
+            raise DataError(_REWRITTEN)
+        rest = self.encode_after(done, whole[len(done) :])
         return Encoded((*tokens, *rest), (*trained, *(False for _ in rest)))
 
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Tokens of text as it stands, nothing put before or after it. Raises DataError if it is not UTF-8."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"it holds text that is not UTF-8: {error.reason} at character {error.start}") from error
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def encode_after(self, prompt: str, text: str) -> tuple[int, ...]:
+        """Tokens of `text` where it follows `prompt`, whose own tokens stay as they are without it.
+
+        Cut from the tokens of both together, else a SentencePiece tokenizer would put a space before `text`. Where one
+        token would span the border, `text` is tokenised apart. Raises DataError.
+        """
+        before, together = self.encode_text(prompt), self.encode_text(prompt + text)
+        return together[len(before) :] if together[: len(before)] == before else self.encode_text(text)
+
+    @cached_property
+    def end_token_ids(self) -> frozenset[int]:
+        """What ends an answer: the tokenizer's own end token, and the token that this template puts there.
+
+        Raises DataError for a template whose answers end with no special token.
+        """
+        own = self.tokenizer.eos_token_id
+        ends = {own} if isinstance(own, int) else set()
+        if self._source is not None:
+            probe = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+            encoded = self.encode_conversation(probe)
+            ends.add([token for token, trained in zip(*encoded, strict=True) if trained][-1])
+        return frozenset(ends)
+
+    @cached_property
+    def _special_token_ids(self) -> frozenset[int]:
+        added = self.tokenizer.added_tokens_decoder.items()
+        return frozenset(self.tokenizer.all_special_ids) | {token for token, entry in added if entry.special}
+
     def _end(self, answer: Sequence[int]) -> int:
-        """How many tokens of a rendered answer are to be learned: up to its last special token, which ends the turn."""
-        special = set(self.tokenizer.all_special_ids)
-        last = max((at for at, token in enumerate(answer) if token in special), default=len(answer) - 1)
+        """How many tokens of a rendered answer are to be learned: up to the special token that ends the turn."""
+        last = max((at for at, token in enumerate(answer) if token in self._special_token_ids), default=-1)
+        after = str(self.tokenizer.decode(list(answer[last + 1 :])))
+        if last < 0 or after.strip():
+            raise DataError(
+                "the base's chat template ends an answer with no special token, so the adapter could not learn to "
+                "stop: use rows with `text`, or --raw for prompt and completion"
+            )
         return last + 1
 
-    def _tokens(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+def _with_parsed_arguments(message: Message) -> Message:
+    """Tool calls with their arguments as an object: OpenAI writes JSON text, which templates would quote once more."""
+    calls = message.get("tool_calls")
+    return {**message, "tool_calls": [_with_parsed_call(call) for call in calls]} if calls else message
+
+
+def _with_parsed_call(call: dict[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}

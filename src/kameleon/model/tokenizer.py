@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from kameleon.errors import UnsupportedArchitectureError, WeightsError
+from kameleon.errors import BaseModelError, UnsupportedArchitectureError, WeightsError
 from kameleon.weights import GgufFile, WeightFile
 
 _CONTROL, _USER_DEFINED = 3, 4  # token types of the GGUF specification
@@ -48,11 +48,13 @@ def load_tokenizer(path: Path, weights: WeightFile) -> PreTrainedTokenizerBase:
     Raises WeightsError for missing or unreadable files, UnsupportedArchitectureError for a kind of tokenizer that
     would have to be guessed.
     """
-    if isinstance(weights, GgufFile):
-        return _from_gguf(weights)
     try:
+        if isinstance(weights, GgufFile):
+            return _from_gguf(weights)
         return AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except BaseModelError:
+        raise
+    except Exception as error:  # tokenizers raises plain Exception, transformers whatever a damaged file leads to
         raise WeightsError(f"{path} holds no readable tokenizer: {error}; fetch the base again") from error
 
 
@@ -61,11 +63,12 @@ def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
     kind = metadata.get("tokenizer.ggml.model")
     if kind == "llama":  # SentencePiece, which transformers knows how to rebuild
         return AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name, local_files_only=True)
-    pre = metadata.get("tokenizer.ggml.pre", "gpt-2")
+    pre = metadata.get("tokenizer.ggml.pre")  # files of before May 2024 lack it, and their tokens would be guesses
     if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
         known = ", ".join(_PRE_TOKENIZERS)
         raise UnsupportedArchitectureError(
-            f"tokenizer {kind} with pre-tokenizer {pre!r} in {file.path} (known: {known})"
+            f"tokenizer {kind} with pre-tokenizer {pre!r} in {file.path} (known: {known}); "
+            "take a newer conversion, or the base's folder in Hugging Face layout"
         )
     tokens = metadata["tokenizer.ggml.tokens"]
     return PreTrainedTokenizerFast(
@@ -91,7 +94,10 @@ def _byte_pairs(metadata: dict[str, Any], tokens: list[str], pre: str) -> Tokeni
     for merge in metadata["tokenizer.ggml.merges"]:
         left, _, right = merge.partition(" ")
         merges.append((left, right))
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    # Llama 3 takes a word that is in the vocabulary whole, even where no merges lead to it.
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pre == "llama-bpe"))
+    if pre == "qwen2":
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = _PRE_TOKENIZERS[pre]()
     tokenizer.decoder = decoders.ByteLevel()
     kinds = metadata["tokenizer.ggml.token_type"]

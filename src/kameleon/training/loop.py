@@ -197,6 +197,7 @@ class Run:
             {} if progress.best_loss is None else {"eval_loss": progress.best_loss, "best_step": progress.best_step}
         )
         recipe = {**asdict(self.recipe), "steps": progress.step, "tokens": progress.tokens}
+        recipe["seconds"] = round(progress.seconds, 3)
         card = replace(self.card, recipe=recipe, scores=scores)
         adapter = self.trainee.resident.snapshot(card) if best is None else replace(best, name=self.name, card=card)
         return RunResult(

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from kameleon.errors import WeightsError
-from kameleon.weights.fingerprint import cached_fingerprint, hash_tensors, note_fingerprint
+from kameleon.weights.fingerprint import cached_fingerprint, hash_tensors, note_fingerprint, state_of
 
 
 class WeightFile(ABC):
@@ -50,8 +50,9 @@ class WeightFile(ABC):
         files = self._files()
         known = cached_fingerprint(files)
         if known is None:
+            state = state_of(files)
             known = hash_tensors(self._stored())
-            note_fingerprint(files, known)
+            note_fingerprint(files, state, known)
         return known
 
     def _missing(self, name: str) -> WeightsError:

@@ -1,4 +1,7 @@
-"""One hash over all that a weight file says: every tensor's name, shape, type and stored bytes."""
+"""One hash over every tensor's name, shape, type and stored bytes.
+
+It does not cover what stands beside the tensors: config, tokenizer and chat template.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from kameleon.home import atomic_write, cache_dir
 
 _CHUNK_BYTES = 16 << 20
 
+FilesState = list[list[str | int]]
+
 
 def hash_tensors(tensors: Iterable[tuple[str, Sequence[int], str, memoryview]]) -> str:
     """sha256 over (name, shape, type, stored bytes) of each tensor, in the order of their names."""
@@ -22,24 +27,30 @@ def hash_tensors(tensors: Iterable[tuple[str, Sequence[int], str, memoryview]]) 
     return f"sha256:{digest.hexdigest()}"
 
 
-def cached_fingerprint(files: Sequence[Path]) -> str | None:
-    """The fingerprint noted for exactly these files, or None when one of them has changed since or none was noted.
+def state_of(files: Sequence[Path]) -> FilesState:
+    """Name, size, modification time and inode of each: while these are the same, a file counts as unchanged."""
+    stats = ((path.name, path.stat()) for path in files)
+    return [[name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats]
 
-    A file counts as unchanged while its size, modification time and inode are the same.
-    """
+
+def cached_fingerprint(files: Sequence[Path]) -> str | None:
+    """The fingerprint noted for exactly these files, or None when one of them has changed since or none was noted."""
     for place in _places(files):
         try:
             noted = json.loads(place.read_text())
-        except (OSError, ValueError):
+            if noted["files"] == state_of(files):
+                return str(noted["fingerprint"])
+        except (OSError, ValueError, KeyError, TypeError):
             continue  # no note, or a damaged one: the caller hashes again
-        if noted.get("files") == _state(files):
-            return str(noted["fingerprint"])
     return None
 
 
-def note_fingerprint(files: Sequence[Path], fingerprint: str) -> None:
-    """Keep the fingerprint beside the files, or in the cache where their folder is read-only."""
-    note = json.dumps({"fingerprint": fingerprint, "files": _state(files)}, indent=1).encode()
+def note_fingerprint(files: Sequence[Path], state: FilesState, fingerprint: str) -> None:
+    """Keep the fingerprint beside the files, or in the cache where their folder is read-only.
+
+    `state` is the files' as of before they were hashed, so that one changed meanwhile is hashed again.
+    """
+    note = json.dumps({"fingerprint": fingerprint, "files": state}, indent=1).encode()
     for place in _places(files):
         try:
             with atomic_write(place) as file:
@@ -53,8 +64,3 @@ def _places(files: Sequence[Path]) -> tuple[Path, Path]:
     first = files[0]
     whole = hashlib.sha256(str(first.resolve()).encode()).hexdigest()[:16]
     return first.parent / f".{first.name}.fingerprint.json", cache_dir() / f"{whole}.fingerprint.json"
-
-
-def _state(files: Sequence[Path]) -> list[list[str | int]]:
-    stats = ((path.name, path.stat()) for path in files)
-    return [[name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats]

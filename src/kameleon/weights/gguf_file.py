@@ -42,6 +42,10 @@ _FLOATS = {
 }
 
 
+# What the reader runs into where a file is cut short or its numbers are nonsense.
+_DAMAGED = (ValueError, LookupError, OSError, ArithmeticError, TypeError, MemoryError, RecursionError)
+
+
 class GgufFile(WeightFile):
     """Mapped read-only. Float tensors are views of the map; quantised ones are unpacked when they are read.
 
@@ -51,8 +55,9 @@ class GgufFile(WeightFile):
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._reader = gguf.GGUFReader(path)
-        except (ValueError, KeyError, IndexError, OSError, OverflowError, TypeError, MemoryError) as error:
+            with np.errstate(over="raise"):
+                self._reader = gguf.GGUFReader(path)
+        except _DAMAGED as error:
             raise WeightsError(f"{path} is not a whole GGUF file: {error}; fetch it again") from error
         self._tensors = {hf_name(t.name): t for t in self._reader.tensors}
         self._names = sorted(self._tensors)
@@ -60,7 +65,10 @@ class GgufFile(WeightFile):
     @cached_property
     def metadata(self) -> dict[str, Any]:
         """Every key of the header with its value as plain Python."""
-        return {name: field.contents() for name, field in self._reader.fields.items()}
+        try:
+            return {name: field.contents() for name, field in self._reader.fields.items()}
+        except _DAMAGED as error:
+            raise WeightsError(f"{self.path} is not a whole GGUF file: {error}; fetch it again") from error
 
     def names(self) -> Sequence[str]:
         return self._names
@@ -73,11 +81,17 @@ class GgufFile(WeightFile):
     def _read(self, name: str) -> Tensor:
         stored = self._tensors[name]
         dtype = _FLOATS.get(stored.tensor_type)
-        if dtype is None:
-            tensor = torch.from_numpy(gguf.dequantize(stored.data, stored.tensor_type))
-        else:
-            tensor = _view(stored.data).view(dtype)
-        return self._unpermute(name, tensor.reshape(self.shape(name)))
+        try:
+            if dtype is None:
+                with np.errstate(invalid="raise", over="raise"):
+                    tensor = torch.from_numpy(gguf.dequantize(stored.data, stored.tensor_type))
+            else:
+                tensor = _view(stored.data).view(dtype)
+            return self._unpermute(name, tensor.reshape(self.shape(name)))
+        except (*_DAMAGED, RuntimeError) as error:  # RuntimeError: torch's for sizes, NotImplementedError for types
+            raise WeightsError(
+                f"{name} ({stored.tensor_type.name}) in {self.path} cannot be read: {error or type(error).__name__}"
+            ) from error
 
     def _unpermute(self, name: str, tensor: Tensor) -> Tensor:
         """Undo llama.cpp's order of Q and K rows: it keeps the two numbers of a rotated pair next to each other."""
@@ -99,7 +113,7 @@ class GgufFile(WeightFile):
                 t.name,
                 [int(size) for size in t.shape],
                 t.tensor_type.name,
-                np.ascontiguousarray(t.data).data.cast("B"),
+                np.ascontiguousarray(t.data).reshape(-1).view(np.uint8).data,
             )
             for t in sorted(self._reader.tensors, key=lambda t: t.name)
         )

@@ -70,9 +70,11 @@ def _shards(path: Path) -> list[Path]:
         return [whole]
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError) as error:
+        outside = [name for name in names if Path(name).name != name]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise WeightsError(f"{index} is not a weight index: {error!r}; fetch the base again") from error
-    outside = [name for name in names if Path(name).name != name]
+    if not names:
+        raise WeightsError(f"{index} is not a weight index: it names no file; fetch the base again")
     missing = [name for name in names if not (path / name).exists()]
     if outside or missing:
         raise WeightsError(f"{index} names files that are not in its folder: {', '.join(outside or missing)}")

@@ -1,0 +1,101 @@
+"""A file of rows for training: what is kept, what is refused, and what is held out."""
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kameleon.data import Corpus, Example, Origin, corpus, encode_row, make_row, read_corpus, split_held_out
+from kameleon.data.formats import Record
+from kameleon.errors import DataError
+
+
+def pair(prompt, completion="Ho", **more):
+    return {"prompt": prompt, "completion": completion, **more}
+
+
+def numbered(count):
+    examples = tuple(Example(i, (i, i), (False, True)) for i in range(count))
+    return Corpus(examples, tuple((e,) for e in examples), Origin("here", "0", count, count, False))
+
+
+def test_a_file_becomes_examples_with_their_origin(chatml, write):
+    path = write([pair("a"), {"text": "b"}])
+    got = read_corpus(path, chatml)
+    assert [e.row for e in got.examples] == [1, 2]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert got.origin == Origin(str(path), digest, 2, 3 + 2, False) and got.doubts == ()
+
+
+def test_a_hub_data_set_keeps_its_name_as_origin(chatml, write, monkeypatch):
+    path = write([pair("a")])
+    monkeypatch.setattr(corpus, "find_data", lambda source: path)
+    assert read_corpus("someone/rows", chatml).origin.path == "someone/rows"
+
+
+def test_other_right_answers_are_encoded_beside_their_row(chatml, write):
+    got = read_corpus(write([pair("a", also=["Hey", "Yo"]), pair("b")]), chatml)
+    wanted = tuple(encode_row(make_row(Record(1, pair("a", other))), chatml) for other in ("Hey", "Yo"))
+    assert got.alternatives == (wanted, ())
+
+
+def test_raw_reaches_rows_alternatives_and_origin(llama3, write):
+    got = read_corpus(write([pair("a", also=["Hey"])]), llama3, raw=True)
+    assert llama3.tokenizer.decode(got.examples[0].tokens) == "aHo<|eot_id|>"
+    assert llama3.tokenizer.decode(got.alternatives[0][0].tokens) == "aHey<|eot_id|>"
+    assert got.origin.raw
+
+
+def test_rows_with_nothing_to_learn_are_left_out_and_reported(chatml, write):
+    got = read_corpus(write([pair("a"), pair("p" * 99, also=["Hey"]), pair("b")]), chatml, max_tokens=60)
+    assert [e.row for e in got.examples] == [1, 3] and got.alternatives == ((), ())
+    assert [f.row for f in got.doubts] == [2] and got.origin.rows == 2
+
+
+def test_data_in_which_everything_is_masked_is_refused(chatml, write):
+    with pytest.raises(DataError, match=r"rows\.jsonl: none of the 2 rows has a token to learn: all labels are masked"):
+        read_corpus(write([pair("a"), pair("b")]), chatml, max_tokens=10)
+
+
+def test_fatal_rows_are_named_the_first_five(chatml, write):
+    with pytest.raises(DataError) as caught:
+        read_corpus(write([pair("a"), *([pair("b", "")] * 7)]), chatml)
+    named = "; ".join(f"row {n}: empty answer ('completion')" for n in range(2, 7))
+    assert f"rows.jsonl: {named}; and 2 more rows" in str(caught.value)
+
+
+def test_one_broken_line_stops_training_and_is_named(chatml, write):
+    with pytest.raises(DataError, match=r"row 2: broken JSON"):
+        read_corpus(write(b'{"text": "a"}\n{"text": "b\n{"text": "c"}\n'), chatml)
+
+
+def test_a_file_without_rows_is_refused(chatml, write):
+    with pytest.raises(DataError, match="holds no rows"):
+        read_corpus(write(b"\n\n"), chatml)
+
+
+def test_picking_rows_keeps_their_alternatives_and_counts_anew():
+    whole = numbered(5)
+    part = whole.pick([3, 1])
+    assert [e.row for e in part.examples] == [3, 1] and part.alternatives == ((part.examples[0],), (part.examples[1],))
+    assert (part.origin.rows, part.origin.trained_tokens, part.origin.sha256) == (2, 2, "0")
+
+
+@given(count=st.integers(1, 500), seed=st.integers(0, 99))
+def test_held_out_rows_and_the_rest_are_disjoint_and_complete(count, seed):
+    whole = numbered(count)
+    rest, aside = split_held_out(whole, seed)
+    rows = [[e.row for e in part.examples] for part in (rest, aside)]
+    assert sorted(rows[0] + rows[1]) == list(range(count)) and rows == [sorted(r) for r in rows]
+    assert len(rows[1]) == count // 20 == aside.origin.rows and rest.origin.rows == count - count // 20
+    assert all(a == (e,) for part in (rest, aside) for e, a in zip(part.examples, part.alternatives, strict=True))
+    assert split_held_out(whole, seed) == (rest, aside)
+
+
+def test_at_most_two_hundred_rows_are_held_out():
+    assert len(split_held_out(numbered(5000), 0)[1].examples) == 200
+
+
+def test_the_seed_decides_which_rows_are_held_out():
+    assert len({tuple(e.row for e in split_held_out(numbered(400), seed)[1].examples) for seed in range(5)}) == 5

@@ -1,0 +1,312 @@
+"""The decoder's shape from config.json of every family and age, and from GGUF metadata."""
+
+import json
+
+import gguf
+import numpy as np
+import pytest
+from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+from kameleon.errors import UnsupportedArchitectureError, WeightsError
+from kameleon.model.config import FAMILIES, config_from_gguf, config_from_hf, read_config
+from kameleon.model.rope import RopeConfig
+from kameleon.weights import GgufFile, open_weights
+
+SIZES = {
+    "vocab_size": 99,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "eos_token_id": 7,
+    "bos_token_id": 1,
+    "tie_word_embeddings": True,
+}
+CLASSES = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+
+
+def new_style(family, **extra):
+    rope = {"rope_type": "default", "rope_theta": 50000.0}
+    return CLASSES[family](**{**SIZES, "rope_parameters": rope, **extra}).to_dict()
+
+
+def old_style(family, **extra):
+    """As transformers 4 wrote it: rope_theta and rope_scaling at the top, and no keys that came later."""
+    config = new_style(family, **extra)
+    rope = dict(config.pop("rope_parameters"))
+    config["rope_theta"] = rope.pop("rope_theta")
+    config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    config.pop("layer_types", None)
+    return config
+
+
+@pytest.mark.parametrize("style", [old_style, new_style])
+@pytest.mark.parametrize("family", CLASSES)
+def test_every_family_is_read_in_both_styles(family, style):
+    config = config_from_hf(style(family))
+    assert config.family == family
+    assert (config.vocab_size, config.hidden_size, config.intermediate_size) == (99, 64, 96)
+    assert (config.num_layers, config.num_heads, config.num_kv_heads) == (3, 4, 2)
+    assert config.head_dim == CLASSES[family](**SIZES).to_dict().get("head_dim", 16)
+    assert config.rms_norm_eps == 1e-5
+    assert config.rope == RopeConfig(theta=50000.0, original_max_positions=512)
+    assert config.tie_word_embeddings
+    assert config.attention_bias == (family == "qwen2")
+    assert config.qk_norm == (family == "qwen3")
+    assert config.max_positions == 512
+    assert config.stop_token_ids == {7}
+
+
+@pytest.mark.parametrize("style", [old_style, new_style])
+def test_llama3_scaling_is_read_in_both_styles(style):
+    rope = {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 8.0,
+        "low_freq_factor": 2.0,
+        "high_freq_factor": 5.0,
+        "original_max_position_embeddings": 128,
+    }
+    expected = RopeConfig(
+        theta=500000.0,
+        kind="llama3",
+        factor=8.0,
+        original_max_positions=128,
+        low_freq_factor=2.0,
+        high_freq_factor=5.0,
+    )
+    assert config_from_hf(style("llama", rope_parameters=rope)).rope == expected
+
+
+def test_the_oldest_style_names_the_scaling_type():
+    config = old_style("llama") | {"rope_scaling": {"type": "linear", "factor": 2.0}}
+    assert config_from_hf(config).rope == RopeConfig(50000.0, "linear", 2.0, 512)
+
+
+def test_yarn_without_a_factor_takes_the_ratio_of_lengths():
+    scaling = {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 128}
+    assert config_from_hf(old_style("qwen2") | {"rope_scaling": scaling}).rope.factor == 4.0
+
+
+def test_left_out_keys_have_the_familys_defaults():
+    config = {k: SIZES[k] for k in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
+    config |= {"model_type": "llama", "num_attention_heads": 4}
+    read = config_from_hf(config)
+    plain = LlamaConfig(**{k: v for k, v in config.items() if k != "model_type"})
+    assert (read.num_kv_heads, read.head_dim) == (plain.num_key_value_heads, plain.head_dim) == (4, 16)
+    assert read.rms_norm_eps == plain.rms_norm_eps
+    assert read.rope.theta == plain.rope_parameters["rope_theta"]
+    assert read.max_positions == plain.max_position_embeddings
+    assert read.tie_word_embeddings == plain.tie_word_embeddings
+    assert read.stop_token_ids == frozenset()
+    assert config_from_hf(config | {"model_type": "qwen3"}).head_dim == Qwen3Config().head_dim
+
+
+def test_a_head_dim_of_its_own_is_kept():
+    for family in ("llama", "mistral", "qwen3"):
+        assert config_from_hf(new_style(family, head_dim=32)).head_dim == 32
+
+
+@pytest.mark.parametrize(
+    ("own", "generation", "expected"),
+    [(7, None, {7}), ([7, 8], {}, {7, 8}), (7, {"eos_token_id": [9, 7]}, {7, 9}), (None, {}, set()), (0, {}, {0})],
+)
+def test_stop_tokens_come_from_the_generation_config_first(own, generation, expected):
+    assert config_from_hf(new_style("llama") | {"eos_token_id": own}, generation).stop_token_ids == expected
+
+
+def test_a_sliding_window_bounds_the_exact_length_where_it_is_in_use():
+    mistral = config_from_hf(new_style("mistral", sliding_window=100))
+    assert (mistral.sliding_window, mistral.max_sequence_tokens) == (100, 100)
+    assert config_from_hf(new_style("mistral", sliding_window=None)).max_sequence_tokens == 512
+    unused = config_from_hf(old_style("qwen2") | {"sliding_window": 100, "use_sliding_window": False})
+    assert (unused.sliding_window, unused.max_sequence_tokens) == (None, 512)
+    used = config_from_hf(new_style("qwen2", use_sliding_window=True, sliding_window=100, max_window_layers=0))
+    assert used.max_sequence_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]}, "Gemma2ForCausalLM"),
+        ({"model_type": "gpt2"}, "gpt2"),
+        ({}, "None"),
+    ],
+)
+def test_another_architecture_is_refused_by_name_with_all_supported(config, said):
+    with pytest.raises(UnsupportedArchitectureError) as caught:
+        config_from_hf(config)
+    assert said in str(caught.value)
+    for family, models in FAMILIES.items():
+        assert f"{family} ({models})" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("family", "extra", "said"),
+    [
+        ("llama", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
+        ("llama", {"mlp_bias": True}, "mlp_bias = True"),
+        ("llama", {"pretraining_tp": 2}, "pretraining_tp = 2"),
+        ("llama", {"attention_bias": True}, "attention_bias in llama"),
+        ("qwen3", {"attention_bias": True}, "attention_bias in qwen3"),
+        ("llama", {"quantization_config": {"quant_method": "awq"}}, "quantization_config 'awq'"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial rotary"),
+        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling 'dynamic'"),
+        ("qwen2", {"rope_scaling": {"rope_type": "longrope"}}, "rope scaling 'longrope'"),
+        ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "mscale": 0.7}}, "yarn with mscale"),
+        ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "truncate": False}}, "yarn with truncate"),
+    ],
+)
+def test_a_feature_that_is_not_computed_is_refused_by_name(family, extra, said):
+    with pytest.raises(UnsupportedArchitectureError, match="supported families: llama") as caught:
+        config_from_hf(old_style(family) | extra)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"])
+def test_a_config_without_a_size_is_incomplete(key):
+    config = new_style("llama")
+    del config[key]
+    with pytest.raises(WeightsError, match=f"config.*{key}"):
+        config_from_hf(config)
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[1]", "3", b"\xff\xfe"])
+def test_an_unreadable_config_file_is_named(tmp_path, tiny_folder, text):
+    if text is not None:
+        (tmp_path / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(WeightsError, match=r"config\.json cannot be read"):
+        read_config(tmp_path, open_weights(tiny_folder))
+
+
+def test_a_folder_is_read_with_its_generation_config(tmp_path, tiny_folder):
+    (tmp_path / "config.json").write_text(json.dumps(new_style("qwen2")))
+    assert read_config(tmp_path, open_weights(tiny_folder)).stop_token_ids == {7}
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [3, 4]}')
+    assert read_config(tmp_path, open_weights(tiny_folder)).stop_token_ids == {3, 4}
+
+
+def write_gguf(path, family="llama", leave_out=(), tensors=(), **extra):
+    """Only what the config is read from: metadata, and tensors by their names."""
+    writer = gguf.GGUFWriter(path, family)
+    values = {
+        "block_count": 3,
+        "embedding_length": 64,
+        "feed_forward_length": 96,
+        "context_length": 512,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 2,
+        **{key.replace("__", "."): value for key, value in extra.items()},
+    }
+    for key, value in values.items():
+        if key in leave_out:
+            continue
+        if isinstance(value, str):
+            writer.add_string(f"{family}.{key}", value)
+        elif isinstance(value, float):
+            writer.add_float32(f"{family}.{key}", value)
+        else:
+            writer.add_uint32(f"{family}.{key}", value)
+    if "eps" not in leave_out:
+        writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_eos_token_id(7)
+    writer.add_eot_token_id(8)
+    for name, data in {"token_embd.weight": np.zeros((99, 64), np.float32), **dict(tensors)}.items():
+        writer.add_tensor(name, data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return GgufFile(path)
+
+
+def test_gguf_metadata_is_read(tmp_path):
+    config = config_from_gguf(write_gguf(tmp_path / "a.gguf", rope__freq_base=50000.0))
+    assert (config.family, config.vocab_size, config.hidden_size, config.intermediate_size) == ("llama", 99, 64, 96)
+    assert (config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim) == (3, 4, 2, 16)
+    assert config.rms_norm_eps == pytest.approx(1e-5)
+    assert config.rope == RopeConfig(theta=50000.0, original_max_positions=512)
+    assert config.tie_word_embeddings
+    assert not config.attention_bias
+    assert not config.qk_norm
+    assert config.max_sequence_tokens == 512
+    assert config.stop_token_ids == {7, 8}
+    assert read_config(tmp_path / "a.gguf", GgufFile(tmp_path / "a.gguf")) == config
+
+
+def test_gguf_switches_follow_the_tensors_that_are_there(tmp_path):
+    bias = {"blk.0.attn_q.bias": np.zeros(64, np.float32), "output.weight": np.zeros((99, 64), np.float32)}
+    config = config_from_gguf(write_gguf(tmp_path / "a.gguf", "qwen2", tensors=bias))
+    assert config.attention_bias
+    assert not config.tie_word_embeddings
+    norm = {"blk.0.attn_q_norm.weight": np.zeros(32, np.float32)}
+    config = config_from_gguf(write_gguf(tmp_path / "b.gguf", "qwen3", tensors=norm, attention__key_length=32))
+    assert config.qk_norm
+    assert config.head_dim == 32
+
+
+def test_gguf_without_key_value_heads_has_one_for_each_head(tmp_path):
+    file = write_gguf(tmp_path / "a.gguf", leave_out=["attention.head_count_kv"])
+    assert config_from_gguf(file).num_kv_heads == 4
+
+
+def test_gguf_scalings_are_read(tmp_path):
+    yarn = {"scaling.type": "yarn", "scaling.factor": 4.0, "scaling.original_context_length": 128}
+    file = write_gguf(tmp_path / "a.gguf", "qwen2", **{f"rope.{key}": value for key, value in yarn.items()})
+    assert config_from_gguf(file).rope == RopeConfig(10000.0, "yarn", 4.0, 128)
+    yarn |= {"scaling.yarn_beta_fast": 16.0, "scaling.yarn_beta_slow": 2.0, "scaling.attn_factor": 1.0}
+    file = write_gguf(tmp_path / "c.gguf", "qwen2", **{f"rope.{key}": value for key, value in yarn.items()})
+    assert config_from_gguf(file).rope == RopeConfig(10000.0, "yarn", 4.0, 128, beta_fast=16.0, beta_slow=2.0)
+    divisors = {"rope_freqs.weight": np.array([1, 1, 2, 8, 8, 8, 8, 8], np.float32)}
+    file = write_gguf(tmp_path / "b.gguf", tensors=divisors)
+    assert config_from_gguf(file).rope.divisors == (1, 1, 2, 8, 8, 8, 8, 8)
+
+
+@pytest.mark.parametrize("extra", [{"rope__scaling__factor": 2.0}, {"rope__scale_linear": 2.0}])
+def test_a_gguf_factor_that_stands_alone_is_linear_as_in_llama_cpp(tmp_path, extra):
+    assert config_from_gguf(write_gguf(tmp_path / "a.gguf", **extra)).rope == RopeConfig(10000.0, "linear", 2.0, 512)
+
+
+def test_a_gguf_scaling_of_type_none_scales_nothing(tmp_path):
+    file = write_gguf(tmp_path / "a.gguf", rope__scaling__type="none", rope__scaling__factor=2.0)
+    assert config_from_gguf(file).rope.kind == "default"
+
+
+def test_gguf_sliding_window_bounds_the_exact_length(tmp_path):
+    file = write_gguf(tmp_path / "a.gguf", attention__sliding_window=100)
+    assert config_from_gguf(file).max_sequence_tokens == 100
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"family": "gemma2"}, "architecture gemma2"),
+        ({"expert_count": 8}, "mixture of experts"),
+        ({"rope__dimension_count": 8}, "partial rotary"),
+        ({"rope__scaling__attn_factor": 0.5}, "rope.scaling.attn_factor = 0.5"),
+        ({"rope__scaling__yarn_ext_factor": 0.5}, "rope.scaling.yarn_ext_factor = 0.5"),
+        ({"rope__scaling__type": "longrope"}, "rope scaling 'longrope'"),
+        ({"tensors": {"blk.0.attn_output.bias": np.zeros(64, np.float32)}}, "bias on the output projection"),
+    ],
+)
+def test_gguf_that_is_not_computed_is_refused_by_name(tmp_path, how, said):
+    with pytest.raises(UnsupportedArchitectureError, match="supported families: llama") as caught:
+        config_from_gguf(write_gguf(tmp_path / "a.gguf", **how))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["block_count", "embedding_length", "context_length", "attention.head_count"])
+def test_gguf_without_a_size_is_incomplete(tmp_path, key):
+    with pytest.raises(WeightsError, match=rf"lacks the metadata llama\.{key}"):
+        config_from_gguf(write_gguf(tmp_path / "a.gguf", leave_out=[key]))
+
+
+def test_gguf_without_an_embedding_is_incomplete(tmp_path):
+    file = write_gguf(tmp_path / "a.gguf", "qwen2", tensors={"other.weight": np.zeros(3, np.float32)})
+    file._names.remove("model.embed_tokens.weight")
+    del file._tensors["model.embed_tokens.weight"]
+    with pytest.raises(WeightsError, match=r"no tensor model\.embed_tokens\.weight"):
+        config_from_gguf(file)
