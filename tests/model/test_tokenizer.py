@@ -7,9 +7,10 @@ import gguf
 import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from kameleon.errors import UnsupportedArchitectureError, WeightsError
+from kameleon.model import locate
 from kameleon.model.tokenizer import load_tokenizer
 from kameleon.weights import GgufFile, open_weights
 
@@ -214,3 +215,24 @@ def test_a_sentencepiece_gguf_is_rebuilt_with_its_byte_fallback(tmp_path):
     assert tokenizer.eos_token == "</s>"
     assert tokenizer.tokenize("hello hello é") == ["▁hello", "▁hello", "▁", "<0xC3>", "<0xA9>"]
     assert tokenizer.decode(tokenizer.encode("hello hello é", add_special_tokens=False)) == "hello hello é"
+
+
+@pytest.mark.slow
+def test_the_packaged_smollm2s_tokens_are_those_of_transformers_conversion():
+    """But for digits beyond ASCII: the conversion leaves out that SmolLM2 cuts before and after every digit."""
+    path = locate("smollm2").path
+    if path.suffix != ".gguf":
+        pytest.skip("the hub delivered its own tokenizer")
+    ours = load(path)
+    theirs = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name, local_files_only=True)
+    texts = [
+        *TEXTS,
+        "Zażółć gęślą jaźń, 1,000.50 zł",
+        "def f(x):\n\treturn x[0]  # 12",
+        "<|im_start|>user\nhi<|im_end|>\n",
+    ]
+    for text in texts:
+        assert ours.encode(text, add_special_tokens=False) == theirs.encode(text, add_special_tokens=False)
+        assert ours.decode(ours.encode(text, add_special_tokens=False)) == text
+    assert ours.tokenize("a²³") == ["a", *ours.tokenize("²"), *ours.tokenize("³")]
+    assert (ours.eos_token, ours.chat_template) == (theirs.eos_token, theirs.chat_template)

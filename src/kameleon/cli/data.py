@@ -11,7 +11,6 @@ from rich.text import Text
 
 from kameleon.cli.console import BaseRef, Json, open_base, show, table
 from kameleon.data import colour_mask, examine, find_data, make_row, read_records
-from kameleon.errors import DataError
 
 app = App(name="data", help="Look at training data before training.")
 _MOST_SHOWN = 20
@@ -32,14 +31,11 @@ def check(
 
     Exit status 0 when training can use the file, 1 when it cannot.
 
-    Example: kameleon data check law.jsonl --test law-test.jsonl
+    Try: kameleon data check law.jsonl --test law-test.jsonl
     """
     template = open_base(base).base.template
     in_test = [make_row(record) for record in read_records(find_data(test))] if test else []
-    try:
-        examined = examine(read_records(find_data(file)), template, raw, max_row_tokens, in_test)
-    except DataError:
-        raise
+    examined = examine(read_records(find_data(file)), template, raw, max_row_tokens, in_test)
     shown: list[Text | object] = []
     for example in [e for e in examined.examples if e.trained_tokens][:rows]:
         shown += [Text(f"row {example.row}", style="bold"), colour_mask(example, template), Text("")]
@@ -53,7 +49,7 @@ def check(
     )
     if examined.faults:
         faults = table(">row", "stops training", "reason")
-        for fault in examined.faults[:_MOST_SHOWN]:
+        for fault in sorted(examined.faults, key=lambda fault: not fault.fatal)[:_MOST_SHOWN]:
             faults.add_row(str(fault.row), "yes" if fault.fatal else "no", fault.reason)
         more = len(examined.faults) - _MOST_SHOWN
         shown += [Text(""), faults] + ([Text(f"and {more} more (see --json)")] if more > 0 else [])

@@ -32,7 +32,7 @@ def evaluate(
     Choice: the right one among the set's answers, by the first token. Exact: the greedy answer is the right one. Bits
     per byte: how well the answers are predicted. Forgetting: how much worse general text is predicted than by the base.
 
-    Example: kameleon eval law=law-test.jsonl code=code-test.jsonl --adapters law --adapters code
+    Try: kameleon eval law=law-test.jsonl code=code-test.jsonl --adapters law --adapters code
     """
     loaded = open_base(base)
     names: list[str | None] = [None]

@@ -30,16 +30,14 @@ def train(
     raw: Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")] = False,
     resume: Annotated[bool, Parameter(help="Go on with an interrupted run, to the same bits.")] = False,
     overwrite: Annotated[bool, Parameter(help="Replace an adapter or an unfinished run of that name.")] = False,
-    config: Annotated[Path | None, Parameter(help="Read settings from a TOML file; flags win over it.")] = None,
+    config: Annotated[Path | None, Parameter(help="Settings from the [train] table of a TOML file; flags win.")] = None,
     json: Json = False,
 ) -> None:
     """Train a LoRA adapter on the frozen base and put it on the shelf.
 
     Ctrl-C saves; the same command with --resume goes on. Look at the data first with `kameleon data check`.
 
-    Examples:
-        kameleon train --data law.jsonl --name law
-        kameleon train --config law.toml --epochs 2
+    Try: kameleon train --data law.jsonl --name law; or kameleon train --config law.toml --epochs 2
     """
     loaded = open_base(base)
     corpus = loaded.read(data, raw, recipe.max_row_tokens)

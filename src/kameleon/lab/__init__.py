@@ -1,7 +1,9 @@
-"""The idea of LoRA in two minutes, on toy layers: numbers, words and pictures. It knows no language model."""
+"""The idea of LoRA in two minutes on toy layers: numbers, pictures, and the part that tutorials leave out.
 
-from kameleon.lab.pictures import draw
-from kameleon.lab.story import tell
-from kameleon.lab.toy import Curve, LabReport, run_lab
+It knows `kameleon.lora` and nothing of language models, files of weights or adapters.
+"""
 
-__all__ = ["Curve", "LabReport", "draw", "run_lab", "tell"]
+from kameleon.lab.report import LabReport, RankPoint
+
+
+__all__ = ["LabReport", "RankPoint", "explain", "run_lab", "save_pictures"]

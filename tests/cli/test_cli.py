@@ -1,0 +1,131 @@
+"""The commands as a person or a script meets them: real files, real exit codes, JSON alone on standard output."""
+
+import json
+
+import pytest
+
+from kameleon.cli import main
+
+
+@pytest.fixture
+def run(capsys, tiny_folder):
+    """Run a command; returns (exit status, standard output, standard error)."""
+
+    def command(*words, base=True):
+        arguments = [str(word) for word in words]
+        if base:
+            arguments += ["--base", str(tiny_folder)]
+        status = 0
+        try:
+            main(arguments)
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    made = [{"prompt": f"What comes after {i % 9}?", "completion": f"{i % 9 + 1}"} for i in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    return path
+
+
+FAST = ("--rank", "2", "--rows-per-step", "8", "--epochs", "2", "--learning-rate", "0.01")
+
+
+def test_train_then_list_show_verify_eval_and_remove(run, rows):
+    status, out, err = run("train", "--data", rows, "--name", "count", *FAST, "--json")
+    assert status == 0
+    trained = json.loads(out)
+    assert trained["steps"] == 8
+    assert trained["curve"].endswith("loss.png")
+    assert "you chose it" in err
+    assert "kept fixed so that the best learning rate" in " ".join(err.split())  # a default's reason
+    listed = json.loads(run("adapter", "list", "--json", base=False)[1])
+    assert [entry["name"] for entry in listed] == ["count"]
+    assert json.loads(run("adapter", "show", "count", "--json", base=False)[1])["ranks"] == [2]
+    status, out, _ = run("adapter", "verify", "count", "--json")
+    assert status == 0
+    assert json.loads(out)["live"] is True
+    status, out, _ = run("eval", f"numbers={rows}", "--adapters", "count", "--json")
+    document = json.loads(out)
+    assert [(row["adapter"], row["testset"]) for row in document["rows"]] == [("base", "numbers"), ("count", "numbers")]
+    assert {"loss", "exact_match", "choice_accuracy", "bits_per_byte"} <= document["rows"][0].keys()
+    assert document["rows"][1]["loss"] < document["rows"][0]["loss"]
+    assert set(document["forgetting"]) == {"count"}
+    assert run("adapter", "remove", "count", "--yes", base=False)[0] == 0
+    assert json.loads(run("adapter", "list", "--json", base=False)[1]) == []
+
+
+def test_settings_come_from_toml_and_flags_win(run, rows, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text(f'[train]\ndata = "{rows}"\nname = "count"\nrank = 3\nepochs = 0.5\n')
+    status, _, err = run("train", "--config", config, "--rank", "2")
+    assert status == 0, err
+    assert json.loads(run("adapter", "show", "count", "--json", base=False)[1])["ranks"] == [2]
+    config.write_text("[train]\nrnk = 3\n")
+    status, _, err = run("train", "--config", config, "--data", rows, "--name", "other")
+    assert status != 0
+    assert "rnk" in err
+
+
+def test_an_error_is_one_line_on_standard_error_and_status_2(run, rows):
+    status, out, err = run("train", "--data", rows, "--name", "count", "--rank", "0")
+    assert (status, out) == (2, "")
+    assert err.strip().endswith("error: rank is 0; it must be at least 1")
+    status, out, err = run("chat", "--adapter", "cout")
+    assert status == 2
+    assert "no adapter 'cout' on the shelf" in err
+    status, _, err = run("base", "show", "smolm2", base=False)
+    assert status == 2
+    assert "did you mean 'smollm2'?" in err.replace("\n", " ")
+
+
+def test_data_check_shows_the_mask_counts_and_names_bad_rows(run, rows):
+    status, out, _ = run("data", "check", rows, "--json")
+    assert status == 0
+    document = json.loads(out)
+    assert document["rows"] == 30
+    assert {fault["reason"] for fault in document["faults"]} == {f"duplicate of row {n}" for n in range(1, 10)}
+    with rows.open("a") as file:
+        file.write('{"prompt": "x", "completion": ""}\n{"prompt": "cut')
+    status, out, _ = run("data", "check", rows)
+    assert status == 1
+    assert "empty answer" in out
+    assert "broken JSON" in out
+    status, _, err = run("train", "--data", rows, "--name", "count")
+    assert status == 2
+    assert "row 31: empty answer" in err.replace("\n", " ")
+
+
+def test_chat_switches_and_compares(run, rows, monkeypatch):
+    run("train", "--data", rows, "--name", "count", *FAST)
+    lines = iter(["/adapters", "hello", "/use count", "hello", "/compare hello", "/use nobody", "/help", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    status, out, _ = run("chat", "--max-tokens", "3")
+    assert status == 0
+    assert "count, in" in out
+    assert "base: " in out
+    assert "no adapter 'nobody'" in out
+    assert "/compare TEXT" in out
+
+
+def test_base_show_has_the_fingerprint(run, tiny_folder):
+    status, out, _ = run("base", "show", tiny_folder, "--json", base=False)
+    document = json.loads(out)
+    assert status == 0
+    assert document["fingerprint"].startswith("sha256:")
+    assert (document["family"], document["layers"]) == ("llama", 3)
+    assert "smollm2" in run("base", "list", base=False)[1]
+
+
+def test_help_teaches_every_setting(run):
+    status, out, _ = run("train", "--help", base=False)
+    assert status == 0
+    text = " ".join(out.replace("│", " ").split())
+    assert "Width of the side path: room for what some thousand rows teach" in text
+    assert "kameleon train --data law.jsonl --name law" in text
