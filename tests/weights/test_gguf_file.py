@@ -273,7 +273,7 @@ def test_fingerprint_is_equal_for_equal_tensors_and_no_others(tmp_path):
 
     first = of("one", tensors)
     assert of("two", tensors) == first
-    assert of("an empty one more", tensors | {"blk.0.unused.weight": np.zeros(0, np.float32)}) != first
+    assert of("an empty one more", tensors | {"blk.0.unused.weight": np.zeros((0, 4), np.float32)}) != first
     assert of("reversed", dict(reversed(tensors.items()))) == first
     changed = {**tensors, "output_norm.weight": tensors["output_norm.weight"] + np.float32(1)}
     assert of("byte", changed) != first

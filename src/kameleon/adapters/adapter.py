@@ -71,18 +71,18 @@ class Adapter:
                 digest.update(tensor.to(torch.float32).contiguous().numpy().tobytes())
         return f"sha256:{digest.hexdigest()}"
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write PEFT's two files and the card to `folder`, replacing it in one step. Raises AdapterFileError."""
         from kameleon.adapters.peft_files import write_adapter
 
-        write_adapter(self, folder)
+        write_adapter(self, Path(folder))
 
     @staticmethod
-    def load(folder: Path) -> Adapter:
+    def load(folder: str | Path) -> Adapter:
         """Read a folder in PEFT's format, with or without a card. Raises AdapterFileError."""
         from kameleon.adapters.peft_files import read_adapter
 
-        return read_adapter(folder)
+        return read_adapter(Path(folder))
 
 
 def check_name(name: str) -> str:

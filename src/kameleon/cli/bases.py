@@ -37,7 +37,11 @@ def pull(ref: BaseRef, *, json: Json = False) -> None:
     """
     with progress() as bars:
         task = bars.add_task(f"fetching {ref}", total=None)
-        files = locate(ref, on_progress=lambda what, done, total: bars.update(task, description=what))
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            bars.update(task, description=what, completed=done, total=total)
+
+        files = locate(ref, on_progress=on_progress)
         bars.update(task, total=1, completed=1)
     document = _as_document(files)
     show(document, f"{ref}: {files.source}\n{files.path} ({megabytes(_size_bytes(files.path))})", json)

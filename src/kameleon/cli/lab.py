@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.markdown import Markdown
+from rich.text import Text
 
 from kameleon.cli.console import Json, notes, show
 from kameleon.errors import MissingExtraError
-from kameleon.lab import draw, run_lab, tell
+from kameleon.lab import explain, run_lab, save_pictures
 
 
 def lab(
@@ -21,13 +21,13 @@ def lab(
 ) -> None:
     """The idea of LoRA in two minutes: what is trained, what is learned, and what is only memorised."""
     with notes.status("training toy layers, some seconds"):
-        report = run_lab(seed)
+        report = run_lab(seed=seed)
     try:
-        pictures = draw(report, out)
+        pictures = save_pictures(report, out)
     except MissingExtraError as error:
-        pictures = []
+        pictures = ()
         notes.print(str(error), style="yellow")
     document = {**report.to_json(), "pictures": [str(path) for path in pictures]}
-    show(document, Markdown(tell(report)), json)
+    show(document, Text(explain(report)), json)
     for path in pictures:
         notes.print(f"picture: {path}", style="dim", highlight=False)

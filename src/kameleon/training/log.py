@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kameleon.errors import MissingExtraError
+from kameleon.errors import CheckpointError, MissingExtraError
 
 LOG_FILE = "log.jsonl"
 
@@ -15,16 +15,26 @@ class RunLog:
     """Appends to `folder/log.jsonl`; opened at step `step`, it first drops what a lost continuation had written."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / LOG_FILE
-        kept = [record for record in read_log(folder) if record["step"] <= step]
-        self._file = self.path.open("w", encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            kept = [record for record in read_log(folder) if record["step"] <= step]
+            self._file = self.path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise self._unwritable(error) from error
         for record in kept:
             self.write(record)
 
     def write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        """Add a line. Raises CheckpointError when it cannot be written."""
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> CheckpointError:
+        return CheckpointError(f"cannot write the run's log {self.path} (its last checkpoint is intact): {error}")
 
     def close(self) -> None:
         self._file.close()
