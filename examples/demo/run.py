@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from medicine import build
@@ -87,14 +88,14 @@ def training_speed(loaded: LoadedBase) -> float:
     card = Card(base_id=loaded.base.name, base_fingerprint=loaded.base.fingerprint)
     bank.add(fresh_adapter(loaded.base, "calibration", LONG, card))
     trainee = Trainee(bank.resident("calibration"), LONG)
-    examples = loaded.read(data_file(HERE, "law", "test")).examples[:16]
-    seconds: list[float] = []
-    tokens = 0
-    for _ in range(3):
+    examples = loaded.read(data_file(HERE, "law", "test")).examples[: 5 * LONG.rows_per_step]
+    speeds: list[float] = []
+    for at in range(0, len(examples), LONG.rows_per_step):
         start = time.perf_counter()
-        tokens = train_step(loaded.base, bank, trainee, pack(examples, 1024, 0), 1e-4).tokens
-        seconds.append(time.perf_counter() - start)
-    return tokens / min(seconds)
+        packs = pack(examples[at : at + LONG.rows_per_step], 1024, 0)
+        tokens = train_step(loaded.base, bank, trainee, packs, 1e-4).tokens
+        speeds.append(tokens / (time.perf_counter() - start))
+    return median(speeds)
 
 
 def own_tokens(loaded: LoadedBase, corpus: Corpus) -> float:

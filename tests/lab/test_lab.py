@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from kameleon.errors import MissingExtraError
-from kameleon.lab import PICTURES, explain, run_lab
+from kameleon.errors import MissingExtraError, SettingError
+from kameleon.lab import PICTURES, explain, run_lab, save_pictures
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +80,21 @@ def test_the_document_is_json_with_the_promised_keys(report):
     assert document["rank_curve"][3]["rank"] == 4
 
 
-def test_the_explanation_shows_the_numbers(report):
+def test_the_explanation_shows_the_numbers_on_a_narrow_screen(report):
     text = explain(report)
-    for shown in ("99.2% fewer", "92.59%", "the same to the bit", "0.25", f"{report.heldout_spread:.2f}", "SVD"):
-        assert shown in text
-    assert f"| LoRA and a bias | {report.heldout_mean_bias_10:.2f} | {report.heldout_mean_bias_1000:.2f} |" in text
+    words = " ".join(text.split())
+    for shown in (
+        "8,000 instead of 1,000,000: 99.2% fewer",
+        "10,000 are frozen and 800 trained: 92.59%",
+        "scaling alpha / r = 1 / 4 = 0.25",
+        "the same to the bit",
+        f"by {report.heldout_mean:.2f} on average, with a spread of {report.heldout_spread:.2f}",
+        f"LoRA and a bias {report.heldout_mean_bias_10:.2f} {report.heldout_mean_bias_1000:.2f}",
+        f"a bias alone {report.heldout_mean_bias_only_10:.2f}",
+        f"always 1 {report.heldout_mean_feature_1000:.2f}",
+    ):
+        assert shown in words
+    assert max(map(len, text.splitlines())) <= 79
 
 
 def test_pictures_are_png_files(folder, report):
@@ -92,6 +102,12 @@ def test_pictures_are_png_files(folder, report):
     for path in folder.iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.stat().st_size > 10_000
+
+
+def test_a_folder_that_cannot_be_written_is_named(report, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SettingError, match=r"cannot be written to .*file.*another folder"):
+        save_pictures(report, tmp_path / "file")
 
 
 def test_without_matplotlib_the_install_command_is_told_before_any_work(tmp_path, monkeypatch):

@@ -50,6 +50,7 @@ def test_any_embedding(entries, size, rank, ids):
     mode=st.sampled_from(["zeros", "reflect", "replicate", "circular"]),
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
+@pytest.mark.filterwarnings("ignore:Using padding=.same. with even kernel lengths:UserWarning")
 def test_any_convolution(in_size, out_size, groups, rank, kernel, stride, dilation, axes, padding, mode):
     make = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
     layer = make(in_size * groups, out_size * groups, kernel, stride=1 if padding == "same" else stride,

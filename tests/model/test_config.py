@@ -122,6 +122,8 @@ def test_a_sliding_window_bounds_the_exact_length_where_it_is_in_use():
     mistral = config_from_hf(new_style("mistral", sliding_window=100))
     assert (mistral.sliding_window, mistral.max_sequence_tokens) == (100, 100)
     assert config_from_hf(new_style("mistral", sliding_window=None)).max_sequence_tokens == 512
+    unsaid = {key: value for key, value in old_style("mistral").items() if key != "sliding_window"}
+    assert config_from_hf(unsaid | {"max_position_embeddings": 8192}).max_sequence_tokens == 4096  # as transformers
     unused = config_from_hf(old_style("qwen2") | {"sliding_window": 100, "use_sliding_window": False})
     assert (unused.sliding_window, unused.max_sequence_tokens) == (None, 512)
     used = config_from_hf(new_style("qwen2", use_sliding_window=True, sliding_window=100, max_window_layers=0))

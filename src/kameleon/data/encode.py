@@ -21,7 +21,8 @@ class Example:
 
     @property
     def trained_tokens(self) -> int:
-        return sum(self.trained)
+        """How many tokens are learned; a first token, which nothing precedes, cannot be."""
+        return sum(self.trained[1:])
 
 
 def encode_row(row: Row, template: ChatTemplate, raw: bool = False, max_tokens: int = 2048) -> Example:

@@ -3,7 +3,9 @@
 It knows `kameleon.lora` and nothing of language models, files of weights or adapters.
 """
 
+from kameleon.lab.explain import explain
+from kameleon.lab.pictures import PICTURES, save_pictures
 from kameleon.lab.report import LabReport, RankPoint
+from kameleon.lab.run import run_lab
 
-
-__all__ = ["LabReport", "RankPoint", "explain", "run_lab", "save_pictures"]
+__all__ = ["PICTURES", "LabReport", "RankPoint", "explain", "run_lab", "save_pictures"]

@@ -44,6 +44,7 @@ class Toy(nn.Module):
         weight = functional.pad(weight, (0, 1)) if feature else weight
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         layer.weight = nn.Parameter(weight.clone(), requires_grad=False)
+        self.frozen_weight = layer.weight
         self.body = nn.Sequential(layer)
         if lora:
             attach(self.body, LoraConfig(targets=("0",), rank=RANK, alpha=ALPHA))
@@ -72,13 +73,12 @@ def learn_constant(
     toy = Toy(original.weight, lora, bias, feature)
     losses = _train(toy, x, original(x) + CONSTANT)
     layer = toy.layer
-    frozen = layer.base.weight if isinstance(layer, LoraLayer) else layer.weight
     with torch.no_grad():
         return ConstantRun(
             losses=losses,
             train_difference=toy(x) - original(x),
             heldout_difference=toy(new) - original(new),
-            base_changed=not torch.equal(frozen[:, :WIDTH], original.weight),
+            base_changed=not torch.equal(toy.frozen_weight[:, :WIDTH], original.weight),
             weight_norm=float(original.weight.norm()),
             change_norm=float(layer.delta().norm()) if isinstance(layer, LoraLayer) else 0.0,
         )

@@ -13,7 +13,7 @@ from kameleon.lora import LoraConfig, attach
 
 WIDTH = 100
 TRUE_RANK = 4
-RANKS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 40, 50, 60, 70, 80, 90, 95, 100)
+RANKS = range(1, WIDTH + 1)
 _ITERATIONS = 300
 
 
@@ -44,9 +44,9 @@ def best_errors(change: Tensor) -> list[float]:
 
 def trained_error(change: Tensor, rank: int) -> float:
     """‖scaling · BA − change‖ / ‖change‖ after training A and B on a zero layer that should compute x · changeᵀ."""
-    model = nn.Sequential(nn.Linear(change.shape[1], change.shape[0], bias=False))
-    nn.init.zeros_(model[0].weight)
-    attach(model, LoraConfig(targets=("0",), rank=rank, alpha=float(rank)))
+    layer = nn.Linear(change.shape[1], change.shape[0], bias=False)
+    nn.init.zeros_(layer.weight)
+    model = attach(nn.Sequential(layer), LoraConfig(targets=("0",), rank=rank, alpha=float(rank)))
     # All unit vectors at once: the outputs are then ΔW itself, and their squared error is the one in the weight.
     inputs, wanted = torch.eye(change.shape[1]), change.T
     optimizer = torch.optim.LBFGS(

@@ -43,7 +43,9 @@ class LabReport:
     weight_norm: float  # ‖W‖
     change_norm: float  # ‖scaling · B·A‖
     # (d) what it learned
-    train_mean: float  # on the ten inputs it saw
+    train_sample: tuple[float, ...]  # the first output's differences on the ten inputs it saw
+    train_mean: float
+    heldout_sample: tuple[float, ...]  # and on the 1,000 new ones
     heldout_mean: float
     heldout_spread: float
     heldout_mean_bias_10: float  # side path and a trained bias, ten inputs
@@ -52,10 +54,9 @@ class LabReport:
     loss_lora_1000: float  # what it could not learn there
     heldout_mean_bias_1000: float  # side path and a trained bias, 1,000 inputs
     heldout_mean_feature_1000: float  # side path with an input that is always 1, 1,000 inputs
-    heldout_sample: tuple[float, ...]  # 1,000 of the differences behind heldout_mean, for the picture
     # (e) rank
     rank_curve: tuple[RankPoint, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """A document for `json.dumps`: all fields, `rank_curve` as a list of objects."""
-        return asdict(self)
+        """A document for `json.dumps`: all fields but the samples, which only the picture needs."""
+        return {name: value for name, value in asdict(self).items() if not name.endswith("_sample")}

@@ -51,7 +51,9 @@ def _measure(seed: int) -> LabReport:
         base_changed=ten.base_changed,
         weight_norm=ten.weight_norm,
         change_norm=ten.change_norm,
+        train_sample=tuple(ten.train_difference[:, 0].tolist()),
         train_mean=float(ten.train_difference.mean()),
+        heldout_sample=tuple(ten.heldout_difference[:, 0].tolist()),
         heldout_mean=float(ten.heldout_difference.mean()),
         heldout_spread=float(ten.heldout_difference.std()),
         heldout_mean_bias_10=_heldout_mean(seed, 10, bias=True),
@@ -60,7 +62,6 @@ def _measure(seed: int) -> LabReport:
         loss_lora_1000=thousand.losses[-1],
         heldout_mean_bias_1000=_heldout_mean(seed, 1000, bias=True),
         heldout_mean_feature_1000=_heldout_mean(seed, 1000, feature=True),
-        heldout_sample=tuple(ten.heldout_difference.diagonal().tolist()),
         rank_curve=rank_curve(seed),
     )
 

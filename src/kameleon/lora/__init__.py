@@ -1,19 +1,10 @@
 """LoRA for any torch module: linear, embedding, convolution. It knows torch and nothing of language models."""
 
-from kameleon.lora.attach import (
-    Count,
-    MergeReport,
-    attach,
-    count,
-    detach,
-    layers,
-    load_lora_state_dict,
-    lora_state_dict,
-    merge,
-    unmerge,
-)
+from kameleon.lora.attach import Count, attach, count, detach, layers
 from kameleon.lora.config import LoraConfig
 from kameleon.lora.layers import LoraConv, LoraConv1D, LoraEmbedding, LoraLayer, LoraLinear
+from kameleon.lora.merge import MergeReport, merge, unmerge
+from kameleon.lora.state import load_lora_state_dict, lora_state_dict
 
 __all__ = [
     "Count",

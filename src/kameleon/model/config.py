@@ -113,7 +113,7 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
         attention_bias=family == "qwen2",
         qk_norm=family == "qwen3",
         max_positions=max_positions,
-        sliding_window=config.get("sliding_window") if windowed else None,
+        sliding_window=config.get("sliding_window", 4096 if family == "mistral" else None) if windowed else None,
         stop_token_ids=_as_ids(stops),
     )
 

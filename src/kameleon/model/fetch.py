@@ -58,7 +58,7 @@ def locate(ref: str, on_progress: Progress | None = None) -> BaseFiles:
     if ref in CATALOGUE:
         return _from_catalogue(CATALOGUE[ref], on_progress)
     path = Path(ref).expanduser()
-    if path.exists():
+    if ref.strip() and path.exists():
         return BaseFiles(ref, path.resolve(), f"local {'folder' if path.is_dir() else 'file'} {path}")
     if ref.count("/") == 1 and not ref.startswith((".", "/", "~")) and path.suffix != ".gguf":
         try:
