@@ -267,3 +267,17 @@ def test_a_faulty_recipe_names_every_fault():
         Recipe(rank=0, clip_norm=-1)
     with pytest.raises(SettingError, match="patience is -1"):
         Watch(patience=-1)
+
+
+def test_training_in_bf16_follows_fp32(tiny_folder, rows):
+    """The base computes in bf16; A, B and the optimiser stay fp32."""
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        loaded = kameleon.load(str(tiny_folder), dtype=dtype)
+        seen = []
+        result = loaded.train(rows, "count", recipe=RECIPE, overwrite=True, on_step=lambda r, s=seen: s.append(r.loss))
+        assert all(f.a.dtype == f.b.dtype == torch.float32 for f in result.adapter.modules.values())
+        losses[dtype] = seen
+    assert losses[torch.bfloat16][0] == pytest.approx(losses[torch.float32][0], rel=0.01)
+    assert losses[torch.bfloat16][-1] == pytest.approx(losses[torch.float32][-1], rel=0.1)
+    assert losses[torch.bfloat16] != losses[torch.float32]
