@@ -14,7 +14,7 @@ import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -207,7 +207,7 @@ def make_report(
         "forgetting": {s.adapter: s.loss - forgotten[0].loss for s in forgotten if s.adapter},
         "adapters": adapters,
         "switching": switching,
-        "recipes": {task.name: asdict(task.recipe) for task in TASKS},
+        "recipes": {task.name: loaded.shelf.load(task.name).card.recipe for task in TASKS},
     }
 
 

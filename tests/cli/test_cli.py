@@ -99,7 +99,7 @@ def test_data_check_shows_the_mask_counts_and_names_bad_rows(run, rows):
     assert "broken JSON" in out
     status, _, err = run("train", "--data", rows, "--name", "count")
     assert status == 2
-    assert "row 31: empty answer" in err.replace("\n", " ")
+    assert "row 31: empty answer" in " ".join(err.split())
 
 
 def test_chat_switches_and_compares(run, rows, monkeypatch):

@@ -80,7 +80,7 @@ def test_a_tokenizer_without_an_end_token_cannot_teach_to_stop(value):
 
 def test_text_and_raw_need_no_template_but_a_conversation_does():
     template = ChatTemplate(make_tokenizer(None))
-    assert encode_row(row(text="a"), template).trained_tokens == 2
+    assert encode_row(row(text="a"), template).trained_tokens == 1
     assert encode_row(row(prompt="a", completion="b"), template, raw=True).trained_tokens == 2
     with pytest.raises(DataError, match="no chat template"):
         encode_row(row(**CHAT), template)
