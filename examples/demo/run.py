@@ -20,7 +20,6 @@ from statistics import median
 from typing import Any
 
 from medicine import build
-from rich.table import Table
 
 from kameleon import LoadedBase, Recipe, Watch
 from kameleon.adapters import Adapter, Bank, Card
@@ -212,38 +211,38 @@ def make_report(
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """The table: adapters down, test sets across."""
+    """Adapters down, test sets across; then what each adapter cost."""
     cells = {(row["adapter"], row["testset"]): row for row in report["rows"]}
     names = [task.name for task in TASKS]
-    shown: Table = table(
-        "adapter", *(f">{n}" for n in names), ">forgets", ">trained", ">share", ">file", ">min", ">tok/s"
-    )
+    scores = table("adapter", *(f">{name}" for name in names), ">forgets")
     for adapter in ["base", *names]:
-        row = [cells[adapter, name] for name in names]
-        marks = ["bold" if name == adapter else "" for name in names]
-        told = [
-            f"[{mark}]{one['score']:.3f} · {one['bits_per_byte']:.2f}[/]"
-            if mark
-            else f"{one['score']:.3f} · {one['bits_per_byte']:.2f}"
-            for one, mark in zip(row, marks, strict=True)
-        ]
-        about = report["adapters"].get(adapter)
-        rest = ["", f"{report['base']['parameters'] / 1e6:.1f} M", "100%", megabytes(report["base"]["bytes"]), "", ""]
-        if about:
-            rest = [
-                f"{report['forgetting'][adapter]:+.2f}",
-                f"{about['trained_parameters'] / 1e6:.1f} M",
-                f"{about['share']:.1%}",
-                megabytes(about["file_bytes"]),
-                f"{about['minutes']:.1f}",
-                f"{about['tokens_per_s']:.0f}",
-            ]
-        shown.add_row(adapter, *told, *rest)
-    results.print(shown)
+        told = [f"{cells[adapter, n]['score']:.3f} · {cells[adapter, n]['bits_per_byte']:.2f}" for n in names]
+        own = [f"[bold]{cell}[/]" if name == adapter else cell for name, cell in zip(names, told, strict=True)]
+        change = report["forgetting"].get(adapter)
+        scores.add_row(adapter, *own, "" if change is None else f"{change:+.2f}")
+    results.print(scores)
+    results.print(
+        f"score · bits per byte of the right answers, on {report['rows'][0]['rows']} held-out rows a set; the score is "
+        "the choice of the first token (polish: exact match); forgets: nats per token of general text\n",
+        style="dim",
+        highlight=False,
+    )
+    costs = table("adapter", ">trained", ">of the base", ">file", ">rows", ">minutes", ">tokens/s")
+    base = report["base"]
+    costs.add_row("base", f"{base['parameters']:,}", "", megabytes(base["bytes"]), "", "", "")
+    for name, about in report["adapters"].items():
+        costs.add_row(
+            name,
+            f"{about['trained_parameters']:,}",
+            f"{about['share']:.2%}",
+            megabytes(about["file_bytes"]),
+            str(about["rows"]),
+            f"{about['minutes']:.1f}",
+            f"{about['tokens_per_s']:.0f}",
+        )
+    results.print(costs)
     switching = report["switching"]
     results.print(
-        "held-out score (first-token choice; polish: exact match) · bits per byte of the right answers, on "
-        f"{report['rows'][0]['rows']} rows a set; forgets: nats per token of general text\n"
         f"switching to a resident adapter {switching['resident_ms']:.4f} ms, a cold one {switching['cold_ms']:.0f} ms",
         style="dim",
         highlight=False,
