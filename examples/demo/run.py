@@ -51,10 +51,10 @@ class Task:
 SHORT = Recipe(layers=10, rows_per_step=16, learning_rate=2e-3)
 LONG = Recipe(layers=10, rows_per_step=8)
 TASKS = (
-    Task("law", 225, 112, LONG),
-    Task("medicine", 130, 90, SHORT),
-    Task("code", 130, 122, LONG),
-    Task("polish", 125, 90, SHORT),
+    Task("law", 220, 112, LONG),
+    Task("medicine", 165, 90, SHORT),
+    Task("code", 125, 122, LONG),
+    Task("polish", 100, 90, SHORT),
 )
 
 
@@ -138,7 +138,8 @@ def evaluate(loaded: LoadedBase, out: Path, speed: float) -> tuple[list[Score], 
         loaded.load_adapter(name)
     with progress() as bars:
         count = sum(len(s.examples) + sum(map(len, s.alternatives)) for s in [*sets, general]) * len(names)
-        task = bars.add_task("evaluating", total=count + sum(len(s.examples) for s in raw))
+        count += sum(len(s.examples) + sum(map(len, s.alternatives)) for s in raw)
+        task = bars.add_task("evaluating", total=count)
 
         def on_rows(done: int) -> None:
             bars.update(task, advance=done)
