@@ -1,0 +1,137 @@
+"""Adapters on disk: exact round trips, strict reading, and writes that are whole or not at all."""
+
+import json
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from fakes import random_adapter
+from safetensors.torch import load_file, save_file
+
+from kameleon.adapters import Adapter, Card, Shelf
+from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError
+
+
+@pytest.fixture
+def saved(tiny, tmp_path):
+    adapter = random_adapter(tiny.base, "mine")
+    adapter.save(tmp_path / "mine")
+    return adapter, tmp_path / "mine"
+
+
+def change_config(folder, **values):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def change_tensors(folder, change):
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    save_file(change(dict(tensors)), path)
+
+
+def test_a_round_trip_is_exact_and_the_card_does_not_count_in_the_fingerprint(saved):
+    adapter, folder = saved
+    got = Adapter.load(folder)
+    assert got.fingerprint == adapter.fingerprint == replace(adapter, card=Card()).fingerprint
+    assert got.card == adapter.card
+    first = next(iter(adapter.modules.values()))
+    first.b[0, 0] += 1
+    assert Adapter.load(folder).fingerprint != replace(adapter).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "all"}, "bias"),
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"r": 10**9}, "r is 1000000000"),
+        ({"r": 7}, "the config says rank 7"),
+        ({"lora_alpha": "x"}, "lora_alpha is 'x'"),
+    ],
+)
+def test_what_would_not_be_applied_is_refused_by_name(saved, values, told):
+    change_config(saved[1], **values)
+    with pytest.raises(AdapterFileError, match=told):
+        Adapter.load(saved[1])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda t: {k: v for k, v in t.items() if k != next(iter(t))}, "without its partner"),
+        (lambda t: {k: v.fill_(float("nan")) for k, v in t.items()}, "NaN"),
+        (lambda t: {k.replace("lora_A", "lora_embedding_A"): v for k, v in t.items()}, "not a LoRA factor"),
+        (lambda t: {}, "no LoRA factors at all"),
+    ],
+)
+def test_damaged_factors_are_refused(saved, change, told):
+    change_tensors(saved[1], change)
+    with pytest.raises(AdapterFileError, match=told):
+        Adapter.load(saved[1])
+
+
+def test_half_precision_factors_become_fp32(saved):
+    change_tensors(saved[1], lambda t: {k: v.bfloat16() for k, v in t.items()})
+    assert all(f.a.dtype == f.b.dtype == torch.float32 for f in Adapter.load(saved[1]).modules.values())
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 100, 2000, -1])
+def test_a_file_cut_short_is_refused(saved, kept):
+    path = saved[1] / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(AdapterFileError, match="damaged or cut short"):
+        Adapter.load(saved[1])
+
+
+def test_a_pickle_is_named_and_never_opened(saved):
+    (saved[1] / "adapter_model.safetensors").rename(saved[1] / "adapter_model.bin")
+    with pytest.raises(AdapterFileError, match="pickle"):
+        Adapter.load(saved[1])
+
+
+def test_a_write_that_fails_leaves_the_old_adapter_and_nothing_else(saved, monkeypatch):
+    adapter, folder = saved
+    before = Adapter.load(folder).fingerprint
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(AdapterFileError, match="No space left"):
+        patch.setattr(os, "fsync", full)
+        adapter.save(folder)
+    assert Adapter.load(folder).fingerprint == before
+    assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".mine")] == []
+
+
+def test_cards_are_read_strictly():
+    card = Card(base_id="b", base_fingerprint="sha256:1", parents=("sha256:2",))
+    assert Card.from_json(card.to_json()) == card
+    values = json.loads(card.to_json())
+    with pytest.raises(AdapterFileError, match=r"'base_di'; did you mean 'base_id'"):
+        Card.from_json(json.dumps({**values, "base_di": "x"}))
+    with pytest.raises(AdapterFileError, match="newer Kameleon"):
+        Card.from_json(json.dumps({**values, "format": 99}))
+
+
+def test_the_shelf(tiny, tmp_path):
+    shelf = Shelf(tmp_path / "shelf")
+    adapter = random_adapter(tiny.base, "law")
+    shelf.save(adapter)
+    assert shelf.names() == ["law"]
+    assert shelf.load("law").fingerprint == adapter.fingerprint
+    with pytest.raises(AdapterNotFoundError, match="did you mean 'law'"):
+        shelf.load("lau")
+    (shelf.root / "broken").mkdir()
+    assert [(entry.name, bool(entry.fault)) for entry in shelf.entries()] == [("broken", True), ("law", False)]
+    shelf.remove("law")
+    assert not shelf.has("law")
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a" * 65])
+def test_a_name_that_is_no_plain_folder_name_is_refused(name, tmp_path):
+    with pytest.raises(AdapterError, match="cannot name an adapter"):
+        Shelf(tmp_path).load(name)
