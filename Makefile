@@ -9,7 +9,7 @@ all: check test
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.stamp-install: .venv/bin/python pyproject.toml constraints.txt
+.stamp-install: .venv/bin/python pyproject.toml constraints.txt $(wildcard native/*)
 	$(PIP) torch && $(PIP) --editable ".[plot,parquet]" && touch $@
 
 .stamp-dev: .stamp-install

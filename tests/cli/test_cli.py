@@ -37,6 +37,15 @@ def rows(tmp_path):
 FAST = ("--rank", "2", "--rows-per-step", "8", "--epochs", "2", "--learning-rate", "0.01")
 
 
+def test_doctor_names_the_kernels_and_the_compute_type_with_reasons(run):
+    status, out, _ = run("doctor", "--json", base=False)
+    found = json.loads(out)
+    assert status == (0 if found["kernels"] else 1)
+    assert found["compute_type"] in ("float32", "bfloat16")
+    assert "measured here" in found["compute_reason"]
+    assert found["kernels_reason"]
+
+
 def test_train_then_list_show_verify_eval_and_remove(run, rows):
     status, out, err = run("train", "--data", rows, "--name", "count", *FAST, "--json")
     assert status == 0

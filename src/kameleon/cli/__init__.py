@@ -12,6 +12,7 @@ from cyclopts import App
 from kameleon.cli import adapters, bases, data
 from kameleon.cli.chat import chat
 from kameleon.cli.console import notes
+from kameleon.cli.doctor import doctor
 from kameleon.cli.evaluate import evaluate
 from kameleon.cli.lab import lab
 from kameleon.cli.train import train
@@ -34,6 +35,7 @@ app.command(evaluate, name="eval")
 app.command(chat)
 app.command(adapters.app)
 app.command(lab)
+app.command(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from kameleon.api import LoadedBase, load
+from kameleon.ops import kernels
 
 results = Console()
 notes = Console(stderr=True)
@@ -70,6 +71,7 @@ def open_base(ref: str) -> LoadedBase:
     base = loaded.base
     notes.print(f"base {base.name}: {base.files.source}", highlight=False)
     notes.print(f"computing in {base.compute_reason}", highlight=False)
+    notes.print(f"kernels: {kernels().level or 'none, the reference path'} ({kernels().reason})", highlight=False)
     return loaded
 
 

@@ -8,26 +8,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from kameleon.errors import SettingError
 from kameleon.model.config import DecoderConfig
 from kameleon.model.layout import Group, groups, module_name
 from kameleon.model.rope import attention_factor, inv_freq
 from kameleon.ops import (
+    Cheap,
     LayerCache,
+    RmsNorm,
     Segments,
     SidePath,
+    SwiGlu,
     attention,
     attention_cached,
     lora_linear,
     rms_norm,
     rope,
     rotation,
-    swiglu,
+    split_heads,
 )
 from kameleon.weights import DenseWeight, FrozenWeight, WeightFile, join
 
@@ -74,7 +79,12 @@ class Decoder:
         self._rope_factor = attention_factor(config.rope)
 
     def hidden(
-        self, tokens: Tensor, segments: Segments, adapters: SidePaths | None = None, cache: Cache | None = None
+        self,
+        tokens: Tensor,
+        segments: Segments,
+        adapters: SidePaths | None = None,
+        cache: Cache | None = None,
+        checkpoint_layers: bool = False,
     ) -> Tensor:
         """Final normed hidden states [tokens, hidden_size] of a packed row.
 
@@ -82,7 +92,7 @@ class Decoder:
         goes on where `segments.offsets[i]` says, and its keys and values are added to the cache.
         Raises SettingError for a sequence longer than the base was made for.
         """
-        return self.finish(self.run(self.embed(tokens), segments, adapters, cache))
+        return self.finish(self.run(self.embed(tokens), segments, adapters, cache, None, checkpoint_layers))
 
     def embed(self, tokens: Tensor) -> Tensor:
         """[tokens, hidden_size]: what enters the first layer."""
@@ -95,25 +105,21 @@ class Decoder:
         adapters: SidePaths | None = None,
         cache: Cache | None = None,
         layers: range | None = None,
+        checkpoint_layers: bool = False,
     ) -> Tensor:
         """`x` [tokens, hidden_size] through `layers` (all of them by default).
 
         Layers below the lowest adapted one give every adapter the same; whoever compares adapters runs them once.
+        With `checkpoint_layers`, each layer keeps its input alone and runs again when its gradient is asked for.
         """
         self._check(x, segments)
-        cos, sin = rotation(segments.positions, self._inv_freq, self._rope_factor)
-        eps = self.config.rms_norm_eps
+        turn = rotation(segments.positions, self._inv_freq, self._rope_factor)
         for index in layers if layers is not None else range(len(self.layers)):
-            layer = self.layers[index]
-            q, k, v = self._qkv(index, rms_norm(x, layer.input_norm, eps), segments, adapters, cos, sin)
-            if cache is None:
-                mixed = attention(q, k, v, segments)
+            if checkpoint_layers:
+                again = partial(self._layer, index, segments=segments, turn=turn, adapters=adapters, cache=cache)
+                x = checkpoint(again, x, use_reentrant=False, preserve_rng_state=False)
             else:
-                mixed = attention_cached(q, k, v, segments, cache.layer(index))
-            x = x + _project(layer.o, "o", index, mixed.flatten(1), segments, adapters)
-            normed = rms_norm(x, layer.mlp_norm, eps)
-            gated = swiglu(_project(layer.gate_up, "gate_up", index, normed, segments, adapters))
-            x = x + _project(layer.down, "down", index, gated, segments, adapters)
+                x = self._layer(index, x, segments, turn, adapters, cache)
         return x
 
     def finish(self, x: Tensor) -> Tensor:
@@ -124,30 +130,40 @@ class Decoder:
         """hidden · headᵀ in fp32, [rows, vocab_size]; give it only the rows that are needed."""
         return self.head.project(hidden).float()
 
-    def _qkv(
+    def _layer(
         self,
         index: int,
         x: Tensor,
         segments: Segments,
+        turn: tuple[Tensor, Tensor],
         adapters: SidePaths | None,
-        cos: Tensor,
-        sin: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated q [tokens, heads, head_dim], rotated k and v [tokens, kv_heads, head_dim]."""
-        layer = self.layers[index]
-        config = self.config
-        heads, kv_heads = config.num_heads, config.num_kv_heads
-        qkv = _project(layer.qkv, "qkv", index, x, segments, adapters)
+        cache: Cache | None,
+    ) -> Tensor:
+        layer, config = self.layers[index], self.config
+
+        def project(group: str, x: Tensor, before: Cheap | None = None, residual: Tensor | None = None) -> Tensor:
+            sides = adapters.sides(index, group) if adapters is not None else ()
+            return lora_linear(x, getattr(layer, group), sides, segments, before, residual)
+
+        qkv = project("qkv", x, RmsNorm(layer.input_norm, config.rms_norm_eps))
+        qkv = rope(self._finish_qkv(layer, qkv), *turn, config.num_heads + config.num_kv_heads)
+        if cache is None:
+            mixed = attention(qkv, config.num_heads, config.num_kv_heads, segments)
+        else:
+            mixed = attention_cached(qkv, config.num_heads, config.num_kv_heads, segments, cache.layer(index))
+        x = project("o", mixed, residual=x)
+        gate_up = project("gate_up", x, RmsNorm(layer.mlp_norm, config.rms_norm_eps))
+        return project("down", gate_up, SwiGlu(), residual=x)
+
+    def _finish_qkv(self, layer: Layer, qkv: Tensor) -> Tensor:
+        """`qkv` [tokens, (heads + 2 · kv_heads) · head_dim] with its bias and q/k norms, where the family has them."""
         if layer.qkv_bias is not None:
             qkv = qkv + layer.qkv_bias
-        qk, v = qkv.split([(heads + kv_heads) * config.head_dim, kv_heads * config.head_dim], dim=-1)
-        qk = qk.unflatten(-1, (heads + kv_heads, config.head_dim))  # [tokens, heads + kv_heads, head_dim]
         if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = qk.split([heads, kv_heads], dim=1)
-            normed = (rms_norm(q, layer.q_norm, config.rms_norm_eps), rms_norm(k, layer.k_norm, config.rms_norm_eps))
-            qk = torch.cat(normed, dim=1)
-        q, k = rope(qk, cos, sin).split([heads, kv_heads], dim=1)
-        return q, k, v.unflatten(-1, (kv_heads, config.head_dim))
+            q, k, v = split_heads(qkv, self.config.num_heads, self.config.num_kv_heads)
+            eps = self.config.rms_norm_eps
+            qkv = torch.cat([rms_norm(q, layer.q_norm, eps), rms_norm(k, layer.k_norm, eps), v], dim=1).flatten(1)
+        return qkv
 
     def _check(self, x: Tensor, segments: Segments) -> None:
         assert len(x) == segments.tokens, f"{len(x)} tokens for segments of {segments.tokens}"
@@ -155,12 +171,6 @@ class Decoder:
         longest = max((o + n for o, n in zip(segments.offsets, segments.lengths, strict=True)), default=0)
         if longest > limit:
             raise SettingError(f"a sequence of {longest} tokens; this base handles at most {limit}: shorten the text")
-
-
-def _project(
-    weight: FrozenWeight, group: str, layer: int, x: Tensor, segments: Segments, adapters: SidePaths | None
-) -> Tensor:
-    return lora_linear(x, weight, adapters.sides(layer, group) if adapters is not None else (), segments)
 
 
 def build_decoder(

@@ -9,6 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from kameleon.ops.products import multiply
+
 
 @dataclass(frozen=True)
 class ComputeType:
@@ -32,7 +34,7 @@ def _gflops(dtype: torch.dtype) -> float:
 
 
 def _products(x: Tensor, w: Tensor) -> Tensor:
-    return (x @ w.T) @ w
+    return multiply(multiply(x, w.T), w)
 
 
 @lru_cache(maxsize=1)

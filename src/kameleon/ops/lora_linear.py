@@ -13,15 +13,18 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from kameleon.ops import native
+from kameleon.ops.cheap import Cheap
+from kameleon.ops.products import Addition, multiply
 from kameleon.ops.segments import Run, Segments
 
 
 class Projection(Protocol):
     """What this operator needs of a frozen weight [out, in]; gradients never reach the weight itself."""
 
-    def project(self, x: Tensor) -> Tensor: ...
+    def project(self, x: Tensor, additions: Sequence[Addition] = (), residual: Tensor | None = None) -> Tensor: ...
 
-    def project_back(self, dy: Tensor) -> Tensor: ...
+    def project_back(self, dy: Tensor, additions: Sequence[Addition] = ()) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -45,59 +48,84 @@ class SidePath:
     a: Tensor
     branches: tuple[Branch, ...]
 
+    @property
+    def ranks(self) -> list[slice]:
+        """The columns of h = x Aᵀ that belong to each branch."""
+        columns, at = [], 0
+        for branch in self.branches:
+            columns.append(slice(at, at := at + branch.b.shape[1]))
+        return columns
+
 
 class _LoraLinear(torch.autograd.Function):
     """Arguments after `sides` are the same factors, flat, so that autograd sees them: per run a, then each b."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Projection, runs: Sequence[Run], sides: Sequence[SidePath], *factors: Tensor
+        ctx: Any,
+        x: Tensor,
+        weight: Projection,
+        runs: Sequence[Run],
+        sides: Sequence[SidePath],
+        before: Cheap | None,
+        residual: Tensor | None,
+        *factors: Tensor,
     ) -> Tensor:
-        y = weight.project(x)
-        hiddens = []
-        for run, side in zip(runs, sides, strict=True):
-            h = x[run.start : run.stop] @ side.a.to(x.dtype).T  # [run, sum of ranks]
-            column = 0
-            for branch in side.branches:
-                rank = branch.b.shape[1]
-                out = y[run.start : run.stop, branch.start : branch.stop]
-                out.addmm_(h[:, column : column + rank], branch.b.to(x.dtype).T, alpha=branch.scaling)
-                column += rank
+        entering = x if before is None else before.forward(x)
+        hiddens, additions = [], []
+        for (start, stop, _), side in zip(runs, sides, strict=True):
+            h = multiply(entering[start:stop], side.a.to(x.dtype).T)  # [run, sum of ranks]
             hiddens.append(h)
-        ctx.weight, ctx.runs, ctx.sides = weight, runs, sides
+            additions += [
+                Addition(start, stop, branch.start, branch.stop, h[:, ranks], branch.b.T, branch.scaling)
+                for branch, ranks in zip(side.branches, side.ranks, strict=True)
+            ]
+        ctx.weight, ctx.runs, ctx.sides, ctx.before = weight, runs, sides, before
         ctx.save_for_backward(x, *hiddens, *factors)
-        return y
+        return weight.project(entering, additions, residual)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        dy = grads[0]
+        dy = grads[0].contiguous()
         x, *saved = ctx.saved_tensors
-        dx = ctx.weight.project_back(dy) if ctx.needs_input_grad[0] else None
+        before: Cheap | None = ctx.before
+        entering = x if before is None or not ctx.runs else before.forward(x)
         factor_grads: list[Tensor] = []
-        for run, side, h in zip(ctx.runs, ctx.sides, saved[: len(ctx.runs)], strict=True):
-            dy_run, column = dy[run.start : run.stop], 0
-            dh = torch.empty_like(h)
-            b_grads = []
-            for branch in side.branches:
-                ranks = slice(column, column + branch.b.shape[1])
-                dy_branch = dy_run[:, branch.start : branch.stop]
-                torch.mul(dy_branch @ branch.b.to(dy.dtype), branch.scaling, out=dh[:, ranks])
-                b_grads.append((dy_branch.T @ h[:, ranks]).to(branch.b.dtype).mul_(branch.scaling))
-                column = ranks.stop
-            factor_grads += [(dh.T @ x[run.start : run.stop]).to(side.a.dtype), *b_grads]
-            if dx is not None:
-                dx[run.start : run.stop].addmm_(dh, side.a.to(dh.dtype))
-        return dx, None, None, None, *factor_grads
+        additions = []
+        for (start, stop, _), side, h in zip(ctx.runs, ctx.sides, saved[: len(ctx.runs)], strict=True):
+            dh, b_grads = torch.empty_like(h), []
+            for branch, ranks in zip(side.branches, side.ranks, strict=True):
+                dy_branch = dy[start:stop, branch.start : branch.stop]
+                dh[:, ranks] = multiply(dy_branch, branch.b.to(dy.dtype)).mul_(branch.scaling)
+                b_grads.append(multiply(h[:, ranks].T, dy_branch).T.to(branch.b.dtype).mul_(branch.scaling))
+            factor_grads += [multiply(dh.T, entering[start:stop]).to(side.a.dtype), *b_grads]
+            additions.append(Addition(start, stop, 0, entering.shape[1], dh, side.a, 1.0))
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = ctx.weight.project_back(dy, additions)
+            dx = dx if before is None else before.backward(x, dx)
+        return dx, None, None, None, None, dy if ctx.needs_input_grad[5] else None, *factor_grads
 
 
-def lora_linear(x: Tensor, weight: Projection, sides: Sequence[SidePath | None], segments: Segments) -> Tensor:
-    """y = x Wᵀ + scaling · (x Aᵀ) Bᵀ, with each segment's own A and B (Hu et al., 2021, arXiv:2106.09685).
+def lora_linear(
+    x: Tensor,
+    weight: Projection,
+    sides: Sequence[SidePath | None],
+    segments: Segments,
+    before: Cheap | None = None,
+    residual: Tensor | None = None,
+) -> Tensor:
+    """y = u Wᵀ + scaling · (u Aᵀ) Bᵀ + residual, with u = before(x) and each segment's own A and B
+    (Hu et al., 2021, arXiv:2106.09685).
 
-    `x` [tokens, in]; `weight` [out, in], frozen; `sides[slot]` the factors of the adapter in that slot, None where it
-    does not touch this projection. Factors are fp32 masters, used in x's type; their gradients come back in fp32.
-    Returns [tokens, out] in x's type. Tokens of the plain base get exactly x Wᵀ.
+    `x` [tokens, in], or what `before` makes [tokens, in] of: u is computed again in the backward pass, not stored.
+    `weight` [out, in], frozen; `sides[slot]` the factors of the adapter in that slot, None where it does not touch this
+    projection; `residual` [tokens, out]. Factors are fp32 masters, used in x's type; their gradients come back in fp32.
+    Returns [tokens, out] in x's type. Tokens of the plain base get exactly u Wᵀ + residual.
     """
+    if before is not None and not native.runs(x):
+        x, before = before(x), None
     live = [(run, side) for run in segments.runs if (side := sides[run.adapter]) is not None]
     runs, used = [run for run, _ in live], [side for _, side in live]
     factors = [t for side in used for t in (side.a, *(branch.b for branch in side.branches))]
-    return _LoraLinear.apply(x, weight, runs, used, *factors)  # type: ignore[no-any-return]
+    return _LoraLinear.apply(x, weight, runs, used, before, residual, *factors)  # type: ignore[no-any-return]

@@ -1,4 +1,6 @@
-"""Every operator again, slowly and plainly, with PyTorch's own gradients: what the fast ones are tested against."""
+"""Every operator slowly and plainly, with PyTorch's own gradients: what the kernels are tested against, and what runs
+where there are none. Computed in fp32 and rounded once, as the kernels do.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,24 @@ from kameleon.ops.segments import NO_ADAPTER, NO_PARENT, Segments
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """y = weight · x / sqrt(mean(x²) + eps)."""
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()).to(x.dtype)
 
 
-def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair (x[i], x[i + head_dim/2]); `x` [tokens, heads, head_dim]."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    """Rotate each pair (x[i], x[i + head_dim/2]) of the first `heads` heads; `x` [tokens, any heads · head_dim]."""
+    size = 2 * cos.shape[1]
+    turned, rest = x.unflatten(1, (-1, size)).split([heads, x.shape[1] // size - heads], dim=1)
+    first, second = turned.float().chunk(2, dim=-1)
+    c, s = cos[:, None], sin[:, None]
+    rotated = torch.cat([first * c - second * s, second * c + first * s], dim=-1).to(x.dtype)
+    return torch.cat([rotated, rest], dim=1).flatten(1)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """y = silu(gate) · up."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return gate * torch.sigmoid(gate) * up
+    gate, up = gate_up.float().chunk(2, dim=-1)
+    return (gate * torch.sigmoid(gate) * up).to(gate_up.dtype)
 
 
 def lora_linear(x: Tensor, weight: Tensor, sides: Sequence[SidePath | None], segments: Segments) -> Tensor:
@@ -50,9 +57,12 @@ def lora_linear(x: Tensor, weight: Tensor, sides: Sequence[SidePath | None], seg
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
-    """softmax(q kᵀ / sqrt(head_dim)) v with the whole score matrix, one segment at a time."""
-    groups = q.shape[1] // k.shape[1]
-    k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    """softmax(q kᵀ / sqrt(head_dim)) v with the whole score matrix, one segment at a time.
+
+    `q` [tokens, heads, head_dim]; `k`, `v` [tokens, kv_heads, head_dim]. Returns [tokens, heads, head_dim].
+    """
+    groups, dtype = q.shape[1] // k.shape[1], q.dtype
+    q, k, v = q.float(), k.float().repeat_interleave(groups, 1), v.float().repeat_interleave(groups, 1)
     out = []
     for start, length, parent in zip(segments.starts, segments.lengths, segments.parents, strict=True):
         own = torch.arange(start, start + length)
@@ -63,7 +73,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
         scores = torch.einsum("qhd,khd->hqk", q[own], k[seen]) / math.sqrt(q.shape[-1])
         hidden = torch.ones(length, len(seen), dtype=torch.bool).triu_(1 + len(before))
         out.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -math.inf).softmax(-1), v[seen]))
-    return torch.cat(out)
+    return torch.cat(out).to(dtype)
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from kameleon.ops import cheap, native, reference
 
-class _RmsNorm(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight, scale)
-        return (wide * scale).to(x.dtype).mul_(weight)
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, scale = ctx.saved_tensors
-        normed = x.float() * scale
-        inner = (grads[0] * weight).float()
-        shift = (inner * normed).mean(dim=-1, keepdim=True)
-        return inner.addcmul_(normed, shift, value=-1).mul_(scale).to(x.dtype), None, None
+@dataclass(frozen=True, eq=False)
+class RmsNorm:
+    """y = weight · x / sqrt(mean(x²) + eps); `weight` [size] in x's type."""
+
+    weight: Tensor
+    eps: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.empty_like(x)
+        size = x.shape[-1]
+        native.call("rms_norm", native.type_code(x), x, self.weight, self.eps, x.numel() // size, size, y)
+        return y
+
+    def backward(self, x: Tensor, dy: Tensor) -> Tensor:
+        dx = torch.empty_like(x)
+        size = x.shape[-1]
+        native.call("rms_norm_back", native.type_code(x), x, self.weight, self.eps, dy, x.numel() // size, size, dx)
+        return dx
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return reference.rms_norm(x, self.weight, self.eps)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """y = weight · x / sqrt(mean(x²) + eps), over the last axis.
 
-    `x` [..., size] fp32 or bf16; `weight` [size], frozen (it gets no gradient). The mean is taken in fp32.
+    `x` [..., size] fp32 or bf16; `weight` [size], frozen (it gets no gradient). Computed in fp32, rounded once.
     """
-    return _RmsNorm.apply(x, weight, eps)  # type: ignore[no-any-return]
+    return cheap.apply(RmsNorm(weight, eps), x)

@@ -7,40 +7,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kameleon.ops import native, reference
+
 
 def rotation(positions: Tensor, inv_freq: Tensor, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-    """cos and sin of position · inv_freq, [tokens, 1, head_dim / 2] fp32, times `factor` (YaRN's attention factor).
+    """cos and sin of position · inv_freq, [tokens, head_dim / 2] fp32, times `factor` (YaRN's attention factor).
 
     `positions` [tokens] int64; `inv_freq` [head_dim / 2] fp32.
     """
     angle = positions.to(torch.float32)[:, None] * inv_freq
-    return angle.cos().mul_(factor)[:, None], angle.sin().mul_(factor)[:, None]
+    return angle.cos().mul_(factor), angle.sin().mul_(factor)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
-    first, second = x[..., :half], x[..., half:]
-    out = torch.empty(x.shape, dtype=x.dtype)
-    torch.mul(first, cos, out=out[..., :half]).addcmul_(second, sin, value=-1)
-    torch.mul(second, cos, out=out[..., half:]).addcmul_(first, sin)
-    return out
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, heads: int, direction: float) -> Tensor:
+    tokens, half = cos.shape
+    native.call("rope", native.type_code(x), x, cos, sin, direction, tokens, x.shape[1], heads, half)
+    return x
 
 
 class _Rope(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotate(x, cos, sin)
+        ctx.heads = heads
+        ctx.mark_dirty(x)
+        return _turn(x, cos, sin, heads, 1.0)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _rotate(grads[0], cos, -sin), None, None
+        return _turn(grads[0].clone(), cos, sin, ctx.heads, -1.0), None, None, None
 
 
-def rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate each pair (x[i], x[i + head_dim/2]) of every head by its position's angle.
+def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    """Rotate each pair (x[i], x[i + head_dim/2]) of the first `heads` heads by its position's angle.
 
-    `x` [tokens, heads, head_dim]; `cos`, `sin` from `rotation`. The backward pass turns the other way.
+    `x` [tokens, any heads · head_dim], dense, may be overwritten: go on with what is returned. `cos`, `sin` from
+    `rotation`. The backward pass turns the other way.
     """
-    return _Rope.apply(x, cos.to(x.dtype), sin.to(x.dtype))  # type: ignore[no-any-return]
+    if native.runs(x):
+        return _Rope.apply(x, cos, sin, heads)  # type: ignore[no-any-return]
+    return reference.rope(x, cos, sin, heads)

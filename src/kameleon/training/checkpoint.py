@@ -35,10 +35,9 @@ def save_checkpoint(folder: Path, trainee: Trainee, progress: Progress, identity
 
     Raises CheckpointError (disk full, read-only folder); the checkpoint before it is then still whole.
     """
-    state = trainee.optimizer.state.get(trainee.weights, {})
-    tensors = {"weights": trainee.weights.detach()}
-    tensors |= {f"optimizer.{key}": value for key, value in state.items()}
-    metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(identity)}
+    adamw = trainee.adamw
+    tensors = {"weights": adamw.parameters, "mean": adamw.mean, "square": adamw.square}
+    metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(identity), "updates": str(adamw.steps)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / _FILE) as file:
@@ -74,12 +73,11 @@ def load_checkpoint(folder: Path, trainee: Trainee, identity: dict[str, Any]) ->
     if differing:
         told = "; ".join(f"{key}: was {saved.get(key)!r}, is {identity.get(key)!r}" for key in differing)
         raise CheckpointError(f"this is not the run that was interrupted ({told}); resume it unchanged, or --overwrite")
+    adamw = trainee.adamw
     with torch.no_grad():
-        trainee.weights.copy_(tensors.pop("weights"))
-    if tensors:
-        trainee.optimizer.state[trainee.weights] = {
-            key.removeprefix("optimizer."): value.clone() for key, value in tensors.items()
-        }
+        for name, target in (("weights", adamw.parameters), ("mean", adamw.mean), ("square", adamw.square)):
+            target.copy_(tensors[name])
+    adamw.steps = int(metadata["updates"])
     return Progress(**json.loads(metadata["progress"]))
 
 

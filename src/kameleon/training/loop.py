@@ -18,7 +18,7 @@ from kameleon.adapters import Adapter, Bank, Card
 from kameleon.data import Example, pack, require_trainable, rows_of_step
 from kameleon.errors import RunInterruptedError, TrainingError
 from kameleon.model import Base
-from kameleon.ops import IGNORE, linear_cross_entropy
+from kameleon.ops import IGNORE, kernels, linear_cross_entropy
 from kameleon.training.checkpoint import Progress, has_checkpoint, load_checkpoint, remove_checkpoint, save_checkpoint
 from kameleon.training.interrupt import StopRequest
 from kameleon.training.log import RunLog
@@ -90,6 +90,7 @@ class Run:
             "data": self.card.data,
             "compute": str(self.base.compute_dtype),
             "threads": torch.get_num_threads(),
+            "kernels": kernels().level,
             "steps": self.total_steps,
             "eval_every": self.eval_every,
             "eval_rows": len(self.held_out),
@@ -149,7 +150,7 @@ class Run:
         lr = learning_rate_at(step, self.total_steps, self.recipe.learning_rate, self.recipe.warmup)
         rows = rows_of_step(len(self.examples), step, self.recipe.rows_per_step, self.recipe.seed)
         packs = pack([self.examples[row] for row in rows], self.watch.micro_batch_tokens, self.slot)
-        return train_step(self.base, self.bank, self.trainee, packs, lr), lr
+        return train_step(self.base, self.bank, self.trainee, packs, lr, self.watch.checkpoint_layers), lr
 
     def _look(self, progress: Progress) -> tuple[Progress, float | None]:
         """The held-out loss, when it is time for it; a new best is written to disk before anything else happens."""

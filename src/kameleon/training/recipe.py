@@ -72,6 +72,8 @@ class Watch:
     """Seconds between checkpoints: at most this much work is lost to a power cut."""
     micro_batch_tokens: int = 1024
     """Tokens per pass through the base: more rarely goes faster on a CPU, and memory grows with it."""
+    checkpoint_layers: bool = False
+    """Compute each layer again instead of storing what it made: for very long rows, a third slower, same bits."""
 
     def __post_init__(self) -> None:
         for name in ("eval_every", "eval_rows", "patience", "save_every_s"):

@@ -12,7 +12,7 @@ from kameleon.adapters import Adapter, Bank, Card, LoraFactors, Resident
 from kameleon.data import Packed
 from kameleon.errors import NonFiniteLossError
 from kameleon.model import Base, module_shapes
-from kameleon.ops import IGNORE, linear_cross_entropy
+from kameleon.ops import IGNORE, AdamW, linear_cross_entropy
 from kameleon.training.recipe import Recipe, target_modules
 
 
@@ -34,34 +34,20 @@ class Trainee:
 
     def __init__(self, resident: Resident, recipe: Recipe) -> None:
         self.resident = resident
-        self.weights = torch.nn.Parameter(resident.flat)
-        self.weights.grad = torch.zeros_like(resident.flat)
+        self.gradient = torch.zeros_like(resident.flat)  # [parameters] fp32, in the order of `resident.flat`
         at = 0
         for factor in resident.factors():
             # Autograd adds into these views, so that the whole gradient is one vector for clipping and AdamW.
             factor.requires_grad_()
-            factor.grad = self.weights.grad[at : at + factor.numel()].view(factor.shape)
+            factor.grad = self.gradient[at : at + factor.numel()].view(factor.shape)
             at += factor.numel()
-        self.optimizer = torch.optim.AdamW([self.weights], weight_decay=recipe.weight_decay, fused=True)
+        self.adamw = AdamW.of(resident.flat, recipe.weight_decay)
         self._clip_norm = recipe.clip_norm
-
-    @property
-    def gradient(self) -> torch.Tensor:
-        """[parameters] fp32, in the order of `resident.flat`."""
-        assert self.weights.grad is not None
-        return self.weights.grad
 
     def update(self, trained_tokens: int, learning_rate: float) -> float:
         """Turn the summed gradient into a mean over the step's trained tokens, clip it, step. Returns its norm."""
-        gradient = self.gradient.div_(max(1, trained_tokens))
-        norm = float(torch.linalg.vector_norm(gradient))
-        if norm > self._clip_norm:
-            gradient.mul_(self._clip_norm / norm)
-        if math.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
-            self.optimizer.step()
-        gradient.zero_()
+        norm = self.adamw.update(self.gradient, max(1, trained_tokens), self._clip_norm, learning_rate)
+        self.gradient.zero_()
         return norm
 
 
@@ -75,14 +61,23 @@ class StepResult:
     trained_tokens: int
 
 
-def train_step(base: Base, bank: Bank, trainee: Trainee, packs: Sequence[Packed], learning_rate: float) -> StepResult:
+def train_step(
+    base: Base,
+    bank: Bank,
+    trainee: Trainee,
+    packs: Sequence[Packed],
+    learning_rate: float,
+    checkpoint_layers: bool = False,
+) -> StepResult:
     """Accumulate over `packs` and step once; every trained token of the step weighs the same, however it is packed.
+
+    With `checkpoint_layers` only the input of each layer is stored, and the layer is run again in the backward pass.
 
     Raises NonFiniteLossError, with the adapter as it was before, when the loss or its gradient is not finite.
     """
     loss, tokens, trained = 0.0, 0, 0
     for pack in packs:
-        hidden = base.decoder.hidden(pack.tokens, pack.segments, bank)
+        hidden = base.decoder.hidden(pack.tokens, pack.segments, bank, checkpoint_layers=checkpoint_layers)
         summed = linear_cross_entropy(hidden, base.decoder.head, pack.labels, base.config.vocab_size)
         summed.backward()
         loss += summed.item()

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kameleon.ops import Addition, multiply
+
 
 class FrozenWeight(ABC):
     """W [out, in], however it is stored."""
@@ -18,12 +20,12 @@ class FrozenWeight(ABC):
         """(out, in)."""
 
     @abstractmethod
-    def project(self, x: Tensor) -> Tensor:
-        """x Wᵀ: [rows, in] to [rows, out]."""
+    def project(self, x: Tensor, additions: Sequence[Addition] = (), residual: Tensor | None = None) -> Tensor:
+        """x Wᵀ (+ residual) with all `additions`: [rows, in] to [rows, out]."""
 
     @abstractmethod
-    def project_back(self, dy: Tensor) -> Tensor:
-        """dy W: [rows, out] to [rows, in], the gradient for the input of `project`."""
+    def project_back(self, dy: Tensor, additions: Sequence[Addition] = ()) -> Tensor:
+        """dy W with all `additions`: [rows, out] to [rows, in], the gradient for the input of `project`."""
 
     @abstractmethod
     def rows(self, ids: Tensor) -> Tensor:
@@ -45,11 +47,11 @@ class DenseWeight(FrozenWeight):
     def shape(self) -> tuple[int, int]:
         return self._tensor.shape[0], self._tensor.shape[1]
 
-    def project(self, x: Tensor) -> Tensor:
-        return x @ self._tensor.T
+    def project(self, x: Tensor, additions: Sequence[Addition] = (), residual: Tensor | None = None) -> Tensor:
+        return multiply(x, self._tensor.T, additions, residual)
 
-    def project_back(self, dy: Tensor) -> Tensor:
-        return dy @ self._tensor
+    def project_back(self, dy: Tensor, additions: Sequence[Addition] = ()) -> Tensor:
+        return multiply(dy, self._tensor, additions)
 
     def rows(self, ids: Tensor) -> Tensor:
         return self._tensor[ids]

@@ -1,0 +1,57 @@
+"""kameleon doctor: what this machine is, which kernels run on it, and what it multiplies in."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from kameleon.cli.console import Json, show, table
+from kameleon.ops import kernels, measure_compute_type
+
+_FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
+
+
+def doctor(*, json: Json = False) -> None:
+    """Show what was found on this machine, which kernels are in use, and the compute type with its reason.
+
+    Exit status 1 when the kernels do not run (everything works, several times slower).
+    """
+    chosen, compute = kernels(), measure_compute_type()
+    cpu, features = _cpu()
+    document = {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "features": features,
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "torch": torch.__version__,
+        "torch_capability": torch.backends.cpu.get_cpu_capability(),
+        "kernels": chosen.level,
+        "kernels_reason": chosen.reason,
+        "compute_type": str(compute.dtype).removeprefix("torch."),
+        "compute_reason": compute.reason,
+    }
+    picture = table("what", "found")
+    picture.add_row("processor", f"{cpu}, {document['cores']} cores, {document['threads']} threads used")
+    picture.add_row("features", ", ".join(features) or "none that matter")
+    picture.add_row("memory", f"{document['memory_bytes'] / 1e9:.1f} GB")
+    picture.add_row("torch", f"{document['torch']} ({document['torch_capability']})")
+    picture.add_row("kernels", f"{chosen.level or 'none, the reference path'} ({chosen.reason})")
+    picture.add_row("compute type", compute.reason)
+    show(document, picture, json)
+    if chosen.level is None:
+        raise SystemExit(1)
+
+
+def _cpu() -> tuple[str, list[str]]:
+    """The processor's name and those of its features that decide how fast products are."""
+    told: dict[str, str] = {}
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else ():
+        key, _, value = line.partition(":")
+        told.setdefault(key.strip(), value.strip())
+    flags = set((told.get("flags") or told.get("Features") or "").split())
+    return told.get("model name") or platform.processor() or platform.machine(), [f for f in _FEATURES if f in flags]

@@ -1,0 +1,62 @@
+"""Which kernels run is decided in one place, and a wish that cannot be met is an error."""
+
+import platform
+
+import pytest
+import torch
+
+from kameleon.errors import SettingError
+from kameleon.ops import native
+
+
+@pytest.fixture
+def wish(monkeypatch):
+    """Set KAMELEON_NATIVE and look at the choice anew."""
+
+    def look(value):
+        monkeypatch.setenv(native.SWITCH, value)
+        return native.choice.__wrapped__()
+
+    return look
+
+
+def test_off_means_the_reference_path(wish):
+    assert wish("off").level is None
+
+
+def test_an_unknown_level_names_the_known_ones(wish):
+    with pytest.raises(SettingError, match="use off, plain, avx2"):
+        wish("sse9")
+
+
+def test_a_level_that_was_not_built_is_refused(wish):
+    if native.choice().level is None:
+        pytest.skip("no kernels here")
+    foreign = "neon" if platform.machine() == "x86_64" else "avx2"
+    with pytest.raises(SettingError, match="were not built"):
+        wish(foreign)
+
+
+def test_only_fp32_and_bf16_on_the_cpu_are_taken():
+    assert not native.runs(torch.zeros(2, dtype=torch.float64))
+    assert not native.runs(torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16))
+    assert not native.runs(torch.zeros(2, device="meta"))
+
+
+def test_a_compiler_is_here_so_kernels_run_unless_switched_off():
+    """CI has g++: a build that silently failed must not pass as the reference path."""
+    assert (native.choice().level is None) == (native.choice().reason == f"{native.SWITCH}=off")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_results_do_not_depend_on_the_number_of_threads(threads):
+    if native.choice().level is None:
+        pytest.skip("no kernels here")
+    torch.manual_seed(0)
+    a, b, before = torch.randn(101, 300), torch.randn(300, 90), torch.get_num_threads()
+    wanted = native.gemm(torch.empty(101, 90), [(a, b, 1.0)])
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(native.gemm(torch.empty(101, 90), [(a, b, 1.0)]), wanted)
+    finally:
+        torch.set_num_threads(before)
