@@ -1,0 +1,139 @@
+"""One case measured: contenders step in turn, each in a process of its own, so that all meet the same machine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kameleon.adapters import Adapter, Card
+from kameleon.bench.bases import base_path
+from kameleon.bench.cases import Case, Rows
+from kameleon.bench.contenders import KAMELEON, PEFT, Contender, seat_together
+from kameleon.bench.machine import available_memory_bytes
+from kameleon.bench.ours import recipe_of
+from kameleon.bench.settings import BenchSettings
+from kameleon.bench.turns import Job, Seat, Took
+from kameleon.errors import ContenderError
+from kameleon.model.config import read_config
+from kameleon.training.step import fresh_factors
+from kameleon.weights import open_weights
+
+_LOSS_BATCHES = 4  # the losses are compared on so few batches, over and over, so that they fall
+_USED_SHARE = 0.9  # of the memory that is free: other programs may want some in between
+
+
+@dataclass(frozen=True)
+class Event:
+    """For whoever watches: what a contender of a case has just done, and how far the case is."""
+
+    case: str
+    contender: str
+    what: str
+    seconds: float
+    done: int
+    total: int
+
+
+@dataclass
+class Measured:
+    """What came of a case: the timed steps by group and contender, losses, and who fell out and why."""
+
+    groups: list[dict[str, list[Took]]]
+    losses: dict[str, list[float]]
+    stopped: dict[str, str]
+
+
+def measure_case(
+    case: Case, contenders: Sequence[Contender], settings: BenchSettings, on_event: Callable[[Event], None]
+) -> Measured:
+    """Compare the losses of Kameleon and PEFT over some small steps, then time everyone's steps in turn.
+
+    Raises ContenderError when Kameleon's own process ends; without any other the case goes on.
+    """
+    path = base_path(case.base)
+    config = read_config(path, open_weights(path))
+    dtype = settings.compute_type().dtype
+    needs = {one.name: one.needed_bytes(case, config, dtype) for one in contenders}
+    free = available_memory_bytes()
+    others = [one for one in contenders if one.name != KAMELEON]
+    groups = seat_together(others, needs, None if free is None else int(_USED_SHARE * free))
+    compares = any(one.name == PEFT for one in contenders)
+    total = sum(map(len, groups)) * (case.warm_up_steps + settings.steps)
+    watch = _Watch(case.name, total + 2 * settings.loss_steps * compares, on_event)
+    measured = Measured([], {}, {})
+    with tempfile.TemporaryDirectory(prefix="kameleon-") as folder:
+        adapter = Path(folder) / "first"
+        recipe = recipe_of(case, settings)
+        Adapter("first", fresh_factors(config, recipe), Card(base_id=case.base)).save(adapter)
+        job = Job(case, config.vocab_size, str(path), str(adapter), dtype, settings)
+        for group in groups:
+            seats = {one.name: Seat(one.run, job) for one in group}
+            table = _Table(seats, measured, watch)
+            try:
+                if PEFT in seats and settings.loss_steps:
+                    measured.losses = table.compare_losses(case, config.vocab_size, settings)
+                measured.groups.append(table.time_steps(case, config.vocab_size, settings.steps))
+            finally:
+                for seat in seats.values():
+                    seat.end()
+    return measured
+
+
+class _Watch:
+    """Counts steps for the one who watches."""
+
+    def __init__(self, case: str, total: int, on_event: Callable[[Event], None]) -> None:
+        self._case, self._total, self._on_event, self._done = case, total, on_event, 0
+
+    def starts(self, contender: str, what: str) -> None:
+        self._on_event(Event(self._case, contender, what, 0.0, self._done, self._total))
+
+    def ended(self, contender: str, what: str, seconds: float) -> None:
+        self._done += 1
+        self._on_event(Event(self._case, contender, what, seconds, self._done, self._total))
+
+
+class _Table:
+    """Those who are in memory together. Whoever stops is out, and `measured` says why."""
+
+    def __init__(self, seats: dict[str, Seat], measured: Measured, watch: _Watch) -> None:
+        self._seats, self._measured, self._watch = seats, measured, watch
+
+    def _turn(self, name: str, rows: Rows, what: str) -> Took | None:
+        if name in self._measured.stopped:
+            return None
+        self._watch.starts(name, what)
+        try:
+            took = self._seats[name].step(rows)
+        except ContenderError as error:
+            if name == KAMELEON:
+                raise ContenderError(f"kameleon stopped: {error}; its own words stand above") from error
+            self._measured.stopped[name] = str(error)
+            return None
+        self._watch.ended(name, what, took.seconds)
+        return took
+
+    def compare_losses(self, case: Case, vocab_size: int, settings: BenchSettings) -> dict[str, list[float]]:
+        """The losses of Kameleon and PEFT on the same small steps from the same first adapter."""
+        shortest = max(2, settings.loss_tokens // 2)
+        small = replace(case, rows=settings.loss_rows, tokens=settings.loss_tokens, shortest_tokens=shortest)
+        losses: dict[str, list[float]] = {KAMELEON: [], PEFT: []}
+        for step in range(settings.loss_steps):
+            rows = small.batch(step % _LOSS_BATCHES, vocab_size)
+            for name, found in losses.items():
+                if took := self._turn(name, rows, f"loss {step + 1}"):
+                    found.append(took.loss)
+        return losses
+
+    def time_steps(self, case: Case, vocab_size: int, steps: int) -> dict[str, list[Took]]:
+        """Everyone's timed steps, after those to warm up."""
+        timed: dict[str, list[Took]] = {name: [] for name in self._seats}
+        for step in range(-case.warm_up_steps, steps):
+            rows = case.batch(step + case.warm_up_steps, vocab_size)
+            for name in self._seats:
+                took = self._turn(name, rows, f"step {step + 1}" if step >= 0 else "warm-up")
+                if took and step >= 0:
+                    timed[name].append(took)
+        return timed
