@@ -12,7 +12,7 @@ import kameleon
 from kameleon.bench import CASES, CONTENDERS, BenchSettings, Case, find_cases, find_contenders
 from kameleon.bench import contenders as contenders_module
 from kameleon.bench.bases import SHAPES, write_shape
-from kameleon.bench.contenders import seat_together
+from kameleon.bench.contenders import Memory, seat_together
 from kameleon.bench.floor import Floor
 from kameleon.bench.peers import padded
 from kameleon.errors import SettingError
@@ -53,36 +53,46 @@ def test_whoever_is_missing_says_how_to_get_it(monkeypatch):
 
 
 def test_those_that_do_not_fit_together_sit_in_groups_with_kameleon_in_each():
-    others = find_contenders("gemm_floor,peft,peft_compiled,trl")[1:]
-    needs = {"kameleon": 5, "gemm_floor": 1, "peft": 8, "peft_compiled": 8, "trl": 8}
+    contenders = find_contenders("gemm_floor,peft,peft_compiled,trl")
+    peft = find_contenders("peft")
+    needs = dict.fromkeys(("peft", "peft_compiled", "trl"), Memory(4, 8))
+    needs |= {"kameleon": Memory(3, 5), "gemm_floor": Memory(1, 1)}
 
-    def names(room):
-        return [[one.name for one in group] for group in seat_together(others, needs, room)]
+    def names(room, contenders=contenders):
+        return [[one.name for one in group] for group in seat_together(contenders, needs, room)]
 
-    assert names(None) == [["kameleon", "gemm_floor", "peft", "peft_compiled", "trl"]]
-    assert names(22) == [["kameleon", "gemm_floor", "peft", "peft_compiled"], ["kameleon", "trl"]]
-    assert names(1) == [["kameleon", other.name] for other in others]
-    assert [[one.name for one in group] for group in seat_together([], needs, 1)] == [["kameleon"]]
+    assert names(None) == names(20) == [["kameleon", "gemm_floor", "peft", "peft_compiled", "trl"]]
+    assert names(19) == [["kameleon", "gemm_floor", "peft", "peft_compiled"], ["kameleon", "trl"]]
+    assert names(11) == [
+        ["kameleon", "gemm_floor"],
+        ["kameleon", "peft"],
+        ["kameleon", "peft_compiled"],
+        ["kameleon", "trl"],
+    ]
+    assert names(10) == [["kameleon", "gemm_floor"], ["peft"], ["peft_compiled"], ["trl"]]
+    assert names(10, peft) == [["kameleon"], ["peft"]]
+    assert names(11, peft) == [["kameleon", "peft"]]
+    assert names(1, peft[:1]) == [["kameleon"]]
 
 
 def test_needed_memory_is_of_the_order_that_was_measured():
-    config = kameleon_config()
+    config = smollm2_config()
     fp32, bf16 = (
-        {name: one.needed_bytes(CASES["4x512"], config, dtype) / 1e9 for name, one in CONTENDERS.items()}
+        {name: one.memory(CASES["4x512"], config, dtype).peak_bytes / 1e9 for name, one in CONTENDERS.items()}
         for dtype in (torch.float32, torch.bfloat16)
     )
     assert 6 < fp32["peft"] < 10
     assert 4 < bf16["peft"] < 7
     assert 3 < fp32["kameleon"] < 6
-    long = Case("1x8192", 1, 8192, checkpoint=True)
-    assert long.checkpoint
+    assert fp32["gemm_floor"] < 1
+    long = Case("1x8192", 1, 8192)
     whole, kept = (
-        CONTENDERS["peft"].needed_bytes(c, config, torch.float32) for c in (replace(long, checkpoint=False), long)
+        CONTENDERS["kameleon"].memory(case, config, torch.float32) for case in (long, replace(long, checkpoint=True))
     )
-    assert kept < whole / 2
+    assert kept.idle_bytes < kept.peak_bytes < whole.peak_bytes / 4
 
 
-def kameleon_config():
+def smollm2_config():
     """SmolLM2-135M's sizes."""
     from kameleon.model.config import config_from_hf
 

@@ -15,7 +15,7 @@ from kameleon.bench.machine import available_memory_bytes
 from kameleon.bench.ours import recipe_of
 from kameleon.bench.settings import BenchSettings
 from kameleon.bench.turns import Job, Seat, Took
-from kameleon.errors import ContenderError
+from kameleon.errors import ContenderError, SettingError
 from kameleon.model.config import read_config
 from kameleon.training.step import fresh_factors
 from kameleon.weights import open_weights
@@ -50,18 +50,23 @@ def measure_case(
 ) -> Measured:
     """Compare the losses of Kameleon and PEFT over some small steps, then time everyone's steps in turn.
 
-    Raises ContenderError when Kameleon's own process ends; without any other the case goes on.
+    The first contender is Kameleon.
+    Raises ContenderError when Kameleon's own process ends (without any other the case goes on), and SettingError for
+    rows that are too long for the base.
     """
     path = base_path(case.base)
     config = read_config(path, open_weights(path))
+    if case.tokens > config.max_sequence_tokens:
+        raise SettingError(
+            f"case {case.name!r} needs {case.tokens} tokens; this base handles {config.max_sequence_tokens}"
+        )
     dtype = settings.compute_type().dtype
-    needs = {one.name: one.needed_bytes(case, config, dtype) for one in contenders}
+    needs = {one.name: one.memory(case, config, dtype) for one in contenders}
     free = available_memory_bytes()
-    others = [one for one in contenders if one.name != KAMELEON]
-    groups = seat_together(others, needs, None if free is None else int(_USED_SHARE * free))
-    compares = any(one.name == PEFT for one in contenders)
-    total = sum(map(len, groups)) * (case.warm_up_steps + settings.steps)
-    watch = _Watch(case.name, total + 2 * settings.loss_steps * compares, on_event)
+    groups = seat_together(contenders, needs, None if free is None else _USED_SHARE * free)
+    compared = [KAMELEON, PEFT] if any(one.name == PEFT for one in contenders) else []
+    total = sum(map(len, groups)) * (case.warm_up_steps + settings.steps) + len(compared) * settings.loss_steps
+    watch = _Watch(case.name, total, on_event)
     measured = Measured([], {}, {})
     with tempfile.TemporaryDirectory(prefix="kameleon-") as folder:
         adapter = Path(folder) / "first"
@@ -72,8 +77,9 @@ def measure_case(
             seats = {one.name: Seat(one.run, job) for one in group}
             table = _Table(seats, measured, watch)
             try:
-                if PEFT in seats and settings.loss_steps:
-                    measured.losses = table.compare_losses(case, config.vocab_size, settings)
+                for name in compared:
+                    if name in seats and name not in measured.losses:
+                        measured.losses[name] = table.small_losses(name, case, config.vocab_size, settings)
                 measured.groups.append(table.time_steps(case, config.vocab_size, settings.steps))
             finally:
                 for seat in seats.values():
@@ -115,17 +121,13 @@ class _Table:
         self._watch.ended(name, what, took.seconds)
         return took
 
-    def compare_losses(self, case: Case, vocab_size: int, settings: BenchSettings) -> dict[str, list[float]]:
-        """The losses of Kameleon and PEFT on the same small steps from the same first adapter."""
+    def small_losses(self, name: str, case: Case, vocab_size: int, settings: BenchSettings) -> list[float]:
+        """Losses over small steps; who takes them from the same first adapter gets the same, but for rounding."""
         shortest = max(2, settings.loss_tokens // 2)
         small = replace(case, rows=settings.loss_rows, tokens=settings.loss_tokens, shortest_tokens=shortest)
-        losses: dict[str, list[float]] = {KAMELEON: [], PEFT: []}
-        for step in range(settings.loss_steps):
-            rows = small.batch(step % _LOSS_BATCHES, vocab_size)
-            for name, found in losses.items():
-                if took := self._turn(name, rows, f"loss {step + 1}"):
-                    found.append(took.loss)
-        return losses
+        steps = range(settings.loss_steps)
+        took = [self._turn(name, small.batch(step % _LOSS_BATCHES, vocab_size), f"loss {step + 1}") for step in steps]
+        return [one.loss for one in took if one]
 
     def time_steps(self, case: Case, vocab_size: int, steps: int) -> dict[str, list[Took]]:
         """Everyone's timed steps, after those to warm up."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ def _model(job: Job) -> Any:
     from transformers import AutoModelForCausalLM, GgufConfig, logging
 
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     path = Path(job.base)
     gguf = {"gguf_file": path.name, "quantization_config": GgufConfig(dequantize=True)} if path.is_file() else {}
     base = AutoModelForCausalLM.from_pretrained(path.parent if path.is_file() else path, dtype=job.dtype, **gguf)
@@ -67,12 +67,13 @@ def train_with_trl(job: Job, turns: Turns) -> None:
 
     Its default of computing activations twice to save memory is off, as on the other sides, which makes it faster.
     """
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from transformers import TrainerCallback
     from transformers.trainer_callback import PrinterCallback
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
+    disable_progress_bars()
     case, path = job.case, Path(job.base)
     # A packed row of TRL is as long as a row of the case, or holds as much as a step of chats.
     even = case.shortest_tokens is None
@@ -101,36 +102,35 @@ def train_with_trl(job: Job, turns: Turns) -> None:
             self.step_loss = super().training_step(model, inputs, num_items_in_batch)
             return self.step_loss
 
-    with tempfile.TemporaryDirectory(prefix="kameleon-") as folder:
-        config = SFTConfig(
-            output_dir=folder,
-            max_length=length,
-            packing=True,
-            per_device_train_batch_size=batch,
-            max_steps=steps,
-            learning_rate=job.settings.learning_rate,
-            weight_decay=job.settings.weight_decay,
-            lr_scheduler_type="constant",
-            max_grad_norm=0.0,
-            gradient_checkpointing=case.checkpoint,
-            bf16=job.dtype == torch.bfloat16,
-            use_cpu=True,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
-        trainer = Measured(
-            model=_model(job),
-            args=config,
-            train_dataset=Dataset.from_list([{"input_ids": row} for row in rows]),
-            processing_class=load_tokenizer(path, open_weights(path)),
-            callbacks=[OwnTurn()],
-        )
-        trainer.remove_callback(PrinterCallback)
-        try:
-            trainer.train()
-        except _NoMoreTurns:
-            return
+    config = SFTConfig(
+        output_dir=str(Path(job.adapter).with_name("trl")),
+        max_length=length,
+        packing=True,
+        per_device_train_batch_size=batch,
+        max_steps=steps,
+        learning_rate=job.settings.learning_rate,
+        weight_decay=job.settings.weight_decay,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        gradient_checkpointing=case.checkpoint,
+        bf16=job.dtype == torch.bfloat16,
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = Measured(
+        model=_model(job),
+        args=config,
+        train_dataset=Dataset.from_list([{"input_ids": row} for row in rows]),
+        processing_class=load_tokenizer(path, open_weights(path)),
+        callbacks=[OwnTurn()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train()
+    except _NoMoreTurns:
+        return
 
 
 class _NoMoreTurns(Exception):

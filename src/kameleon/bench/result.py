@@ -14,6 +14,8 @@ from kameleon.bench.measure import Event, Measured, measure_case
 from kameleon.bench.settings import LOSS_LIMITS, BenchSettings
 from kameleon.bench.turns import Took
 
+_KEPT = ("seconds", "tokens", "loss")  # of every timed step
+
 
 def run_bench(
     cases: Sequence[Case],
@@ -74,11 +76,8 @@ def case_document(measured: Measured, settings: BenchSettings, loss_limit: float
             for name in rates
         },
         "groups": [
-            {
-                name: {"seconds": [t.seconds for t in took], "tokens": [t.tokens for t in took]}
-                for name, took in g.items()
-            }
-            for g in measured.groups
+            {name: {key: [getattr(t, key) for t in took] for key in _KEPT} for name, took in group.items()}
+            for group in measured.groups
         ],
     }
 
@@ -109,8 +108,8 @@ def _all_steps(measured: Measured) -> dict[str, list[Took]]:
 
 
 def _ratio(measured: Measured, name: str) -> float | None:
-    """How many times Kameleon's speed is that of `name`, in the group in which both stepped."""
-    for group in measured.groups:
-        if group.get(name):
+    """How many times Kameleon's speed is that of `name`: in the group in which both stepped, if there is one."""
+    for group in (*measured.groups, _all_steps(measured)):
+        if group.get(name) and group.get(KAMELEON):
             return _tokens_per_s(group[KAMELEON]) / _tokens_per_s(group[name])
     return None

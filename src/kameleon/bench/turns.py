@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from kameleon.bench.settings import BenchSettings
 from kameleon.errors import ContenderError
 from kameleon.training.loop import peak_bytes
 
-_END_S = 10.0
+_END_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ Run = Callable[[Job, Turns], None]
 def _serve(run: Run, job: Job, pipe: Connection) -> None:
     os.dup2(2, 1)  # whatever a library prints must not get into the result
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends this one
+    warnings.simplefilter("ignore", FutureWarning)  # libraries to their developers; the watcher wants to see the turns
     torch.set_num_threads(job.settings.used_threads)
     run(job, Turns(pipe))
 
