@@ -50,9 +50,8 @@ def measure_case(
 ) -> Measured:
     """Compare the losses of Kameleon and PEFT over some small steps, then time everyone's steps in turn.
 
-    The first contender is Kameleon.
-    Raises ContenderError when Kameleon's own process ends (without any other the case goes on), and SettingError for
-    rows that are too long for the base.
+    The first contender is Kameleon. Raises ContenderError when its process ends (without any other the case goes on),
+    and SettingError for rows that are too long for the base.
     """
     path = base_path(case.base)
     config = read_config(path, open_weights(path))
@@ -74,16 +73,12 @@ def measure_case(
         Adapter("first", fresh_factors(config, recipe), Card(base_id=case.base)).save(adapter)
         job = Job(case, config.vocab_size, str(path), str(adapter), dtype, settings)
         for group in groups:
-            seats = {one.name: Seat(one.run, job) for one in group}
-            table = _Table(seats, measured, watch)
-            try:
+            with _Table(group, job, measured, watch) as table:
+                table.load()
                 for name in compared:
-                    if name in seats and name not in measured.losses:
-                        measured.losses[name] = table.small_losses(name, case, config.vocab_size, settings)
-                measured.groups.append(table.time_steps(case, config.vocab_size, settings.steps))
-            finally:
-                for seat in seats.values():
-                    seat.end()
+                    if name in table.names and name not in measured.losses:
+                        measured.losses[name] = table.small_losses(name)
+                measured.groups.append(table.time_steps())
     return measured
 
 
@@ -104,8 +99,47 @@ class _Watch:
 class _Table:
     """Those who are in memory together. Whoever stops is out, and `measured` says why."""
 
-    def __init__(self, seats: dict[str, Seat], measured: Measured, watch: _Watch) -> None:
-        self._seats, self._measured, self._watch = seats, measured, watch
+    def __init__(self, group: Sequence[Contender], job: Job, measured: Measured, watch: _Watch) -> None:
+        self.names = [one.name for one in group]
+        self._job, self._measured, self._watch = job, measured, watch
+        self._group, self._seats = group, dict[str, Seat]()
+
+    def __enter__(self) -> _Table:
+        return self
+
+    def load(self) -> None:
+        """Start everyone, one after the other."""
+        for one in self._group:
+            self._watch.starts(one.name, "loading")
+            try:
+                self._seats[one.name] = Seat(one.run, self._job)
+            except ContenderError as error:
+                self._leave(one.name, error)
+
+    def __exit__(self, *error: object) -> None:
+        for seat in self._seats.values():
+            seat.end()
+
+    def small_losses(self, name: str) -> list[float]:
+        """Losses over small steps; who takes them from the same first adapter gets the same, but for rounding."""
+        wish = self._job.settings
+        shortest = max(2, wish.loss_tokens // 2)
+        small = replace(self._job.case, rows=wish.loss_rows, tokens=wish.loss_tokens, shortest_tokens=shortest)
+        batches = [small.batch(step % _LOSS_BATCHES, self._job.vocab_size) for step in range(wish.loss_steps)]
+        took = [self._turn(name, rows, f"loss {step + 1}") for step, rows in enumerate(batches)]
+        return [one.loss for one in took if one]
+
+    def time_steps(self) -> dict[str, list[Took]]:
+        """Everyone's timed steps, after those to warm up."""
+        case = self._job.case
+        timed: dict[str, list[Took]] = {name: [] for name in self.names}
+        for step in range(-case.warm_up_steps, self._job.settings.steps):
+            rows = case.batch(step + case.warm_up_steps, self._job.vocab_size)
+            for name in self.names:
+                took = self._turn(name, rows, f"step {step + 1}" if step >= 0 else "warm-up")
+                if took and step >= 0:
+                    timed[name].append(took)
+        return timed
 
     def _turn(self, name: str, rows: Rows, what: str) -> Took | None:
         if name in self._measured.stopped:
@@ -114,28 +148,12 @@ class _Table:
         try:
             took = self._seats[name].step(rows)
         except ContenderError as error:
-            if name == KAMELEON:
-                raise ContenderError(f"kameleon stopped: {error}; its own words stand above") from error
-            self._measured.stopped[name] = str(error)
+            self._leave(name, error)
             return None
         self._watch.ended(name, what, took.seconds)
         return took
 
-    def small_losses(self, name: str, case: Case, vocab_size: int, settings: BenchSettings) -> list[float]:
-        """Losses over small steps; who takes them from the same first adapter gets the same, but for rounding."""
-        shortest = max(2, settings.loss_tokens // 2)
-        small = replace(case, rows=settings.loss_rows, tokens=settings.loss_tokens, shortest_tokens=shortest)
-        steps = range(settings.loss_steps)
-        took = [self._turn(name, small.batch(step % _LOSS_BATCHES, vocab_size), f"loss {step + 1}") for step in steps]
-        return [one.loss for one in took if one]
-
-    def time_steps(self, case: Case, vocab_size: int, steps: int) -> dict[str, list[Took]]:
-        """Everyone's timed steps, after those to warm up."""
-        timed: dict[str, list[Took]] = {name: [] for name in self._seats}
-        for step in range(-case.warm_up_steps, steps):
-            rows = case.batch(step + case.warm_up_steps, vocab_size)
-            for name in self._seats:
-                took = self._turn(name, rows, f"step {step + 1}" if step >= 0 else "warm-up")
-                if took and step >= 0:
-                    timed[name].append(took)
-        return timed
+    def _leave(self, name: str, error: ContenderError) -> None:
+        if name == KAMELEON:
+            raise ContenderError(f"kameleon stopped: {error}; its own words stand above") from error
+        self._measured.stopped[name] = str(error)

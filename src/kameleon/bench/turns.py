@@ -7,11 +7,11 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -49,11 +49,15 @@ class Turns:
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
+        self._is_ready = False
         self._started = 0.0
         self._rows: Rows = []
 
     def next(self) -> Rows | None:
         """Wait until it is this contender's turn; the rows to train, or None when there is nothing more to do."""
+        if not self._is_ready:
+            self._pipe.send(None)  # prepared: what took so long until here is nobody's step
+            self._is_ready = True
         rows: Rows | None = self._pipe.recv()
         if rows is not None:
             self._rows = rows
@@ -83,16 +87,26 @@ class Seat:
     """The parent's side of one contender."""
 
     def __init__(self, run: Run, job: Job) -> None:
+        """Start it, and wait until it is prepared: loading takes more memory than stepping, so one loads at a time.
+
+        Raises ContenderError when it ends before.
+        """
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(run, job, other), daemon=True)
-        self._process.start()
+        with _environment(TQDM_DISABLE="1"):  # libraries' own bars would break the one that shows the turns
+            self._process.start()
         other.close()  # so that the end of the process is the end of the pipe
+        self._receive()
 
     def step(self, rows: Rows) -> Took:
         """Have it train these rows. Raises ContenderError."""
-        try:
+        with suppress(OSError):  # it has ended; receiving says so
             self._pipe.send(rows)
+        return self._receive()
+
+    def _receive(self) -> Any:
+        try:
             return self._pipe.recv()
         except (EOFError, OSError) as error:
             self._process.join(_END_S)
@@ -106,3 +120,18 @@ class Seat:
         self._process.kill()
         self._process.join()
         self._pipe.close()
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Environment variables for the processes that are started inside the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

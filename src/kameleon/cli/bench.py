@@ -108,8 +108,10 @@ def _watching() -> Iterator[Callable[[Event], None]]:
 
 
 def _tell_line(event: Event) -> None:
+    told = f"{event.case} {event.contender} {event.what}"
     if event.seconds:
-        told = f"{event.case} {event.contender} {event.what}: {event.seconds:.2f} s ({event.done} of {event.total})"
+        notes.print(f"{told}: {event.seconds:.2f} s ({event.done} of {event.total})", highlight=False)
+    elif event.what == "loading":
         notes.print(told, highlight=False)
 
 
