@@ -13,6 +13,7 @@
     │   ├── AdapterFileError (ValueError) files that are missing, damaged or hold what cannot be applied
     │   ├── AdapterMismatchError (ValueError)  keys or shapes that do not fit the base
     │   └── WrongBaseError (ValueError)   trained on a base with another fingerprint
+    ├── ContenderError (RuntimeError)     one side of a benchmark ended before it was done
     ├── LoraError (ValueError)            a LoRA operation on a torch module that cannot be done correctly
     └── TrainingError
         ├── NonFiniteLossError (ArithmeticError)
@@ -74,6 +75,10 @@ class AdapterMismatchError(AdapterError, ValueError):
 
 class WrongBaseError(AdapterError, ValueError):
     """The adapter was trained on a base with another fingerprint."""
+
+
+class ContenderError(KameleonError, RuntimeError):
+    """One side of a benchmark ended before it was done; its own words are on standard error."""
 
 
 class LoraError(KameleonError, ValueError):

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import cyclopts
 from cyclopts import App
 
-from kameleon.cli import adapters, bases, data
+from kameleon.cli import adapters, bases, bench, data
 from kameleon.cli.chat import chat
 from kameleon.cli.console import notes
 from kameleon.cli.doctor import doctor
@@ -34,6 +34,7 @@ app.command(train)
 app.command(evaluate, name="eval")
 app.command(chat)
 app.command(adapters.app)
+app.command(bench.app)
 app.command(lab)
 app.command(doctor)
 

@@ -123,7 +123,11 @@ def multiplies(x: Tensor) -> bool:
 def call(name: str, *arguments: object) -> float:
     """Run one kernel of native/api.h; tensors go as pointers (the caller answers for type, shape and density)."""
     raw = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
-    return getattr(_library(), f"kameleon_{name}")(*raw)
+    kernel = getattr(_library(), f"kameleon_{name}")
+    if not torch.autograd._profiler_enabled():
+        return kernel(*raw)
+    with torch.profiler.record_function(f"kameleon::{name}"):
+        return kernel(*raw)
 
 
 def type_code(x: Tensor) -> int:

@@ -11,22 +11,27 @@ import torch
 from kameleon.adapters import Adapter, Bank, Card, LoraFactors, Resident
 from kameleon.data import Packed
 from kameleon.errors import NonFiniteLossError
-from kameleon.model import Base, module_shapes
+from kameleon.model import Base, DecoderConfig, module_shapes
 from kameleon.ops import IGNORE, AdamW, linear_cross_entropy
 from kameleon.training.recipe import Recipe, target_modules
 
 
 def fresh_adapter(base: Base, name: str, recipe: Recipe, card: Card) -> Adapter:
-    """A ~ U(−1/√in, 1/√in) as in PEFT (Kaiming with a = √5), B = 0: it changes nothing, to the bit."""
+    """An adapter that changes nothing yet, to the bit."""
+    return Adapter(name, fresh_factors(base.config, recipe), card)
+
+
+def fresh_factors(config: DecoderConfig, recipe: Recipe) -> dict[str, LoraFactors]:
+    """A ~ U(−1/√in, 1/√in) as in PEFT (Kaiming with a = √5), B = 0."""
     generator = torch.Generator().manual_seed(recipe.seed)
-    shapes = module_shapes(base.config)
+    shapes = module_shapes(config)
     modules = {}
-    for module in target_modules(base.config, recipe):
+    for module in target_modules(config, recipe):
         out_size, in_size = shapes[module]
         bound = 1 / math.sqrt(in_size)
         a = torch.empty(recipe.rank, in_size).uniform_(-bound, bound, generator=generator)
         modules[module] = LoraFactors(a, torch.zeros(out_size, recipe.rank), recipe.alpha)
-    return Adapter(name, modules, card)
+    return modules
 
 
 class Trainee:

@@ -1,0 +1,96 @@
+"""The README's table of training speed, written from benchmarks/train_vs_peft.json between two markers.
+
+.venv/bin/python benchmarks/table.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+BEGIN = "<!-- written by benchmarks/table.py from benchmarks/train_vs_peft.json -->"
+END = "<!-- end of the table -->"
+PEERS = {"vs_peft": "PEFT", "vs_peft_compiled": "PEFT compiled", "vs_trl": "TRL packed"}
+_SIZES = {
+    "4x512": "SmolLM2-135M, 4 × 512",
+    "1x2048": "SmolLM2-135M, 1 × 2048",
+    "1x8192": "SmolLM2-135M, 1 × 8192, layer checkpointing",
+    "0.5B-1x512": "Qwen2.5-0.5B's shape, 1 × 512",
+    "1.5B-1x512": "Qwen2.5-1.5B's shape, 1 × 512",
+    "chat": "SmolLM2-135M, chats: 8 × 40–300",
+}
+_WIDTH = 120
+
+
+def table_block(document: Mapping[str, Any]) -> str:
+    """The table and the sentences on what it was measured with, as Markdown."""
+    columns = ["a step", "tokens/s", *(f"× {name}" for name in PEERS.values())]
+    columns += ["multiple of the bare multiplications", "peak memory", "PEFT's"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for name, case in document["cases"].items():
+        cells = [_SIZES.get(name, name), f"{case['tokens_per_s']:,.0f}"]
+        cells += [_number(case[key], ".2f") for key in PEERS]
+        cells += [_number(case["gemm_floor_multiple"], ".2f")]
+        cells += [_gigabytes(case[key]) for key in ("peak_bytes", "peft_peak_bytes")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *_wrapped(_sentences(document))])
+
+
+def write_table(readme: Path, result: Path) -> None:
+    """Put the table of `result` between the README's markers."""
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    block = table_block(json.loads(result.read_text(encoding="utf-8")))
+    readme.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}", encoding="utf-8")
+
+
+def _sentences(document: Mapping[str, Any]) -> str:
+    machine, versions = document["machine"], document["machine"]["versions"]
+    peers = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "trl") if versions[name])
+    said = [
+        f"{machine['cores']} cores of {machine['cpu']} ({_units(machine)}), {document['threads']} threads;",
+        f"{document['dtype']} for all ({document['compute']});",
+        f"rank {document['settings']['rank']} on all linear layers, every token trained; {peers};",
+        f"commit {machine['commit']}.",
+    ]
+    gaps = [case["loss_gap"] for case in document["cases"].values() if case["loss_gap"] is not None]
+    if gaps:
+        said.append(f"Kameleon's and PEFT's losses differ by at most {max(gaps):.0e} of their value.")
+    said += [f"{_title(name)} {why}." for name, why in document["skipped"].items()]
+    for case_name, case in document["cases"].items():
+        said += [f"{_title(name)} stopped in {case_name}: {why}." for name, why in case["stopped"].items()]
+    return " ".join(said)
+
+
+def _title(contender: str) -> str:
+    return PEERS.get(f"vs_{contender}", contender)
+
+
+def _units(machine: Mapping[str, Any]) -> str:
+    amx = "AMX" if "amx_tile" in machine["units"] else "no AMX"
+    return f"{machine['cpu_capability']}, {amx}"
+
+
+def _wrapped(text: str) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        if len(lines[-1]) + len(word) >= _WIDTH:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _gigabytes(value: float | None) -> str:
+    return "–" if value is None else f"{value / 1e9:.1f} GB"
+
+
+if __name__ == "__main__":
+    here = Path(__file__).parent
+    write_table(here.parent / "README.md", here / "train_vs_peft.json")

@@ -1,0 +1,122 @@
+"""Who takes part: Kameleon, its peers and the floor; what each needs, and how much memory it takes about."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+
+from kameleon.bench.cases import Case
+from kameleon.bench.floor import multiply
+from kameleon.bench.ours import train_with_kameleon
+from kameleon.bench.peers import train_with_compiled_peft, train_with_peft, train_with_trl
+from kameleon.bench.turns import Run
+from kameleon.errors import SettingError
+from kameleon.model import DecoderConfig, module_shapes
+
+KAMELEON, PEFT, PEFT_COMPILED, TRL, FLOOR = "kameleon", "peft", "peft_compiled", "trl", "gemm_floor"
+_COMPILERS = ("g++", "clang++", "c++")
+
+
+# Of what a step needs beside the weights, how much the allocator may still hold when the step is over.
+_KEPT_AFTER_A_STEP = 0.5
+
+
+class Memory(NamedTuple):
+    """About what a contender holds while others step, and at most while it steps."""
+
+    idle_bytes: float
+    peak_bytes: float
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One side. `libraries` are those beyond Kameleon's own.
+
+    `layers`, `activations` and `logits` are its shares of the weights of all layers, of what PEFT keeps for the
+    backward pass, and of PEFT's logits with their softmax and gradients: good to a third, to tell who fits in memory.
+    """
+
+    name: str
+    title: str
+    run: Run
+    libraries: tuple[str, ...] = ()
+    needs_compiler: bool = False
+    layers: float = 1.0
+    activations: float = 1.0
+    logits: float = 1.0
+
+    def missing(self) -> str | None:
+        """A sentence on what keeps it from taking part here, or None."""
+        for library in self.libraries:
+            if find_spec(library) is None:
+                return f'{library} is not installed (pip install -c constraints.txt "kameleon[bench]")'
+        if self.needs_compiler and not any(map(shutil.which, _COMPILERS)):
+            return "torch.compile needs a C++ compiler (apt-get install g++)"
+        return None
+
+    def memory(self, case: Case, config: DecoderConfig, dtype: torch.dtype) -> Memory:
+        """What it needs for a case, estimated."""
+        size, tokens = dtype.itemsize, case.rows * case.tokens
+        head = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
+        inner = sum(rows * columns for rows, columns in module_shapes(config).values())
+        weights = size * (head + self.layers * inner)
+        # What PEFT keeps of a layer, counted in rows as wide as the hidden states and as the MLP.
+        layer = tokens * (20 * config.hidden_size + 8 * config.intermediate_size)
+        kept = layer + config.num_layers * tokens * config.hidden_size if case.checkpoint else config.num_layers * layer
+        logits = 5 * torch.float32.itemsize * tokens * config.vocab_size
+        working = size * self.activations * kept + self.logits * logits
+        return Memory(weights + _KEPT_AFTER_A_STEP * working, weights + working)
+
+
+CONTENDERS = {
+    one.name: one
+    for one in (
+        Contender(KAMELEON, "Kameleon", train_with_kameleon, activations=0.7, logits=0.1),
+        Contender(FLOOR, "the bare multiplications", multiply, layers=0.05, activations=0.05, logits=0.1),
+        Contender(PEFT, "PEFT", train_with_peft, ("peft",)),
+        Contender(PEFT_COMPILED, "PEFT + torch.compile", train_with_compiled_peft, ("peft",), needs_compiler=True),
+        Contender(TRL, "TRL's SFTTrainer, packing", train_with_trl, ("trl", "datasets", "peft")),
+    )
+}
+
+
+def find_contenders(names: str) -> list[Contender]:
+    """Contenders by name, separated by commas; Kameleon, whom all others are compared with, is always one of them.
+
+    Raises SettingError for an unknown name.
+    """
+    wanted = {name.strip() for name in names.split(",") if name.strip()} | {KAMELEON}
+    unknown = sorted(wanted - CONTENDERS.keys())
+    if unknown:
+        raise SettingError(f"no contender {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
+    return [one for name, one in CONTENDERS.items() if name in wanted]
+
+
+def seat_together(
+    contenders: Sequence[Contender], needs: Mapping[str, Memory], room_bytes: float | None
+) -> list[list[Contender]]:
+    """Who is in memory at a time: each group has Kameleon, the first contender, and as many others as fit beside it.
+
+    Ratios are taken within a group, whose members meet the same machine. Whoever does not fit beside Kameleon at all
+    sits alone. `needs` by name.
+    """
+    first, *others = contenders
+
+    def fit(group: Sequence[Contender]) -> bool:
+        memories = [needs[one.name] for one in group]
+        stepping = max(memory.peak_bytes - memory.idle_bytes for memory in memories)
+        return room_bytes is None or sum(memory.idle_bytes for memory in memories) + stepping <= room_bytes
+
+    groups = [[first]]
+    for one in others:
+        if first in groups[-1] and fit([*groups[-1], one]):
+            groups[-1].append(one)
+        else:
+            groups.append([first, one] if fit([first, one]) else [one])
+    elsewhere = any(first in group for group in groups[1:])
+    return groups[1:] if groups[0] == [first] and elsewhere else groups

@@ -1,0 +1,159 @@
+"""One case measured: contenders step in turn, each in a process of its own, so that all meet the same machine."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kameleon.adapters import Adapter, Card
+from kameleon.bench.bases import base_path
+from kameleon.bench.cases import Case, Rows
+from kameleon.bench.contenders import KAMELEON, PEFT, Contender, seat_together
+from kameleon.bench.machine import available_memory_bytes
+from kameleon.bench.ours import recipe_of
+from kameleon.bench.settings import BenchSettings
+from kameleon.bench.turns import Job, Seat, Took
+from kameleon.errors import ContenderError, SettingError
+from kameleon.model.config import read_config
+from kameleon.training.step import fresh_factors
+from kameleon.weights import open_weights
+
+_LOSS_BATCHES = 4  # the losses are compared on so few batches, over and over, so that they fall
+_USED_SHARE = 0.9  # of the memory that is free: other programs may want some in between
+
+
+@dataclass(frozen=True)
+class Event:
+    """For whoever watches: what a contender of a case has just done, and how far the case is."""
+
+    case: str
+    contender: str
+    what: str
+    seconds: float
+    done: int
+    total: int
+
+
+@dataclass
+class Measured:
+    """What came of a case: the timed steps by group and contender, losses, and who fell out and why."""
+
+    groups: list[dict[str, list[Took]]]
+    losses: dict[str, list[float]]
+    stopped: dict[str, str]
+
+
+def measure_case(
+    case: Case, contenders: Sequence[Contender], settings: BenchSettings, on_event: Callable[[Event], None]
+) -> Measured:
+    """Compare the losses of Kameleon and PEFT over some small steps, then time everyone's steps in turn.
+
+    The first contender is Kameleon. Raises ContenderError when its process ends (without any other the case goes on),
+    and SettingError for rows that are too long for the base.
+    """
+    path = base_path(case.base)
+    config = read_config(path, open_weights(path))
+    if case.tokens > config.max_sequence_tokens:
+        raise SettingError(
+            f"case {case.name!r} needs {case.tokens} tokens; this base handles {config.max_sequence_tokens}"
+        )
+    dtype = settings.compute_type().dtype
+    needs = {one.name: one.memory(case, config, dtype) for one in contenders}
+    free = available_memory_bytes()
+    groups = seat_together(contenders, needs, None if free is None else _USED_SHARE * free)
+    compared = [KAMELEON, PEFT] if any(one.name == PEFT for one in contenders) else []
+    total = sum(map(len, groups)) * (case.warm_up_steps + settings.steps) + len(compared) * settings.loss_steps
+    watch = _Watch(case.name, total, on_event)
+    measured = Measured([], {}, {})
+    with tempfile.TemporaryDirectory(prefix="kameleon-") as folder:
+        adapter = Path(folder) / "first"
+        recipe = recipe_of(settings)
+        Adapter("first", fresh_factors(config, recipe), Card(base_id=case.base)).save(adapter)
+        job = Job(case, config.vocab_size, str(path), str(adapter), dtype, settings)
+        for group in groups:
+            with _Table(group, job, measured, watch) as table:
+                table.load()
+                for name in compared:
+                    if name in table.names and name not in measured.losses:
+                        measured.losses[name] = table.small_losses(name)
+                measured.groups.append(table.time_steps())
+    return measured
+
+
+class _Watch:
+    """Counts steps for the one who watches."""
+
+    def __init__(self, case: str, total: int, on_event: Callable[[Event], None]) -> None:
+        self._case, self._total, self._on_event, self._done = case, total, on_event, 0
+
+    def starts(self, contender: str, what: str) -> None:
+        self._on_event(Event(self._case, contender, what, 0.0, self._done, self._total))
+
+    def ended(self, contender: str, what: str, seconds: float) -> None:
+        self._done += 1
+        self._on_event(Event(self._case, contender, what, seconds, self._done, self._total))
+
+
+class _Table:
+    """Those who are in memory together. Whoever stops is out, and `measured` says why."""
+
+    def __init__(self, group: Sequence[Contender], job: Job, measured: Measured, watch: _Watch) -> None:
+        self.names = [one.name for one in group]
+        self._job, self._measured, self._watch = job, measured, watch
+        self._group, self._seats = group, dict[str, Seat]()
+
+    def __enter__(self) -> _Table:
+        return self
+
+    def load(self) -> None:
+        """Start everyone, one after the other."""
+        for one in self._group:
+            self._watch.starts(one.name, "loading")
+            try:
+                self._seats[one.name] = Seat(one.run, self._job)
+            except ContenderError as error:
+                self._leave(one.name, error)
+
+    def __exit__(self, *error: object) -> None:
+        for seat in self._seats.values():
+            seat.end()
+
+    def small_losses(self, name: str) -> list[float]:
+        """Losses over small steps; who takes them from the same first adapter gets the same, but for rounding."""
+        wish = self._job.settings
+        shortest = max(2, wish.loss_tokens // 2)
+        small = replace(self._job.case, rows=wish.loss_rows, tokens=wish.loss_tokens, shortest_tokens=shortest)
+        batches = [small.batch(step % _LOSS_BATCHES, self._job.vocab_size) for step in range(wish.loss_steps)]
+        took = [self._turn(name, rows, f"loss {step + 1}") for step, rows in enumerate(batches)]
+        return [one.loss for one in took if one]
+
+    def time_steps(self) -> dict[str, list[Took]]:
+        """Everyone's timed steps, after those to warm up."""
+        case = self._job.case
+        timed: dict[str, list[Took]] = {name: [] for name in self.names}
+        for step in range(-case.warm_up_steps, self._job.settings.steps):
+            rows = case.batch(step + case.warm_up_steps, self._job.vocab_size)
+            for name in self.names:
+                took = self._turn(name, rows, f"step {step + 1}" if step >= 0 else "warm-up")
+                if took and step >= 0:
+                    timed[name].append(took)
+        return timed
+
+    def _turn(self, name: str, rows: Rows, what: str) -> Took | None:
+        if name in self._measured.stopped:
+            return None
+        self._watch.starts(name, what)
+        try:
+            took = self._seats[name].step(rows)
+        except ContenderError as error:
+            self._leave(name, error)
+            return None
+        self._watch.ended(name, what, took.seconds)
+        return took
+
+    def _leave(self, name: str, error: ContenderError) -> None:
+        if name == KAMELEON:
+            raise ContenderError(f"kameleon stopped: {error}; its own words stand above") from error
+        self._measured.stopped[name] = str(error)

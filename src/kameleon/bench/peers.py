@@ -1,0 +1,137 @@
+"""The other sides: PEFT in a plain loop, the same compiled, and TRL's trainer with packing; as their users run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kameleon.bench.cases import Rows
+from kameleon.bench.turns import Job, Turns
+from kameleon.model.tokenizer import load_tokenizer
+from kameleon.ops import IGNORE
+from kameleon.weights import open_weights
+
+
+def train_with_peft(job: Job, turns: Turns) -> None:
+    """transformers + PEFT, eager, in the loop of PEFT's documentation."""
+    _train_in_a_loop(_model(job), job, turns)
+
+
+def train_with_compiled_peft(job: Job, turns: Turns) -> None:
+    """The same after `torch.compile(model)`."""
+    _train_in_a_loop(torch.compile(_model(job)), job, turns)
+
+
+def _model(job: Job) -> Any:
+    """The base in transformers with the adapter that all sides begin with."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, GgufConfig, logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    path = Path(job.base)
+    gguf = {"gguf_file": path.name, "quantization_config": GgufConfig(dequantize=True)} if path.is_file() else {}
+    base = AutoModelForCausalLM.from_pretrained(path.parent if path.is_file() else path, dtype=job.dtype, **gguf)
+    base.config.quantization_config = None
+    model = PeftModel.from_pretrained(base, job.adapter, is_trainable=True)
+    if job.case.checkpoint:
+        model.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    return model.train()
+
+
+def _train_in_a_loop(model: Any, job: Job, turns: Turns) -> None:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=job.settings.learning_rate, weight_decay=job.settings.weight_decay)
+    while (rows := turns.next()) is not None:
+        loss = model(**padded(rows)).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        turns.done(loss.item())
+
+
+def padded(rows: Rows) -> dict[str, torch.Tensor]:
+    """The rows as one batch, padded on the right to the longest; with a mask only where something is padded."""
+    real = torch.tensor([len(row) for row in rows])[:, None] > torch.arange(max(map(len, rows)))
+    tokens = torch.zeros(real.shape, dtype=torch.int64)
+    tokens[real] = torch.tensor([token for row in rows for token in row])
+    batch = {"input_ids": tokens, "labels": tokens.masked_fill(~real, IGNORE)}
+    return batch if real.all() else {**batch, "attention_mask": real.long()}
+
+
+def train_with_trl(job: Job, turns: Turns) -> None:
+    """TRL's SFTTrainer with packing. It packs rows of its own choice, and says how many tokens a step had.
+
+    Its default of computing activations twice to save memory is off, as on the other sides, which makes it faster.
+    """
+    from datasets import Dataset, disable_progress_bars
+    from transformers import TrainerCallback
+    from transformers.trainer_callback import PrinterCallback
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    disable_progress_bars()
+    case, path = job.case, Path(job.base)
+    # A packed row of TRL is as long as a row of the case, or holds as much as a step of chats.
+    even = case.shortest_tokens is None
+    length, batch = (case.tokens, case.rows) if even else (job.settings.micro_batch_tokens, 1)
+    steps = case.warm_up_steps + job.settings.steps + 1
+    rows = [row for step in range(2 * steps) for row in case.batch(step, job.vocab_size)]
+
+    class OwnTurn(TrainerCallback):
+        """Steps when it is its turn; the trainer's loop has to be stopped from inside."""
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if turns.next() is None:
+                raise _NoMoreTurns
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            turns.done(trainer.step_loss.item(), trainer.step_tokens)
+
+    class Measured(SFTTrainer):
+        """Keeps a step's loss and the number of its tokens."""
+
+        step_loss: torch.Tensor
+        step_tokens: int
+
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+            self.step_tokens = inputs["input_ids"].numel()
+            self.step_loss = super().training_step(model, inputs, num_items_in_batch)
+            return self.step_loss
+
+    config = SFTConfig(
+        output_dir=str(Path(job.adapter).with_name("trl")),
+        max_length=length,
+        packing=True,
+        per_device_train_batch_size=batch,
+        max_steps=steps,
+        learning_rate=job.settings.learning_rate,
+        weight_decay=job.settings.weight_decay,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        gradient_checkpointing=case.checkpoint,
+        bf16=job.dtype == torch.bfloat16,
+        use_cpu=True,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = Measured(
+        model=_model(job),
+        args=config,
+        train_dataset=Dataset.from_list([{"input_ids": row} for row in rows]),
+        processing_class=load_tokenizer(path, open_weights(path)),
+        callbacks=[OwnTurn()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train()
+    except _NoMoreTurns:
+        return
+
+
+class _NoMoreTurns(Exception):
+    """Leaves the trainer's loop."""

@@ -1,0 +1,70 @@
+"""How the comparison is run, apart from its sizes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from kameleon.errors import SettingError
+from kameleon.ops import ComputeType, measure_compute_type
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# A loss may differ by rounding: of fp32 sums in another order, or of bf16's eight bits through all layers.
+LOSS_LIMITS = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """Settings of a comparison. The sentence under each field is its help text and the reason for its default."""
+
+    steps: int = 4
+    """Timed steps of each contender: the median of four is steady, since all of them step in turn."""
+    dtype: str = "auto"
+    """fp32, bf16, or auto: what this machine multiplies faster, measured, and then the same for all contenders."""
+    threads: int = 0
+    """Threads of each contender; 0 means one for every core that this process may use."""
+    rank: int = 16
+    """Rank of every contender's side paths, on all linear layers; alpha is twice the rank."""
+    learning_rate: float = 1e-4
+    """AdamW's step, the same for all: a usual one for LoRA."""
+    weight_decay: float = 0.01
+    """AdamW's decay, the same for all: torch's own default, which a loop around PEFT has."""
+    micro_batch_tokens: int = 1024
+    """Tokens per pass of Kameleon: what `kameleon train` does by default."""
+    loss_steps: int = 20
+    """Steps over which the losses of Kameleon and PEFT are compared, before any is timed; 0 skips this."""
+    loss_rows: int = 2
+    """Rows a step of that comparison, of unequal lengths, so that packing is compared with padding."""
+    loss_tokens: int = 48
+    """Tokens of the longest row of that comparison: small, so that large bases take a minute or two."""
+
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "threads": 0, "rank": 1, "micro_batch_tokens": 1}
+        least |= {"loss_steps": 0, "loss_rows": 1, "loss_tokens": 4}
+        faults = [
+            f"{name} is {getattr(self, name)}; it must be at least {bound}"
+            for name, bound in least.items()
+            if getattr(self, name) < bound
+        ]
+        if self.dtype not in ("auto", *DTYPES):
+            faults.append(f"dtype is {self.dtype!r}; it must be auto, {' or '.join(DTYPES)}")
+        if not 0 < self.learning_rate < 1:
+            faults.append(f"learning_rate is {self.learning_rate}; it must be above 0 and below 1")
+        if self.weight_decay < 0:
+            faults.append(f"weight_decay is {self.weight_decay}; it must be 0 or more")
+        if faults:
+            raise SettingError("; ".join(faults))
+
+    @property
+    def used_threads(self) -> int:
+        """The number of threads that `threads` stands for."""
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return self.threads or allowed or 1
+
+    def compute_type(self) -> ComputeType:
+        """The type that all contenders compute in, and why."""
+        if self.dtype == "auto":
+            return measure_compute_type()
+        return ComputeType(DTYPES[self.dtype], f"{self.dtype}: asked for")

@@ -1,0 +1,134 @@
+"""kameleon bench: training speed beside others, and where the time of a step goes."""
+
+from __future__ import annotations
+
+import json as json_
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from rich.console import Group
+from rich.text import Text
+
+from kameleon.bench import (
+    CASES,
+    CONTENDERS,
+    BenchSettings,
+    Event,
+    find_cases,
+    losses_agree,
+    profile_steps,
+    run_bench,
+)
+from kameleon.cli.console import BaseRef, Json, megabytes, notes, progress, show, table
+from kameleon.home import atomic_write
+
+app = App(name="bench", help="How fast training is here, beside others, and where the time goes.")
+_ALL_CASES, _ALL_CONTENDERS = ",".join(CASES), ",".join(CONTENDERS)
+Cases = Annotated[str, Parameter(help=f"What to measure: {', '.join(CASES)}, or ROWSxTOKENS; separated by commas.")]
+Settings = Annotated[BenchSettings, Parameter(name="*")]
+
+
+@app.command
+def train(
+    *,
+    cases: Cases = _ALL_CASES,
+    contenders: Annotated[str, Parameter(help="Who takes part, by commas; Kameleon always does.")] = _ALL_CONTENDERS,
+    base: BaseRef = "smollm2",
+    settings: Settings = BenchSettings(),  # noqa: B008 (frozen)
+    out: Annotated[Path | None, Parameter(help="Write the JSON document here too, after each case.")] = None,
+    json: Json = False,
+) -> None:
+    """Train beside PEFT, PEFT + torch.compile, TRL and the bare multiplications: same model, tokens, rank and type.
+
+    Each side has a process of its own, and they step in turn; those that do not fit in memory together are measured in
+    groups, Kameleon in each. The losses of Kameleon and PEFT are compared first, on small steps. The rows of `chat`
+    have 40 to 300 tokens: Kameleon and TRL pack them, PEFT pads them, and only real tokens count.
+
+    Exit status 0, or 1 when the losses do not agree.
+
+    Try: kameleon bench train --cases 4x512,chat --contenders kameleon,peft
+    """
+
+    def write(document: dict[str, Any]) -> None:
+        if out is not None:
+            with atomic_write(out) as file:
+                file.write((json_.dumps(document, indent=1) + "\n").encode())
+
+    with _watching() as on_event:
+        document = run_bench(find_cases(cases, base), contenders, settings, on_event, write)
+    show(document, _picture(document), json)
+    if not losses_agree(document):
+        sys.exit(1)
+
+
+@app.command
+def profile(
+    *,
+    case: Annotated[str, Parameter(help=f"The size of a step: {', '.join(CASES)}, or ROWSxTOKENS.")] = "4x512",
+    base: BaseRef = "smollm2",
+    settings: Settings = BenchSettings(steps=2),  # noqa: B008 (frozen)
+    json: Json = False,
+) -> None:
+    """Show where the time of a Kameleon step goes, by operator, forward and backward.
+
+    Try: kameleon bench profile --case 1x2048
+    """
+    (found,) = find_cases(case, base)
+    with notes.status(f"profiling {settings.steps} steps of {found.name}"):
+        document = profile_steps(found, settings)
+    shown = table("operator", ">share", ">forward ms", ">backward ms", ">of which products ms")
+    for one in document["operators"]:
+        times = (f"{one[key] * 1000:,.1f}" for key in ("forward_s", "backward_s", "products_s"))
+        shown.add_row(one["operator"], f"{one['share']:.1%}", *times)
+    shown.caption = f"a step of {document['step_s']:.2f} s, profiled; {document['compute']}"
+    shown.caption_justify = "left"
+    show(document, shown, json)
+
+
+@contextmanager
+def _watching() -> Iterator[Callable[[Event], None]]:
+    """A bar a case on a terminal; elsewhere a line for every step that has ended, so that a log shows what runs."""
+    if not notes.is_terminal:
+        yield _tell_line
+        return
+    with progress() as bars:
+        tasks: dict[str, Any] = {}
+
+        def on_event(event: Event) -> None:
+            if event.case not in tasks:
+                tasks[event.case] = bars.add_task(event.case, total=event.total)
+            told = f"{event.case}: {CONTENDERS[event.contender].title}, {event.what}"
+            bars.update(tasks[event.case], completed=event.done, description=told)
+
+        yield on_event
+
+
+def _tell_line(event: Event) -> None:
+    told = f"{event.case} {event.contender} {event.what}"
+    if event.seconds:
+        notes.print(f"{told}: {event.seconds:.2f} s ({event.done} of {event.total})", highlight=False)
+    elif event.what == "loading":
+        notes.print(told, highlight=False)
+
+
+def _picture(document: dict[str, Any]) -> Group:
+    """The table for a person, and below it what has to be said about it."""
+    shown = table("case", "", ">tokens/s", ">Kameleon is", ">peak memory")
+    said = [f"{name}: {words}" for name, words in document["skipped"].items()]
+    for name, case in document["cases"].items():
+        for contender, numbers in case["contenders"].items():
+            told = "" if contender == "kameleon" else f"{numbers['kameleon_is']:.2f} ×"
+            first, title = ("" if told else name), CONTENDERS[contender].title
+            shown.add_row(first, title, f"{numbers['tokens_per_s']:,.0f}", told, megabytes(numbers["peak_bytes"]))
+        said += [f"{name}: {contender} stopped: {words}" for contender, words in case["stopped"].items()]
+        if case["loss_gap"] is not None:
+            loss = case["loss"]
+            word = "agree" if case["loss_gap"] <= loss["limit"] else "DO NOT AGREE"
+            size = f"{loss['steps']} steps of {loss['rows']} rows of up to {loss['tokens']} tokens"
+            said.append(f"{name}: losses {word}: gap {case['loss_gap']:.1e}, at most {loss['limit']:.0e} ({size})")
+    said.append(f"{document['dtype']}: {document['compute']}; {document['threads']} threads")
+    return Group(shown, Text("\n".join(said)))

@@ -1,0 +1,71 @@
+"""The comparison end to end, at sizes that say nothing about speed: who takes part, what is written, do losses meet."""
+
+import json
+
+import pytest
+import torch
+
+from kameleon.bench import BenchSettings, Case, losses_agree, run_bench
+
+KEYS = {
+    "tokens_per_s",
+    "vs_peft",
+    "vs_peft_compiled",
+    "vs_trl",
+    "gemm_floor_multiple",
+    "peak_bytes",
+    "peft_peak_bytes",
+    "loss_gap",
+}
+TINY = {"threads": 1, "steps": 1, "rank": 4, "micro_batch_tokens": 40}
+
+
+@pytest.fixture(scope="module")
+def document(tiny_folder):
+    """One run of two contenders and the floor; the rate is high so that the losses fall, and could part."""
+    settings = BenchSettings(**TINY, dtype="fp32", learning_rate=1e-2, loss_tokens=16)
+    case = Case("chat", 3, 24, str(tiny_folder), shortest_tokens=8)
+    return run_bench([case], "peft,gemm_floor", settings)
+
+
+def test_the_losses_of_kameleon_and_peft_agree_over_twenty_steps(document):
+    case = document["cases"]["chat"]
+    loss = case["loss"]
+    assert (loss["steps"], loss["rows"], loss["tokens"], loss["limit"]) == (20, 2, 16, 1e-4)
+    assert len(loss["kameleon"]) == len(loss["peft"]) == 20
+    assert loss["kameleon"][-1] < loss["kameleon"][0] - 0.3
+    assert 0 < case["loss_gap"] < 1e-4
+    assert losses_agree(document)
+
+
+def test_a_case_has_every_key_and_null_for_whoever_did_not_take_part(document):
+    case = document["cases"]["chat"]
+    assert case.keys() >= KEYS
+    assert case["vs_peft_compiled"] is case["vs_trl"] is None
+    assert all(case[key] > 0 for key in KEYS - {"vs_peft_compiled", "vs_trl"})
+    assert case["groups"][0].keys() == {"kameleon", "peft", "gemm_floor"}
+    assert case["contenders"]["peft"]["kameleon_is"] == case["vs_peft"]
+    assert json.loads(json.dumps(document)) == document
+
+
+def test_real_tokens_are_counted_not_padding(document):
+    (group,) = document["cases"]["chat"]["groups"]
+    sizes = [len(row) for row in Case("chat", 3, 24, shortest_tokens=8).batch(3, 320)]
+    assert len(set(sizes)) > 1
+    assert group["kameleon"]["tokens"] == group["peft"]["tokens"] == [sum(sizes)]
+
+
+def test_the_document_says_on_what_it_was_measured(document):
+    machine = document["machine"]
+    assert machine["cpu"] and machine["cores"] and machine["cpu_capability"]
+    assert machine["versions"]["torch"] == torch.__version__
+    assert (document["dtype"], document["threads"]) == ("float32", 1)
+    assert document["compute"] == "fp32: asked for"
+    assert document["settings"]["learning_rate"] == 1e-2
+
+
+def test_a_gap_beyond_rounding_is_a_disagreement(document):
+    case = document["cases"]["chat"]
+    apart = {**case, "loss_gap": 2e-4}
+    assert not losses_agree({"cases": {"chat": case, "other": apart}})
+    assert losses_agree({"cases": {"chat": {**case, "loss_gap": None}}})
