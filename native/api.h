@@ -5,18 +5,19 @@
 
 extern "C" {
 
-// One summand A[m, k] · scale · B[k, n] of a product, with any strides.
+// One summand scale · A[m, k] · B[k, last − first] of a product, with any strides, for those columns of C.
 struct Term {
-    const float* a;
-    int64_t a_row, a_col;
+    const void* a;
+    int64_t a_row, a_col, a_type;
     const void* b;
     int64_t b_row, b_col, b_type;
-    int64_t k;
+    int64_t k, first_column, last_column;
     float scale;
 };
 
 // C[m, n] = Σ terms, added to what C holds if `accumulate`.
-void kameleon_gemm(const Term* terms, int64_t count, int64_t m, int64_t n, float* c, int64_t c_row, int64_t accumulate);
+void kameleon_gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type, void* c, int64_t c_row,
+                   int64_t accumulate);
 
 // y = weight · x / sqrt(mean(x²) + eps), each row of `size`.
 void kameleon_rms_norm(int64_t type, const void* x, const void* weight, float eps, int64_t rows, int64_t size,

@@ -223,13 +223,15 @@ void backward(const Attention& in, const T* q, const T* k, const T* v, const T* 
             }
             for (const Span& span : at.spans(segment))
                 for (int64_t from = 0; from < span.length; from += KEYS) {
-                    const int64_t count = std::min(KEYS, span.length - from);
+                    const int64_t all = std::min(KEYS, span.length - from);
                     const int64_t panel = (kv_head * at.panels + at.panel[span.segment] + from / NR) * padded * NR;
                     const float* key = keys + kv_head * plane + (at.start[span.segment] + from) * padded;
                     const int64_t place = (head * at.all_seen + at.seen[segment] + span.before + from) * padded;
-                    const int64_t first_query = span.causal ? from : 0;
-                    for (int64_t first = first_query; first < length; first += QUERIES) {
+                    std::fill(d_keys + place, d_keys + place + all * padded, 0.0f);
+                    std::fill(d_values + place, d_values + place + all * padded, 0.0f);
+                    for (int64_t first = span.causal ? from : 0; first < length; first += QUERIES) {
                         const int64_t rows = std::min(QUERIES, length - first);
+                        const int64_t count = span.causal ? std::min(all, first + rows - from) : all;
                         multiply_keys(query + first * padded, rows, key_panels + panel, count, padded, weights);
                         multiply_keys(d_o + first * padded, rows, value_panels + panel, count, padded, d_weights);
                         for (int64_t row = 0; row < rows; row++) {
@@ -243,11 +245,10 @@ void backward(const Attention& in, const T* q, const T* k, const T* v, const T* 
                             }
                             for (int64_t j = shown; j < count; j++) p[j] = dp[j] = 0;
                         }
-                        const bool add = first != first_query;
                         block<false>(count, padded, rows, weights, 1, KEYS, d_o + first * padded, padded, NR,
-                                     d_values + place, padded, add);
+                                     d_values + place, padded, true);
                         block<false>(count, padded, rows, d_weights, 1, KEYS, query + first * padded, padded, NR,
-                                     d_keys + place, padded, add);
+                                     d_keys + place, padded, true);
                         block<true>(rows, padded, count, d_weights, KEYS, 1, key, padded, NR,
                                     d_query + first * padded, padded, true);
                     }

@@ -57,7 +57,7 @@ def test_a_real_step_is_told_by_kameleons_own_operators(tiny_folder):
     names = {one["operator"] for one in document["operators"]}
     assert names >= {"projections and side paths", "head and loss"}
     if kernels().level is not None:
-        assert names >= {"RMS norm", "gated activation", "rotary embedding", "attention", "softmax and loss", "AdamW"}
+        assert names >= {"RMS norm", "gated activation", "rotary embedding", "attention"}
     assert not [name for name in names if name.startswith("_") or "::" in name]
     told = sum(one["forward_s"] + one["backward_s"] for one in document["operators"])
     assert told == pytest.approx(document["step_s"], rel=0.3)

@@ -127,18 +127,20 @@ MIXES = {
 }
 
 
+@TYPES
 @pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES.keys())
-def test_lora_linear(mix):
+def test_lora_linear(mix, dtype, tolerance):
     segments = Segments((5, 1, 0, 8), mix)
-    weight = torch.randn(20, 12)
+    weight = torch.randn(20, 12, dtype=dtype)
     sides = [side_path(12, [(r, 0, 8), (r + 1, 14, 20)]) for r in (1, 2, 4, 8)] + [None]
     used = [sides[slot] for slot in dict.fromkeys(run.adapter for run in segments.runs) if sides[slot]]
-    x = leaf(segments.tokens, 12)
+    x = leaf(segments.tokens, 12, dtype=dtype)
     factors = [t for side in used for t in (side.a, *(b.b for b in side.branches))]
     assert_same(
         lambda: ops.lora_linear(x, DenseWeight(weight), sides, segments),
-        lambda: reference.lora_linear(x, weight, sides, segments),
+        lambda: reference.lora_linear(x.float(), weight.float(), sides, segments).to(dtype),
         [x, *factors],
+        2 * tolerance,
     )
 
 
@@ -156,18 +158,25 @@ def test_a_projection_behind_a_norm_and_before_a_residual(mix):
     )
 
 
-@pytest.mark.parametrize(("rows", "inner", "columns"), [(1, 5, 3), (8, 1, 17), (50, 700, 33), (97, 1300, 2100)])
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"), [(1, 5, 3), (8, 1, 17), (50, 700, 33), (97, 1300, 2100), (9, 5000, 700)]
+)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_multiply(rows, inner, columns, transposed):
     x = torch.randn(rows, inner)
     matrix = torch.randn(columns, inner).T if transposed else torch.randn(inner, columns)
-    wanted = x.double() @ matrix.double()
-    torch.testing.assert_close(ops.multiply(x, matrix).double(), wanted, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ops.multiply(x.T.clone().T, matrix).double(), wanted, rtol=1e-4, atol=1e-4)
+    wanted, near = x.double() @ matrix.double(), {"rtol": 1e-4, "atol": 1e-5 * inner**0.5}
+    torch.testing.assert_close(ops.multiply(x, matrix).double(), wanted, **near)
+    torch.testing.assert_close(ops.multiply(x.T.clone().T, matrix).double(), wanted, **near)
     residual = torch.randn(rows, columns)
     torch.testing.assert_close(
-        ops.multiply(x, matrix, residual=residual), (wanted + residual).float(), rtol=1e-4, atol=1e-4
+        ops.multiply(x, matrix, residual=residual),
+        (wanted + residual).float(),
+        rtol=1e-4,
+        atol=1e-5 * inner**0.5 + 1e-6,
     )
+    half = ops.multiply(x.bfloat16(), matrix.bfloat16(), residual=residual.bfloat16())
+    torch.testing.assert_close(half.double(), wanted + residual, rtol=2e-2, atol=2e-2 * inner**0.5)
     if rows > 7:  # fewer rows are torch's
         assert torch.equal(ops.multiply(x, matrix)[3:], ops.multiply(torch.cat([x[3:], x]), matrix)[: rows - 3])
 

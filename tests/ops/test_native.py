@@ -54,9 +54,9 @@ def test_results_do_not_depend_on_the_number_of_threads(threads):
         pytest.skip("no kernels here")
     torch.manual_seed(0)
     a, b, before = torch.randn(101, 300), torch.randn(300, 90), torch.get_num_threads()
-    wanted = native.gemm(torch.empty(101, 90), [(a, b, 1.0)])
+    wanted = native.gemm(torch.empty(101, 90), [native.Term(a, b)])
     try:
         torch.set_num_threads(threads)
-        assert torch.equal(native.gemm(torch.empty(101, 90), [(a, b, 1.0)]), wanted)
+        assert torch.equal(native.gemm(torch.empty(101, 90), [native.Term(a, b)]), wanted)
     finally:
         torch.set_num_threads(before)

@@ -29,9 +29,9 @@ _PRODUCTS = {
     "kameleon::gemm",
     "aten::mm",
     "aten::addmm",
+    "aten::addmm_",
     "aten::bmm",
     "aten::baddbmm",
-    "aten::addmm_",
     "mkldnn::_linear_pointwise",
 }
 # Names of autograd functions and of torch's operators, in words; others are told by their own names.

@@ -74,7 +74,7 @@ class _LoraLinear(torch.autograd.Function):
         entering = x if before is None else before.forward(x)
         hiddens, additions = [], []
         for (start, stop, _), side in zip(runs, sides, strict=True):
-            h = multiply(entering[start:stop], side.a.to(x.dtype).T)  # [run, sum of ranks]
+            h = multiply(entering[start:stop], side.a.T)  # [run, sum of ranks]
             hiddens.append(h)
             additions += [
                 Addition(start, stop, branch.start, branch.stop, h[:, ranks], branch.b.T, branch.scaling)
@@ -96,9 +96,9 @@ class _LoraLinear(torch.autograd.Function):
             dh, b_grads = torch.empty_like(h), []
             for branch, ranks in zip(side.branches, side.ranks, strict=True):
                 dy_branch = dy[start:stop, branch.start : branch.stop]
-                dh[:, ranks] = multiply(dy_branch, branch.b.to(dy.dtype)).mul_(branch.scaling)
-                b_grads.append(multiply(h[:, ranks].T, dy_branch).T.to(branch.b.dtype).mul_(branch.scaling))
-            factor_grads += [multiply(dh.T, entering[start:stop]).to(side.a.dtype), *b_grads]
+                dh[:, ranks] = multiply(dy_branch, branch.b).mul_(branch.scaling)
+                b_grads.append(multiply(h[:, ranks].T, dy_branch, dtype=torch.float32).T.mul_(branch.scaling))
+            factor_grads += [multiply(dh.T, entering[start:stop], dtype=torch.float32), *b_grads]
             additions.append(Addition(start, stop, 0, entering.shape[1], dh, side.a, 1.0))
         dx = None
         if ctx.needs_input_grad[0]:

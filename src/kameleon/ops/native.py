@@ -16,6 +16,7 @@ from ctypes import c_double, c_float, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,11 +33,14 @@ class _Term(ctypes.Structure):
         ("a", c_void_p),
         ("a_row", c_int64),
         ("a_col", c_int64),
+        ("a_type", c_int64),
         ("b", c_void_p),
         ("b_row", c_int64),
         ("b_col", c_int64),
         ("b_type", c_int64),
         ("k", c_int64),
+        ("first_column", c_int64),
+        ("last_column", c_int64),
         ("scale", c_float),
     ]
 
@@ -44,7 +48,7 @@ class _Term(ctypes.Structure):
 # Argument types by one letter each: p pointer, n count or stride, f float, d double.
 _LETTERS = {"p": c_void_p, "n": c_int64, "f": c_float, "d": c_double}
 _SIGNATURES = {
-    "gemm": "pnnnpnn",
+    "gemm": "pnnnnpnn",
     "rms_norm": "nppfnnp",
     "rms_norm_back": "nppfpnnp",
     "rope": "npppfnnnn",
@@ -112,19 +116,19 @@ def runs(*tensors: Tensor) -> bool:
 
 
 def multiplies(x: Tensor) -> bool:
-    """Whether products of `x` are Kameleon's own: fp32 on CPUs without AVX-512.
+    """Whether products of `x` are Kameleon's own: on CPUs without AVX-512.
 
-    There they beat torch's, above all on AMD, and add the side path while the output is still in the cache. bf16 units,
-    and AVX-512, are torch's: its library is at the machine's limit on them.
+    There they are as fast as torch's in fp32, and add the side path while the output is still in registers; in bf16,
+    for which such CPUs have no units, they are tens of times faster. With AVX-512 and AMX torch is at the limit.
     """
-    return x.dtype == torch.float32 and runs(x) and choice().level in ("avx2", "neon")
+    return runs(x) and choice().level != "avx512"
 
 
 def call(name: str, *arguments: object) -> float:
     """Run one kernel of native/api.h; tensors go as pointers (the caller answers for type, shape and density)."""
     raw = [argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments]
     kernel = getattr(_library(), f"kameleon_{name}")
-    if not torch.autograd._profiler_enabled():
+    if not torch.autograd.profiler._is_profiler_enabled:
         return kernel(*raw)
     with torch.profiler.record_function(f"kameleon::{name}"):
         return kernel(*raw)
@@ -135,17 +139,30 @@ def type_code(x: Tensor) -> int:
     return _TYPES[x.dtype]
 
 
-def gemm(out: Tensor, terms: Sequence[tuple[Tensor, Tensor, float]], accumulate: bool = False) -> Tensor:
-    """out [m, n] = Σ scale · a @ b over `terms`, added to `out` if `accumulate`. Returns `out`.
+class Term(NamedTuple):
+    """scale · a @ b for the columns of the result from `first_column` on, as many as b has.
 
-    `a` [m, k] fp32 and `b` [k, n] fp32 or bf16, with any strides; `out` fp32 with rows of any stride.
+    `a` [m, k] and `b` [k, columns], each fp32 or bf16, with any strides.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float = 1.0
+    first_column: int = 0
+
+
+def gemm(out: Tensor, terms: Sequence[Term], accumulate: bool = False) -> Tensor:
+    """out [m, n] = Σ `terms`, added to what `out` holds if `accumulate`. Returns `out`.
+
+    `out` is fp32 or bf16, its rows of any stride. Sums are fp32, rounded once.
     """
     packed = (_Term * len(terms))()
-    for term, (a, b, scale) in zip(packed, terms, strict=True):
-        assert a.shape == (out.shape[0], b.shape[0]) and b.shape[1] == out.shape[1], (a.shape, b.shape, out.shape)
-        term.a, term.a_row, term.a_col = a.data_ptr(), a.stride(0), a.stride(1)
+    for term, (a, b, scale, first) in zip(packed, terms, strict=True):
+        last = first + b.shape[1]
+        assert a.shape == (out.shape[0], b.shape[0]) and last <= out.shape[1], (a.shape, b.shape, first, out.shape)
+        term.a, term.a_row, term.a_col, term.a_type = a.data_ptr(), a.stride(0), a.stride(1), _TYPES[a.dtype]
         term.b, term.b_row, term.b_col, term.b_type = b.data_ptr(), b.stride(0), b.stride(1), _TYPES[b.dtype]
-        term.k, term.scale = a.shape[1], scale
-    assert out.dtype == torch.float32 and out.stride(1) == 1
-    call("gemm", packed, len(terms), *out.shape, out.data_ptr(), out.stride(0), int(accumulate))
+        term.k, term.first_column, term.last_column, term.scale = a.shape[1], first, last, scale
+    assert out.stride(1) == 1
+    call("gemm", packed, len(terms), *out.shape, _TYPES[out.dtype], out, out.stride(0), int(accumulate))
     return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -27,30 +26,31 @@ class Addition(NamedTuple):
     scale: float
 
 
-def multiply(x: Tensor, matrix: Tensor, additions: Sequence[Addition] = (), residual: Tensor | None = None) -> Tensor:
-    """x @ matrix (+ residual) with all `additions`, in x's type.
+def multiply(
+    x: Tensor,
+    matrix: Tensor,
+    additions: Sequence[Addition] = (),
+    residual: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """x @ matrix (+ residual) with all `additions`, in `dtype` (x's own by default).
 
-    `x` [rows, k]; `matrix` [k, columns], any strides (`w.T` costs nothing); `residual` [rows, columns].
+    `x` [rows, k]; `matrix` [k, columns], any strides (`w.T` costs nothing), in x's type or another; `residual`
+    [rows, columns].
     """
-    if not native.multiplies(x) or len(x) < _FEW_ROWS:
-        y = x @ matrix if residual is None else torch.addmm(residual, x, matrix)
+    few = len(x) < _FEW_ROWS and matrix.dtype == x.dtype == torch.float32
+    if few or not native.multiplies(x):
+        wide = matrix.to(x.dtype)
+        y = x @ wide if residual is None else torch.addmm(residual, x, wide)
         for start, stop, first, last, a, b, scale in additions:
             y[start:stop, first:last].addmm_(a, b.to(a.dtype), alpha=scale)
-        return y
-    y = x.new_empty(len(x), matrix.shape[1]) if residual is None else residual.clone()
-    add = residual is not None
-    if any((one.start, one.stop) != (0, len(x)) for one in additions):
-        native.gemm(y, [(x, matrix, 1.0)], add)
-        for start, stop, first, last, a, b, scale in additions:
-            native.gemm(y[start:stop, first:last], [(a, b, scale)], True)
-        return y
-    # Every addition spans all rows: it joins the product while a piece of y is in the cache.
-    cuts = sorted({0, matrix.shape[1], *(edge for one in additions for edge in (one.first_column, one.last_column))})
-    for first, last in pairwise(cuts):
-        joined = [
-            (one.a, one.b[:, first - one.first_column : last - one.first_column], one.scale)
-            for one in additions
-            if one.first_column <= first and last <= one.last_column
-        ]
-        native.gemm(y[:, first:last], [(x, matrix[:, first:last], 1.0), *joined], add)
+        return y.to(dtype or x.dtype)
+    y = x.new_empty(len(x), matrix.shape[1], dtype=dtype) if residual is None else residual.clone()
+    product, add = native.Term(x, matrix), residual is not None
+    if all((one.start, one.stop) == (0, len(x)) for one in additions):
+        # All of them while a piece of y is in registers.
+        return native.gemm(y, [product, *(native.Term(a.a, a.b, a.scale, a.first_column) for a in additions)], add)
+    native.gemm(y, [product], add)
+    for start, stop, first, last, a, b, scale in additions:
+        native.gemm(y[start:stop, first:last], [native.Term(a, b, scale)], True)
     return y
