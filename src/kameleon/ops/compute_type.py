@@ -11,7 +11,6 @@ from torch import Tensor
 
 from kameleon.ops.products import multiply
 
-
 _WORTH_IT = 1.5  # how much faster bf16 must be
 
 
