@@ -51,9 +51,9 @@ class Task:
 SHORT = Recipe(layers=10, rows_per_step=16, learning_rate=2e-3)
 LONG = Recipe(layers=10, rows_per_step=8)
 TASKS = (
-    Task("law", 220, 112, LONG),
-    Task("medicine", 165, 90, SHORT),
-    Task("code", 125, 122, LONG),
+    Task("law", 200, 112, LONG),
+    Task("medicine", 155, 90, SHORT),
+    Task("code", 140, 122, LONG),
     Task("polish", 100, 90, SHORT),
 )
 
@@ -67,7 +67,8 @@ def main(out: Path) -> None:
     speed = training_speed(loaded)
     notes.print(f"this machine trains about {speed:,.0f} tokens/s on the upper layers", highlight=False)
     for task in TASKS:
-        train(loaded, task, out, speed)
+        # A laptop slows down when it gets warm: what the last run reached decides how many rows the next one can have.
+        speed = min(speed, train(loaded, task, out, speed))
     scores, raw_scores, forgotten = evaluate(loaded, out, speed)
     report = make_report(loaded, scores, raw_scores, forgotten, switch_times(loaded))
     report["minutes"] = (time.perf_counter() - started) / 60
@@ -103,15 +104,18 @@ def own_tokens(loaded: LoadedBase, corpus: Corpus) -> float:
     return sum(len(e.tokens) for e in corpus.examples) / len(corpus.examples) - shared
 
 
-def train(loaded: LoadedBase, task: Task, out: Path, speed: float) -> None:
-    """Train on as many rows as the task's time allows, unless the adapter is on the shelf already."""
+def train(loaded: LoadedBase, task: Task, out: Path, speed: float) -> float:
+    """Train on as many rows as the task's time allows at `speed`, unless the adapter is on the shelf already.
+
+    Returns the tokens/s that it reached.
+    """
     path = data_file(out, task.name, "train")
     corpus = loaded.read(path)
     if loaded.shelf.has(task.name):
         card = loaded.shelf.load(task.name).card
         if (card.base_fingerprint, card.data.get("sha256")) == (loaded.base.fingerprint, corpus.origin.sha256):
             notes.print(f"{task.name}: on the shelf already, used again", highlight=False)
-            return
+            return speed
     order = [i for i, e in enumerate(corpus.examples) if len(e.tokens) <= task.longest_tokens]
     random.Random(0).shuffle(order)
     rows = min(len(order) - 32, int(task.train_s * speed / own_tokens(loaded, corpus.pick(order))))
@@ -119,7 +123,8 @@ def train(loaded: LoadedBase, task: Task, out: Path, speed: float) -> None:
     watch = Watch(eval_every=math.ceil(steps / 3), eval_rows=32, patience=0)
     taught, watched = corpus.pick(order[:rows]), corpus.pick(order[rows : rows + 32])
     notes.print(f"{task.name}: {rows} rows in {steps} steps", highlight=False)
-    train_with_bar(loaded, taught, task.name, watched, task.recipe, watch, overwrite=True)
+    result = train_with_bar(loaded, taught, task.name, watched, task.recipe, watch, overwrite=True)
+    return result.tokens / result.seconds
 
 
 def evaluate(loaded: LoadedBase, out: Path, speed: float) -> tuple[list[Score], list[Score], list[Score]]:

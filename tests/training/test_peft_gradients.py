@@ -1,0 +1,107 @@
+"""Gradients of A and B equal those of fp32 autograd through transformers and PEFT, on text, module by module."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from fakes import random_adapter
+from peft import PeftModel
+from tiny import FAMILIES, reference_model, save_base
+from transformers import AutoModelForCausalLM, GgufConfig
+
+import kameleon
+from kameleon import Recipe
+from kameleon.adapters import Bank
+from kameleon.data import Example, pack
+from kameleon.model import locate
+from kameleon.ops import linear_cross_entropy
+from kameleon.training.step import Trainee
+
+TEXT = Path(__file__).parents[2] / "LICENSE"
+ROWS = (60, 7, 111, 40)  # tokens
+
+
+def read_rows(tokenizer):
+    tokens = tokenizer(TEXT.read_text())["input_ids"]
+    return [tokens[sum(ROWS[:i]) : sum(ROWS[: i + 1])] for i in range(len(ROWS))]
+
+
+def our_gradients(base, adapter, rows):
+    """Summed over all rows, in one packed pass: {module: (of A, of B)}."""
+    bank = Bank(base)
+    slot = bank.add(adapter, any_base=True)
+    trainee = Trainee(bank.resident(adapter.name), Recipe())
+    for packed in pack([Example(i, tuple(row), (True,) * len(row)) for i, row in enumerate(rows)], 10_000, slot):
+        hidden = base.decoder.hidden(packed.tokens, packed.segments, bank)
+        linear_cross_entropy(hidden, base.decoder.head, packed.labels, base.config.vocab_size).backward()
+
+    def part(factor):
+        at = factor.storage_offset()
+        return trainee.gradient[at : at + factor.numel()].view(factor.shape)
+
+    return {name: (part(f.a), part(f.b)) for name, f in bank.resident(adapter.name).modules.items()}
+
+
+def their_gradients(model, rows):
+    for row in rows:
+        tokens = torch.tensor([row])
+        logits = model(input_ids=tokens).logits[0, :-1]
+        torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum").backward()
+    named = dict(model.named_parameters())
+    return {
+        name.removeprefix("base_model.model.").removesuffix(".lora_A.default.weight"): (
+            parameter.grad,
+            named[name.replace("lora_A", "lora_B")].grad,
+        )
+        for name, parameter in named.items()
+        if "lora_A" in name
+    }
+
+
+def check(base, model, adapter, rows, folder, least_cosine, tolerance):
+    adapter.save(folder)
+    ours = our_gradients(base, adapter, rows)
+    theirs = their_gradients(PeftModel.from_pretrained(model, folder, is_trainable=True).eval(), rows)
+    assert ours.keys() == theirs.keys()
+    for name, pair in ours.items():
+        for mine, wanted in zip(pair, theirs[name], strict=True):
+            assert torch.cosine_similarity(mine.flatten(), wanted.flatten().float(), dim=0) >= least_cosine, name
+            assert (mine - wanted).norm() <= tolerance * wanted.norm(), name
+
+
+TYPES = pytest.mark.parametrize(
+    ("dtype", "least_cosine", "tolerance"),
+    [(torch.float32, 0.99999, 1e-4), (torch.bfloat16, 0.999, 5e-2)],
+    ids=["fp32", "bf16"],
+)
+
+
+@TYPES
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_on_small_bases(family, dtype, least_cosine, tolerance, tmp_path):
+    save_base(tmp_path / "base", family)
+    loaded = kameleon.load(str(tmp_path / "base"), dtype=dtype)
+    adapter = random_adapter(loaded.base, "mine")
+    check(
+        loaded.base,
+        reference_model(family),
+        adapter,
+        read_rows(loaded.base.tokenizer),
+        tmp_path / "mine",
+        least_cosine,
+        tolerance,
+    )
+
+
+@pytest.mark.slow
+@TYPES
+def test_gradients_on_the_real_base(dtype, least_cosine, tolerance, tmp_path):
+    loaded = kameleon.load("smollm2", dtype=dtype)
+    path = locate("smollm2").path
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+    )
+    model.config.quantization_config = None
+    adapter = random_adapter(loaded.base, "mine")
+    rows = read_rows(loaded.base.tokenizer)
+    check(loaded.base, model, adapter, rows, tmp_path / "mine", least_cosine, tolerance)
