@@ -27,42 +27,68 @@ struct Piece {
     int64_t place;  // of its first panel among the unpacked ones
 };
 
-// panel[p · NR + j] = scale · B(p, j) for `columns` columns from `column` of B, zero in the others.
+// Panel j of a piece holds scale · B(p, column) at [p · NR + column − left], zero where the term has no column. There are
+// two ways through B, so that memory is read in the order in which it lies: rows of all panels, or one panel's columns.
 template <class T>
-void unpack(const Term& term, int64_t from, int64_t depth, int64_t column, int64_t columns, float* panel) {
-    const T* b = static_cast<const T*>(term.b) + from * term.b_row + column * term.b_col;
-    const float scale = term.scale;
-    if (columns < NR) std::fill(panel, panel + depth * NR, 0.0f);
-    if (term.b_col == 1 && columns == NR) {
-        for (int64_t p = 0; p < depth; p++) {
-            const T* row = b + p * term.b_row;
-            for (int j = 0; j < NR; j++) panel[p * NR + j] = scale * widen(row[j]);
+void unpack_rows(const Piece& piece, int64_t first_row, int64_t last_row, int64_t strip, int64_t until, float* panels) {
+    const Term& term = *piece.term;
+    for (int64_t p = first_row; p < last_row; p++) {
+        const T* row = static_cast<const T*>(term.b) + (piece.from + p) * term.b_row - term.first_column;
+        for (int64_t left = strip; left < until; left += NR) {
+            float* to = panels + piece.place + (left - strip) * piece.depth + p * NR;
+            if (term.first_column <= left && left + NR <= term.last_column) {
+                for (int64_t j = 0; j < NR; j++) to[j] = term.scale * widen(row[left + j]);
+                continue;
+            }
+            for (int64_t j = left; j < left + NR; j++)
+                to[j - left] = term.first_column <= j && j < term.last_column ? term.scale * widen(row[j]) : 0;
         }
-    } else if (term.b_row == 1 && columns == NR) {
-        const int64_t stride = term.b_col;
-        for (int64_t p = 0; p < depth; p++)
-            for (int j = 0; j < NR; j++) panel[p * NR + j] = scale * widen(b[j * stride + p]);
-    } else {
-        for (int64_t p = 0; p < depth; p++)
-            for (int64_t j = 0; j < columns; j++) panel[p * NR + j] = scale * widen(b[p * term.b_row + j * term.b_col]);
     }
 }
 
-// The same for a panel whose first column is `left` of C; a term may cover only some of its columns.
-void unpack_panel(const Piece& piece, int64_t left, float* panel) {
+template <class T>
+void unpack_columns(const Piece& piece, int64_t left, float* panel) {
     const Term& term = *piece.term;
-    const int64_t first = std::max(left, term.first_column), last = std::min(left + NR, term.last_column);
-    const auto copy = term.b_type ? unpack<bf16> : unpack<float>;
-    if (first == left) {
-        copy(term, piece.from, piece.depth, first - term.first_column, last - first, panel);
-        return;
+    constexpr int64_t NEAR = 128;  // rows of a panel that stay in the first-level cache
+    for (int64_t near = 0; near < piece.depth; near += NEAR)
+        for (int64_t j = left; j < left + NR; j++) {
+            const int64_t until = std::min(near + NEAR, piece.depth);
+            float* to = panel + (j - left);
+            if (j < term.first_column || term.last_column <= j) {
+                for (int64_t p = near; p < until; p++) to[p * NR] = 0;
+                continue;
+            }
+            const T* b = static_cast<const T*>(term.b) + piece.from * term.b_row + (j - term.first_column) * term.b_col;
+            for (int64_t p = near; p < until; p++) to[p * NR] = term.scale * widen(b[p * term.b_row]);
+        }
+}
+
+constexpr int64_t UNIT_ROWS = 32;
+
+// What one thread unpacks at a time: some rows of all panels, or one panel.
+struct Unit {
+    const Piece* piece;
+    int64_t at;
+};
+
+std::vector<Unit> units(const std::vector<Piece>& pieces, int64_t strip, int64_t until) {
+    std::vector<Unit> all;
+    for (const Piece& piece : pieces) {
+        const bool by_rows = piece.term->b_col == 1;
+        const int64_t from = by_rows ? 0 : strip, end = by_rows ? piece.depth : until;
+        for (int64_t at = from; at < end; at += by_rows ? UNIT_ROWS : NR) all.push_back({&piece, at});
     }
-    float shifted[NR];
-    copy(term, piece.from, piece.depth, first - term.first_column, last - first, panel);
-    for (int64_t p = 0; p < piece.depth; p++) {
-        std::fill(shifted, shifted + NR, 0.0f);
-        std::copy(panel + p * NR, panel + p * NR + (last - first), shifted + (first - left));
-        std::copy(shifted, shifted + NR, panel + p * NR);
+    return all;
+}
+
+void unpack(const Unit& unit, int64_t strip, int64_t until, float* panels) {
+    const Piece& piece = *unit.piece;
+    if (piece.term->b_col == 1) {
+        const auto run = piece.term->b_type ? unpack_rows<bf16> : unpack_rows<float>;
+        run(piece, unit.at, std::min(unit.at + UNIT_ROWS, piece.depth), strip, until, panels);
+    } else {
+        const auto run = piece.term->b_type ? unpack_columns<bf16> : unpack_columns<float>;
+        run(piece, unit.at, panels + piece.place + (unit.at - strip) * piece.depth);
     }
 }
 
@@ -165,13 +191,11 @@ void kameleon_gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64
         for (int64_t strip = 0; strip < n; strip += width)
             for (size_t batch = 0; batch < batches.size(); batch++) {
                 const std::vector<Piece>& pieces = batches[batch];
-                const int64_t until = std::min(strip + width, n), panel_count = ceil_div(until - strip, NR);
+                const int64_t until = std::min(strip + width, n);
                 const bool first = batch == 0, last = batch + 1 == batches.size();
-#pragma omp for schedule(static) collapse(2)
-                for (size_t piece = 0; piece < pieces.size(); piece++)
-                    for (int64_t j = 0; j < panel_count; j++)
-                        if (const Piece& one = pieces[piece]; covers(*one.term, strip + j * NR))
-                            unpack_panel(one, strip + j * NR, panels + one.place + j * one.depth * NR);
+                const std::vector<Unit> work = units(pieces, strip, until);
+#pragma omp for schedule(static)
+                for (size_t unit = 0; unit < work.size(); unit++) unpack(work[unit], strip, until, panels);
 #pragma omp for schedule(dynamic) collapse(2)
                 for (int64_t row = 0; row < m; row += ROW_BLOCK)
                     for (int64_t left = strip; left < until; left += PANEL_GROUP * NR) {

@@ -42,8 +42,8 @@ def test_other_right_answers_are_encoded_beside_their_row(chatml, write):
 
 def test_raw_reaches_rows_alternatives_and_origin(llama3, write):
     got = read_corpus(write([pair("a", also=["Hey"])]), llama3, raw=True)
-    assert llama3.tokenizer.decode(got.examples[0].tokens) == "aHo<|eot_id|>"
-    assert llama3.tokenizer.decode(got.alternatives[0][0].tokens) == "aHey<|eot_id|>"
+    assert llama3.tokenizer.decode(got.examples[0].tokens) == "<|begin_of_text|>aHo<|eot_id|>"
+    assert llama3.tokenizer.decode(got.alternatives[0][0].tokens) == "<|begin_of_text|>aHey<|eot_id|>"
     assert got.origin.raw
 
 

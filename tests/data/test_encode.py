@@ -46,9 +46,9 @@ def test_the_tools_of_a_row_stand_in_its_prompt(chatml):
 
 
 def test_raw_puts_prompt_and_answer_together_as_they_are(llama3):
-    """Not even the beginning that this tokenizer puts before every text."""
+    """Behind the beginning that this tokenizer puts before every text, as at generation."""
     example = encode_row(row(prompt="Hi \n", completion="\n Ho "), llama3, raw=True)
-    assert text_of(llama3, example) == "Hi \n\n Ho <|eot_id|>"
+    assert text_of(llama3, example) == "<|begin_of_text|>Hi \n\n Ho <|eot_id|>"
     assert learned(llama3, example) == ["\n Ho <|eot_id|>"]
 
 
@@ -69,7 +69,23 @@ def test_raw_needs_text_on_both_sides(chatml):
 @pytest.mark.parametrize("raw", [False, True])
 def test_plain_text_is_learned_whole_with_its_end(llama3, raw):
     example = encode_row(row(text=" Once.\n"), llama3, raw=raw)
-    assert learned(llama3, example) == [" Once.\n<|eot_id|>"] and all(example.trained)
+    assert learned(llama3, example) == [" Once.\n<|eot_id|>"]
+    assert text_of(llama3, example) == "<|begin_of_text|> Once.\n<|eot_id|>" and all(example.trained[1:])
+
+
+def test_a_template_that_writes_the_beginning_gets_no_second_one(llama3):
+    example = encode_row(row(**CHAT), llama3)
+    assert text_of(llama3, example).count("<|begin_of_text|>") == 1
+
+
+def test_of_a_conversational_prompt_no_answer_is_learned(chatml):
+    prompt = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Ho"},
+        {"role": "user", "content": "And?"},
+    ]
+    example = encode_row(row(prompt=prompt, completion=[{"role": "assistant", "content": "Hum"}]), chatml)
+    assert learned(chatml, example) == ["Hum<|im_end|>"]
 
 
 @pytest.mark.parametrize("value", [{"text": "a"}, {"prompt": "a", "completion": "b"}])

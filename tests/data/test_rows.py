@@ -44,8 +44,13 @@ def test_another_right_answer_takes_the_place_of_the_completion():
 
 
 def test_prompt_and_completion_may_be_messages():
-    assert row(prompt=[USER], completion=[ANSWER]) == Row(7, (USER, ANSWER))
+    assert row(prompt=[USER], completion=[ANSWER]) == Row(7, (USER, ANSWER), first_learned=1)
     assert row(prompt=[USER], completion=[ANSWER], tools=[TOOL]).tools == (TOOL,)
+
+
+def test_a_rendered_text_beside_a_structured_row_is_left_aside():
+    """As in the original Alpaca file."""
+    assert row(instruction="Hi", output="Ho", text="Below is …") == row(instruction="Hi", output="Ho")
 
 
 def test_an_empty_instruction_leaves_the_input():
@@ -93,7 +98,7 @@ def test_lists_may_be_written_as_json_text():
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ({"text": "a", "messages": []}, "mixes messages and text"),
+        ({"conversations": [], "messages": []}, "mixes messages and conversations"),
         ({"prompt": "a", "completion": "b", "instruction": "c"}, "mixes prompt and instruction"),
         ({"question": "a", "answer": "b"}, "has only question, answer; a row is one of"),
         ({}, "has only nothing"),

@@ -125,6 +125,12 @@ def test_llama3_takes_a_known_word_whole_even_where_no_merges_lead_to_it(tmp_pat
     assert load(path).tokenize("zebra") == list("zebra")
 
 
+def test_llama3_puts_its_beginning_before_text_as_llama_cpp_does(tmp_path):
+    begin = len(TOKENS) - 3
+    assert load(write(tmp_path / "a.gguf", "llama-bpe"))("ab")["input_ids"][0] == begin
+    assert begin not in load(write(tmp_path / "b.gguf", "qwen2"))("ab")["input_ids"]
+
+
 def test_text_comes_back_whole(tmp_path):
     for pre in ("smollm", "llama-bpe", "qwen2", "gpt-2"):
         tokenizer = load(write(tmp_path / f"{pre}.gguf", pre))

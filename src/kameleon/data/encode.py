@@ -32,16 +32,17 @@ def encode_row(row: Row, template: ChatTemplate, raw: bool = False, max_tokens: 
     learned whole. Raises DataError.
     """
     if row.text is not None:
-        tokens = (*template.encode_text(row.text), _end_token(template))
-        trained = (True,) * len(tokens)
+        learned = (*template.encode_text(row.text), _end_token(template))
+        tokens = (*template.opening, *learned)
+        trained = (False,) * len(template.opening) + (True,) * len(learned)
     elif raw:
         if row.prompt is None or row.completion is None:
             raise DataError("--raw needs prompt and completion as text; these are messages")
-        prompt = template.encode_text(row.prompt)
+        prompt = (*template.opening, *template.encode_text(row.prompt))
         answer = (*template.encode_after(row.prompt, row.completion), _end_token(template))
         tokens, trained = (*prompt, *answer), (False,) * len(prompt) + (True,) * len(answer)
     else:
-        tokens, trained = template.encode_conversation(row.messages, row.tools)
+        tokens, trained = template.encode_conversation(row.messages, row.tools, row.first_learned)
     cut = len(tokens) - max_tokens if any(trained[max_tokens:]) else 0
     return Example(row.number, tokens[:max_tokens], trained[:max_tokens], cut)
 

@@ -33,6 +33,7 @@ class Row:
     """One example before it is tokens: a conversation, or plain text.
 
     `prompt` and `completion` are kept as they were written, for rows of that kind; `also` lists other right answers.
+    Of `messages`, the assistant's are learned from number `first_learned` on.
     """
 
     number: int
@@ -42,6 +43,7 @@ class Row:
     prompt: str | None = None
     completion: str | None = None
     also: tuple[str, ...] = ()
+    first_learned: int = 0
 
 
 def make_row(record: Record) -> Row:
@@ -50,6 +52,8 @@ def make_row(record: Record) -> Row:
         raise DataError(record.fault)
     value, number = record.value, record.number
     kinds = [kind for kind in ("messages", "prompt", "instruction", "conversations", "text") if kind in value]
+    if len(kinds) == 2 and kinds[1] == "text":  # the original Alpaca rows, for one: the same again, rendered
+        kinds.pop()
     if len(kinds) != 1:
         what = f"mixes {' and '.join(kinds)}" if kinds else f"has only {', '.join(map(str, value)) or 'nothing'}"
         raise DataError(f"it {what}; a row is one of: {'; '.join(KINDS)}")
@@ -67,8 +71,10 @@ def make_row(record: Record) -> Row:
         if not prompt.strip():
             raise DataError("'instruction' is empty, and there is no 'input'")
     elif isinstance(value["prompt"], list):  # conversational: both sides are messages
-        messages = [*value["prompt"], *_listed(value.get("completion"), "completion")]
-        return Row(number, _messages(messages), tuple(_listed(value.get("tools") or [], "tools")))
+        answers = _messages(_listed(value.get("completion"), "completion"))
+        messages = _messages([*value["prompt"], *answers])
+        tools = tuple(_listed(value.get("tools") or [], "tools"))
+        return Row(number, messages, tools, first_learned=len(value["prompt"]))
     else:
         prompt, completion = _text(value, "prompt"), _text(value, "completion")
     also = tuple(str(one) for one in _listed(value.get("also") or [], "also"))

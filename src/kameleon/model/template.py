@@ -63,8 +63,11 @@ class ChatTemplate:
         """Tokens of a conversation up to where the assistant's answer begins."""
         return self.encode_text(self.render(messages, tools, add_generation_prompt=True))
 
-    def encode_conversation(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> Encoded:
-        """Tokens of a whole conversation; trained are the assistant's answers with the token that ends each.
+    def encode_conversation(
+        self, messages: Sequence[Message], tools: Sequence[Any] | None = None, first_learned: int = 0
+    ) -> Encoded:
+        """Tokens of a whole conversation; trained are the assistant's answers with the token that ends each, from
+        message `first_learned` on.
 
         An answer is what rendering adds after its generation prompt, and its tokens follow the prompt's, as in
         generation. Raises DataError for a template where that is not so (one that rewrites earlier turns, for
@@ -84,7 +87,7 @@ class ChatTemplate:
             answer = self.encode_after(before, after[len(before) :])
             end = self._end(answer)
             tokens += [*prompt, *answer]
-            trained += [False] * len(prompt) + [at < end for at in range(len(answer))]
+            trained += [False] * len(prompt) + [i >= first_learned and at < end for at in range(len(answer))]
             done = after
         whole = self.render(messages, tools)
         if not whole.startswith(done):
@@ -99,6 +102,16 @@ class ChatTemplate:
         except UnicodeEncodeError as error:
             raise DataError(f"it holds text that is not UTF-8: {error.reason} at character {error.start}") from error
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    @cached_property
+    def opening(self) -> tuple[int, ...]:
+        """What the tokenizer itself puts before a text (Llama's beginning-of-text token, for one); often nothing.
+
+        A chat template writes its own, so only text that is trained or continued as it stands needs this.
+        """
+        whole, bare = self.tokenizer.encode("a"), self.tokenizer.encode("a", add_special_tokens=False)
+        starts = (at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
+        return tuple(whole[: next(starts, 0)])
 
     def encode_after(self, prompt: str, text: str) -> tuple[int, ...]:
         """Tokens of `text` where it follows `prompt`, whose own tokens stay as they are without it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from kameleon.errors import BaseModelError, UnsupportedArchitectureError, WeightsError
@@ -71,8 +71,14 @@ def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
             "take a newer conversion, or the base's folder in Hugging Face layout"
         )
     tokens = metadata["tokenizer.ggml.tokens"]
+    tokenizer = _byte_pairs(metadata, tokens, pre)
+    if metadata.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe"):  # llama.cpp's default, too
+        begin = metadata["tokenizer.ggml.bos_token_id"]
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{tokens[begin]}:0 $A:0", special_tokens=[(tokens[begin], begin)]
+        )
     return PreTrainedTokenizerFast(
-        tokenizer_object=_byte_pairs(metadata, tokens, pre),
+        tokenizer_object=tokenizer,
         chat_template=metadata.get("tokenizer.chat_template"),
         clean_up_tokenization_spaces=False,
         **{
