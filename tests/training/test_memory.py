@@ -1,0 +1,65 @@
+"""Memory stays flat from step to step, and long rows fit."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import save_base
+
+FLAT = """
+import sys, torch, kameleon
+from kameleon import Recipe
+from kameleon.adapters import Bank, Card
+from kameleon.data import Example, pack
+from kameleon.training.step import Trainee, fresh_adapter, train_step
+
+def resident_bytes():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+base = kameleon.load(sys.argv[1], dtype=torch.float32).base
+bank, recipe = Bank(base), Recipe()
+bank.add(fresh_adapter(base, "x", recipe, Card(base_id="tiny", base_fingerprint=base.fingerprint)))
+trainee = Trainee(bank.resident("x"), recipe)
+for step in range(1000):
+    lengths = [40 + (7 * step + 31 * i) % 160 for i in range(4)]
+    rows = [Example(i, tuple(range(5, 5 + n)), (True,) * n) for i, n in enumerate(lengths)]
+    train_step(base, bank, trainee, pack(rows, 300, 0), 1e-4)
+    if step == 99:
+        before = resident_bytes()
+print(resident_bytes() - before)
+"""
+
+LONG = """
+import torch, kameleon
+from kameleon import Recipe
+from kameleon.adapters import Bank, Card
+from kameleon.data import Example, pack
+from kameleon.training.loop import peak_bytes
+from kameleon.training.step import Trainee, fresh_adapter, train_step
+
+base = kameleon.load("smollm2").base
+bank, recipe = Bank(base), Recipe()
+bank.add(fresh_adapter(base, "x", recipe, Card(base_id=base.name, base_fingerprint=base.fingerprint)))
+tokens = tuple(torch.randint(0, 49152, (8192,), generator=torch.Generator().manual_seed(0)).tolist())
+packs = pack([Example(0, tokens, (True,) * 8192)], 8192, 0)
+train_step(base, bank, Trainee(bank.resident("x"), recipe), packs, 1e-4, checkpoint_layers=True)
+print(peak_bytes())
+"""
+
+
+def run(script, *arguments):
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+def test_memory_is_flat_over_a_thousand_steps(tmp_path):
+    save_base(tmp_path / "base", "llama tied")
+    assert run(FLAT, tmp_path / "base") < 8e6
+
+
+@pytest.mark.slow
+def test_a_row_of_8192_tokens_trains_within_3_gb():
+    assert run(LONG) < 3e9
