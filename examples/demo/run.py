@@ -51,10 +51,10 @@ class Task:
 SHORT = Recipe(layers=10, rows_per_step=16, learning_rate=2e-3)
 LONG = Recipe(layers=10, rows_per_step=8)
 TASKS = (
-    Task("law", 200, 112, LONG),
-    Task("medicine", 155, 90, SHORT),
+    Task("law", 215, 112, LONG),
+    Task("medicine", 185, 90, SHORT),
     Task("code", 140, 122, LONG),
-    Task("polish", 100, 90, SHORT),
+    Task("polish", 105, 90, SHORT),
 )
 
 

@@ -3,6 +3,7 @@
     KameleonError
     ├── SettingError (ValueError)         a setting that is unknown, out of range, or at odds with another
     ├── DataError (ValueError)            rows that cannot be read or that would teach nothing
+    │   └── RewrittenTurnsError           a conversation whose template changes earlier turns when later ones come
     ├── MissingExtraError (ImportError)   an optional library is needed; the message holds the install command
     ├── BaseModelError                    about the frozen base
     │   ├── UnsupportedArchitectureError (NotImplementedError)
@@ -35,6 +36,10 @@ class SettingError(KameleonError, ValueError):
 
 class DataError(KameleonError, ValueError):
     """Rows cannot be read, or would teach nothing."""
+
+
+class RewrittenTurnsError(DataError):
+    """The base's chat template changes earlier turns of this conversation when later ones come."""
 
 
 class MissingExtraError(KameleonError, ImportError):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from data.chat_templates import learned
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -161,3 +162,18 @@ def test_the_coloured_mask_marks_the_learned_tokens_and_no_others(chatml):
     assert shown.plain.replace("│", "").replace("⏎", "") == (
         "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYo<|im_end|>\n"
     )
+
+
+def test_where_the_template_rewrites_earlier_turns_each_answer_is_a_row_of_its_own(rewriting):
+    turns = [("user", "Hi"), ("assistant", "Ho"), ("user", "And?"), ("assistant", "Hum"), ("user", "Bye")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    examined = examine([Record(3, {"messages": messages})], rewriting)
+    assert (examined.split, examined.faults) == (1, ())
+    assert [row.number for row in examined.rows] == [3, 3]
+    assert [learned(rewriting, example) for example in examined.examples] == [
+        ["<think>\n\n</think>\n\nHo<|im_end|>"],
+        ["<think>\n\n</think>\n\nHum<|im_end|>"],
+    ]
+    for at, example in zip((1, 3), examined.examples, strict=True):  # each prompt as it is at generation
+        asked = rewriting.encode_prompt(messages[:at])
+        assert example.tokens[: len(asked)] == asked

@@ -47,6 +47,10 @@ def check(
             f"tokens a row: {told}"
         )
     )
+    if examined.split:
+        shown.append(
+            Text(f"{examined.split} conversations are a row for each answer: the template rewrites earlier turns")
+        )
     if examined.faults:
         faults = table(">row", "stops training", "reason")
         for fault in sorted(examined.faults, key=lambda fault: not fault.fatal)[:_MOST_SHOWN]:

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from kameleon.data.encode import Example, encode_row
 from kameleon.data.formats import Record
-from kameleon.data.rows import Row, make_row
-from kameleon.errors import DataError
+from kameleon.data.rows import Row, answers_apart, make_row
+from kameleon.errors import DataError, RewrittenTurnsError
 from kameleon.model import ChatTemplate
 
 
@@ -27,11 +27,16 @@ class Fault:
 
 @dataclass(frozen=True)
 class Examined:
-    """All rows of a file, after encoding. `rows` and `examples` match; rows with a fatal fault are in neither."""
+    """All rows of a file, after encoding. `rows` and `examples` match; rows with a fatal fault are in neither.
+
+    Where the base's template rewrites earlier turns, a conversation is one row for each of its answers, all with its
+    number; `split` counts such conversations.
+    """
 
     rows: tuple[Row, ...]
     examples: tuple[Example, ...]
     faults: tuple[Fault, ...]
+    split: int = 0
 
     @property
     def tokens(self) -> int:
@@ -48,6 +53,7 @@ class Examined:
             "tokens": self.tokens,
             "trained_tokens": self.trained_tokens,
             "row_tokens": self.row_tokens(),
+            "split": self.split,
             "faults": [{"row": f.row, "reason": f.reason, "fatal": f.fatal} for f in self.faults],
         }
 
@@ -73,18 +79,28 @@ def examine(
     rows: list[Row] = []
     examples: list[Example] = []
     faults: list[Fault] = []
+    split = 0
     for record in records:
         try:
-            row = make_row(record)
-            example = encode_row(row, template, raw, max_tokens)
+            parts = _encode(make_row(record), template, raw, max_tokens)
         except DataError as error:
             faults.append(Fault(record.number, str(error), fatal=True))
             continue
-        rows.append(row)
-        examples.append(example)
-        faults += [Fault(row.number, reason, fatal=False) for reason in _doubts(example)]
+        split += len(parts) > 1
+        for row, example in parts:
+            rows.append(row)
+            examples.append(example)
+            faults += [Fault(row.number, reason, fatal=False) for reason in _doubts(example)]
     faults += _repeats(rows, test_rows)
-    return Examined(tuple(rows), tuple(examples), tuple(sorted(faults, key=lambda fault: fault.row)))
+    return Examined(tuple(rows), tuple(examples), tuple(sorted(faults, key=lambda fault: fault.row)), split)
+
+
+def _encode(row: Row, template: ChatTemplate, raw: bool, max_tokens: int) -> list[tuple[Row, Example]]:
+    """The row as one example; or, where the template rewrites earlier turns, each answer as it is at generation."""
+    try:
+        return [(row, encode_row(row, template, raw, max_tokens))]
+    except RewrittenTurnsError:
+        return [(one, encode_row(one, template, raw, max_tokens)) for one in answers_apart(row)]
 
 
 def _doubts(example: Example) -> Iterator[str]:

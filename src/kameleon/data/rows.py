@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kameleon.data.formats import Record
@@ -87,6 +87,12 @@ def with_answer(row: Row, completion: str) -> Row:
     """The same question with another right answer."""
     assert row.prompt is not None
     return Row(row.number, _pair(row.prompt, completion), prompt=row.prompt, completion=completion)
+
+
+def answers_apart(row: Row) -> list[Row]:
+    """For each answer of a conversation a row that ends with it, with all before it as its prompt."""
+    answers = [i for i, m in enumerate(row.messages) if m["role"] == "assistant" and i >= row.first_learned]
+    return [replace(row, messages=row.messages[: i + 1], first_learned=i) for i in answers]
 
 
 def _pair(prompt: str, completion: str) -> tuple[dict[str, Any], ...]:

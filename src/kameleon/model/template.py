@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from kameleon.errors import DataError
+from kameleon.errors import DataError, RewrittenTurnsError
 
 Message = dict[str, Any]
 
 _REWRITTEN = (
-    "the base's chat template rewrites earlier turns, so this conversation cannot be trained as one row: "
-    "give each answer a row of its own"
+    "the base's chat template rewrites earlier turns, so the answers of this conversation cannot be trained as one row"
 )
 
 
@@ -67,31 +66,31 @@ class ChatTemplate:
         self, messages: Sequence[Message], tools: Sequence[Any] | None = None, first_learned: int = 0
     ) -> Encoded:
         """Tokens of a whole conversation; trained are the assistant's answers with the token that ends each, from
-        message `first_learned` on.
+        message `first_learned` on. What stands before is a prompt like any other.
 
         An answer is what rendering adds after its generation prompt, and its tokens follow the prompt's, as in
-        generation. Raises DataError for a template where that is not so (one that rewrites earlier turns, for
-        instance), or whose answers end with no special token.
+        generation. Raises RewrittenTurnsError where the template rewrites earlier turns, so that this is not so, and
+        DataError for a template whose answers end with no special token.
         """
         tokens: list[int] = []
         trained: list[bool] = []
         done = ""
         for i, message in enumerate(messages):
-            if message["role"] != "assistant":
+            if message["role"] != "assistant" or i < first_learned:
                 continue
             before = self.render(messages[:i], tools, add_generation_prompt=True)
             after = self.render(messages[: i + 1], tools)
             if not before.startswith(done) or not after.startswith(before):
-                raise DataError(_REWRITTEN)
+                raise RewrittenTurnsError(_REWRITTEN)
             prompt = self.encode_after(done, before[len(done) :])
             answer = self.encode_after(before, after[len(before) :])
             end = self._end(answer)
             tokens += [*prompt, *answer]
-            trained += [False] * len(prompt) + [i >= first_learned and at < end for at in range(len(answer))]
+            trained += [False] * len(prompt) + [at < end for at in range(len(answer))]
             done = after
         whole = self.render(messages, tools)
         if not whole.startswith(done):
-            raise DataError(_REWRITTEN)
+            raise RewrittenTurnsError(_REWRITTEN)
         rest = self.encode_after(done, whole[len(done) :])
         return Encoded((*tokens, *rest), (*trained, *(False for _ in rest)))
 
