@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kameleon import ops
-from kameleon.ops import NO_ADAPTER, Branch, Segments, SidePath, reference
+from kameleon.ops import NO_ADAPTER, Branch, Segments, SidePath, native, reference
 from kameleon.weights import DenseWeight
 
 
@@ -177,7 +177,7 @@ def test_multiply(rows, inner, columns, transposed):
     )
     half = ops.multiply(x.bfloat16(), matrix.bfloat16(), residual=residual.bfloat16())
     torch.testing.assert_close(half.double(), wanted + residual, rtol=2e-2, atol=2e-2 * inner**0.5)
-    if rows > 7:  # fewer rows are torch's
+    if rows > 7 and native.multiplies(x):  # torch promises nothing of the kind
         assert torch.equal(ops.multiply(x, matrix)[3:], ops.multiply(torch.cat([x[3:], x]), matrix)[: rows - 3])
 
 

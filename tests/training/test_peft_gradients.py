@@ -79,7 +79,7 @@ def check(base, model, adapter, rows, folder, least_cosine, tolerance):
 
 TYPES = pytest.mark.parametrize(
     ("dtype", "least_cosine", "tolerance"),
-    [(torch.float32, 0.99999, 1e-4), (torch.bfloat16, 0.999, 5e-2)],
+    [(torch.float32, 0.99999, 1e-4), (torch.bfloat16, 0.998, 7e-2)],
     ids=["fp32", "bf16"],
 )
 
