@@ -101,8 +101,15 @@ def test_gradients_on_small_bases(family, dtype, least_cosine, tolerance, tmp_pa
     )
 
 
+SHORT_OF_IT = pytest.mark.xfail(reason="bf16 reaches cosine 0.985 in the first layer's k_proj; 0.999 is the goal")
+
+
 @pytest.mark.slow
-@TYPES
+@pytest.mark.parametrize(
+    ("dtype", "least_cosine", "tolerance"),
+    [(torch.float32, 0.99999, 1e-4), pytest.param(torch.bfloat16, 0.999, 5e-2, marks=SHORT_OF_IT)],
+    ids=["fp32", "bf16"],
+)
 def test_gradients_on_the_real_base(dtype, least_cosine, tolerance, tmp_path):
     loaded = kameleon.load("smollm2", dtype=dtype)
     path = locate("smollm2").path
@@ -113,6 +120,4 @@ def test_gradients_on_the_real_base(dtype, least_cosine, tolerance, tmp_path):
     model.to(dtype).float()  # the base as it is stored in that type; what is compared is the arithmetic on it
     adapter = small_adapter(loaded.base)
     rows = read_rows(loaded.base.tokenizer)
-    if dtype == torch.bfloat16:  # thirty layers of roundings: the lowest layers' attention reaches 0.995, others more
-        least_cosine, tolerance = 0.99, 0.15
     check(loaded.base, model, adapter, rows, tmp_path / "mine", least_cosine, tolerance)
