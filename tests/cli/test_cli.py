@@ -1,6 +1,8 @@
 """The commands as a person or a script meets them: real files, real exit codes, JSON alone on standard output."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -138,3 +140,29 @@ def test_help_teaches_every_setting(run):
     text = " ".join(out.replace("│", " ").split())
     assert "Width of the side path: room for what some thousand rows teach" in text
     assert "kameleon train --data law.jsonl --name law" in text
+
+
+HELP = """
+import contextlib, os, sys
+from kameleon.cli import app
+commands = "", "train", "eval", "chat", "data check", "base list", "adapter list", "lab", "doctor"
+with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    for command in commands:
+        with contextlib.suppress(SystemExit):
+            app([*command.split(), "--help"])
+print(sorted({"torch", "transformers", "huggingface_hub", "numpy"} & sys.modules.keys()))
+"""
+
+
+def test_help_answers_without_importing_torch():
+    """In a process of its own, since this one has it already. Only `bench` computes its help."""
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def test_what_needs_torch_is_found_in_the_package_when_asked_for():
+    import kameleon
+
+    assert all(hasattr(kameleon, name) for name in kameleon.__all__)
+    with pytest.raises(AttributeError, match="'kameleon' has no attribute 'lode'"):
+        kameleon.lode  # noqa: B018

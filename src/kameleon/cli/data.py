@@ -10,7 +10,6 @@ from rich.console import Group
 from rich.text import Text
 
 from kameleon.cli.console import BaseRef, Json, open_base, show, table
-from kameleon.data import colour_mask, examine, find_data, make_row, read_records
 
 app = App(name="data", help="Look at training data before training.")
 _MOST_SHOWN = 20
@@ -33,6 +32,8 @@ def check(
 
     Try: kameleon data check law.jsonl --test law-test.jsonl
     """
+    from kameleon.data import colour_mask, examine, find_data, make_row, read_records
+
     template = open_base(base).base.template
     in_test = [make_row(record) for record in read_records(find_data(test))] if test else []
     examined = examine(read_records(find_data(file)), template, raw, max_row_tokens, in_test)
