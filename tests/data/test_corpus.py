@@ -30,8 +30,16 @@ def test_a_file_becomes_examples_with_their_origin(chatml, write):
 
 def test_a_hub_data_set_keeps_its_name_as_origin(chatml, write, monkeypatch):
     path = write([pair("a")])
-    monkeypatch.setattr(corpus, "find_data", lambda source: path)
+    monkeypatch.setattr(corpus, "find_data", lambda source: (path,))
     assert read_corpus("someone/rows", chatml).origin.path == "someone/rows"
+
+
+def test_the_origin_of_a_data_set_in_parts_is_a_hash_of_them_all(chatml, write, monkeypatch):
+    parts = write([pair("a"), pair("b")], "1.jsonl"), write([pair("c")], "2.jsonl")
+    monkeypatch.setattr(corpus, "find_data", lambda source: parts)
+    got = read_corpus("someone/rows", chatml)
+    assert [e.row for e in got.examples] == [1, 2, 3]
+    assert got.origin.sha256 == hashlib.sha256(parts[0].read_bytes() + parts[1].read_bytes()).hexdigest()
 
 
 def test_other_right_answers_are_encoded_beside_their_row(chatml, write):
