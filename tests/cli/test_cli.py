@@ -134,6 +134,16 @@ def test_base_show_has_the_fingerprint(run, tiny_folder):
     assert "smollm2" in run("base", "list", base=False)[1]
 
 
+def test_base_list_has_the_catalogue_and_what_else_is_here(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    path = tmp_path / "kameleon-home" / "bases" / "mine.gguf"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"GGUF")
+    listed = json.loads(run("base", "list", "--json", base=False)[1])
+    assert [(entry["name"], entry["here"]) for entry in listed] == [("smollm2", False), (str(path), True)]
+    assert run("base", "list", base=False)[0] == 0
+
+
 def test_help_teaches_every_setting(run):
     status, out, _ = run("train", "--help", base=False)
     assert status == 0

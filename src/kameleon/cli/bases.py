@@ -52,15 +52,20 @@ def pull(ref: BaseRef, *, json: Json = False) -> None:
 
 @app.command(name="list")
 def list_(*, json: Json = False) -> None:
-    """List the bases that Kameleon knows by name, and which of them are on this machine."""
+    """List the bases that Kameleon knows by name, and all others that are on this machine."""
     from kameleon.model import CATALOGUE, list_bases
 
-    here = {files.ref: files for files in list_bases()}
+    found = list_bases()
+    here = {files.ref: files for files in found}
+    others = [files for files in found if files.ref not in CATALOGUE]
     shown = table("name", "on this machine", "licence", "about")
     for entry in CATALOGUE.values():
         files = here.get(entry.name)
         shown.add_row(entry.name, files.source if files else "no", entry.licence, entry.about)
-    document = [{**asdict(entry), "here": entry.name in here} for entry in CATALOGUE.values()]
+    for files in others:
+        shown.add_row(files.ref, files.source, "", "not in the catalogue")
+    document: list[dict[str, object]] = [{**asdict(e), "here": e.name in here} for e in CATALOGUE.values()]
+    document += [{"name": files.ref, "licence": None, "here": True} for files in others]
     show(document, shown, json)
 
 
