@@ -101,6 +101,13 @@ def test_held_out_rows_and_the_rest_are_disjoint_and_complete(count, seed):
     assert split_held_out(whole, seed) == (rest, aside)
 
 
+def test_the_answers_of_one_conversation_are_held_out_together():
+    examples = tuple(Example(i // 3, (i, i), (False, True)) for i in range(120))
+    rest, aside = split_held_out(Corpus(examples, ((),) * 120, Origin("here", "0", 120, 120, False)), 0)
+    assert len(aside.examples) == 3 * (40 // 20) and len(rest.examples) + len(aside.examples) == 120
+    assert not {e.row for e in rest.examples} & {e.row for e in aside.examples}
+
+
 def test_at_most_two_hundred_rows_are_held_out():
     assert len(split_held_out(numbered(5000), 0)[1].examples) == 200
 

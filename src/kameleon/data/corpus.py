@@ -84,9 +84,16 @@ def _refuse_fatal(source: str | Path, examined: Examined) -> None:
 
 
 def split_held_out(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
-    """Set a twentieth of the rows (at most 200) aside to watch a run; which ones, the seed decides."""
-    count = len(corpus.examples)
-    aside = min(_MOST_HELD_OUT, int(count * _HELD_OUT_SHARE))
-    order = list(range(count))
+    """Set a twentieth of the rows (at most 200) aside to watch a run; which ones, the seed decides.
+
+    A conversation that is several rows is on one side with all of them.
+    """
+    order = list(dict.fromkeys(example.row for example in corpus.examples))
+    count = min(_MOST_HELD_OUT, int(len(order) * _HELD_OUT_SHARE))
     random.Random(f"held out/{seed}").shuffle(order)
-    return corpus.pick(sorted(order[aside:])), corpus.pick(sorted(order[:aside]))
+    aside = set(order[:count])
+    places = range(len(corpus.examples))
+    return (
+        corpus.pick([i for i in places if corpus.examples[i].row not in aside]),
+        corpus.pick([i for i in places if corpus.examples[i].row in aside]),
+    )
