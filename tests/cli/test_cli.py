@@ -113,6 +113,15 @@ def test_data_check_shows_the_mask_counts_and_names_bad_rows(run, rows):
     assert "row 31: empty answer" in " ".join(err.split())
 
 
+def test_data_check_tells_once_which_of_several_kinds_was_taken(run, tmp_path):
+    path = tmp_path / "alpaca.json"
+    path.write_text(json.dumps([{"instruction": f"{i}?", "output": "Ho", "text": f"{i}? Ho"} for i in range(3)]))
+    status, out, _ = run("data", "check", path)
+    assert status == 0
+    told = "3 rows are written in several ways: instruction was taken, text left aside"
+    assert " ".join(out.split()).count(told) == 1
+
+
 def test_chat_switches_and_compares(run, rows, monkeypatch):
     run("train", "--data", rows, "--name", "count", *FAST)
     lines = iter(["/adapters", "hello", "/use count", "hello", "/compare hello", "/use nobody", "/help", "/quit"])

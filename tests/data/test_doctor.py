@@ -210,3 +210,12 @@ def test_of_a_prompt_of_messages_no_answer_becomes_a_row_of_its_own():
         examined = examine(records({"prompt": messages[:cut], "completion": messages[cut:]}), stripping)
         assert [learned(stripping, e) for e in examined.examples] == answers
         assert examined.split == len(answers) - 1
+
+
+def test_records_that_hold_several_kinds_of_row_are_counted(chatml):
+    alpaca = [{"instruction": f"{i}?", "output": "Ho", "text": f"Below: {i}? Ho"} for i in range(3)]
+    chats = [{**chat(("user", "4?"), ("assistant", "Ho")), "prompt": "4?", "completion": "Ho"}]
+    examined = examine(records(*alpaca, *chats, pair("5?")), chatml)
+    assert examined.faults == () and examined.mixed == {("instruction", "text"): 3, ("messages", "prompt"): 1}
+    assert examined.to_json()["mixed"][0] == {"taken": "instruction", "left": ["text"], "rows": 3}
+    assert examine(records(pair("5?")), chatml).to_json()["mixed"] == []

@@ -52,6 +52,8 @@ def check(
         shown.append(
             Text(f"{examined.split} conversations are a row for each answer: the template rewrites earlier turns")
         )
+    for (taken, *left), count in examined.mixed.items():
+        shown.append(Text(f"{count} rows are written in several ways: {taken} was taken, {', '.join(left)} left aside"))
     if examined.faults:
         faults = table(">row", "stops training", "reason")
         for fault in sorted(examined.faults, key=lambda fault: not fault.fatal)[:_MOST_SHOWN]:
