@@ -1,12 +1,23 @@
 """Kameleon: one frozen base model, many small LoRA adapters, on the computer you already own."""
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-from kameleon.adapters import Adapter, Shelf
-from kameleon.api import LoadedBase, load
 from kameleon.errors import KameleonError
-from kameleon.generation import Sampling
-from kameleon.training import Recipe, Watch
+from kameleon.settings import Recipe, Sampling, Watch
 
 __version__ = version("kameleon")
 __all__ = ["Adapter", "KameleonError", "LoadedBase", "Recipe", "Sampling", "Shelf", "Watch", "load"]
+
+if TYPE_CHECKING:
+    from kameleon.adapters import Adapter, Shelf
+    from kameleon.api import LoadedBase, load
+else:
+    _HOMES = {"Adapter": "adapters", "Shelf": "adapters", "LoadedBase": "api", "load": "api"}
+
+    def __getattr__(name):
+        """What needs torch is imported when it is asked for: torch takes seconds, and `kameleon --help` needs none."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -52,11 +52,14 @@ class LoadedBase:
         return proof
 
     def encode_prompt(self, prompt: Prompt, raw: bool = False) -> tuple[int, ...]:
-        """Token ids of a prompt: chat messages, or a string, which becomes a user's message (as it is with `raw`)."""
+        """Token ids of a prompt: chat messages, or a string, which becomes a user's message.
+
+        With `raw` a string is taken as it is, begun as the tokenizer begins a text.
+        """
         if raw:
             if not isinstance(prompt, str):
                 raise SettingError("a raw prompt is a string, not messages")
-            return tuple(self.base.tokenizer.encode(prompt, add_special_tokens=False))
+            return (*self.base.template.opening, *self.base.template.encode_text(prompt))
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         return tuple(self.base.template.encode_prompt(messages))
 

@@ -1,6 +1,8 @@
 """The commands as a person or a script meets them: real files, real exit codes, JSON alone on standard output."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -111,6 +113,15 @@ def test_data_check_shows_the_mask_counts_and_names_bad_rows(run, rows):
     assert "row 31: empty answer" in " ".join(err.split())
 
 
+def test_data_check_tells_once_which_of_several_kinds_was_taken(run, tmp_path):
+    path = tmp_path / "alpaca.json"
+    path.write_text(json.dumps([{"instruction": f"{i}?", "output": "Ho", "text": f"{i}? Ho"} for i in range(3)]))
+    status, out, _ = run("data", "check", path)
+    assert status == 0
+    told = "3 rows are written in several ways: instruction was taken, text left aside"
+    assert " ".join(out.split()).count(told) == 1
+
+
 def test_chat_switches_and_compares(run, rows, monkeypatch):
     run("train", "--data", rows, "--name", "count", *FAST)
     lines = iter(["/adapters", "hello", "/use count", "hello", "/compare hello", "/use nobody", "/help", "/quit"])
@@ -132,9 +143,45 @@ def test_base_show_has_the_fingerprint(run, tiny_folder):
     assert "smollm2" in run("base", "list", base=False)[1]
 
 
+def test_base_list_has_the_catalogue_and_what_else_is_here(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    path = tmp_path / "kameleon-home" / "bases" / "mine.gguf"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"GGUF")
+    listed = json.loads(run("base", "list", "--json", base=False)[1])
+    assert [(entry["name"], entry["here"]) for entry in listed] == [("smollm2", False), (str(path), True)]
+    assert run("base", "list", base=False)[0] == 0
+
+
 def test_help_teaches_every_setting(run):
     status, out, _ = run("train", "--help", base=False)
     assert status == 0
     text = " ".join(out.replace("│", " ").split())
     assert "Width of the side path: room for what some thousand rows teach" in text
     assert "kameleon train --data law.jsonl --name law" in text
+
+
+HELP = """
+import contextlib, os, sys
+from kameleon.cli import app
+commands = "", "train", "eval", "chat", "data check", "base list", "adapter list", "lab", "doctor"
+with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    for command in commands:
+        with contextlib.suppress(SystemExit):
+            app([*command.split(), "--help"])
+print(sorted({"torch", "transformers", "huggingface_hub", "numpy"} & sys.modules.keys()))
+"""
+
+
+def test_help_answers_without_importing_torch():
+    """In a process of its own, since this one has it already. Only `bench` computes its help."""
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def test_what_needs_torch_is_found_in_the_package_when_asked_for():
+    import kameleon
+
+    assert all(hasattr(kameleon, name) for name in kameleon.__all__)
+    with pytest.raises(AttributeError, match="'kameleon' has no attribute 'lode'"):
+        kameleon.lode  # noqa: B018

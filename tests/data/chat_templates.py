@@ -24,6 +24,14 @@ REWRITING = (
     "{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# As Qwen3's and DeepSeek's: what an answer before the last question thought is taken out.
+STRIPPING = (
+    "{% set ns = namespace(last=-1) %}"
+    "{% for m in messages %}{% if m['role'] == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{{ m['content'].split('</think>')[-1] if loop.index0 < ns.last else m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 _WORDS = r"\s*[\r\n]+|\s?[^\s]+|\s+"  # line breaks stay together, as in Llama 3 and Qwen
 _MERGES = [("Ċ", "Ċ"), ("h", "e"), ("l", "l"), ("Ġ", "a")]
 

@@ -30,8 +30,16 @@ def test_a_file_becomes_examples_with_their_origin(chatml, write):
 
 def test_a_hub_data_set_keeps_its_name_as_origin(chatml, write, monkeypatch):
     path = write([pair("a")])
-    monkeypatch.setattr(corpus, "find_data", lambda source: path)
+    monkeypatch.setattr(corpus, "find_data", lambda source: (path,))
     assert read_corpus("someone/rows", chatml).origin.path == "someone/rows"
+
+
+def test_the_origin_of_a_data_set_in_parts_is_a_hash_of_them_all(chatml, write, monkeypatch):
+    parts = write([pair("a"), pair("b")], "1.jsonl"), write([pair("c")], "2.jsonl")
+    monkeypatch.setattr(corpus, "find_data", lambda source: parts)
+    got = read_corpus("someone/rows", chatml)
+    assert [e.row for e in got.examples] == [1, 2, 3]
+    assert got.origin.sha256 == hashlib.sha256(parts[0].read_bytes() + parts[1].read_bytes()).hexdigest()
 
 
 def test_other_right_answers_are_encoded_beside_their_row(chatml, write):
@@ -91,6 +99,13 @@ def test_held_out_rows_and_the_rest_are_disjoint_and_complete(count, seed):
     assert len(rows[1]) == count // 20 == aside.origin.rows and rest.origin.rows == count - count // 20
     assert all(a == (e,) for part in (rest, aside) for e, a in zip(part.examples, part.alternatives, strict=True))
     assert split_held_out(whole, seed) == (rest, aside)
+
+
+def test_the_answers_of_one_conversation_are_held_out_together():
+    examples = tuple(Example(i // 3, (i, i), (False, True)) for i in range(120))
+    rest, aside = split_held_out(Corpus(examples, ((),) * 120, Origin("here", "0", 120, 120, False)), 0)
+    assert len(aside.examples) == 3 * (40 // 20) and len(rest.examples) + len(aside.examples) == 120
+    assert not {e.row for e in rest.examples} & {e.row for e in aside.examples}
 
 
 def test_at_most_two_hundred_rows_are_held_out():

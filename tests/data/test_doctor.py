@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from data.chat_templates import learned
+from data.chat_templates import STRIPPING, learned, make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +18,7 @@ from kameleon.data import (
     require_trainable,
 )
 from kameleon.errors import DataError
+from kameleon.model import ChatTemplate
 
 
 def pair(prompt, completion="Ho"):
@@ -177,3 +178,44 @@ def test_where_the_template_rewrites_earlier_turns_each_answer_is_a_row_of_its_o
     for at, example in zip((1, 3), examined.examples, strict=True):  # each prompt as it is at generation
         asked = rewriting.encode_prompt(messages[:at])
         assert example.tokens[: len(asked)] == asked
+
+
+def test_an_answer_is_learned_with_its_thinking_behind_answers_that_have_lost_theirs():
+    stripping = ChatTemplate(make_tokenizer(STRIPPING))
+    thoughtful = chat(
+        ("user", "1?"), ("assistant", "<think>a</think>A"), ("user", "2?"), ("assistant", "<think>b</think>B")
+    )
+    plain = chat(("user", "1?"), ("assistant", "A"), ("user", "2?"), ("assistant", "B"))
+    examined = examine(records(thoughtful, plain, pair("3?", "<think>c</think>C")), stripping)
+    assert (examined.split, examined.faults, examined.to_json()["split"]) == (1, (), 1)
+    assert [e.row for e in examined.examples] == [1, 1, 2, 3]  # only the row that needs it is split
+    assert [learned(stripping, e) for e in examined.examples] == [
+        ["<think>a</think>A<|im_end|>"],
+        ["<think>b</think>B<|im_end|>"],
+        ["A<|im_end|>", "B<|im_end|>"],
+        ["<think>c</think>C<|im_end|>"],
+    ]
+    seen = stripping.tokenizer.decode(examined.examples[1].tokens)
+    assert "A<|im_end|>" in seen and "<think>a" not in seen
+
+
+def test_of_a_prompt_of_messages_no_answer_becomes_a_row_of_its_own():
+    stripping = ChatTemplate(make_tokenizer(STRIPPING))
+    turns = chat(("user", "1?"), ("assistant", "<think>a</think>A"), ("user", "2?"), ("assistant", "<think>b</think>B"))
+    messages = turns["messages"]
+    for cut, answers in (
+        (3, [["<think>b</think>B<|im_end|>"]]),
+        (1, [["<think>a</think>A<|im_end|>"], ["<think>b</think>B<|im_end|>"]]),
+    ):
+        examined = examine(records({"prompt": messages[:cut], "completion": messages[cut:]}), stripping)
+        assert [learned(stripping, e) for e in examined.examples] == answers
+        assert examined.split == len(answers) - 1
+
+
+def test_records_that_hold_several_kinds_of_row_are_counted(chatml):
+    alpaca = [{"instruction": f"{i}?", "output": "Ho", "text": f"Below: {i}? Ho"} for i in range(3)]
+    chats = [{**chat(("user", "4?"), ("assistant", "Ho")), "prompt": "4?", "completion": "Ho"}]
+    examined = examine(records(*alpaca, *chats, pair("5?")), chatml)
+    assert examined.faults == () and examined.mixed == {("instruction", "text"): 3, ("messages", "prompt"): 1}
+    assert examined.to_json()["mixed"][0] == {"taken": "instruction", "left": ["text"], "rows": 3}
+    assert examine(records(pair("5?")), chatml).to_json()["mixed"] == []

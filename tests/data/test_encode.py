@@ -73,6 +73,27 @@ def test_plain_text_is_learned_whole_with_its_end(llama3, raw):
     assert text_of(llama3, example) == "<|begin_of_text|> Once.\n<|eot_id|>" and all(example.trained[1:])
 
 
+@pytest.mark.parametrize("begin", [None, "<|begin_of_text|>"])
+def test_text_begins_as_the_tokenizer_begins_it_and_the_beginning_is_not_learned(begin):
+    template = ChatTemplate(make_tokenizer(None, begin))
+    for raw in (False, True):
+        example = encode_row(row(text="ha hell"), template, raw)
+        end = template.tokenizer.eos_token_id
+        assert list(example.tokens) == [*template.tokenizer("ha hell")["input_ids"], end]
+        assert example.trained == (not begin, *([True] * (len(example.tokens) - 1)))
+    example = encode_row(row(prompt="ha", completion="hell"), template, raw=True)
+    asked = template.tokenizer("ha")["input_ids"]
+    assert list(example.tokens[: len(asked)]) == asked and not any(example.trained[: len(asked)])
+
+
+def test_an_end_that_the_tokenizer_adds_is_no_beginning():
+    tokenizer = make_tokenizer(None, "<|begin_of_text|>")
+    tokenizer.add_bos_token = tokenizer.add_eos_token = True
+    template = ChatTemplate(tokenizer)
+    assert tokenizer.convert_ids_to_tokens(list(template.opening)) == ["<|begin_of_text|>"]
+    assert list(encode_row(row(text="ha"), template).tokens) == tokenizer("ha")["input_ids"]
+
+
 def test_a_template_that_writes_the_beginning_gets_no_second_one(llama3):
     example = encode_row(row(**CHAT), llama3)
     assert text_of(llama3, example).count("<|begin_of_text|>") == 1

@@ -1,10 +1,15 @@
 """Files to records: every format, and every way in which a file can be broken."""
 
 import csv
+import hashlib
 import importlib
 import io
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
 
+import huggingface_hub.constants
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -149,10 +154,17 @@ def test_a_cut_parquet_file_is_refused(tmp_path):
         read_records(path)
 
 
+def test_rows_of_several_parts_are_read_in_order_and_counted_on(write):
+    first, second = write(b'{"text": "a"}\n\n{"text": "b"\n', "1.jsonl"), write(b'[{"text": "c"}]', "2.json")
+    got = read_records(first, second)
+    assert [(r.number, r.value.get("text")) for r in got] == [(1, "a"), (3, None), (4, "c")]
+    assert got[1].fault and got[:2] == read_records(first)
+
+
 def test_a_local_file_is_found_before_the_hub_is_asked(write, monkeypatch):
     monkeypatch.setattr(formats, "list_repo_files", lambda *_, **__: pytest.fail("asked the hub"))
     path = write(ROWS)
-    assert find_data(path) == find_data(str(path)) == path
+    assert find_data(path) == find_data(str(path)) == (path,)
 
 
 @pytest.mark.parametrize("source", ["rows.txt", "rows"])
@@ -208,7 +220,7 @@ def hub(monkeypatch, tmp_path):
 )
 def test_a_hub_data_set_gives_the_file_of_its_split(hub, tmp_path, files, split, chosen):
     asked = hub(*files)
-    assert find_data("someone/rows", split) == tmp_path / chosen
+    assert find_data("someone/rows", split) == (tmp_path / chosen,)
     assert asked == [chosen]
 
 
@@ -219,16 +231,43 @@ def test_a_hub_data_set_without_that_split_names_what_it_holds(hub, files):
         find_data("someone/rows")
 
 
-def test_a_hub_data_set_in_several_files_is_not_taken_in_part(hub):
-    asked = hub("data/train-00001-of-2.parquet", "data/train-00000-of-2.parquet")
-    with pytest.raises(DataError, match=r"has 2 files for 'train'.*name one: someone/rows:FILE"):
+@pytest.mark.parametrize(
+    ("files", "parts"),
+    [
+        (["data/test-0-of-1", "data/train-00001-of-2", "data/train-00000-of-2"], (2, 1)),
+        (["train-10", "train-2", "train-1", "validation-1"], (2, 1, 0)),
+        (["train/1/0", "train/0/1", "train/0/0"], (2, 1, 0)),
+    ],
+)
+def test_all_parts_of_a_split_are_taken_in_the_order_of_their_numbers(hub, tmp_path, files, parts):
+    asked = hub(*(f"{file}.parquet" for file in files))
+    assert find_data("someone/rows") == tuple(tmp_path / f"{files[place]}.parquet" for place in parts)
+    assert len(asked) == len(parts)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["train.csv", "train.jsonl"],
+        ["en/train.jsonl", "de/train.jsonl"],
+        ["2023/train.jsonl", "2024/train.jsonl"],
+        ["train.jsonl", "train_small.jsonl"],
+        ["train_sft-0-of-1.jsonl", "train_gen-0-of-1.jsonl"],
+        ["train-0-of-3.jsonl", "train-1-of-3.jsonl"],
+        ["train-0-of-2.jsonl", "train-1-of-2.jsonl", "train-0-of-1.jsonl"],
+    ],
+    ids=["formats", "languages", "years", "sizes", "kinds", "a part missing", "two cuts"],
+)
+def test_files_of_a_split_that_are_not_the_parts_of_one_are_not_taken(hub, files):
+    asked = hub(*files)
+    with pytest.raises(DataError, match=r"not the parts of one.*it holds .*; name one: someone/rows:FILE"):
         find_data("someone/rows")
     assert not asked
 
 
 def test_a_file_of_a_hub_data_set_can_be_named(hub, tmp_path):
     asked = hub("a.jsonl", "more/b.jsonl")
-    assert find_data("someone/rows:more/b.jsonl") == tmp_path / "more" / "b.jsonl" and asked == ["more/b.jsonl"]
+    assert find_data("someone/rows:more/b.jsonl") == (tmp_path / "more" / "b.jsonl",) and asked == ["more/b.jsonl"]
     with pytest.raises(DataError, match=r"has no file 'c.jsonl': it holds a.jsonl, more/b.jsonl"):
         find_data("someone/rows:c.jsonl")
 
@@ -253,3 +292,66 @@ def test_a_hub_that_does_not_deliver_is_a_data_error(hub, error):
     hub(error=error)
     with pytest.raises(DataError, match="someone/rows"):
         find_data("someone/rows")
+
+
+PARTS = {
+    "README.md": b"rows",
+    "data/test-00000-of-00001.jsonl": b'{"text": "never"}\n',
+    "data/train-00000-of-00002.jsonl": b'{"text": "a"}\n{"text": "b"}\n',
+    "data/train-00001-of-00002.jsonl": b'{"text": "c"}\n',
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub's interface as one data set needs."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = unquote(urlsplit(self.path).path)
+        file = path.removeprefix("/datasets/someone/rows/resolve/main/")
+        if path == "/api/datasets/someone/rows/tree/main":
+            listed = [{"type": "file", "path": k, "size": len(v), "oid": oid(v)} for k, v in PARTS.items()]
+            self.answer(200, json.dumps(listed).encode(), {"Content-Type": "application/json"})
+        elif file in PARTS:
+            self.answer(200, PARTS[file], {"ETag": f'"{oid(PARTS[file])}"', "X-Repo-Commit": "0" * 40})
+        else:
+            self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    def answer(self, status, content, headers):
+        self.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(content))}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
+
+
+def oid(content):
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def test_a_data_set_in_parts_comes_whole_from_a_hub(tmp_path, monkeypatch):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        # The hub's library reads its environment when it is imported.
+        monkeypatch.setattr(formats.list_repo_files.__self__, "endpoint", endpoint)
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        got = read_records(*find_data("someone/rows"))
+        with pytest.raises(DataError, match="neither a file nobody/rows nor a hub data set"):
+            find_data("nobody/rows")
+        server.shutdown()
+    assert got == [Record(1, {"text": "a"}), Record(2, {"text": "b"}), Record(3, {"text": "c"})]

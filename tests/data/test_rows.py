@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kameleon.data import Record, Row, make_row, with_answer
+from kameleon.data.rows import kinds
 from kameleon.errors import DataError
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}
@@ -48,9 +49,28 @@ def test_prompt_and_completion_may_be_messages():
     assert row(prompt=[USER], completion=[ANSWER], tools=[TOOL]).tools == (TOOL,)
 
 
-def test_a_rendered_text_beside_a_structured_row_is_left_aside():
-    """As in the original Alpaca file."""
-    assert row(instruction="Hi", output="Ho", text="Below is …") == row(instruction="Hi", output="Ho")
+WHOLE = {
+    "messages": {"messages": [USER, ANSWER]},
+    "prompt": {"prompt": "Hi?", "completion": "Ho"},
+    "instruction": {"instruction": "Hi!", "output": "Ho"},
+    "conversations": {"conversations": [{"from": "human", "value": "Hi."}, {"from": "gpt", "value": "Ho"}]},
+    "text": {"text": "Below is …"},
+}
+
+
+@pytest.mark.parametrize("first", range(5))
+def test_of_several_kinds_in_one_record_the_most_structured_is_taken(first):
+    """As in the original Alpaca file, which has the rendered text too."""
+    names = list(WHOLE)[first:]
+    everything = {key: value for name in reversed(names) for key, value in WHOLE[name].items()}
+    assert kinds(Record(7, everything)) == names
+    assert row(**everything) == row(**WHOLE[names[0]])
+
+
+def test_a_kind_that_is_not_whole_is_not_taken_before_one_that_is():
+    assert row(prompt="Hi", instruction="Hi!", output="Ho") == row(instruction="Hi!", output="Ho")
+    assert row(messages=None, instruction="Hi!", text="plain") == row(text="plain")
+    assert kinds(Record(7, {"prompt": "Hi"})) == kinds(Record(7, {}, "broken")) == []
 
 
 def test_an_empty_instruction_leaves_the_input():
@@ -98,8 +118,8 @@ def test_lists_may_be_written_as_json_text():
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ({"conversations": [], "messages": []}, "mixes messages and conversations"),
-        ({"prompt": "a", "completion": "b", "instruction": "c"}, "mixes prompt and instruction"),
+        ({"conversations": [], "messages": [], "text": "a"}, "no assistant message"),
+        ({"prompt": "a", "instruction": "b"}, "'completion' is missing"),
         ({"question": "a", "answer": "b"}, "has only question, answer; a row is one of"),
         ({}, "has only nothing"),
         ({"prompt": "a"}, "'completion' is missing"),

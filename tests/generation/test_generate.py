@@ -127,6 +127,16 @@ def test_impossible_wishes_are_refused(wish, told):
         Sampling(**wish)
 
 
+@pytest.mark.parametrize("adds", [False, True])
+def test_a_raw_prompt_begins_as_the_tokenizer_begins_a_text_and_a_rendered_one_does_not(tiny, adds):
+    tokenizer = tiny.base.tokenizer
+    tokenizer.add_bos_token = adds
+    assert list(tiny.encode_prompt("Hi", raw=True)) == tokenizer("Hi")["input_ids"]
+    assert (tiny.encode_prompt("Hi", raw=True)[0] == tokenizer.bos_token_id) == adds
+    rendered = tiny.base.template.render([{"role": "user", "content": "Hi"}], add_generation_prompt=True)
+    assert tokenizer.decode(tiny.encode_prompt("Hi")) == rendered
+
+
 def test_bad_requests_are_refused_before_anything_is_computed(tiny):
     with pytest.raises(AdapterNotFoundError, match="no adapter 'gren'"):
         tiny.generate(["hello"], ["gren"])

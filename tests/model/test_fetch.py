@@ -259,7 +259,7 @@ def test_without_a_hub_the_base_comes_out_of_the_wheel_and_is_kept(wheel, tmp_pa
     assert list((tmp_path / "temporary").iterdir()) == []
     wheel.unlink()
     assert locate("tiny").path == files.path
-    assert files.path in [base.path for base in list_bases()]
+    assert [base.ref for base in list_bases() if base.path == files.path] == ["tiny"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for pip is a shell script")
@@ -335,6 +335,28 @@ def test_a_known_base_in_the_hubs_cache_is_listed_and_taken(wheel, hub_cache):
     kept = snapshot(hub_cache, "owner/tiny", FILES)
     assert [(base.path, base.licence) for base in list_bases() if base.ref == "tiny"] == [(kept, "MIT")]
     assert locate("tiny").path == kept
+
+
+def test_bases_fetched_by_their_hub_ids_are_listed_when_they_are_whole_and_of_a_known_family(hub_cache):
+    kept = snapshot(hub_cache, "owner/name", FILES)
+    snapshot(hub_cache, "owner/part", {"config.json": FILES["config.json"]})
+    snapshot(hub_cache, "owner/bert", {**FILES, "config.json": b'{"model_type": "bert"}'})
+    snapshot(hub_cache, "owner/cut", {**FILES, "config.json": b'{"model_t'})
+    snapshot(hub_cache, "alone", FILES)  # of the hub's first days, without an owner
+    (hub_cache / "models--owner--na me").mkdir()
+    (hub_cache / "datasets--owner--rows").mkdir()
+    (found,) = list_bases()
+    assert (found.ref, found.path, found.licence) == ("owner/name", kept, None)
+    assert "the hub's cache of owner/name" in found.source
+    assert locate(found.ref).path == kept
+
+
+def test_a_gguf_in_the_bases_folder_is_listed_by_its_path():
+    bases_dir().mkdir(parents=True)
+    path = bases_dir() / "mine.gguf"
+    path.write_bytes(b"GGUF")
+    assert [(base.ref, base.path) for base in list_bases()] == [(str(path), path)]
+    assert locate(str(path)).path == path
 
 
 def test_every_entry_of_the_catalogue_is_complete():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from kameleon.errors import DataError
+from kameleon.errors import DataError, RewrittenTurnsError
 from kameleon.model import ChatTemplate
 
 MADE = {
@@ -170,7 +170,7 @@ def test_every_turns_prompt_is_a_prefix_of_the_conversation_and_its_answer_is_le
 
 @pytest.mark.parametrize("contents", [("Hi", "Ho", "Ho?", "Hi!"), ("Hi", "Ho", "Bye")], ids=["answered", "open"])
 def test_a_template_that_rewrites_earlier_turns_is_refused_when_there_are_any(contents):
-    with pytest.raises(DataError, match="rewrites earlier turns"):
+    with pytest.raises(RewrittenTurnsError, match="rewrites earlier turns"):
         MADE["rewriting"].encode_conversation(chat(*contents))
 
 

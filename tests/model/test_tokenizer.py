@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from kameleon.errors import UnsupportedArchitectureError, WeightsError
-from kameleon.model import locate
+from kameleon.model import ChatTemplate, locate
 from kameleon.model.tokenizer import load_tokenizer
 from kameleon.weights import GgufFile, open_weights
 
@@ -33,7 +33,9 @@ PATTERN = (
 )
 
 
-def write(path, pre="smollm", model="gpt2", leave_out=(), tokens=TOKENS, kinds=KINDS, merges=MERGES, **ids):
+def write(
+    path, pre="smollm", model="gpt2", leave_out=(), tokens=TOKENS, kinds=KINDS, merges=MERGES, add_bos=None, **ids
+):
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_head_count(1)
     if model is not None:
@@ -51,6 +53,8 @@ def write(path, pre="smollm", model="gpt2", leave_out=(), tokens=TOKENS, kinds=K
         writer.add_uint32(f"tokenizer.ggml.{key}", value)
     if "chat_template" not in leave_out:
         writer.add_chat_template("{{ messages }}")
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
     writer.add_tensor("output_norm.weight", np.zeros(32, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -125,10 +129,14 @@ def test_llama3_takes_a_known_word_whole_even_where_no_merges_lead_to_it(tmp_pat
     assert load(path).tokenize("zebra") == list("zebra")
 
 
-def test_llama3_puts_its_beginning_before_text_as_llama_cpp_does(tmp_path):
-    begin = len(TOKENS) - 3
-    assert load(write(tmp_path / "a.gguf", "llama-bpe"))("ab")["input_ids"][0] == begin
-    assert begin not in load(write(tmp_path / "b.gguf", "qwen2"))("ab")["input_ids"]
+@pytest.mark.parametrize("add_bos", [None, True, False])
+@pytest.mark.parametrize("pre", ["smollm", "llama-bpe", "qwen2", "gpt-2"])
+def test_a_text_begins_as_the_file_says_or_else_as_llama_cpp_has_it(tmp_path, pre, add_bos):
+    tokenizer = load(write(tmp_path / "a.gguf", pre, add_bos=add_bos))
+    wanted = pre == "llama-bpe" if add_bos is None else add_bos
+    bare = tokenizer.encode("ab", add_special_tokens=False)
+    assert tokenizer("ab")["input_ids"] == [*([tokenizer.bos_token_id] if wanted else []), *bare]
+    assert ChatTemplate(tokenizer).opening == ((tokenizer.bos_token_id,) if wanted else ())
 
 
 def test_text_comes_back_whole(tmp_path):
@@ -201,7 +209,8 @@ def test_a_folder_with_a_damaged_tokenizer_is_refused(tmp_path, tiny_folder, tex
         load_tokenizer(tmp_path, open_weights(tmp_path))
 
 
-def test_a_sentencepiece_gguf_is_rebuilt_with_its_byte_fallback(tmp_path):
+@pytest.mark.parametrize("add_bos", [None, True, False])
+def test_a_sentencepiece_gguf_is_rebuilt_with_its_byte_fallback_and_beginning(tmp_path, add_bos):
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     tokens += ["▁", "h", "e", "l", "o", "he", "ll", "hell", "hello", "▁hello"]
     writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
@@ -212,6 +221,8 @@ def test_a_sentencepiece_gguf_is_rebuilt_with_its_byte_fallback(tmp_path):
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
+    if add_bos is not None:
+        writer.add_add_bos_token(add_bos)
     writer.add_tensor("output_norm.weight", np.zeros(32, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -220,7 +231,9 @@ def test_a_sentencepiece_gguf_is_rebuilt_with_its_byte_fallback(tmp_path):
     tokenizer = load(tmp_path / "a.gguf")
     assert tokenizer.eos_token == "</s>"
     assert tokenizer.tokenize("hello hello é") == ["▁hello", "▁hello", "▁", "<0xC3>", "<0xA9>"]
-    assert tokenizer.decode(tokenizer.encode("hello hello é", add_special_tokens=False)) == "hello hello é"
+    bare = tokenizer.encode("hello hello é", add_special_tokens=False)
+    assert tokenizer.decode(bare) == "hello hello é"
+    assert tokenizer("hello hello é")["input_ids"] == (bare if add_bos is False else [1, *bare])
 
 
 @pytest.mark.slow

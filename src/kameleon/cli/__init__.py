@@ -1,4 +1,7 @@
-"""The command line: parse, call, print. Every decision is made elsewhere."""
+"""The command line: parse, call, print. Every decision is made elsewhere.
+
+Commands import what needs torch when they run, not before, so that help answers at once.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from importlib.metadata import version
 import cyclopts
 from cyclopts import App
 
-from kameleon.cli import adapters, bases, bench, data
+from kameleon.cli import adapters, bases, data
 from kameleon.cli.chat import chat
 from kameleon.cli.console import notes
 from kameleon.cli.doctor import doctor
@@ -34,7 +37,11 @@ app.command(train)
 app.command(evaluate, name="eval")
 app.command(chat)
 app.command(adapters.app)
-app.command(bench.app)
+app.command(
+    "kameleon.cli.bench:app",
+    name="bench",
+    help="How fast training is here, beside others, and where the time goes.",
+)
 app.command(lab)
 app.command(doctor)
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from kameleon.adapters import Shelf
 from kameleon.cli.console import BaseRef, Json, megabytes, open_base, show, table
 
 app = App(name="adapter", help="The adapters on the shelf.")
@@ -18,6 +17,8 @@ Name = Annotated[str, Parameter(help="An adapter's name on the shelf.")]
 @app.command(name="list")
 def list_(*, json: Json = False) -> None:
     """List the adapters on the shelf with their base, size and held-out loss."""
+    from kameleon.adapters import Shelf
+
     entries = Shelf().entries()
     shown = table("name", "base", ">size", ">held-out loss", "made")
     for entry in entries:
@@ -39,6 +40,8 @@ def list_(*, json: Json = False) -> None:
 @app.command(name="show")
 def show_adapter(name: Name, *, json: Json = False) -> None:
     """Show an adapter's modules, numbers and card."""
+    from kameleon.adapters import Shelf
+
     adapter = Shelf().load(name)
     ranks = sorted({factors.rank for factors in adapter.modules.values()})
     document = {
@@ -83,6 +86,8 @@ def verify(
 @app.command
 def remove(name: Name, *, yes: Annotated[bool, Parameter(help="Do not ask.")] = False) -> None:
     """Delete an adapter from the shelf, for good."""
+    from kameleon.adapters import Shelf
+
     path = Shelf().path(name)
     if not yes and input(f"delete {path}? [y/N] ").strip().lower() != "y":
         sys.exit(1)

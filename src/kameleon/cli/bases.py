@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclopts import App
 
 from kameleon.cli.console import BaseRef, Json, megabytes, notes, progress, show, table
-from kameleon.model import CATALOGUE, BaseFiles, list_bases, locate, module_shapes
-from kameleon.model.config import read_config
-from kameleon.weights import open_weights
+
+if TYPE_CHECKING:
+    from kameleon.model import BaseFiles
 
 app = App(name="base", help="The frozen base models: fetch one, list them, look at one.")
 
@@ -35,6 +36,8 @@ def pull(ref: BaseRef, *, json: Json = False) -> None:
 
     Try: kameleon base pull smollm2
     """
+    from kameleon.model import locate
+
     with progress() as bars:
         task = bars.add_task(f"fetching {ref}", total=None)
 
@@ -49,19 +52,30 @@ def pull(ref: BaseRef, *, json: Json = False) -> None:
 
 @app.command(name="list")
 def list_(*, json: Json = False) -> None:
-    """List the bases that Kameleon knows by name, and which of them are on this machine."""
-    here = {files.ref: files for files in list_bases()}
+    """List the bases that Kameleon knows by name, and all others that are on this machine."""
+    from kameleon.model import CATALOGUE, list_bases
+
+    found = list_bases()
+    here = {files.ref: files for files in found}
+    others = [files for files in found if files.ref not in CATALOGUE]
     shown = table("name", "on this machine", "licence", "about")
     for entry in CATALOGUE.values():
         files = here.get(entry.name)
         shown.add_row(entry.name, files.source if files else "no", entry.licence, entry.about)
-    document = [{**asdict(entry), "here": entry.name in here} for entry in CATALOGUE.values()]
+    for files in others:
+        shown.add_row(files.ref, files.source, "", "not in the catalogue")
+    document: list[dict[str, object]] = [{**asdict(e), "here": e.name in here} for e in CATALOGUE.values()]
+    document += [{"name": files.ref, "licence": None, "here": True} for files in others]
     show(document, shown, json)
 
 
 @app.command(name="show")
 def show_base(ref: BaseRef, *, json: Json = False) -> None:
     """Show a base's sizes, its source and its fingerprint (a hash over every tensor)."""
+    from kameleon.model import locate, module_shapes
+    from kameleon.model.config import read_config
+    from kameleon.weights import open_weights
+
     files = locate(ref)
     weights = open_weights(files.path)
     config = read_config(files.path, weights)

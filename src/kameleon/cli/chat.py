@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from kameleon.api import LoadedBase
 from kameleon.cli.console import BaseRef, open_base, results
 from kameleon.errors import KameleonError
-from kameleon.generation import Sampling
+from kameleon.settings import Sampling
+
+if TYPE_CHECKING:
+    from kameleon.api import LoadedBase
 
 _HELP = """/use NAME      answer with this adapter from now on (/use none: the plain base)
 /adapters      what is on the shelf, and what is resident

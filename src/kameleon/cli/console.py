@@ -6,15 +6,15 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from kameleon.api import LoadedBase, load
-from kameleon.ops import kernels
+if TYPE_CHECKING:
+    from kameleon.api import LoadedBase
 
 results = Console()
 notes = Console(stderr=True)
@@ -59,6 +59,9 @@ def progress() -> Iterator[Progress]:
 
 def open_base(ref: str) -> LoadedBase:
     """Load a base with a bar, and say where it came from and what it computes in."""
+    from kameleon.api import load
+    from kameleon.ops import kernels
+
     with progress() as bars:
         tasks: dict[str, Any] = {}
 

@@ -10,7 +10,6 @@ from rich.console import Group
 from rich.text import Text
 
 from kameleon.cli.console import BaseRef, Json, open_base, show, table
-from kameleon.data import colour_mask, examine, find_data, make_row, read_records
 
 app = App(name="data", help="Look at training data before training.")
 _MOST_SHOWN = 20
@@ -33,9 +32,11 @@ def check(
 
     Try: kameleon data check law.jsonl --test law-test.jsonl
     """
+    from kameleon.data import colour_mask, examine, find_data, make_row, read_records
+
     template = open_base(base).base.template
-    in_test = [make_row(record) for record in read_records(find_data(test))] if test else []
-    examined = examine(read_records(find_data(file)), template, raw, max_row_tokens, in_test)
+    in_test = [make_row(record) for record in read_records(*find_data(test))] if test else []
+    examined = examine(read_records(*find_data(file)), template, raw, max_row_tokens, in_test)
     shown: list[Text | object] = []
     for example in [e for e in examined.examples if e.trained_tokens][:rows]:
         shown += [Text(f"row {example.row}", style="bold"), colour_mask(example, template), Text("")]
@@ -51,6 +52,8 @@ def check(
         shown.append(
             Text(f"{examined.split} conversations are a row for each answer: the template rewrites earlier turns")
         )
+    for (taken, *left), count in examined.mixed.items():
+        shown.append(Text(f"{count} rows are written in several ways: {taken} was taken, {', '.join(left)} left aside"))
     if examined.faults:
         faults = table(">row", "stops training", "reason")
         for fault in sorted(examined.faults, key=lambda fault: not fault.fatal)[:_MOST_SHOWN]:

@@ -6,10 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-import torch
-
 from kameleon.cli.console import Json, show, table
-from kameleon.ops import kernels, measure_compute_type
 
 _FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
 
@@ -19,6 +16,10 @@ def doctor(*, json: Json = False) -> None:
 
     Exit status 1 when the kernels do not run (everything works, several times slower).
     """
+    import torch
+
+    from kameleon.ops import kernels, measure_compute_type
+
     chosen, compute = kernels(), measure_compute_type()
     cpu, features = _cpu()
     document = {

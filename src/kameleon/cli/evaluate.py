@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.table import Table
 
-from kameleon.api import LoadedBase
 from kameleon.cli.console import BaseRef, Json, open_base, progress, show, table
 from kameleon.errors import SettingError
-from kameleon.training import GENERAL_TEXT, Score, TestSet
+
+if TYPE_CHECKING:
+    from kameleon.api import LoadedBase
+    from kameleon.training import Score, TestSet
 
 
 def evaluate(
@@ -23,7 +25,9 @@ def evaluate(
     base: BaseRef = "smollm2",
     rows: Annotated[int, Parameter(help="Score only the first rows of each set; 0 means all.")] = 0,
     raw: Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")] = False,
-    general: Annotated[Path, Parameter(help="Text on which forgetting is measured.")] = GENERAL_TEXT,
+    general: Annotated[
+        Path | None, Parameter(help="Text on which forgetting is measured; by default two dozen short everyday texts.")
+    ] = None,
     any_base: Annotated[bool, Parameter(help="Accept adapters that were trained on another base.")] = False,
     json: Json = False,
 ) -> None:
@@ -34,13 +38,15 @@ def evaluate(
 
     Try: kameleon eval law=law-test.jsonl code=code-test.jsonl --adapters law --adapters code
     """
+    from kameleon.training import GENERAL_TEXT
+
     loaded = open_base(base)
     names: list[str | None] = [None]
     for name in adapters if adapters is not None else loaded.shelf.names():
         loaded.load_adapter(name, any_base)
         names.append(name)
     sets = [_test_set(loaded, spec, rows, raw) for spec in tests]
-    sets.append(loaded.test_set("general text", loaded.read(general)))
+    sets.append(loaded.test_set("general text", loaded.read(general or GENERAL_TEXT)))
     *scores, forgotten = _scored(loaded, names, sets)
     document = {
         "base": loaded.base.name,

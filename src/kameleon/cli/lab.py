@@ -10,7 +10,6 @@ from rich.text import Text
 
 from kameleon.cli.console import Json, notes, show
 from kameleon.errors import MissingExtraError
-from kameleon.lab import explain, run_lab, save_pictures
 
 
 def lab(
@@ -20,6 +19,8 @@ def lab(
     json: Json = False,
 ) -> None:
     """The idea of LoRA in two minutes: what is trained, what is learned, and what is only memorised."""
+    from kameleon.lab import explain, run_lab, save_pictures
+
     with notes.status("training toy layers, some seconds"):
         report = run_lab(seed=seed)
     try:

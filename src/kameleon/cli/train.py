@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from kameleon.api import LoadedBase
 from kameleon.cli.console import BaseRef, Json, megabytes, notes, open_base, progress, show, table
 from kameleon.cli.settings import explain
-from kameleon.data import Corpus
 from kameleon.errors import MissingExtraError
 from kameleon.home import runs_dir
-from kameleon.training import Recipe, RunResult, StepReport, Watch, derived_learning_rate, draw_loss_curve
+from kameleon.settings import Recipe, Watch
+
+if TYPE_CHECKING:
+    from kameleon.api import LoadedBase
+    from kameleon.data import Corpus
+    from kameleon.training import RunResult, StepReport
 
 
 def train(
@@ -39,6 +42,8 @@ def train(
 
     Try: kameleon train --data law.jsonl --name law; or kameleon train --config law.toml --epochs 2
     """
+    from kameleon.training import draw_loss_curve
+
     loaded = open_base(base)
     corpus = loaded.read(data, raw, recipe.max_row_tokens)
     _tell_settings(loaded, corpus, recipe, watch)
@@ -53,6 +58,8 @@ def train(
 
 
 def _tell_settings(loaded: LoadedBase, corpus: Corpus, recipe: Recipe, watch: Watch) -> None:
+    from kameleon.training import derived_learning_rate
+
     derived = {"learning_rate": derived_learning_rate(loaded.base.config)} if not recipe.learning_rate else {}
     shown = table("setting", ">value", "why", title="settings")
     for setting in [*explain(replace(recipe, **derived), Recipe()), *explain(watch, Watch())]:

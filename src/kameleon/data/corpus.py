@@ -51,21 +51,23 @@ def read_corpus(source: str | Path, template: ChatTemplate, raw: bool = False, m
 
     Raises DataError, naming the rows that cannot be used.
     """
-    path = find_data(source)
-    examined = examine(read_records(path), template, raw, max_tokens)
-    _refuse_fatal(path, examined)
+    paths = find_data(source)
+    examined = examine(read_records(*paths), template, raw, max_tokens)
+    _refuse_fatal(source, examined)
     kept = [(r, e) for r, e in zip(examined.rows, examined.examples, strict=True) if e.trained_tokens]
     if examined.examples and not kept:
         raise DataError(
-            f"{path}: none of the {len(examined.examples)} rows has a token to learn: all labels are masked. "
+            f"{source}: none of the {len(examined.examples)} rows has a token to learn: all labels are masked. "
             "`kameleon data check` shows why, token by token"
         )
     if not kept:
-        raise DataError(f"{path} holds no rows")
+        raise DataError(f"{source} holds no rows")
     examples = tuple(example for _, example in kept)
     alternatives = tuple(_alternatives(row, template, raw, max_tokens) for row, _ in kept)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    origin = Origin(str(source), digest, len(examples), sum(e.trained_tokens for e in examples), raw)
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    origin = Origin(str(source), digest.hexdigest(), len(examples), sum(e.trained_tokens for e in examples), raw)
     return Corpus(examples, alternatives, origin, examined.faults)
 
 
@@ -73,18 +75,25 @@ def _alternatives(row: Row, template: ChatTemplate, raw: bool, max_tokens: int) 
     return tuple(encode_row(with_answer(row, other), template, raw, max_tokens) for other in row.also)
 
 
-def _refuse_fatal(path: Path, examined: Examined) -> None:
+def _refuse_fatal(source: str | Path, examined: Examined) -> None:
     fatal = [fault for fault in examined.faults if fault.fatal]
     if fatal:
         shown = "; ".join(f"row {fault.row}: {fault.reason}" for fault in fatal[:5])
         more = f"; and {len(fatal) - 5} more rows (see `kameleon data check`)" if len(fatal) > 5 else ""
-        raise DataError(f"{path}: {shown}{more}")
+        raise DataError(f"{source}: {shown}{more}")
 
 
 def split_held_out(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
-    """Set a twentieth of the rows (at most 200) aside to watch a run; which ones, the seed decides."""
-    count = len(corpus.examples)
-    aside = min(_MOST_HELD_OUT, int(count * _HELD_OUT_SHARE))
-    order = list(range(count))
+    """Set a twentieth of the rows (at most 200) aside to watch a run; which ones, the seed decides.
+
+    A conversation that is several rows is on one side with all of them.
+    """
+    order = list(dict.fromkeys(example.row for example in corpus.examples))
+    count = min(_MOST_HELD_OUT, int(len(order) * _HELD_OUT_SHARE))
     random.Random(f"held out/{seed}").shuffle(order)
-    return corpus.pick(sorted(order[aside:])), corpus.pick(sorted(order[:aside]))
+    aside = set(order[:count])
+    places = range(len(corpus.examples))
+    return (
+        corpus.pick([i for i in places if corpus.examples[i].row not in aside]),
+        corpus.pick([i for i in places if corpus.examples[i].row in aside]),
+    )

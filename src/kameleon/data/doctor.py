@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rich.text import Text
 
 from kameleon.data.encode import Example, encode_row
 from kameleon.data.formats import Record
-from kameleon.data.rows import Row, answers_apart, make_row
+from kameleon.data.rows import Row, answers_apart, kinds, make_row
 from kameleon.errors import DataError, RewrittenTurnsError
 from kameleon.model import ChatTemplate
 
@@ -30,13 +31,15 @@ class Examined:
     """All rows of a file, after encoding. `rows` and `examples` match; rows with a fatal fault are in neither.
 
     Where the base's template rewrites earlier turns, a conversation is one row for each of its answers, all with its
-    number; `split` counts such conversations.
+    number; `split` counts such conversations. `mixed` counts the records that hold several kinds of row, by those
+    kinds: the first was taken.
     """
 
     rows: tuple[Row, ...]
     examples: tuple[Example, ...]
     faults: tuple[Fault, ...]
     split: int = 0
+    mixed: Mapping[tuple[str, ...], int] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
@@ -54,6 +57,7 @@ class Examined:
             "trained_tokens": self.trained_tokens,
             "row_tokens": self.row_tokens(),
             "split": self.split,
+            "mixed": [{"taken": k[0], "left": list(k[1:]), "rows": count} for k, count in self.mixed.items()],
             "faults": [{"row": f.row, "reason": f.reason, "fatal": f.fatal} for f in self.faults],
         }
 
@@ -92,7 +96,9 @@ def examine(
             examples.append(example)
             faults += [Fault(row.number, reason, fatal=False) for reason in _doubts(example)]
     faults += _repeats(rows, test_rows)
-    return Examined(tuple(rows), tuple(examples), tuple(sorted(faults, key=lambda fault: fault.row)), split)
+    faults.sort(key=lambda fault: fault.row)
+    mixed = Counter(held for record in records if len(held := tuple(kinds(record))) > 1)
+    return Examined(tuple(rows), tuple(examples), tuple(faults), split, mixed)
 
 
 def _encode(row: Row, template: ChatTemplate, raw: bool, max_tokens: int) -> list[tuple[Row, Example]]:

@@ -7,7 +7,7 @@ import io
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,55 +28,81 @@ class Record:
     """One row as it stands in the file. `fault` says why it could not be read; `value` is then empty."""
 
     number: int
-    """Its line in JSONL; elsewhere its place, from 1."""
+    """Its line in JSONL; elsewhere its place, from 1. In a file of several parts it is counted on."""
     value: dict[str, Any]
     fault: str | None = None
 
 
-def find_data(source: str | Path, split: str = "train") -> Path:
-    """The file that `source` names: a local path, a hub data set (owner/name), or a file of one (owner/name:FILE).
+def find_data(source: str | Path, split: str = "train") -> tuple[Path, ...]:
+    """The files that `source` names: a local path, a hub data set (owner/name), or a file of one (owner/name:FILE).
 
-    Of a data set, the one file that has `split` in its name or folder, or else the only file. Raises DataError, also
-    when several files would do.
+    Of a data set, the file that has `split` in its name or folder, or all of its parts in their order, or else the only
+    file. Raises DataError, also when files would do that are not the parts of one.
     """
     path = Path(source).expanduser()
     if path.is_file():
         if path.suffix not in _SUFFIXES:
             raise DataError(f"{path} ends in {path.suffix or 'nothing'}; expected one of {', '.join(_SUFFIXES)}")
-        return path
+        return (path,)
     name, _, wanted = str(source).partition(":")
     if path.exists() or name.count("/") != 1 or name.endswith(_SUFFIXES) or name.startswith((".", "/", "~")):
         raise DataError(f"there is no file {path}; give a local file, or a hub data set owner/name")
     try:
         files = sorted(f for f in list_repo_files(name, repo_type="dataset") if f.endswith(_SUFFIXES))
-        return Path(hf_hub_download(name, _choose(name, files, wanted, split), repo_type="dataset"))
+        chosen = _choose(name, files, wanted, split)
+        return tuple(Path(hf_hub_download(name, file, repo_type="dataset")) for file in chosen)
     except RepositoryNotFoundError as error:
         raise DataError(f"there is neither a file {path} nor a hub data set {name}") from error
     except (HTTPError, HFValidationError, OSError) as error:
         raise DataError(f"there is no file {path}, and the hub did not deliver a data set {name}: {error}") from error
 
 
-def _choose(name: str, files: list[str], wanted: str, split: str) -> str:
+def _choose(name: str, files: list[str], wanted: str, split: str) -> list[str]:
     held = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "") if files else "none"
     if wanted:
         if wanted not in files:
             raise DataError(f"the hub's data set {name} has no file {wanted!r}: it holds {held}")
-        return wanted
+        return [wanted]
     # The split as a word of its own: "constraints.jsonl" is no file for "train".
-    chosen = [f for f in files if re.search(rf"(?<![a-z]){re.escape(split)}(?![a-z])", f)]
-    chosen = chosen or (files if len(files) == 1 else [])
+    word = re.compile(rf"(?<![a-z]){re.escape(split)}(?![a-z])")
+    chosen = [f for f in files if word.search(f)] or (files if len(files) == 1 else [])
     if not chosen:
         raise DataError(f"the hub's data set {name} has no file for {split!r}: it holds {held}; name one: {name}:FILE")
-    if len(chosen) > 1:
+    parts = {f: _part(f, word) for f in chosen}
+    if len({shape for shape, _ in parts.values()}) > 1 or not _are_all_there(chosen):
         raise DataError(
-            f"the hub's data set {name} has {len(chosen)} files for {split!r}, and one is expected: it holds {held}; "
-            f"name one: {name}:FILE"
+            f"the hub's data set {name} has files for {split!r} that are not the parts of one, or not all of them: "
+            f"it holds {held}; name one: {name}:FILE"
         )
-    return chosen[0]
+    return sorted(chosen, key=lambda f: parts[f][1])
 
 
-def read_records(path: Path) -> list[Record]:
-    """All rows in order; one that cannot be read has a fault. Raises DataError when the whole file cannot be read."""
+def _part(file: str, word: re.Pattern[str]) -> tuple[str, list[int]]:
+    """What the parts of one split have in common, all but the numbers behind its name; and those numbers."""
+    found = word.search(file)
+    end = found.end() if found else 0
+    return file[:end] + re.sub(r"\d+", "#", file[end:]), [int(number) for number in re.findall(r"\d+", file[end:])]
+
+
+def _are_all_there(files: list[str]) -> bool:
+    """Whether there are as many parts as names like train-00000-of-00003 tell; others tell nothing."""
+    told = {int(total) for file in files for total in re.findall(r"\d-of-(\d+)", file)}
+    return told <= {len(files)}
+
+
+def read_records(*paths: Path) -> list[Record]:
+    """All rows of one file, or of the parts of one, in order; one that cannot be read has a fault.
+
+    Numbers go on from part to part. Raises DataError when a whole file cannot be read.
+    """
+    records: list[Record] = []
+    for path in paths:
+        before = records[-1].number if records else 0
+        records += [replace(record, number=before + record.number) for record in _read(path)]
+    return records
+
+
+def _read(path: Path) -> list[Record]:
     if path.suffix == ".parquet":
         return list(_parquet(path))
     try:

@@ -19,12 +19,20 @@ _SHAREGPT = {
     "system": "system",
     "tool": "tool",
 }
+# From the most to the least structured: of a record that has several, the first is its row.
 KINDS = {
     "messages": "OpenAI chat",
     "prompt + completion": "a question and its answer",
     "instruction (+ input) + output": "Alpaca",
     "conversations": "ShareGPT",
     "text": "plain text, all of it learned",
+}
+_FIELDS = {
+    "messages": ("messages",),
+    "prompt": ("prompt", "completion"),
+    "instruction": ("instruction", "output"),
+    "conversations": ("conversations",),
+    "text": ("text",),
 }
 
 
@@ -46,18 +54,24 @@ class Row:
     first_learned: int = 0
 
 
+def kinds(record: Record) -> list[str]:
+    """Which kinds of row a record holds whole, by their first fields: the first is taken, the others left aside.
+
+    The original Alpaca records, for one, hold each row once more as rendered text.
+    """
+    return [kind for kind, fields in _FIELDS.items() if all(record.value.get(field) is not None for field in fields)]
+
+
 def make_row(record: Record) -> Row:
     """The row that a record means. Raises DataError, whose text is the reason (the caller knows the row's number)."""
     if record.fault:
         raise DataError(record.fault)
     value, number = record.value, record.number
-    kinds = [kind for kind in ("messages", "prompt", "instruction", "conversations", "text") if kind in value]
-    if len(kinds) == 2 and kinds[1] == "text":  # the original Alpaca rows, for one: the same again, rendered
-        kinds.pop()
-    if len(kinds) != 1:
-        what = f"mixes {' and '.join(kinds)}" if kinds else f"has only {', '.join(map(str, value)) or 'nothing'}"
-        raise DataError(f"it {what}; a row is one of: {'; '.join(KINDS)}")
-    kind = kinds[0]
+    begun = [*kinds(record), *(kind for kind in _FIELDS if kind in value)]
+    if not begun:
+        held = ", ".join(map(str, value)) or "nothing"
+        raise DataError(f"it has only {held}; a row is one of: {'; '.join(KINDS)}")
+    kind = begun[0]
     if kind == "text":
         return Row(number, text=_text(value, "text"))
     if kind == "messages":

@@ -13,9 +13,10 @@ import torch
 from kameleon.adapters import Bank
 from kameleon.errors import SettingError
 from kameleon.generation.kv_cache import KVCache
-from kameleon.generation.sampling import Sampling, choose, new_generator
+from kameleon.generation.sampling import choose, new_generator
 from kameleon.model import Base
 from kameleon.ops import Segments
+from kameleon.settings import Sampling
 
 
 @dataclass(frozen=True)

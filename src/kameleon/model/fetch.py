@@ -13,13 +13,13 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -31,6 +31,7 @@ from huggingface_hub.errors import (
 from kameleon.errors import FetchError
 from kameleon.home import atomic_write, bases_dir
 from kameleon.model.catalogue import CATALOGUE, Entry, PackagedGguf
+from kameleon.model.config import FAMILIES
 
 _WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
 _HUB_PROBE_S = 5.0
@@ -73,14 +74,47 @@ def locate(ref: str, on_progress: Progress | None = None) -> BaseFiles:
 
 
 def list_bases() -> list[BaseFiles]:
-    """The catalogue's bases that are on this machine already, without asking any network."""
+    """The bases that are on this machine already, without asking any network.
+
+    The catalogue's first; then those in the hub's cache whose family is known, by their hub ids, and `.gguf` files in
+    Kameleon's own folder, by their paths.
+    """
     found = []
     for entry in CATALOGUE.values():
         for local in (_kept(entry), _cached(entry.hub_id)):
             if local is not None:
                 found.append(BaseFiles(entry.name, *local, entry.licence))
                 break
-    return found
+    return [*found, *_fetched(), *_put_by()]
+
+
+def _fetched() -> Iterator[BaseFiles]:
+    """Whole bases in the hub's cache that are not in the catalogue; other programs keep other models there."""
+    known = {entry.hub_id for entry in CATALOGUE.values()}
+    for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*")):
+        hub_id = folder.name.removeprefix("models--").replace("--", "/")
+        if hub_id.count("/") != 1 or hub_id in known:
+            continue
+        try:
+            cached = _cached(hub_id)
+        except FetchError:  # a folder that no hub id leads to
+            continue
+        if cached is not None and _is_whole(cached[0]) and _family(cached[0]) in FAMILIES:
+            yield BaseFiles(hub_id, *cached)
+
+
+def _family(path: Path) -> str | None:
+    try:
+        return json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):  # cut short, or not an object
+        return None
+
+
+def _put_by() -> Iterator[BaseFiles]:
+    from_packages = {_package_path(entry.packaged) for entry in CATALOGUE.values() if entry.packaged}
+    for path in sorted(bases_dir().glob("*.gguf")):
+        if path not in from_packages:
+            yield BaseFiles(str(path), path, f"kept in {path.parent}")
 
 
 def _from_catalogue(entry: Entry, on_progress: Progress | None) -> BaseFiles:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from kameleon.errors import BaseModelError, UnsupportedArchitectureError, WeightsError
@@ -61,24 +61,26 @@ def load_tokenizer(path: Path, weights: WeightFile) -> PreTrainedTokenizerBase:
 def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
     metadata = file.metadata
     kind = metadata.get("tokenizer.ggml.model")
-    if kind == "llama":  # SentencePiece, which transformers knows how to rebuild
-        return AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name, local_files_only=True)
     pre = metadata.get("tokenizer.ggml.pre")  # files of before May 2024 lack it, and their tokens would be guesses
-    if kind != "gpt2" or pre not in _PRE_TOKENIZERS:
+    if kind == "llama":  # SentencePiece, which transformers knows how to rebuild
+        tokenizer = AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name, local_files_only=True)
+    elif kind == "gpt2" and pre in _PRE_TOKENIZERS:
+        tokenizer = _fast(metadata, pre)
+    else:
         known = ", ".join(_PRE_TOKENIZERS)
         raise UnsupportedArchitectureError(
             f"tokenizer {kind} with pre-tokenizer {pre!r} in {file.path} (known: {known}); "
             "take a newer conversion, or the base's folder in Hugging Face layout"
         )
+    # Where the file says nothing: as llama.cpp, which has it so for SentencePiece and Llama 3.
+    tokenizer.add_bos_token = metadata.get("tokenizer.ggml.add_bos_token", kind == "llama" or pre == "llama-bpe")
+    return tokenizer
+
+
+def _fast(metadata: dict[str, Any], pre: str) -> PreTrainedTokenizerFast:
     tokens = metadata["tokenizer.ggml.tokens"]
-    tokenizer = _byte_pairs(metadata, tokens, pre)
-    if metadata.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe"):  # llama.cpp's default, too
-        begin = metadata["tokenizer.ggml.bos_token_id"]
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{tokens[begin]}:0 $A:0", special_tokens=[(tokens[begin], begin)]
-        )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=_byte_pairs(metadata, tokens, pre),
         chat_template=metadata.get("tokenizer.chat_template"),
         clean_up_tokenization_spaces=False,
         **{

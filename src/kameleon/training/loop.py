@@ -19,10 +19,11 @@ from kameleon.data import Example, pack, require_trainable, rows_of_step
 from kameleon.errors import RunInterruptedError, TrainingError
 from kameleon.model import Base
 from kameleon.ops import IGNORE, kernels, linear_cross_entropy
+from kameleon.settings import Recipe, Watch
 from kameleon.training.checkpoint import Progress, has_checkpoint, load_checkpoint, remove_checkpoint, save_checkpoint
 from kameleon.training.interrupt import StopRequest
 from kameleon.training.log import RunLog
-from kameleon.training.recipe import Recipe, Watch, derived_learning_rate
+from kameleon.training.recipe import derived_learning_rate
 from kameleon.training.schedule import learning_rate_at
 from kameleon.training.step import StepResult, Trainee, fresh_adapter, train_step
 

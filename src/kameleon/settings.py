@@ -1,0 +1,115 @@
+"""Everything that can be set about a training run and a request: frozen values, each field with its default's reason.
+
+They stand apart from the code that they steer so that help and defaults need no torch, which takes seconds to import.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kameleon.errors import SettingError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of a run. The sentence under each field is its help text and the reason for its default."""
+
+    rank: int = 16
+    """Width of the side path: room for what some thousand rows teach, in a file of a few megabytes."""
+    alpha: float = 32.0
+    """The side path is scaled by alpha / rank: kept fixed so that the best learning rate hardly depends on the rank."""
+    targets: str = "all-linear"
+    """Projections that get a side path, by name (q_proj,v_proj,…): all of them learn best, the MLP's above all."""
+    layers: int = 0
+    """Adapt only this many upper layers; 0 means all. Fewer are faster: gradients stop at the lowest adapted layer."""
+    learning_rate: float = 0.0
+    """AdamW's step; 0 derives it from the base's width, about ten times what full fine-tuning would use."""
+    epochs: float = 1.0
+    """Times that each row is seen: once is enough for many rows, and repeated rows are learned by heart."""
+    rows_per_step: int = 16
+    """Rows averaged into one step of the optimiser: LoRA learns best from small batches."""
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises, so that the first gradients do not throw the run off."""
+    weight_decay: float = 0.0
+    """Pull of A and B towards zero: none, since the frozen base already keeps the model close."""
+    clip_norm: float = 1.0
+    """Gradients longer than this are shortened, so that one odd row cannot undo the others."""
+    max_row_tokens: int = 2048
+    """Longer rows are cut here, and reported: a row's attention costs the square of its length."""
+    seed: int = 0
+    """Decides the first A and the order of the rows: the same seed gives the same bits."""
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} is {getattr(self, name)}; it must be {wish}"
+            for name, wish, holds in (
+                ("rank", "at least 1", self.rank >= 1),
+                ("alpha", "above 0", self.alpha > 0),
+                ("layers", "0 (all) or more", self.layers >= 0),
+                ("learning_rate", "0 (derived) or more, and below 1", 0 <= self.learning_rate < 1),
+                ("epochs", "above 0", self.epochs > 0),
+                ("rows_per_step", "at least 1", self.rows_per_step >= 1),
+                ("warmup", "a share from 0 to 1", 0 <= self.warmup <= 1),
+                ("weight_decay", "0 or more", self.weight_decay >= 0),
+                ("clip_norm", "above 0", self.clip_norm > 0),
+                ("max_row_tokens", "at least 8", self.max_row_tokens >= 8),
+            )
+            if not holds
+        ]
+        if faults:
+            raise SettingError("; ".join(faults))
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a run is watched and kept safe. None of it changes what is learned, except by stopping early."""
+
+    eval_every: int = 0
+    """Steps between looks at the held-out rows; 0 means eight looks in the whole run."""
+    eval_rows: int = 64
+    """Held-out rows per look: enough to see the trend, few enough to cost little."""
+    patience: int = 4
+    """Stop after so many looks in a row without a new best; the best one is what is kept. 0 never stops early."""
+    save_every_s: float = 60.0
+    """Seconds between checkpoints: at most this much work is lost to a power cut."""
+    micro_batch_tokens: int = 1024
+    """Tokens per pass through the base: more rarely goes faster on a CPU, and memory grows with it."""
+    checkpoint_layers: bool = False
+    """Compute each layer again instead of storing what it made: for very long rows, a third slower, same bits."""
+
+    def __post_init__(self) -> None:
+        for name in ("eval_every", "eval_rows", "patience", "save_every_s"):
+            if getattr(self, name) < 0:
+                raise SettingError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.micro_batch_tokens < 1:
+            raise SettingError(f"micro_batch_tokens is {self.micro_batch_tokens}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """One request's wishes. The default is greedy: the most likely token, the same every time."""
+
+    max_tokens: int = 256
+    """Stop after so many new tokens."""
+    temperature: float = 0.0
+    """0 is greedy; 1 samples from the model's own distribution; higher is wilder."""
+    top_p: float = 1.0
+    """Sample only from the most likely tokens that together reach this probability (arXiv:1904.09751)."""
+    top_k: int = 0
+    """Sample only from this many most likely tokens; 0 means all."""
+    seed: int | None = None
+    """The same seed gives the same text, whatever else is in the batch; None draws a new one."""
+    stop: tuple[str, ...] = ()
+    """Stop before any of these strings; the base's own end tokens always stop."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise SettingError(f"max_tokens is {self.max_tokens}; it must be at least 1")
+        if not self.temperature >= 0:
+            raise SettingError(f"temperature is {self.temperature}; it must be 0 (greedy) or more")
+        if not 0 < self.top_p <= 1:
+            raise SettingError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if self.top_k < 0:
+            raise SettingError(f"top_k is {self.top_k}; it must be 0 (all) or more")
+        if "" in self.stop:
+            raise SettingError("an empty stop string would stop everything; leave it out")
