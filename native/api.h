@@ -1,28 +1,53 @@
-// The C interface that Python calls through ctypes. Types: 0 is fp32, 1 is bf16. All counts and strides are in elements.
+// The C interface that Python calls through ctypes. Numbers are fp32 or bf16; stored matrices also of the types from
+// FIRST_PACKED on, by ggml's names. Counts and strides are in elements, of stored matrices in bytes.
 #pragma once
 
 #include <cstdint>
 
 extern "C" {
 
-// One summand scale · A[m, k] · B[k, last − first] of a product, with any strides, for those columns of C.
+enum Type {
+    FP32, BF16,
+    FIRST_PACKED,
+    PACKED_F32 = FIRST_PACKED, PACKED_BF16, PACKED_F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K,
+    NF4
+};
+
+// One summand scale · A[m, k] · B[k, last − first] of a product, with any strides, for those columns of C. Of a packed B
+// b_row is the bytes of a stored row, and b_col says what such a row is: 1 a row of B, 0 a column; `half` as in Stored.
 struct Term {
     const void* a;
     int64_t a_row, a_col, a_type;
     const void* b;
     int64_t b_row, b_col, b_type;
-    int64_t k, first_column, last_column;
+    int64_t k, first_column, last_column, half;
     float scale;
 };
+
+// A matrix as a file holds it: rows of `row_bytes`, reordered inside heads if `half` (see packed.h).
+struct Stored {
+    const uint8_t* data;
+    int64_t type, row_bytes, half;
+};
+
+// Numbers first … first + columns (whole blocks) of the rows `ids` (null: the first `rows`) to out [rows, columns].
+void kameleon_unpack(const Stored* in, const int64_t* ids, int64_t rows, int64_t first, int64_t columns,
+                     int64_t out_type, void* out);
+
+// y [rows, size] = x [rows, columns] · Wᵀ for at most MAX_FEW_ROWS rows, x and y of type `type`: W [size, columns] is
+// read once and never unpacked as a whole.
+constexpr int64_t MAX_FEW_ROWS = 8;
+void kameleon_few_rows(const Stored* in, int64_t type, const void* x, int64_t x_row, int64_t rows, int64_t columns,
+                       int64_t size, void* y, int64_t y_row);
 
 // C[m, n] = Σ terms, added to what C holds if `accumulate`.
 void kameleon_gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type, void* c, int64_t c_row,
                    int64_t accumulate);
 
-// y = weight · x / sqrt(mean(x²) + eps), each row of `size`.
-void kameleon_rms_norm(int64_t type, const void* x, const void* weight, float eps, int64_t rows, int64_t size,
+// y = weight · x / sqrt(mean(x²) + eps), each row of `size`; the weight is fp32.
+void kameleon_rms_norm(int64_t type, const void* x, const float* weight, float eps, int64_t rows, int64_t size,
                        void* y);
-void kameleon_rms_norm_back(int64_t type, const void* x, const void* weight, float eps, const void* dy, int64_t rows,
+void kameleon_rms_norm_back(int64_t type, const void* x, const float* weight, float eps, const void* dy, int64_t rows,
                             int64_t size, void* dx);
 
 // Turns the pairs (x[i], x[i + half]) of the first `heads` heads of each token in place; direction 1 or −1.
@@ -30,10 +55,11 @@ void kameleon_rms_norm_back(int64_t type, const void* x, const void* weight, flo
 void kameleon_rope(int64_t type, void* x, const float* cos, const float* sin, float direction, int64_t tokens,
                    int64_t stride, int64_t heads, int64_t half);
 
-// y = silu(gate) · up, gate and up side by side in rows of 2 · size.
-void kameleon_swiglu(int64_t type, const void* gate_up, int64_t rows, int64_t size, void* y);
-void kameleon_swiglu_back(int64_t type, const void* gate_up, const void* dy, int64_t rows, int64_t size,
-                          void* d_gate_up);
+// y = activation(gate) · up, gate and up side by side in rows of 2 · size.
+enum Activation { SILU, GELU_TANH };
+void kameleon_gated(int64_t type, int64_t activation, const void* gate_up, int64_t rows, int64_t size, void* y);
+void kameleon_gated_back(int64_t type, int64_t activation, const void* gate_up, const void* dy, int64_t rows,
+                         int64_t size, void* d_gate_up);
 
 // Cross-entropy of logits [rows, vocab] in place: returns Σ logsumexp − logits[label]; with `gradient`, the logits
 // become softmax − onehot(label).
@@ -48,11 +74,12 @@ double kameleon_adamw(float* parameters, const float* gradients, float* mean, fl
 
 // Shapes of one attention call. q, k and v lie in rows of `stride` elements a token (one buffer may hold all three), each
 // head's head_dim (at most 512) next to each other; gradients lie alike. `out` and `d_out` are [tokens, heads, head_dim],
-// log_sum_exp [heads, tokens] fp32. lengths and parents: per segment; a parent comes earlier, −1 is none.
+// log_sum_exp [heads, tokens] fp32. lengths and parents: per segment; a parent comes earlier, −1 is none. Each token sees
+// the last `window` tokens of its sequence, itself and its parent's included.
 struct Attention {
     int64_t segments;
     const int64_t *lengths, *parents;
-    int64_t heads, kv_heads, head_dim, stride;
+    int64_t heads, kv_heads, head_dim, stride, window;
 };
 
 void kameleon_attention(int64_t type, const Attention* in, const void* q, const void* k, const void* v, void* out,
@@ -61,7 +88,7 @@ void kameleon_attention_back(int64_t type, const Attention* in, const void* q, c
                              const void* out, const float* log_sum_exp, const void* d_out, void* dq, void* dk,
                              void* dv);
 
-// Blocks freed by this process stay with it (glibc): fetching fresh pages from the system in every step costs more
-// than the kernels save.
-void kameleon_keep_memory();
+// Freed blocks of less than so many bytes (at most 32 MiB) stay with this process (glibc): fetching fresh pages from the
+// system in every step costs more than the kernels save. Larger ones go back at once and leave no holes.
+void kameleon_keep_memory(int64_t up_to_bytes);
 }

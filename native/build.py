@@ -26,7 +26,12 @@ TARGET = HERE.parent / "src" / "kameleon" / "ops"
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 LEVELS = {
-    "x86_64": {"plain": [], "avx2": ["-mavx2", "-mfma"], "avx512": ["-mavx2", "-mfma", *AVX512]},
+    "x86_64": {
+        "plain": [],
+        "avx2": ["-mavx2", "-mfma"],
+        "avx512": ["-mavx2", "-mfma", *AVX512],
+        "avx512bf16": ["-mavx2", "-mfma", *AVX512, "-mavx512bf16"],
+    },
     "aarch64": {"neon": []},
 }
 

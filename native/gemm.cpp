@@ -1,114 +1,182 @@
 // Matrix products, summed in fp32: C = Σ over terms of A · B, for frozen weights, for side paths, for both in one pass.
 //
-// B is cut into panels of NR columns and a few hundred rows, unpacked (and widened from bf16) into a small buffer and
-// multiplied at once; a large weight never exists a second time as a whole. Each element of C is summed by one thread in one
-// order, which depends neither on the number of threads nor on the other rows of the batch.
+// B is cut into panels of NR columns and a few hundred rows, unpacked (from bf16 or from quantised blocks) into a small
+// buffer and multiplied at once; a large weight never exists a second time as a whole. Where the CPU multiplies bf16, panels
+// for a bf16 A hold bf16 too, else fp32. Each element of C is summed by one thread in one order, which depends neither on
+// the number of threads nor on the other rows of the batch.
 #include <algorithm>
 #include <vector>
 
 #include "api.h"
+#include "packed.h"
 #include "tile.h"
 
 using namespace kameleon;
 
 namespace {
 
-constexpr int64_t DEPTH = 640;         // rows of a panel
+// Lengths along k are in steps of one or two rows of B (see `Ones` and `Twos`).
+constexpr int64_t DEPTH = 640;         // steps of a panel
 constexpr int64_t WIDTH = 2048;        // columns unpacked at a time
-constexpr int64_t UNPACKED = 2 << 20;  // floats unpacked at a time: they stay in the last-level cache
-constexpr int64_t SUMMED = 768;        // rows of panels summed in registers before C is touched
+constexpr int64_t UNPACKED = 2 << 20;  // cells unpacked at a time: they stay in the last-level cache
+constexpr int64_t SUMMED = 768;        // steps summed in registers before C is touched
 constexpr int64_t ROW_BLOCK = 8 * MR;  // rows of A that stay in the second-level cache
 constexpr int64_t PANEL_GROUP = 8;     // panels that one task multiplies them with
 
 // Some rows of one term's B: what is unpacked as one panel per NR columns.
+template <class E>
 struct Piece {
     const Term* term;
     int64_t from, depth;
-    int64_t place;  // of its first panel among the unpacked ones
+    bool in_place;  // A is read where it lies
+    int64_t right;  // of its first panel among the unpacked ones
+    int64_t left;   // of its first tile among the copied ones
+
+    int64_t steps() const { return ceil_div(depth, E::STEP); }
+    int64_t panel(int64_t columns) const { return right + columns * steps(); }
+    int64_t tile() const { return MR * E::STEP * steps(); }  // numbers of a copied one
+
+    Slice<E> slice(int64_t row, const typename E::Number* copies) const {
+        if (!in_place) return {copies + left + row / MR * tile(), tile(), MR * E::STEP, nullptr, NR, steps()};
+        const auto* a = static_cast<const typename E::Number*>(term->a) + row * term->a_row + from;
+        return {a, MR * term->a_row, term->a_row, nullptr, NR, steps()};
+    }
 };
 
-// Panel j of a piece holds scale · B(p, column) at [p · NR + column − left], zero where the term has no column. There are
-// two ways through B, so that memory is read in the order in which it lies: rows of all panels, or one panel's columns.
-template <class T>
-void unpack_rows(const Piece& piece, int64_t first_row, int64_t last_row, int64_t strip, int64_t until, float* panels) {
-    const Term& term = *piece.term;
-    for (int64_t p = first_row; p < last_row; p++) {
-        const T* row = static_cast<const T*>(term.b) + (piece.from + p) * term.b_row - term.first_column;
-        for (int64_t left = strip; left < until; left += NR) {
-            float* to = panels + piece.place + (left - strip) * piece.depth + p * NR;
-            if (term.first_column <= left && left + NR <= term.last_column) {
-                for (int64_t j = 0; j < NR; j++) to[j] = term.scale * widen(row[left + j]);
-                continue;
-            }
-            for (int64_t j = left; j < left + NR; j++)
-                to[j - left] = term.first_column <= j && j < term.last_column ? term.scale * widen(row[j]) : 0;
+// scale · numbers from … from + count of a line of B, which is a row of it or a column, and may be stored in blocks.
+struct Line {
+    const Term& term;
+    const bool is_row = term.b_col == 1;
+
+    void read(int64_t line, int64_t from, int64_t count, float* out) const {
+        if (is_packed(term.b_type)) {
+            const uint8_t* row = static_cast<const uint8_t*>(term.b) + stored_row(line, term.half) * term.b_row;
+            kind_of(term.b_type).unpack(row, from, count, out);
+            if (term.scale != 1)
+                for (int64_t i = 0; i < count; i++) out[i] *= term.scale;
+        } else {
+            FOR_TYPE(term.b_type, read_plain((const T*)term.b, line, from, count, out));
         }
     }
+
+    template <class T>
+    void read_plain(const T* b, int64_t line, int64_t from, int64_t count, float* out) const {
+        const int64_t apart = is_row ? term.b_col : term.b_row;
+        b += line * (is_row ? term.b_row : term.b_col) + from * apart;
+        if (apart == 1)
+            for (int64_t i = 0; i < count; i++) out[i] = term.scale * widen(b[i]);
+        else
+            for (int64_t i = 0; i < count; i++) out[i] = term.scale * widen(b[i * apart]);
+    }
+};
+
+// Panel j of a piece holds scale · B(p, column) at cell [p / STEP · NR + column − left], zero where the term has no such row
+// or column. There are two ways through B, so that memory is read in the order in which it lies: rows of all panels, or
+// one panel's columns.
+template <class E>
+void unpack_rows(const Piece<E>& piece, int64_t first_row, int64_t last_row, int64_t strip, int64_t until,
+                 typename E::Cell* panels) {
+    const Term& term = *piece.term;
+    const Line rows{term};
+    alignas(64) float lines[2][RUN];
+    for (int64_t p = first_row; p < last_row; p += E::STEP)
+        for (int64_t at = strip; at < until; at += RUN) {
+            const int64_t run = std::min(RUN, until - at);
+            const int64_t from = std::max(at, term.first_column), end = std::min(at + run, term.last_column);
+            for (int64_t s = 0; s < E::STEP; s++) {
+                const bool held = p + s < piece.depth && from < end;
+                if (!held || from > at || end < at + RUN) std::fill(lines[s], lines[s] + RUN, 0.0f);
+                if (held) rows.read(piece.from + p + s, from - term.first_column, end - from, lines[s] + (from - at));
+            }
+            for (int64_t j = 0; j < run; j += NR)
+                E::across(lines[0] + j, lines[1] + j, NR, panels + piece.panel(at + j - strip) + p / E::STEP * NR);
+        }
 }
 
-template <class T>
-void unpack_columns(const Piece& piece, int64_t left, float* panel) {
+template <class E>
+void unpack_columns(const Piece<E>& piece, int64_t left, typename E::Cell* panel) {
     const Term& term = *piece.term;
-    constexpr int64_t NEAR = 128;  // rows of a panel that stay in the first-level cache
-    for (int64_t near = 0; near < piece.depth; near += NEAR)
-        for (int64_t j = left; j < left + NR; j++) {
-            const int64_t until = std::min(near + NEAR, piece.depth);
-            float* to = panel + (j - left);
-            if (j < term.first_column || term.last_column <= j) {
-                for (int64_t p = near; p < until; p++) to[p * NR] = 0;
+    const Line columns{term};
+    alignas(64) float line[RUN];
+    alignas(64) typename E::Cell cells[NR][RUN / E::STEP];
+    for (int64_t near = 0; near < piece.depth; near += RUN) {
+        const int64_t run = std::min(RUN, piece.depth - near), steps = ceil_div(run, E::STEP);
+        for (int64_t j = 0; j < NR; j++) {
+            const int64_t column = left + j - term.first_column;
+            if (column < 0 || term.last_column <= left + j) {
+                std::fill(cells[j], cells[j] + steps, typename E::Cell(0));
                 continue;
             }
-            const T* b = static_cast<const T*>(term.b) + piece.from * term.b_row + (j - term.first_column) * term.b_col;
-            for (int64_t p = near; p < until; p++) to[p * NR] = term.scale * widen(b[p * term.b_row]);
+            columns.read(column, piece.from + near, run, line);
+            if (run < steps * E::STEP) line[run] = 0;
+            E::along(line, steps, cells[j]);
         }
+        transpose_to_panel(cells[0], RUN / E::STEP, steps, panel + near / E::STEP * NR);
+    }
 }
 
 constexpr int64_t UNIT_ROWS = 32;
 
-// What one thread unpacks at a time: some rows of all panels, or one panel.
+// What one thread prepares at a time: of a right side some rows of all panels, or one panel; of a left side one block.
+template <class E>
 struct Unit {
-    const Piece* piece;
+    const Piece<E>* piece;
     int64_t at;
+    bool is_left;
 };
 
-std::vector<Unit> units(const std::vector<Piece>& pieces, int64_t strip, int64_t until) {
-    std::vector<Unit> all;
-    for (const Piece& piece : pieces) {
+template <class E>
+std::vector<Unit<E>> units(const std::vector<Piece<E>>& pieces, int64_t strip, int64_t until, int64_t m) {
+    std::vector<Unit<E>> all;
+    for (const Piece<E>& piece : pieces) {
         const bool by_rows = piece.term->b_col == 1;
         const int64_t from = by_rows ? 0 : strip, end = by_rows ? piece.depth : until;
-        for (int64_t at = from; at < end; at += by_rows ? UNIT_ROWS : NR) all.push_back({&piece, at});
+        for (int64_t at = from; at < end; at += by_rows ? UNIT_ROWS : NR) all.push_back({&piece, at, false});
+        for (int64_t row = 0; !piece.in_place && row < m; row += ROW_BLOCK) all.push_back({&piece, row, true});
     }
     return all;
 }
 
-void unpack(const Unit& unit, int64_t strip, int64_t until, float* panels) {
-    const Piece& piece = *unit.piece;
-    if (piece.term->b_col == 1) {
-        const auto run = piece.term->b_type ? unpack_rows<bf16> : unpack_rows<float>;
-        run(piece, unit.at, std::min(unit.at + UNIT_ROWS, piece.depth), strip, until, panels);
+// Whether the inner loop can read A where it lies: numbers of its type, steps that follow each other, and rows that do not
+// all fall into the same few sets of the first-level cache.
+template <class E>
+bool readable(const Term& term) {
+    const int64_t size = sizeof(typename E::Number);
+    return (term.a_type == BF16) == (size == 2) && term.a_col == 1 && term.k % E::STEP == 0 &&
+           term.a_row * size % 1024 != 0;
+}
+
+// Rows from `row` of A in tiles of MR: [tile][step][row], zero beyond the last row of B.
+template <class T, class E>
+void copy_left(const Piece<E>& piece, int64_t row, int64_t rows, typename E::Number* copies) {
+    const Term& term = *piece.term;
+    for (int64_t first = row; first < row + rows; first += MR) {
+        typename E::Number* to = copies + piece.left + first / MR * piece.tile();
+        const T* a = static_cast<const T*>(term.a) + first * term.a_row + piece.from * term.a_col;
+        const int64_t count = std::min<int64_t>(MR, row + rows - first);
+        for (int64_t p = 0; p < piece.steps() * E::STEP; p += E::STEP, to += MR * E::STEP)
+            for (int64_t i = 0; i < count; i++)
+                for (int64_t s = 0; s < E::STEP; s++)
+                    to[i * E::STEP + s] = p + s < piece.depth
+                                              ? convert<typename E::Number>(a[i * term.a_row + (p + s) * term.a_col])
+                                              : typename E::Number{0};
+    }
+}
+
+template <class E>
+void prepare(const Unit<E>& unit, int64_t strip, int64_t until, int64_t m, typename E::Cell* panels,
+             typename E::Number* copies) {
+    const Piece<E>& piece = *unit.piece;
+    if (unit.is_left) {
+        FOR_TYPE(piece.term->a_type, (copy_left<T>(piece, unit.at, std::min(ROW_BLOCK, m - unit.at), copies)));
+    } else if (piece.term->b_col == 1) {
+        unpack_rows(piece, unit.at, std::min(unit.at + UNIT_ROWS, piece.depth), strip, until, panels);
     } else {
-        const auto run = piece.term->b_type ? unpack_columns<bf16> : unpack_columns<float>;
-        run(piece, unit.at, panels + piece.place + (unit.at - strip) * piece.depth);
+        unpack_columns(piece, unit.at, panels + piece.panel(unit.at - strip));
     }
 }
 
 bool covers(const Term& term, int64_t left) { return term.first_column < left + NR && left < term.last_column; }
-
-// `rows` rows of A from `row`, for the pieces from `first` to `last`: widened into `wide` where they are bf16.
-void left_sides(const Piece* first, const Piece* last, int64_t row, int64_t rows, float* wide, Slice* slices) {
-    for (; first != last; first++, slices++) {
-        const Term& term = *first->term;
-        const int64_t at = row * term.a_row + first->from * term.a_col;
-        if (!term.a_type) {
-            *slices = {static_cast<const float*>(term.a) + at, term.a_row, term.a_col, nullptr, NR, first->depth};
-            continue;
-        }
-        const bf16* a = static_cast<const bf16*>(term.a) + at;
-        *slices = {wide, first->depth, 1, nullptr, NR, first->depth};
-        for (int64_t i = 0; i < rows; i++)
-            for (int64_t p = 0; p < first->depth; p++) *wide++ = widen(a[i * term.a_row + p * term.a_col]);
-    }
-}
 
 // A block of C as fp32 and back. Nothing is read of a C that is not added to.
 void load_block(const bf16* c, int64_t c_row, int64_t rows, int64_t columns, float* wide, int64_t wide_row) {
@@ -120,20 +188,29 @@ void store_block(const float* wide, int64_t wide_row, int64_t rows, int64_t colu
         for (int64_t j = 0; j < columns; j++) c[i * c_row + j] = narrow<bf16>(wide[i * wide_row + j]);
 }
 
-// All terms cut into pieces, and the pieces into batches that are unpacked together.
-std::vector<std::vector<Piece>> cut(const Term* terms, int64_t count, int64_t width) {
-    std::vector<std::vector<Piece>> batches(1);
-    int64_t place = 0;
+// All terms cut into pieces, and the pieces into batches that are prepared together. Only steps that lie alike are summed
+// together, so one left side that has to be copied makes all be.
+template <class E>
+std::vector<std::vector<Piece<E>>> cut(const Term* terms, int64_t count, int64_t m, int64_t width) {
+    std::vector<std::vector<Piece<E>>> batches(1);
+    const bool in_place = std::all_of(terms, terms + count, readable<E>);
+    int64_t right = 0, left = 0;
     for (int64_t t = 0; t < count; t++) {
-        const int64_t steps = std::max<int64_t>(1, ceil_div(terms[t].k, DEPTH)), even = ceil_div(terms[t].k, steps);
+        // Even steps; where k runs along stored rows, of whole blocks.
+        const int64_t block = std::max(E::STEP, terms[t].b_col == 1 ? 1 : kind_of(terms[t].b_type).block);
+        const int64_t parts = std::max<int64_t>(1, ceil_div(terms[t].k, DEPTH * E::STEP / block * block));
+        const int64_t even = ceil_div(ceil_div(terms[t].k, parts), block) * block;
         for (int64_t from = 0; from < terms[t].k; from += even) {
-            const int64_t depth = std::min(even, terms[t].k - from);
-            if (place && place + depth * width > UNPACKED) {
+            Piece<E> piece{&terms[t], from, std::min(even, terms[t].k - from), in_place, 0, 0};
+            if (right && right + piece.steps() * width > UNPACKED) {
                 batches.emplace_back();
-                place = 0;
+                right = left = 0;
             }
-            batches.back().push_back({&terms[t], from, depth, place});
-            place += depth * width;
+            piece.right = right;
+            piece.left = left;
+            batches.back().push_back(piece);
+            right += piece.steps() * width;
+            left += ceil_div(m, MR) * piece.tile();
         }
     }
     return batches;
@@ -145,57 +222,59 @@ struct Block {
 };
 
 // Pieces are summed in registers, a few at a time: a side path of low rank costs no second pass over C.
-void multiply(const std::vector<Piece>& pieces, const Block& at, int64_t strip, const float* panels, float* wide,
-              std::vector<Slice>& slices, float* c, int64_t c_row, bool add) {
-    slices.resize(2 * pieces.size());
-    for (const Piece *first = pieces.data(), *end = first + pieces.size(), *last = first; first != end; first = last) {
-        bool dense = true;
-        for (int64_t depth = 0; last != end; last++)
-            if ((depth += last->depth) > SUMMED && last != first) break;
-        Slice *all = slices.data(), *used = all + pieces.size();
-        left_sides(first, last, at.row, at.rows, wide, all);
-        for (const Piece* one = first; one != last; one++) dense = dense && all[one - first].a_col == 1;
+template <class E>
+void multiply(const std::vector<Piece<E>>& pieces, const Block& at, int64_t strip, const typename E::Cell* panels,
+              const typename E::Number* copies, std::vector<Slice<E>>& slices, float* c, int64_t c_row, bool add) {
+    slices.resize(pieces.size());
+    for (const Piece<E> *first = pieces.data(), *end = first + pieces.size(), *last; first != end; first = last) {
+        int64_t steps = first->steps();
+        for (last = first + 1; last != end && (steps += last->steps()) <= SUMMED;) last++;
         for (int64_t left = at.left; left < at.left + at.columns; left += NR) {
             int count = 0;
-            for (const Piece* one = first; one != last; one++)
+            for (const Piece<E>* one = first; one != last; one++)
                 if (covers(*one->term, left)) {
-                    used[count] = all[one - first];
-                    used[count++].b = panels + one->place + (left - strip) * one->depth;
+                    slices[count] = one->slice(at.row, copies);
+                    slices[count++].b = panels + one->panel(left - strip);
                 }
             if (count || !add)
-                (dense ? column<true> : column<false>)(used, count, at.rows, c + (left - at.left), c_row,
-                                                       int(std::min<int64_t>(NR, at.left + at.columns - left)), add);
+                (first->in_place ? column<E, true> : column<E, false>)(
+                    slices.data(), count, at.rows, c + (left - at.left), c_row,
+                    int(std::min<int64_t>(NR, at.left + at.columns - left)), add);
         }
         add = true;
     }
 }
 
-}  // namespace
-
-void kameleon_gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type, void* c, int64_t c_row,
-                   int64_t accumulate) {
-    static thread_local Workspace kept, kept_sums;
+template <class E>
+void gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type, void* c, int64_t c_row,
+          bool accumulate) {
+    static thread_local Workspace kept, kept_copies, kept_sums;
     const int64_t width = std::min(WIDTH, ceil_div(n, NR) * NR);
-    const auto batches = cut(terms, count, width);
-    float* panels = kept.take(std::max(UNPACKED, DEPTH * width));
+    const auto batches = cut<E>(terms, count, m, width);
+    int64_t copied = 0;
+    for (const auto& pieces : batches)
+        if (!pieces.empty() && !pieces.back().in_place)
+            copied = std::max(copied, pieces.back().left + ceil_div(m, MR) * pieces.back().tile());
+    auto* copies = kept_copies.take<typename E::Number>(copied);
+    auto* panels = kept.take<typename E::Cell>(std::max(UNPACKED, DEPTH * width));
     // A bf16 C is rounded once: it is summed as a block of a task, or, if that takes several batches, as a whole.
     bf16* rounded = c_type ? static_cast<bf16*>(c) : nullptr;
     const bool whole = rounded && batches.size() > 1;
-    float* sums = whole ? kept_sums.take(m * n) : static_cast<float*>(c);
+    float* sums = whole ? kept_sums.take<float>(m * n) : static_cast<float*>(c);
     const int64_t sums_row = whole ? n : c_row;
 #pragma omp parallel
     {
-        std::vector<Slice> slices;
-        std::vector<float> wide(size_t(ROW_BLOCK * (SUMMED + DEPTH)));
-        std::vector<float> local(size_t(ROW_BLOCK * PANEL_GROUP * NR));
+        static thread_local Workspace kept_local;
+        float* local = kept_local.take<float>(ROW_BLOCK * PANEL_GROUP * NR);
+        std::vector<Slice<E>> slices;
         for (int64_t strip = 0; strip < n; strip += width)
             for (size_t batch = 0; batch < batches.size(); batch++) {
-                const std::vector<Piece>& pieces = batches[batch];
+                const std::vector<Piece<E>>& pieces = batches[batch];
                 const int64_t until = std::min(strip + width, n);
                 const bool first = batch == 0, last = batch + 1 == batches.size();
-                const std::vector<Unit> work = units(pieces, strip, until);
+                const std::vector<Unit<E>> work = units(pieces, strip, until, m);
 #pragma omp for schedule(static)
-                for (size_t unit = 0; unit < work.size(); unit++) unpack(work[unit], strip, until, panels);
+                for (size_t unit = 0; unit < work.size(); unit++) prepare(work[unit], strip, until, m, panels, copies);
 #pragma omp for schedule(dynamic) collapse(2)
                 for (int64_t row = 0; row < m; row += ROW_BLOCK)
                     for (int64_t left = strip; left < until; left += PANEL_GROUP * NR) {
@@ -204,13 +283,21 @@ void kameleon_gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64
                         int64_t sum_row = sums_row;
                         bf16* out = rounded ? rounded + row * c_row + left : nullptr;
                         if (rounded && !whole) {
-                            sum = local.data();
+                            sum = local;
                             sum_row = PANEL_GROUP * NR;
                         }
                         if (rounded && first && accumulate) load_block(out, c_row, at.rows, at.columns, sum, sum_row);
-                        multiply(pieces, at, strip, panels, wide.data(), slices, sum, sum_row, accumulate || !first);
+                        multiply(pieces, at, strip, panels, copies, slices, sum, sum_row, accumulate || !first);
                         if (rounded && last) store_block(sum, sum_row, at.rows, at.columns, out, c_row);
                     }
             }
     }
+}
+
+}  // namespace
+
+void kameleon_gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type, void* c, int64_t c_row,
+                   int64_t accumulate) {
+    const auto run = count && terms[0].a_type == BF16 ? gemm<Bf16Steps> : gemm<Ones>;
+    run(terms, count, m, n, c_type, c, c_row, accumulate);
 }

@@ -16,7 +16,7 @@ double cross_entropy(T* logits, const int64_t* labels, int64_t rows, int64_t voc
         T* at = logits + row * vocab;
         float top = -INFINITY, sum = 0;
 #pragma omp simd reduction(max : top)
-        for (int64_t i = 0; i < vocab; i++) top = std::fmax(top, widen(at[i]));
+        for (int64_t i = 0; i < vocab; i++) top = widen(at[i]) > top ? widen(at[i]) : top;
 #pragma omp simd reduction(+ : sum)
         for (int64_t i = 0; i < vocab; i++) sum += fast_exp(widen(at[i]) - top);
         const float total = top + std::log(sum);

@@ -5,9 +5,9 @@
 
 #include "api.h"
 
-void kameleon_keep_memory() {
+void kameleon_keep_memory(int64_t up_to_bytes) {
 #ifdef __GLIBC__
-    mallopt(M_MMAP_MAX, 0);
+    mallopt(M_MMAP_THRESHOLD, int(up_to_bytes));
     mallopt(M_TRIM_THRESHOLD, -1);
 #endif
 }

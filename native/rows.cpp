@@ -17,20 +17,20 @@ float inverse_rms(const T* x, int64_t size, float eps) {
 }
 
 template <class T>
-void rms_norm(const T* x, const T* weight, float eps, int64_t rows, int64_t size, T* y) {
+void rms_norm(const T* x, const float* weight, float eps, int64_t rows, int64_t size, T* y) {
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         const T* in = x + row * size;
         T* out = y + row * size;
         const float scale = inverse_rms(in, size, eps);
 #pragma omp simd
-        for (int64_t i = 0; i < size; i++) out[i] = narrow<T>(widen(in[i]) * scale * widen(weight[i]));
+        for (int64_t i = 0; i < size; i++) out[i] = narrow<T>(widen(in[i]) * scale * weight[i]);
     }
 }
 
 // With n = x · scale and g = dy · weight: dx = scale · (g − n · mean(g · n)).
 template <class T>
-void rms_norm_back(const T* x, const T* weight, float eps, const T* dy, int64_t rows, int64_t size, T* dx) {
+void rms_norm_back(const T* x, const float* weight, float eps, const T* dy, int64_t rows, int64_t size, T* dx) {
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         const T *in = x + row * size, *grad = dy + row * size;
@@ -38,11 +38,11 @@ void rms_norm_back(const T* x, const T* weight, float eps, const T* dy, int64_t 
         const float scale = inverse_rms(in, size, eps);
         float shift = 0;
 #pragma omp simd reduction(+ : shift)
-        for (int64_t i = 0; i < size; i++) shift += widen(grad[i]) * widen(weight[i]) * widen(in[i]);
+        for (int64_t i = 0; i < size; i++) shift += widen(grad[i]) * weight[i] * widen(in[i]);
         shift *= scale * scale / float(size);
 #pragma omp simd
         for (int64_t i = 0; i < size; i++)
-            out[i] = narrow<T>(scale * (widen(grad[i]) * widen(weight[i]) - widen(in[i]) * shift));
+            out[i] = narrow<T>(scale * (widen(grad[i]) * weight[i] - widen(in[i]) * shift));
     }
 }
 
@@ -64,8 +64,23 @@ void rope(T* x, const float* cos, const float* sin, float direction, int64_t tok
     }
 }
 
-template <class T>
-void swiglu(const T* gate_up, int64_t rows, int64_t size, T* y) {
+// Both activations are g · sigmoid(z(g)) for a z of their own.
+struct Silu {
+    static float z(float g) { return g; }
+    static float slope(float) { return 1.0f; }
+};
+struct GeluTanh {  // 0.5 · g · (1 + tanh(u)) = g · sigmoid(2u), u = sqrt(2/π) · (g + 0.044715 · g³)
+    static float z(float g) { return 1.59576912160573f * (g + 0.044715f * g * g * g); }
+    static float slope(float g) { return 1.59576912160573f * (1.0f + 0.134145f * g * g); }
+};
+
+template <class Of>
+inline float sigmoid(float g) {
+    return 1.0f / (1.0f + fast_exp(-Of::z(g)));
+}
+
+template <class Of, class T>
+void gated(const T* gate_up, int64_t rows, int64_t size, T* y) {
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         const T *gate = gate_up + row * 2 * size, *up = gate + size;
@@ -73,21 +88,21 @@ void swiglu(const T* gate_up, int64_t rows, int64_t size, T* y) {
 #pragma omp simd
         for (int64_t i = 0; i < size; i++) {
             const float g = widen(gate[i]);
-            out[i] = narrow<T>(g / (1.0f + fast_exp(-g)) * widen(up[i]));
+            out[i] = narrow<T>(g * sigmoid<Of>(g) * widen(up[i]));
         }
     }
 }
 
-template <class T>
-void swiglu_back(const T* gate_up, const T* dy, int64_t rows, int64_t size, T* d_gate_up) {
+template <class Of, class T>
+void gated_back(const T* gate_up, const T* dy, int64_t rows, int64_t size, T* d_gate_up) {
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         const T *gate = gate_up + row * 2 * size, *up = gate + size, *grad = dy + row * size;
         T *d_gate = d_gate_up + row * 2 * size, *d_up = d_gate + size;
 #pragma omp simd
         for (int64_t i = 0; i < size; i++) {
-            const float g = widen(gate[i]), d = widen(grad[i]), s = 1.0f / (1.0f + fast_exp(-g));
-            d_gate[i] = narrow<T>(d * widen(up[i]) * s * (1.0f + g * (1.0f - s)));
+            const float g = widen(gate[i]), d = widen(grad[i]), s = sigmoid<Of>(g);
+            d_gate[i] = narrow<T>(d * widen(up[i]) * s * (1.0f + g * (1.0f - s) * Of::slope(g)));
             d_up[i] = narrow<T>(d * g * s);
         }
     }
@@ -95,14 +110,14 @@ void swiglu_back(const T* gate_up, const T* dy, int64_t rows, int64_t size, T* d
 
 }  // namespace
 
-void kameleon_rms_norm(int64_t type, const void* x, const void* weight, float eps, int64_t rows, int64_t size,
+void kameleon_rms_norm(int64_t type, const void* x, const float* weight, float eps, int64_t rows, int64_t size,
                        void* y) {
-    FOR_TYPE(type, rms_norm((const T*)x, (const T*)weight, eps, rows, size, (T*)y));
+    FOR_TYPE(type, rms_norm((const T*)x, weight, eps, rows, size, (T*)y));
 }
 
-void kameleon_rms_norm_back(int64_t type, const void* x, const void* weight, float eps, const void* dy, int64_t rows,
+void kameleon_rms_norm_back(int64_t type, const void* x, const float* weight, float eps, const void* dy, int64_t rows,
                             int64_t size, void* dx) {
-    FOR_TYPE(type, rms_norm_back((const T*)x, (const T*)weight, eps, (const T*)dy, rows, size, (T*)dx));
+    FOR_TYPE(type, rms_norm_back((const T*)x, weight, eps, (const T*)dy, rows, size, (T*)dx));
 }
 
 void kameleon_rope(int64_t type, void* x, const float* cos, const float* sin, float direction, int64_t tokens,
@@ -110,11 +125,17 @@ void kameleon_rope(int64_t type, void* x, const float* cos, const float* sin, fl
     FOR_TYPE(type, rope((T*)x, cos, sin, direction, tokens, stride, heads, half));
 }
 
-void kameleon_swiglu(int64_t type, const void* gate_up, int64_t rows, int64_t size, void* y) {
-    FOR_TYPE(type, swiglu((const T*)gate_up, rows, size, (T*)y));
+void kameleon_gated(int64_t type, int64_t activation, const void* gate_up, int64_t rows, int64_t size, void* y) {
+    if (activation == GELU_TANH)
+        FOR_TYPE(type, (gated<GeluTanh>((const T*)gate_up, rows, size, (T*)y)));
+    else
+        FOR_TYPE(type, (gated<Silu>((const T*)gate_up, rows, size, (T*)y)));
 }
 
-void kameleon_swiglu_back(int64_t type, const void* gate_up, const void* dy, int64_t rows, int64_t size,
-                          void* d_gate_up) {
-    FOR_TYPE(type, swiglu_back((const T*)gate_up, (const T*)dy, rows, size, (T*)d_gate_up));
+void kameleon_gated_back(int64_t type, int64_t activation, const void* gate_up, const void* dy, int64_t rows,
+                         int64_t size, void* d_gate_up) {
+    if (activation == GELU_TANH)
+        FOR_TYPE(type, (gated_back<GeluTanh>((const T*)gate_up, (const T*)dy, rows, size, (T*)d_gate_up)));
+    else
+        FOR_TYPE(type, (gated_back<Silu>((const T*)gate_up, (const T*)dy, rows, size, (T*)d_gate_up)));
 }

@@ -7,6 +7,11 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <type_traits>
+#include <utility>
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
 
 namespace kameleon {
 
@@ -45,6 +50,23 @@ inline float widen(bf16 x) {
     return wide;
 }
 
+// fp16: 5 bits of exponent, 10 of fraction. Shifted into fp32's places the exponent is 112 too small; subnormal numbers
+// come out right because the multiplication is exact.
+struct fp16 {
+    uint16_t bits;
+};
+inline float widen(fp16 x) {
+    const uint32_t sign = uint32_t(x.bits & 0x8000) << 16, rest = uint32_t(x.bits & 0x7fff);
+    uint32_t bits = rest << 13;
+    float wide;
+    std::memcpy(&wide, &bits, sizeof wide);
+    wide *= 0x1p112f;
+    std::memcpy(&bits, &wide, sizeof bits);
+    bits |= rest >= 0x7c00 ? 0x7f800000u | sign : sign;  // infinity and NaN
+    std::memcpy(&wide, &bits, sizeof wide);
+    return wide;
+}
+
 template <class T>
 inline T narrow(float x);
 template <>
@@ -57,6 +79,14 @@ inline bf16 narrow<bf16>(float x) {  // to nearest, ties to even, as torch round
     std::memcpy(&bits, &x, sizeof bits);
     uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
     return bf16{uint16_t(x == x ? rounded : 0x7fc0)};
+}
+
+template <class To, class From>
+inline To convert(From x) {
+    if constexpr (std::is_same_v<To, From>)
+        return x;
+    else
+        return narrow<To>(widen(x));
 }
 
 // e^x to about 2 units in the last place, without branches so that loops over it become vectors.
@@ -85,6 +115,95 @@ inline float fast_exp(float x) {
     return p;
 }
 
+// What the inner loop of a product takes at once along k, four bytes wide: one fp32 number, or, where the CPU has units
+// for them, two bf16 numbers. `Number` is what a left side holds, `Cell` what a panel of a right side holds.
+struct Ones {
+    typedef float Number;
+    typedef float Cell;
+    typedef vec Lanes;
+    static constexpr int64_t STEP = 1;
+
+    // Cells of two lines side by side (the second is not looked at), and of one line whose numbers follow each other.
+    // Whole vectors are written.
+    static void across(const float* first, const float*, int64_t count, Cell* out) { along(first, count, out); }
+    static void along(const float* line, int64_t count, Cell* out) {
+        for (int64_t i = 0; i < count; i += LANES) store(out + i, kameleon::load(line + i));
+    }
+    static Lanes load(const Cell* p) { return kameleon::load(p); }
+    static Lanes splat(const Number* p) { return kameleon::splat(*p); }
+    static vec add_product(vec sum, Lanes left, Lanes right) { return sum + left * right; }
+};
+
+#ifdef __AVX512BF16__
+struct Twos {
+    typedef bf16 Number;
+    typedef uint32_t Cell;  // the earlier number in the lower half
+    typedef __m512i Lanes;
+    static constexpr int64_t STEP = 2;
+
+    static void across(const float* first, const float* second, int64_t count, Cell* out) {
+        for (int64_t i = 0; i < count; i += LANES) {
+            const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)kameleon::load(first + i)));
+            const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)kameleon::load(second + i)));
+            _mm512_storeu_si512(out + i, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+        }
+    }
+    static void along(const float* line, int64_t count, Cell* out) {
+        for (int64_t i = 0; i < count; i += LANES) {
+            const vec first = kameleon::load(line + 2 * i), second = kameleon::load(line + 2 * i + LANES);
+            _mm512_storeu_si512(out + i, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+        }
+    }
+    static Lanes load(const Cell* p) { return _mm512_loadu_si512(p); }
+    static Lanes splat(const Number* p) {
+        int both;
+        std::memcpy(&both, p, sizeof both);
+        return _mm512_set1_epi32(both);
+    }
+    static vec add_product(vec sum, Lanes left, Lanes right) {
+        return (vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)left, (__m512bh)right);
+    }
+};
+typedef Twos Bf16Steps;  // how products of bf16 are computed at this CPU level
+#else
+typedef Ones Bf16Steps;
+#endif
+
+// A square of LANES rows turned: pairs of rows exchange halves, quarters, … (Eklundh, 1972).
+template <int APART, int... LANE>
+inline void exchange(vec& a, vec& b, std::integer_sequence<int, LANE...>) {
+    const vec low = __builtin_shufflevector(a, b, (LANE & APART ? LANES + LANE - APART : LANE)...);
+    b = __builtin_shufflevector(a, b, (LANE & APART ? LANES + LANE : LANE + APART)...);
+    a = low;
+}
+template <int APART = 1>
+inline void turn(vec* rows) {
+    if constexpr (APART < LANES) {
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            if (!(i & APART)) exchange<APART>(rows[i], rows[i + APART], std::make_integer_sequence<int, LANES>());
+        turn<2 * APART>(rows);
+    }
+}
+
+// out[p · NR + j] = in[j · in_row + p] for p < count and j < NR: columns of a right side become a panel.
+template <class Cell>
+inline void transpose_to_panel(const Cell* in, int64_t in_row, int64_t count, Cell* out) {
+    static_assert(sizeof(Cell) == sizeof(float));
+    int64_t p = 0;
+    for (; p + LANES <= count; p += LANES)
+        for (int64_t j = 0; j < NR; j += LANES) {
+            vec rows[LANES];
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) std::memcpy(&rows[i], in + (j + i) * in_row + p, sizeof(vec));
+            turn(rows);
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; i++) std::memcpy(out + (p + i) * NR + j, &rows[i], sizeof(vec));
+        }
+    for (; p < count; p++)
+        for (int64_t j = 0; j < NR; j++) out[p * NR + j] = in[j * in_row + p];
+}
+
 // Runs `call` with T as the element type that Python named (see api.h).
 #define FOR_TYPE(type, call) \
     do {                     \
@@ -103,18 +222,20 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 class Workspace {
   public:
     ~Workspace() { std::free(data_); }
-    float* take(int64_t floats) {
-        if (floats > size_) {
+    template <class T>
+    T* take(int64_t count) {
+        const int64_t bytes = count * int64_t(sizeof(T));
+        if (bytes > bytes_) {
             std::free(data_);
-            data_ = static_cast<float*>(std::aligned_alloc(64, size_t(ceil_div(floats, 16)) * 64));
-            size_ = floats;
+            data_ = std::aligned_alloc(64, size_t(ceil_div(bytes, 64)) * 64);
+            bytes_ = bytes;
         }
-        return data_;
+        return static_cast<T*>(data_);
     }
 
   private:
-    float* data_ = nullptr;
-    int64_t size_ = 0;
+    void* data_ = nullptr;
+    int64_t bytes_ = 0;
 };
 
 }  // namespace kameleon

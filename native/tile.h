@@ -7,33 +7,38 @@
 
 namespace kameleon {
 
-// A's element (i, p) is a[i · a_row + p · a_col]; B's row p starts at b + p · b_row and has NR readable floats.
+// Steps of k (see `Ones`, `Twos`): B's NR cells of step p begin at b + p · b_row. A lies in tiles of MR rows, `a_tile` apart.
+// In a tile either the steps follow each other and rows are `a_apart` apart, or rows follow each other and steps are.
+template <class E>
 struct Slice {
-    const float* a;
-    int64_t a_row, a_col;
-    const float* b;
+    const typename E::Number* a;
+    int64_t a_tile, a_apart;
+    const typename E::Cell* b;
     int64_t b_row;
-    int64_t k;
+    int64_t steps;
 };
 
-// Only `cols` columns of C are read and written. UNIT: every a_col is 1.
-template <int ROWS, bool UNIT>
-inline void tile_rows(const Slice* slices, int count, int64_t row, float* c, int64_t c_row, int cols, bool accumulate) {
+// Only `cols` columns of C are read and written. STEPS_FOLLOW: in every A.
+template <class E, int ROWS, bool STEPS_FOLLOW>
+inline void tile_rows(const Slice<E>* slices, int count, int64_t row, float* c, int64_t c_row, int cols,
+                      bool accumulate) {
     vec sum[ROWS][NV] = {};
     for (int s = 0; s < count; s++) {
-        const Slice& in = slices[s];
-        const int64_t a_row = in.a_row, a_col = in.a_col, b_row = in.b_row;
-        const float *a = in.a + row * a_row, *b = in.b;
-        for (int64_t p = 0; p < in.k; p++) {
-            vec right[NV];
+        const Slice<E>& in = slices[s];
+        const int64_t a_row = STEPS_FOLLOW ? in.a_apart : E::STEP, a_step = STEPS_FOLLOW ? E::STEP : in.a_apart;
+        const int64_t b_row = in.b_row;
+        const typename E::Number* a = in.a + row / MR * in.a_tile;
+        const typename E::Cell* b = in.b;
+        for (int64_t p = 0; p < in.steps; p++) {
+            typename E::Lanes right[NV];
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; v++) right[v] = load(b + p * b_row + v * LANES);
-            const float* at = a + (UNIT ? p : p * a_col);
+            for (int v = 0; v < NV; v++) right[v] = E::load(b + p * b_row + v * LANES);
+            const typename E::Number* at = a + p * a_step;
 #pragma GCC unroll 12
             for (int i = 0; i < ROWS; i++) {
-                vec left = splat(at[i * a_row]);
+                const typename E::Lanes left = E::splat(at + i * a_row);
 #pragma GCC unroll 4
-                for (int v = 0; v < NV; v++) sum[i][v] += left * right[v];
+                for (int v = 0; v < NV; v++) sum[i][v] = E::add_product(sum[i][v], left, right[v]);
             }
         }
     }
@@ -55,27 +60,27 @@ inline void tile_rows(const Slice* slices, int count, int64_t row, float* c, int
 }
 
 // Rows `row`… of C[m, ≤ NR] (+)= Σ slices, tile by tile.
-template <bool UNIT>
-inline void column(const Slice* slices, int count, int64_t m, float* c, int64_t c_row, int cols, bool accumulate) {
+template <class E, bool STEPS_FOLLOW>
+inline void column(const Slice<E>* slices, int count, int64_t m, float* c, int64_t c_row, int cols, bool accumulate) {
     for (int64_t row = 0; row < m; row += MR) {
         float* at = c + row * c_row;
         switch (std::min<int64_t>(MR, m - row)) {
 #define CASE(N) \
-    case N: tile_rows<(N <= MR ? N : 1), UNIT>(slices, count, row, at, c_row, cols, accumulate); break;
+    case N: tile_rows<E, (N <= MR ? N : 1), STEPS_FOLLOW>(slices, count, row, at, c_row, cols, accumulate); break;
             CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
 #undef CASE
         }
     }
 }
 
-// C[m, n] (+)= A[m, k] · B[k, n] for a block that fits the caches, by one thread. Panel j of NR columns of B starts at
-// b + j · b_panel, its rows `b_row` apart.
-template <bool UNIT>
-inline void block(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_row, int64_t a_col, const float* b,
-                  int64_t b_row, int64_t b_panel, float* c, int64_t c_row, bool accumulate) {
+// C[m, n] (+)= A · B over `steps` steps, for a block that fits the caches, by one thread. A's rows are `a_apart` apart, or
+// its steps are; panel j of NR columns of B starts at b + j · b_panel, its steps `b_row` apart.
+template <class E, bool STEPS_FOLLOW>
+inline void block(int64_t m, int64_t n, int64_t steps, const typename E::Number* a, int64_t a_apart,
+                  const typename E::Cell* b, int64_t b_row, int64_t b_panel, float* c, int64_t c_row, bool accumulate) {
     for (int64_t j = 0; j < n; j += NR) {
-        const Slice slice{a, a_row, a_col, b + j / NR * b_panel, b_row, k};
-        column<UNIT>(&slice, 1, m, c + j, c_row, int(std::min<int64_t>(NR, n - j)), accumulate);
+        const Slice<E> slice{a, MR * (STEPS_FOLLOW ? a_apart : E::STEP), a_apart, b + j / NR * b_panel, b_row, steps};
+        column<E, STEPS_FOLLOW>(&slice, 1, m, c + j, c_row, int(std::min<int64_t>(NR, n - j)), accumulate);
     }
 }
 

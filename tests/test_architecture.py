@@ -12,7 +12,7 @@ SOURCE = Path(kameleon.__file__).parent
 # Each may import from those before it; training and serving never from each other.
 ORDER = ["errors", "home", "settings", "ops", "lora", "lab", "weights", "model", "adapters", "data", "generation"]
 ARMS = ["training", "serving"]
-TOP = ["api", "bench", "studio", "cli"]
+TOP = ["plan", "api", "bench", "studio", "cli"]
 MODULES = sorted(SOURCE.rglob("*.py"))
 FOLDERS = sorted(p.parent.name for p in SOURCE.glob("*/__init__.py"))
 

@@ -2,32 +2,101 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from kameleon.adapters import Adapter, Bank, Card, Proof, Shelf, prove
-from kameleon.data import Corpus, read_corpus, split_held_out
+from kameleon.data import Corpus, Example, read_corpus, split_held_out
 from kameleon.errors import SettingError
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
 from kameleon.home import runs_dir
 from kameleon.model import Base, load_base
-from kameleon.training import Recipe, Run, RunResult, Score, StepReport, TestSet, Watch, evaluate, make_test_set
+from kameleon.ops import measure_compute_type
+from kameleon.plan import (
+    Plan,
+    Workload,
+    assumed_workload,
+    copied_bytes,
+    make_plan,
+    process_bytes,
+    read_base_header,
+    workload_of,
+)
+from kameleon.training import (
+    Forecast,
+    Recipe,
+    Run,
+    RunResult,
+    Score,
+    StepReport,
+    TestSet,
+    Watch,
+    evaluate,
+    make_test_set,
+    saved_identity,
+)
+
+_ASSUMED_ROWS, _ASSUMED_ROW_TOKENS = 1000, 512
 
 Prompt = str | Sequence[dict[str, Any]]
 
 
 def load(
-    ref: str = "smollm2", dtype: torch.dtype | None = None, on_progress: Callable[[str, int, int], None] | None = None
+    ref: str = "smollm2",
+    dtype: torch.dtype | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+    quantize: str | None = None,
 ) -> LoadedBase:
     """The base that `ref` names, ready for adapters: "smollm2", a folder, a `.gguf` file or a Hugging Face id.
 
-    `dtype` None measures this machine and takes what multiplies faster. Raises BaseModelError.
+    `dtype` None measures this machine and takes what multiplies faster. `quantize` "nf4" packs the matrices of a folder
+    in Hugging Face layout to 4 bits, once, into the cache. Raises BaseModelError, SettingError.
     """
-    return LoadedBase(load_base(ref, dtype, on_progress))
+    return LoadedBase(load_base(ref, dtype, on_progress, quantize))
+
+
+def plan(
+    ref: str,
+    data: str | Path | None = None,
+    recipe: Recipe | None = None,
+    watch: Watch | None = None,
+    memory_bytes: int | None = None,
+    quantize: str | None = None,
+    raw: bool = False,
+    held_out: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+) -> Plan:
+    """What a run on `data` would need and take on this machine; the base need not be here, its header does.
+
+    With `memory_bytes` the settings are chosen for it (NF4 too, for a base that would not fit otherwise). Without
+    `data`, a thousand rows of 512 tokens are assumed. Raises BaseModelError, DataError, SettingError.
+    """
+    recipe, watch = recipe or Recipe(), watch or Watch()
+    header = read_base_header(ref, quantize)
+    examples: Sequence[Example] = ()
+    watched: Sequence[Example] = ()
+    if data is not None:
+        template = header.template()
+        corpus = read_corpus(data, template, raw, recipe.max_row_tokens)
+        if held_out is None:
+            corpus, aside = split_held_out(corpus, recipe.seed)
+        else:
+            aside = read_corpus(held_out, template, raw, recipe.max_row_tokens)
+        examples, watched = corpus.examples, aside.examples
+
+    def workload(watch: Watch) -> Workload:
+        if not examples:
+            return assumed_workload(_ASSUMED_ROW_TOKENS, _ASSUMED_ROWS, recipe, watch)
+        return workload_of(examples, watched, recipe, watch)
+
+    dtype = dtype or measure_compute_type().dtype  # with it the products' own libraries are loaded
+    held = process_bytes()
+    return make_plan(header, workload, recipe, watch, held, memory_bytes, quantize, may_quantize=True, dtype=dtype)
 
 
 class LoadedBase:
@@ -41,13 +110,19 @@ class LoadedBase:
     def load_adapter(self, adapter: str | Path | Adapter, any_base: bool = False) -> Proof:
         """Make an adapter resident: a name on the shelf, a folder in PEFT's format, or an `Adapter`.
 
-        It is proven live first (every key matched, how far a probe's logits move). Raises AdapterError.
+        It is proven live first (every key matched, how far a probe's logits move). Warns of another chat template than
+        in training. Raises AdapterError.
         """
         if isinstance(adapter, str):
             adapter = self.shelf.load(adapter)
         elif isinstance(adapter, Path):
             adapter = Adapter.load(adapter)
         proof = prove(self.base, adapter, any_base)
+        if proof.template_equal is False:
+            warnings.warn(
+                f"adapter {adapter.name!r} was trained on another chat template than {self.base.name} has now",
+                stacklevel=2,
+            )
         self.bank.add(adapter, any_base)
         return proof
 
@@ -120,29 +195,65 @@ class LoadedBase:
         resume: bool = False,
         overwrite: bool = False,
         on_step: Callable[[StepReport], None] | None = None,
+        memory_bytes: int | None = None,
+        on_plan: Callable[[Plan], None] | None = None,
     ) -> RunResult:
         """Train one adapter on rows, put it on the shelf under `name`, and make it resident.
 
-        Without `held_out`, a twentieth of the rows (at most 200) is set aside to watch the run. Raises DataError,
-        TrainingError, SettingError.
+        Without `held_out`, a twentieth of the rows (at most 200) is set aside to watch the run. With `memory_bytes`,
+        what stands at its default in `watch` is chosen so that the process stays inside it. `on_plan` hears what is
+        expected before the first step; afterwards the adapter's card says what came of it.
+        Raises DataError, TrainingError, SettingError.
         """
         recipe, watch = recipe or Recipe(), watch or Watch()
+        if self.shelf.has(name) and not (overwrite or resume):
+            raise SettingError(f"adapter {name!r} is on the shelf already; pick another name, or --overwrite")
         if not isinstance(data, Corpus):
             data = self.read(data, raw, recipe.max_row_tokens)
         if held_out is None:
             data, watched = split_held_out(data, recipe.seed)
         else:
             watched = held_out if isinstance(held_out, Corpus) else self.read(held_out, raw, recipe.max_row_tokens)
-        run = self.prepare(data, name, watched, recipe, watch, overwrite and not resume)
-        if self.shelf.has(name) and not (overwrite or resume):
-            raise SettingError(f"adapter {name!r} is on the shelf already; pick another name, or --overwrite")
+        if resume:  # what was chosen for the run that is gone on with
+            size = saved_identity(runs_dir() / name).get("micro_batch_tokens", watch.micro_batch_tokens)
+            watch = replace(watch, micro_batch_tokens=size) if memory_bytes else watch
+        plan = self.plan(data, watched, recipe, watch, memory_bytes)
+        if on_plan:
+            on_plan(plan)
+        overwrite = overwrite and not resume
+        run = self.prepare(data, name, watched, recipe, plan.chosen.watch, overwrite, plan.forecast)
         result = run.run(resume, on_step)
         self.shelf.save(result.adapter)
         self.load_adapter(result.adapter)
         return result
 
+    def plan(
+        self, data: Corpus, held_out: Corpus, recipe: Recipe, watch: Watch, memory_bytes: int | None = None
+    ) -> Plan:
+        """What a run on this base will need and take. Raises SettingError when nothing fits in `memory_bytes`."""
+        quantize = "nf4" if self.base.fingerprint.startswith("nf4:") else None
+        header, dtype = read_base_header(self.base.files.ref, quantize), self.base.compute_dtype
+        held = process_bytes() - copied_bytes(header, dtype)  # the base's own part is counted apart
+        return make_plan(
+            header,
+            lambda watch: workload_of(data.examples, held_out.examples, recipe, watch),
+            recipe,
+            watch,
+            max(0, held),
+            memory_bytes,
+            quantize,
+            dtype=dtype,
+        )
+
     def prepare(
-        self, data: Corpus, name: str, held_out: Corpus, recipe: Recipe, watch: Watch, overwrite: bool = False
+        self,
+        data: Corpus,
+        name: str,
+        held_out: Corpus,
+        recipe: Recipe,
+        watch: Watch,
+        overwrite: bool = False,
+        forecast: Forecast | None = None,
     ) -> Run:
         """A run that has not started; with `overwrite`, whatever its folder held is dropped."""
         folder = runs_dir() / name
@@ -152,7 +263,7 @@ class LoadedBase:
             template_hash=self.base.template.hash,
             data=asdict(data.origin),
         )
-        return Run(self.base, folder, card, name, data.examples, held_out.examples, recipe, watch, overwrite)
+        return Run(self.base, folder, card, name, data.examples, held_out.examples, recipe, watch, overwrite, forecast)
 
     def test_set(self, name: str, corpus: Corpus) -> TestSet:
         """Encoded rows as a test set for `evaluate`."""

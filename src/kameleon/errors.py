@@ -12,7 +12,7 @@
     ├── AdapterError                      about an adapter
     │   ├── AdapterNotFoundError (LookupError)
     │   ├── AdapterFileError (ValueError) files that are missing, damaged or hold what cannot be applied
-    │   ├── AdapterMismatchError (ValueError)  keys or shapes that do not fit the base
+    │   ├── AdapterMismatchError (ValueError)  keys or shapes that do not fit the base, or each other
     │   └── WrongBaseError (ValueError)   trained on a base with another fingerprint
     ├── ContenderError (RuntimeError)     one side of a benchmark ended before it was done
     ├── LoraError (ValueError)            a LoRA operation on a torch module that cannot be done correctly
@@ -75,7 +75,7 @@ class AdapterFileError(AdapterError, ValueError):
 
 
 class AdapterMismatchError(AdapterError, ValueError):
-    """Keys or shapes of an adapter do not fit the base."""
+    """Keys or shapes of an adapter do not fit the base, or another adapter."""
 
 
 class WrongBaseError(AdapterError, ValueError):

@@ -5,9 +5,21 @@ They stand apart from the code that they steer so that help and defaults need no
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from kameleon.errors import SettingError
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(text: str) -> int:
+    """ "6GB", "512 MiB" or a plain number as bytes. Raises SettingError for anything else, and for less than one."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match and match[2].upper() in _UNITS else 0
+    if size < 1:
+        raise SettingError(f"{text!r} is not an amount of memory; write it as 6GB, 512MB or 4GiB")
+    return size
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from fakes import random_adapter
 from safetensors.torch import load_file, save_file
 
-from kameleon.adapters import Adapter, Card, Shelf
+from kameleon.adapters import Adapter, Card, Parent, Shelf
 from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError
 
 
@@ -21,11 +21,13 @@ def saved(tiny, tmp_path):
 
 
 def change_config(folder, **values):
+    (folder / "kameleon.json").unlink(missing_ok=True)  # which would tell that something changed
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def change_tensors(folder, change):
+    (folder / "kameleon.json").unlink(missing_ok=True)
     path = folder / "adapter_model.safetensors"
     tensors = load_file(path)
     save_file(change(dict(tensors)), path)
@@ -50,6 +52,7 @@ def test_a_round_trip_is_exact_and_the_card_does_not_count_in_the_fingerprint(sa
         ({"peft_type": "IA3"}, "IA3"),
         ({"r": 10**9}, "r is 1000000000"),
         ({"r": 7}, "the config says rank 7"),
+        ({"r": True}, "r is True"),
         ({"lora_alpha": "x"}, "lora_alpha is 'x'"),
     ],
 )
@@ -83,6 +86,9 @@ def test_half_precision_factors_become_fp32(saved):
 def test_a_file_cut_short_is_refused(saved, kept):
     path = saved[1] / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(AdapterFileError, match="damaged or was changed"):
+        Adapter.load(saved[1])
+    (saved[1] / "kameleon.json").unlink()
     with pytest.raises(AdapterFileError, match="damaged or cut short"):
         Adapter.load(saved[1])
 
@@ -108,7 +114,7 @@ def test_a_write_that_fails_leaves_the_old_adapter_and_nothing_else(saved, monke
 
 
 def test_cards_are_read_strictly():
-    card = Card(base_id="b", base_fingerprint="sha256:1", parents=("sha256:2",))
+    card = Card(base_id="b", base_fingerprint="sha256:1", parents=(Parent("x", "sha256:2", 0.5, "combine cat"),))
     assert Card.from_json(card.to_json()) == card
     values = json.loads(card.to_json())
     with pytest.raises(AdapterFileError, match=r"'base_di'; did you mean 'base_id'"):
@@ -125,8 +131,11 @@ def test_the_shelf(tiny, tmp_path):
     assert shelf.load("law").fingerprint == adapter.fingerprint
     with pytest.raises(AdapterNotFoundError, match="did you mean 'law'"):
         shelf.load("lau")
-    (shelf.root / "broken").mkdir()
-    assert [(entry.name, bool(entry.fault)) for entry in shelf.entries()] == [("broken", True), ("law", False)]
+    (shelf.root / "dropped").mkdir()
+    (shelf.root / "dropped" / "adapter_config.json").touch()
+    (shelf.root / "unfinished" / ".0001.tmp").mkdir(parents=True)
+    assert [(entry.name, bool(entry.fault)) for entry in shelf.entries()] == [("dropped", True), ("law", False)]
+    assert "kameleon adapter import" in shelf.entries()[0].fault
     shelf.remove("law")
     assert not shelf.has("law")
 

@@ -1,12 +1,15 @@
 """Resident adapters: mixed batches, fit, and the base they belong to."""
 
+import os
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from fakes import random_adapter
 
-from kameleon.adapters import Adapter, Bank, LoraFactors, prove
+import kameleon
+from kameleon.adapters import Adapter, Bank, LoraFactors, prove, verify
 from kameleon.errors import AdapterMismatchError, AdapterNotFoundError, WrongBaseError
 from kameleon.model import module_shapes
 from kameleon.ops import NO_ADAPTER, Segments
@@ -130,3 +133,47 @@ def test_an_adapter_that_makes_the_logits_infinite_is_refused(tiny):
     huge = {name: replace(f, b=f.b * 1e38) for name, f in adapter.modules.items()}
     with pytest.raises(AdapterMismatchError, match="NaN or infinity"):
         prove(tiny.base, Adapter("a", huge, adapter.card))
+
+
+def failed(checks):
+    return [check.what for check in checks if not check.holds]
+
+
+def test_verify_holds_for_a_whole_adapter_and_names_each_thing_that_does_not(tiny):
+    adapter = random_adapter(tiny.base, "a")
+    adapter = replace(adapter, card=replace(adapter.card, template_hash=tiny.base.template.hash))
+    assert failed(verify(tiny.base, adapter)) == []
+    other = replace(adapter, card=replace(adapter.card, base_fingerprint="sha256:0", template_hash="sha256:0"))
+    assert failed(verify(tiny.base, other)) == ["base fingerprint", "chat template"]
+    assert failed(verify(tiny.base, other, any_base=True)) == ["chat template"]
+    dead = "model.layers.1.mlp.up_proj"
+    part = replace(adapter, modules={**adapter.modules, dead: replace(adapter.modules[dead], b=torch.zeros(96, 4))})
+    (check,) = [check for check in verify(tiny.base, part) if not check.holds]
+    assert (check.what, check.found) == ("no dead modules", dead)
+    stranger = replace(adapter, modules={**adapter.modules, "model.layers.9.mlp.up_proj": adapter.modules[dead]})
+    checks = verify(tiny.base, stranger)
+    assert failed(checks) == ["names and shapes", "logits move"]
+    assert "model.layers.9.mlp.up_proj: the base has no such projection" in checks[0].found
+    few = replace(adapter, modules={dead: adapter.modules[dead]})
+    assert "20 of 21 have no side path: model.layers.0.self_attn.q_proj" in verify(tiny.base, few)[-1].found
+
+
+def test_verify_computes_the_bases_hash_from_its_bytes(tiny_folder, tmp_path):
+    """A note of the fingerprint is kept beside the file; a changed byte must show all the same."""
+    shutil.copytree(tiny_folder, tmp_path / "base")
+    loaded = kameleon.load(str(tmp_path / "base"), dtype=torch.float32)
+    path = tmp_path / "base" / "model.safetensors"
+    before = path.stat()
+    with path.open("rb+") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert loaded.base.weights.fingerprint() == loaded.base.fingerprint  # by the note
+    assert failed(verify(loaded.base, random_adapter(loaded.base, "a"))) == ["base untouched"]
+
+
+def test_loading_warns_of_another_chat_template(tiny):
+    adapter = random_adapter(tiny.base, "a")
+    with pytest.warns(UserWarning, match="another chat template"):
+        tiny.load_adapter(replace(adapter, card=replace(adapter.card, template_hash="sha256:0")))
+    assert tiny.load_adapter(adapter).template_equal is None

@@ -4,8 +4,10 @@ import json
 
 import pytest
 import torch
+from tiny import PACKED_SIZES
 
 from kameleon.bench import BenchSettings, Case, losses_agree, run_bench
+from kameleon.bench.packed_bases import MIXES, write_packed_shape
 
 KEYS = {
     "tokens_per_s",
@@ -69,3 +71,16 @@ def test_a_gap_beyond_rounding_is_a_disagreement(document):
     apart = {**case, "loss_gap": 2e-4}
     assert not losses_agree({"cases": {"chat": case, "other": apart}})
     assert losses_agree({"cases": {"chat": {**case, "loss_gap": None}}})
+
+
+def test_a_packed_base_is_met_by_itself_unpacked_and_by_nf4(tmp_path):
+    """Each trains on the form of the base that it can train on; who wants a plain base does not take part."""
+    path = tmp_path / "packed.gguf"
+    write_packed_shape(path, "llama", PACKED_SIZES, MIXES["Q4_K_M"])
+    case = Case("packed", 1, 16, str(path), checkpoint=True, packed=True)
+    settings = BenchSettings(**TINY, dtype="fp32", loss_steps=0)
+    (group,) = run_bench([case], "peft,kameleon_unpacked,peft_nf4", settings)["cases"]["packed"]["groups"]
+    assert group.keys() == {"kameleon", "kameleon_unpacked", "peft_nf4"}
+    packed, unpacked, nf4 = (group[name]["loss"][0] for name in group)
+    assert packed == pytest.approx(unpacked, rel=1e-3)  # the same numbers, but for rounding to bf16
+    assert packed != nf4  # random numbers of its own

@@ -5,17 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import save_base, tiny_tokenizer
+from tiny import PACKED_SIZES, save_base, tiny_tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 
 import kameleon
 from kameleon.bench import CASES, CONTENDERS, BenchSettings, Case, find_cases, find_contenders
 from kameleon.bench import contenders as contenders_module
-from kameleon.bench.bases import SHAPES, write_shape
+from kameleon.bench.bases import SHAPES, Shape, write_shape
 from kameleon.bench.contenders import Memory, seat_together
 from kameleon.bench.floor import Floor
+from kameleon.bench.packed_bases import MIXES, write_packed_shape
 from kameleon.bench.peers import padded
 from kameleon.errors import SettingError
+from kameleon.ops import Segments, native
 
 
 def test_a_batch_is_the_same_in_every_process_and_another_in_every_step():
@@ -138,8 +140,36 @@ def test_the_floor_multiplies_every_frozen_weight_forward_and_back(tmp_path):
 
 def test_a_shape_becomes_a_base_that_both_sides_open(tmp_path):
     sizes = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
-    write_shape(tmp_path / "shape", {**sizes, "num_attention_heads": 2, "num_key_value_heads": 1}, tiny_tokenizer())
+    shape = Shape("qwen2", {**sizes, "num_attention_heads": 2, "num_key_value_heads": 1})
+    write_shape(tmp_path / "shape", shape, tiny_tokenizer())
     loaded = kameleon.load(str(tmp_path / "shape"), dtype=torch.float32)
     assert (loaded.base.config.family, loaded.base.config.num_layers) == ("qwen2", 1)
     assert json.loads((tmp_path / "shape" / "config.json").read_text())["dtype"] == "bfloat16"
     assert [p.name for p in tmp_path.iterdir()] == ["shape"]
+
+
+@pytest.mark.parametrize(("family", "mix"), [("llama", "Q4_K_M"), ("qwen2", "Q4_0")])
+def test_a_packed_shape_is_a_base_in_the_kinds_of_its_mix(tmp_path, family, mix):
+    path = tmp_path / "packed.gguf"
+    write_packed_shape(path, family, PACKED_SIZES, MIXES[mix])
+    decoder = kameleon.load(str(path), dtype=torch.float32).base.decoder
+    kinds = {name: getattr(decoder.layers[0], name).kinds for name in ("qkv", "o", "gate_up", "down")}
+    if native.available():
+        assert (
+            kinds
+            == {
+                "Q4_K_M": {
+                    "qkv": ("Q4_K", "Q4_K", "Q6_K"),
+                    "o": ("Q4_K",),
+                    "gate_up": ("Q4_K", "Q4_K"),
+                    "down": ("Q6_K",),
+                },
+                "Q4_0": {"qkv": ("Q4_0",) * 3, "o": ("Q4_0",), "gate_up": ("Q4_0",) * 2, "down": ("Q4_0",)},
+            }[mix]
+        )
+        assert decoder.head.kinds == ("Q6_K",)
+    tokens = torch.arange(9)
+    logits = decoder.logits(decoder.hidden(tokens, Segments((9,))))
+    assert logits.isfinite().all()
+    assert 0.1 < logits.std() < 50
+    assert [p.name for p in tmp_path.iterdir() if p.suffix == ".gguf"] == ["packed.gguf"]

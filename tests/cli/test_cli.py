@@ -149,7 +149,12 @@ def test_base_list_has_the_catalogue_and_what_else_is_here(run, tmp_path, monkey
     path.parent.mkdir(parents=True)
     path.write_bytes(b"GGUF")
     listed = json.loads(run("base", "list", "--json", base=False)[1])
-    assert [(entry["name"], entry["here"]) for entry in listed] == [("smollm2", False), (str(path), True)]
+    assert [(entry["name"], entry["here"]) for entry in listed] == [
+        ("smollm2", False),
+        ("gemma3-270m", False),
+        (str(path), True),
+    ]
+    assert "https://ai.google.dev/gemma/terms" in listed[1]["licence"]
     assert run("base", "list", base=False)[0] == 0
 
 

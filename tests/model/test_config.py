@@ -5,7 +5,7 @@ import json
 import gguf
 import numpy as np
 import pytest
-from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from kameleon.errors import UnsupportedArchitectureError, WeightsError
 from kameleon.model.config import FAMILIES, config_from_gguf, config_from_hf, read_config
@@ -56,7 +56,7 @@ def test_every_family_is_read_in_both_styles(family, style):
     assert config.tie_word_embeddings
     assert config.attention_bias == (family == "qwen2")
     assert config.qk_norm == (family == "qwen3")
-    assert config.max_positions == 512
+    assert config.max_sequence_tokens == 512
     assert config.stop_token_ids == {7}
 
 
@@ -99,7 +99,7 @@ def test_left_out_keys_have_the_familys_defaults():
     assert (read.num_kv_heads, read.head_dim) == (plain.num_key_value_heads, plain.head_dim) == (4, 16)
     assert read.rms_norm_eps == plain.rms_norm_eps
     assert read.rope.theta == plain.rope_parameters["rope_theta"]
-    assert read.max_positions == plain.max_position_embeddings
+    assert read.max_sequence_tokens == plain.max_position_embeddings
     assert read.tie_word_embeddings == plain.tie_word_embeddings
     assert read.stop_token_ids == frozenset()
     assert config_from_hf(config | {"model_type": "qwen3"}).head_dim == Qwen3Config().head_dim
@@ -118,16 +118,78 @@ def test_stop_tokens_come_from_the_generation_config_first(own, generation, expe
     assert config_from_hf(new_style("llama") | {"eos_token_id": own}, generation).stop_token_ids == expected
 
 
-def test_a_sliding_window_bounds_the_exact_length_where_it_is_in_use():
-    mistral = config_from_hf(new_style("mistral", sliding_window=100))
-    assert (mistral.sliding_window, mistral.max_sequence_tokens) == (100, 100)
-    assert config_from_hf(new_style("mistral", sliding_window=None)).max_sequence_tokens == 512
+def windows(config):
+    return [config.window(layer) for layer in range(config.num_layers)]
+
+
+def test_a_sliding_window_is_that_of_the_layers_it_is_used_in():
+    assert windows(config_from_hf(new_style("mistral", sliding_window=100))) == [100] * 3
+    assert windows(config_from_hf(new_style("mistral", sliding_window=None))) == [None] * 3
     unsaid = {key: value for key, value in old_style("mistral").items() if key != "sliding_window"}
-    assert config_from_hf(unsaid | {"max_position_embeddings": 8192}).max_sequence_tokens == 4096  # as transformers
-    unused = config_from_hf(old_style("qwen2") | {"sliding_window": 100, "use_sliding_window": False})
-    assert (unused.sliding_window, unused.max_sequence_tokens) == (None, 512)
-    used = config_from_hf(new_style("qwen2", use_sliding_window=True, sliding_window=100, max_window_layers=0))
-    assert used.max_sequence_tokens == 100
+    assert windows(config_from_hf(unsaid)) == [4096] * 3  # as transformers
+    unused = old_style("qwen2") | {"sliding_window": 100, "use_sliding_window": False}
+    assert windows(config_from_hf(unused)) == [None] * 3
+    for style in (old_style, new_style):
+        used = style("qwen2", use_sliding_window=True, sliding_window=100, max_window_layers=1)
+        assert windows(config_from_hf(used)) == [None, 100, 100]
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    assert windows(config_from_hf(used | {"layer_types": kinds})) == [None, 100, None]
+
+
+GEMMA = {"num_hidden_layers": 7, "sliding_window": 100, "query_pre_attn_scalar": 64, "head_dim": 16}
+
+
+@pytest.mark.parametrize("style", ["new", "old"])
+def test_gemma3_is_read_in_both_styles(style):
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    if style == "new":
+        rope = {
+            "full_attention": {**scaling, "rope_theta": 2e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 2e4},
+        }
+        read = config_from_hf(Gemma3TextConfig(**{**SIZES, **GEMMA, "rope_parameters": rope}).to_dict())
+    else:  # as transformers 4 wrote it
+        rope = {"rope_scaling": scaling, "rope_theta": 2e6, "rope_local_base_freq": 2e4, "sliding_window_pattern": 6}
+        config = {**SIZES, **GEMMA, **rope, "hidden_activation": "gelu_pytorch_tanh"}
+        read = config_from_hf(config | {"model_type": "gemma3_text", "attn_logit_softcapping": None})
+    assert windows(read) == [100] * 5 + [None, 100]
+    assert read.layer_rope(5) == RopeConfig(2e6, "linear", 8.0, 512)
+    assert read.layer_rope(0) == read.layer_rope(6) == RopeConfig(2e4, original_max_positions=512)
+    assert (read.activation, read.embedding_scale, read.query_scale) == ("gelu_tanh", 8.0, 0.5)
+    assert (read.sandwich_norms, read.qk_norm, read.norm_offset) == (True, True, 1.0)
+    assert read.max_sequence_tokens == 512
+
+
+def test_what_a_gemma3_config_leaves_out_is_as_in_transformers():
+    left_in = {key: SIZES[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")}
+    plain = Gemma3TextConfig(num_hidden_layers=7, **left_in)
+    read = config_from_hf({"model_type": "gemma3_text", "num_hidden_layers": 7, **left_in})
+    assert (read.head_dim, read.num_kv_heads) == (plain.head_dim, plain.num_key_value_heads)
+    assert read.max_sequence_tokens == plain.max_position_embeddings
+    assert [window or None for window in windows(read)] == [
+        plain.sliding_window if kind == "sliding_attention" else None for kind in plain.layer_types
+    ]
+    assert read.rope.theta == plain.rope_parameters["full_attention"]["rope_theta"]
+    assert read.local_rope.theta == plain.rope_parameters["sliding_attention"]["rope_theta"]
+    assert read.tie_word_embeddings == plain.tie_word_embeddings
+    assert read.query_scale == (plain.head_dim / plain.query_pre_attn_scalar) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"final_logit_softcapping": 30.0}, "final_logit_softcapping = 30.0"),
+        ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping = 50.0"),
+        ({"use_bidirectional_attention": True}, "use_bidirectional_attention = True"),
+        ({"hidden_activation": "gelu"}, "hidden_activation = 'gelu'"),
+        ({"layer_types": ["chunked_attention"] * 3}, "layer_types with chunked_attention"),
+        ({"model_type": "gemma3", "architectures": ["Gemma3ForConditionalGeneration"]}, "Gemma3ForConditional"),
+    ],
+)
+def test_what_gemma_may_ask_for_and_is_not_computed_is_refused_by_name(extra, said):
+    with pytest.raises(UnsupportedArchitectureError) as caught:
+        config_from_hf({**SIZES, "model_type": "gemma3_text"} | extra)
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -277,9 +339,58 @@ def test_a_gguf_scaling_of_type_none_scales_nothing(tmp_path):
     assert config_from_gguf(file).rope.kind == "default"
 
 
-def test_gguf_sliding_window_bounds_the_exact_length(tmp_path):
+def test_a_gguf_sliding_window_is_that_of_every_layer(tmp_path):
     file = write_gguf(tmp_path / "a.gguf", attention__sliding_window=100)
-    assert config_from_gguf(file).max_sequence_tokens == 100
+    assert windows(config_from_gguf(file)) == [100] * 3
+
+
+def test_a_gguf_of_gemma3_has_windows_and_a_rope_of_their_own_in_all_but_every_sixth_layer(tmp_path):
+    extra = {"attention__sliding_window": 100, "attention__key_length": 16, "rope__freq_base": 1e6}
+    file = write_gguf(tmp_path / "a.gguf", "gemma3", block_count=7, rope__scaling__factor=8.0, **extra)
+    read = config_from_gguf(file)
+    assert read.family == "gemma3_text"
+    assert windows(read) == [100] * 5 + [None, 100]
+    assert read.layer_rope(5) == RopeConfig(1e6, "linear", 8.0, 512)
+    assert read.layer_rope(0) == RopeConfig(1e4, original_max_positions=512)
+    assert (read.activation, read.embedding_scale, read.sandwich_norms) == ("gelu_tanh", 8.0, True)
+    assert (read.norm_offset, read.query_scale) == (0.0, 1.0)  # the converter has added the offset
+    big = write_gguf(tmp_path / "27b.gguf", "gemma3", block_count=62, **extra | {"attention__key_length": 64})
+    assert config_from_gguf(big).query_scale == 2.0  # 64 / (64 wide / 4 heads), by llama.cpp's rule
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"block_count": "three"}, r"llama\.block_count in .*a\.gguf is 'three'; it must be a whole number"),
+        ({"attention__head_count": 0}, r"llama\.attention\.head_count in .* is 0; it must be at least 1"),
+        ({"attention__head_count_kv": 3}, "4 heads cannot share 3 key and value heads"),
+        ({"attention__key_length": 15}, "heads of 15 numbers"),
+        ({"context_length": 2.5}, r"llama\.context_length in .* is 2\.5"),
+        ({"rope__freq_base": "high"}, r"llama\.rope\.freq_base in .* is 'high'; it must be a number"),
+        ({"rope__freq_base": float("nan")}, r"llama\.rope\.freq_base in .* is nan; it must be a number"),
+        ({"rope__scaling__type": 3}, r"llama\.rope\.scaling\.type in .* is 3; it must be text"),
+    ],
+)
+def test_gguf_metadata_of_another_type_is_named(tmp_path, extra, said):
+    with pytest.raises(WeightsError, match=said):
+        config_from_gguf(write_gguf(tmp_path / "a.gguf", **extra))
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"hidden_size": "64"}, "hidden_size in config.json is '64'"),
+        ({"num_attention_heads": 0}, "num_attention_heads in config.json is 0"),
+        ({"rms_norm_eps": [1]}, "rms_norm_eps in config.json"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings in config.json is 'yes'; it must be true or false"),
+        ({"rope_scaling": "linear"}, "rope parameters in config.json are 'linear'"),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor in the rope parameters in config.json is '2'"),
+        ({"eos_token_id": "7"}, "eos_token_id"),
+    ],
+)
+def test_a_config_with_values_of_another_type_names_the_key(extra, said):
+    with pytest.raises(WeightsError, match=said):
+        config_from_hf(old_style("llama") | extra)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,13 @@
 """The decoder against transformers' own implementation of each family."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from tiny import FAMILIES, SIZES, save_base
 
 from kameleon.errors import SettingError, WeightsError
+from kameleon.generation import KVCache
 from kameleon.model import build_decoder
 from kameleon.model.config import read_config
 from kameleon.ops import Segments
@@ -70,14 +73,35 @@ def test_a_tensor_of_another_shape_than_the_config_says_is_named(tmp_path):
         ours(tmp_path)
 
 
-@pytest.mark.slow
 @torch.inference_mode()
-def test_a_real_gguf_gives_the_logits_of_transformers(tmp_path, monkeypatch):
+@pytest.mark.parametrize("family", ["mistral, windowed", "qwen2, windowed", "gemma3"])
+def test_generation_with_a_cache_goes_on_beyond_a_window_as_without_one(family, tmp_path):
+    save_base(tmp_path, family)
+    decoder = ours(tmp_path)
+    assert 10 in decoder.config.windows
+    tokens = torch.randint(0, SIZES["vocab_size"], (2, 40))
+    whole = decoder.hidden(tokens.flatten(), Segments((40, 40))).view(2, 40, -1)
+    cache = KVCache(decoder.config, 2, 40, torch.float32)
+    starts, done = torch.tensor([0, 0]), []
+    for lengths in [(3, 15), (12, 1), (1, 7), *[(1, 1)] * 15]:  # prompts of two lengths, more at once, then one each
+        fresh = [row[at : at + n] for row, at, n in zip(tokens, starts.tolist(), lengths, strict=True)]
+        segments = Segments(lengths, offsets=tuple(starts.tolist()))
+        done.append(decoder.hidden(torch.cat(fresh), segments, cache=cache).split(lengths))
+        starts += torch.tensor(lengths)
+    for row, parts in enumerate(zip(*done, strict=True)):
+        got = torch.cat(parts)
+        torch.testing.assert_close(got, whole[row, : len(got)], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["smollm2", "gemma3-270m"])
+@torch.inference_mode()
+def test_a_real_gguf_gives_the_logits_of_transformers(name):
     from transformers import AutoModelForCausalLM, GgufConfig
 
     import kameleon
 
-    base = kameleon.load("smollm2", dtype=torch.float32).base
+    base = kameleon.load(name, dtype=torch.float32).base
     path = base.files.path
     if path.suffix != ".gguf":
         pytest.skip("the hub delivered safetensors")
@@ -87,3 +111,7 @@ def test_a_real_gguf_gives_the_logits_of_transformers(tmp_path, monkeypatch):
     tokens = torch.tensor(base.tokenizer.encode("The law says that a provider of 12 services must, in Łódź, tell"))
     got = base.decoder.logits(base.decoder.hidden(tokens, Segments((len(tokens),))))
     torch.testing.assert_close(got, model(tokens[None]).logits[0], rtol=1e-3, atol=1e-3)
+    if name == "gemma3-270m":  # beyond its window of 512 tokens
+        long = torch.tensor(base.tokenizer.encode((Path(__file__).parents[2] / "LICENSE").read_text())[:900])
+        got = base.decoder.logits(base.decoder.hidden(long, Segments((900,)))[-30:])
+        torch.testing.assert_close(got, model(long[None]).logits[0, -30:], rtol=1e-3, atol=1e-3)

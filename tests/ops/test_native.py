@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from kameleon.errors import SettingError
-from kameleon.ops import native
+from kameleon.ops import Term, native
+from kameleon.ops.products import gemm
 
 
 @pytest.fixture
@@ -54,9 +55,9 @@ def test_results_do_not_depend_on_the_number_of_threads(threads):
         pytest.skip("no kernels here")
     torch.manual_seed(0)
     a, b, before = torch.randn(101, 300), torch.randn(300, 90), torch.get_num_threads()
-    wanted = native.gemm(torch.empty(101, 90), [native.Term(a, b)])
+    wanted = gemm(torch.empty(101, 90), [Term(a, b)])
     try:
         torch.set_num_threads(threads)
-        assert torch.equal(native.gemm(torch.empty(101, 90), [native.Term(a, b)]), wanted)
+        assert torch.equal(gemm(torch.empty(101, 90), [Term(a, b)]), wanted)
     finally:
         torch.set_num_threads(before)

@@ -12,8 +12,8 @@ import torch
 from safetensors import safe_open
 
 import kameleon
-from kameleon import Recipe, Watch
-from kameleon.adapters import Bank
+from kameleon import Recipe, Sampling, Watch
+from kameleon.adapters import Bank, Shelf
 from kameleon.data import pack
 from kameleon.errors import (
     CheckpointError,
@@ -43,6 +43,23 @@ def write_rows(path, count=40):
 @pytest.fixture
 def rows(tmp_path):
     return write_rows(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.slow
+def test_gemma3_says_what_is_known_and_learns_in_twenty_steps(tmp_path):
+    loaded = kameleon.load("gemma3-270m")
+    question = "Question: What is the capital of France?\nAnswer:"
+    (said,) = loaded.generate([question], sampling=Sampling(max_tokens=8), raw=True)
+    assert "Paris" in said.text
+    rows = loaded.read(write_rows(tmp_path / "rows.jsonl", 80), raw=True)
+    seen = []
+    recipe = Recipe(rank=8, rows_per_step=4, epochs=1, learning_rate=5e-4)
+    loaded.train(rows, "count", held_out=rows, recipe=recipe, on_step=seen.append)
+    assert len(seen) == 20
+    assert seen[-1].loss < 0.5 * seen[0].loss
+    assert loaded.load_adapter("count").live
+    (said,) = loaded.generate(["What comes after 4?"], ["count"], Sampling(max_tokens=8), raw=True)
+    assert "5" in said.text
 
 
 def test_training_teaches_and_leaves_the_base_alone(tiny, rows):
@@ -128,7 +145,7 @@ def test_accumulation_is_normalised_by_tokens_over_the_whole_step(tiny, rows):
 
 SCRIPT = """
 import sys, torch, kameleon
-from kameleon import Recipe, Watch
+from kameleon import Recipe, Sampling, Watch
 torch.set_num_threads(1)
 base, rows, resume = sys.argv[1], sys.argv[2], sys.argv[3] == "resume"
 loaded = kameleon.load(base, dtype=torch.float32)
@@ -156,12 +173,11 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_final_bits(tiny_folder, 
     assert not (killed / "adapters" / "run").exists()
     assert run_script(tiny_folder, rows, killed, "resume", kill_after=60) == -signal.SIGKILL
     assert run_script(tiny_folder, rows, killed, "resume") == 0
-    file = "adapters/run/adapter_model.safetensors"
-    assert (killed / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-    logs = [
-        [{k: r[k] for k in ("step", "loss", "grad_norm", "learning_rate")} for r in read_log(home / "runs" / "run")]
-        for home in (killed, tmp_path / "whole")
-    ]
+    homes = killed, tmp_path / "whole"
+    files = [Shelf(home / "adapters").path("run") / "adapter_model.safetensors" for home in homes]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    keys = ("step", "loss", "grad_norm", "learning_rate")
+    logs = [[{k: r[k] for k in keys} for r in read_log(home / "runs" / "run") if "loss" in r] for home in homes]
     assert logs[0] == logs[1]
 
 
@@ -242,7 +258,7 @@ def test_an_adapter_on_the_shelf_is_not_replaced_unasked(tiny, rows):
 
 
 def test_patience_ends_a_run_and_keeps_the_best_look(tiny, rows):
-    recipe = replace(RECIPE, learning_rate=0.5, epochs=6)
+    recipe = replace(RECIPE, learning_rate=0.5, epochs=60)  # it jumps about, and never improves for long
     result = tiny.train(rows, "count", recipe=recipe, watch=Watch(eval_every=1, patience=3))
     assert result.stopped_early
     assert result.steps == result.best_step + 3
@@ -253,7 +269,7 @@ def test_patience_ends_a_run_and_keeps_the_best_look(tiny, rows):
 def test_the_log_and_the_curve(tiny, rows):
     tiny.train(rows, "count", recipe=RECIPE)
     records = read_log(runs_dir() / "count")
-    assert [r["step"] for r in records] == list(range(1, 30))
+    assert [r["step"] for r in records if "loss" in r] == list(range(1, 30))
     assert {"loss", "learning_rate", "grad_norm", "tokens_per_s", "peak_bytes", "seconds"} <= records[0].keys()
     assert draw_loss_curve(runs_dir() / "count", "count").read_bytes()[:4] == b"\x89PNG"
 

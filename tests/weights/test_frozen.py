@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kameleon.weights import DenseWeight, join
+from kameleon.weights import FrozenWeight
 
 sizes = st.integers(1, 9)
 
@@ -15,7 +15,7 @@ sizes = st.integers(1, 9)
 def test_products_and_lookup_equal_the_plain_ones(rows, out, width, seed):
     random = torch.Generator().manual_seed(seed)
     w = torch.randn(out, width, generator=random, dtype=torch.float64)
-    weight = DenseWeight(w)
+    weight = FrozenWeight(w)
     x = torch.randn(rows, width, generator=random, dtype=torch.float64)
     dy = torch.randn(rows, out, generator=random, dtype=torch.float64)
     ids = torch.randint(out, (rows,), generator=random)
@@ -27,7 +27,7 @@ def test_products_and_lookup_equal_the_plain_ones(rows, out, width, seed):
 
 
 def test_project_back_is_the_gradient_of_project():
-    weight = DenseWeight(torch.randn(5, 3, dtype=torch.float64))
+    weight = FrozenWeight(torch.randn(5, 3, dtype=torch.float64))
     x = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     dy = torch.randn(4, 5, dtype=torch.float64)
     (expected,) = torch.autograd.grad(weight.project(x), x, dy)
@@ -36,9 +36,9 @@ def test_project_back_is_the_gradient_of_project():
 
 @given(outs=st.lists(sizes, min_size=1, max_size=4), width=sizes)
 @settings(max_examples=30, deadline=None)
-def test_join_is_one_product_instead_of_several(outs, width):
-    parts = [DenseWeight(torch.randn(out, width, dtype=torch.float64)) for out in outs]
-    joined = join(parts)
+def test_joined_matrices_are_multiplied_as_one(outs, width):
+    matrices = [torch.randn(out, width, dtype=torch.float64) for out in outs]
+    parts, joined = [FrozenWeight(matrix) for matrix in matrices], FrozenWeight(*matrices)
     x = torch.randn(3, width, dtype=torch.float64)
     assert joined.shape == (sum(outs), width)
     torch.testing.assert_close(joined.project(x), torch.cat([part.project(x) for part in parts], dim=1))
@@ -49,7 +49,7 @@ def test_join_is_one_product_instead_of_several(outs, width):
 
 def test_a_frozen_weight_never_holds_a_gradient():
     parameter = torch.nn.Parameter(torch.randn(3, 2))
-    weight = DenseWeight(parameter)
+    weight = FrozenWeight(parameter)
     weight.project(torch.randn(4, 2, requires_grad=True)).sum().backward()
     assert not weight.dense().requires_grad
     assert parameter.grad is None
@@ -57,9 +57,9 @@ def test_a_frozen_weight_never_holds_a_gradient():
 
 def test_dense_shares_the_tensors_memory():
     tensor = torch.randn(3, 2)
-    assert DenseWeight(tensor).dense().data_ptr() == tensor.data_ptr()
+    assert FrozenWeight(tensor).dense().data_ptr() == tensor.data_ptr()
 
 
 def test_a_weight_has_two_axes():
     with pytest.raises(AssertionError, match="two axes"):
-        DenseWeight(torch.zeros(3))
+        FrozenWeight(torch.zeros(3))

@@ -2,19 +2,51 @@
 
 from kameleon.adapters.adapter import Adapter, LoraFactors, check_name
 from kameleon.adapters.bank import Bank, Resident
-from kameleon.adapters.card import Card
-from kameleon.adapters.proof import Proof, prove
+from kameleon.adapters.card import Card, Parent
+from kameleon.adapters.combine import METHODS, combine
+from kameleon.adapters.diff import ModuleDiff, diff
+from kameleon.adapters.extract import Extraction, extract
+from kameleon.adapters.gguf_adapter import read_gguf_adapter, write_gguf_adapter
+from kameleon.adapters.merge import MergeReport, merge
+from kameleon.adapters.overview import ModuleOverview, draw_norms, norms_by, overview
+from kameleon.adapters.proof import Check, Proof, prove, verify
+from kameleon.adapters.resize import Truncation, resize, total_error
 from kameleon.adapters.shelf import Shelf, ShelfEntry
+from kameleon.adapters.spectrum import Spectrum, effective_rank, spectrum, spectrum_of
 
 __all__ = [
+    "METHODS",
     "Adapter",
     "Bank",
     "Card",
+    "Check",
+    "Extraction",
     "LoraFactors",
+    "MergeReport",
+    "ModuleDiff",
+    "ModuleOverview",
+    "Parent",
     "Proof",
     "Resident",
     "Shelf",
     "ShelfEntry",
+    "Spectrum",
+    "Truncation",
     "check_name",
+    "combine",
+    "diff",
+    "draw_norms",
+    "effective_rank",
+    "extract",
+    "merge",
+    "norms_by",
+    "overview",
     "prove",
+    "read_gguf_adapter",
+    "resize",
+    "spectrum",
+    "spectrum_of",
+    "total_error",
+    "verify",
+    "write_gguf_adapter",
 ]

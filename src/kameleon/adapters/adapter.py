@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kameleon.adapters.card import Card
+from kameleon.adapters.card import Card, Parent
 from kameleon.errors import AdapterError
 
 
@@ -71,6 +71,10 @@ class Adapter:
                 digest.update(tensor.to(torch.float32).contiguous().numpy().tobytes())
         return f"sha256:{digest.hexdigest()}"
 
+    def as_parent(self, weight: float, method: str) -> Parent:
+        """What the card of an adapter computed from this one says about it."""
+        return Parent(self.name, self.fingerprint, weight, method)
+
     def save(self, folder: str | Path) -> None:
         """Write PEFT's two files and the card to `folder`, replacing it in one step. Raises AdapterFileError."""
         from kameleon.adapters.peft_files import write_adapter
@@ -87,6 +91,13 @@ class Adapter:
 
 def check_name(name: str) -> str:
     """The name itself, if it can be a folder's name on any system. Raises AdapterError."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise AdapterError(f"{name!r} cannot name an adapter: use up to 64 letters, digits, dots, dashes, underscores")
+    plain = re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", name)
+    if not plain or name.partition(".")[0].upper() in _DEVICES:
+        raise AdapterError(
+            f"{name!r} cannot name an adapter: use up to 64 letters, digits, dots, dashes, underscores; no dot last"
+        )
     return name
+
+
+# What Windows takes for devices, whatever stands behind a dot.
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}

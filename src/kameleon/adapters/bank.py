@@ -121,8 +121,8 @@ def check_base(base: Base, adapter: Adapter, any_base: bool = False) -> None:
     )
 
 
-def check_fit(base: Base, adapter: Adapter) -> None:
-    """Raise AdapterMismatchError, naming all faults, unless every module of the adapter is one of the base's."""
+def misfits(base: Base, adapter: Adapter) -> list[str]:
+    """Why an adapter does not fit a base: every name and shape that is not one of its projections."""
     shapes = module_shapes(base.config)
     faults = [f"{name}: the base has no such projection" for name in adapter.modules if name not in shapes]
     for name, factors in adapter.modules.items():
@@ -130,6 +130,12 @@ def check_fit(base: Base, adapter: Adapter) -> None:
             faults.append(f"{name}: made for {got[0]} × {got[1]}, the base has {shapes[name][0]} × {shapes[name][1]}")
     if not adapter.modules:
         faults.append("it holds no module at all")
+    return faults
+
+
+def check_fit(base: Base, adapter: Adapter) -> None:
+    """Raise AdapterMismatchError, naming all faults, unless every module of the adapter is one of the base's."""
+    faults = misfits(base, adapter)
     if faults:
         shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
         raise AdapterMismatchError(f"adapter {adapter.name!r} does not fit {base.name}: {shown}")

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from kameleon.errors import AdapterFileError
 
+CARD_FILE = "kameleon.json"
 _FORMAT = 1
+_MOST_BYTES = 16 << 20  # of a card or a config; a larger one is damaged or hostile
 
 
 def _now() -> str:
@@ -20,6 +24,16 @@ def _now() -> str:
 
 def _versions() -> dict[str, str]:
     return {package: version(package) for package in ("kameleon", "torch", "transformers")}
+
+
+@dataclass(frozen=True)
+class Parent:
+    """An adapter that another was computed from, how much of it, and how."""
+
+    name: str
+    fingerprint: str
+    weight: float
+    method: str
 
 
 @dataclass(frozen=True)
@@ -34,30 +48,70 @@ class Card:
     """Path, sha256, rows and trained tokens of what it was trained on."""
     recipe: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
-    parents: tuple[str, ...] = ()
-    """Fingerprints of the adapters it was computed from."""
+    parents: tuple[Parent, ...] = ()
+    """The adapters it was computed from; the recipe then holds the computation's settings."""
     created: str = field(default_factory=_now)
     versions: dict[str, str] = field(default_factory=_versions)
 
-    def to_json(self) -> str:
-        """The text of `kameleon.json`."""
-        return json.dumps({"format": _FORMAT, **asdict(self)}, indent=2) + "\n"
+    def derived(self, parents: tuple[Parent, ...], recipe: dict[str, Any]) -> Card:
+        """A new card for what is computed from adapters of the same base: its own time, no data, no scores."""
+        return Card(self.base_id, self.base_fingerprint, self.template_hash, recipe=recipe, parents=parents)
+
+    def to_json(self, files: Mapping[str, str] | None = None) -> str:
+        """The text of `kameleon.json`; `files` are the sha256 of the files beside it, by name."""
+        return json.dumps({"format": _FORMAT, "files": dict(files or {}), **asdict(self)}, indent=2) + "\n"
 
     @staticmethod
     def from_json(text: str) -> Card:
         """Read `kameleon.json` strictly. Raises AdapterFileError for broken JSON, an unknown key or a newer format."""
-        try:
-            values = json.loads(text)
-        except ValueError as error:
-            raise AdapterFileError(f"kameleon.json is not JSON: {error}") from error
-        if not isinstance(values, dict) or values.pop("format", None) != _FORMAT:
-            raise AdapterFileError(
-                f"kameleon.json is not of format {_FORMAT}; a newer Kameleon may be needed to read it"
-            )
-        known = {f.name for f in fields(Card)}
-        for key in values:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise AdapterFileError(f"kameleon.json has an unknown key {key!r}{hint}")
-        return Card(**{**values, "parents": tuple(values.get("parents", ()))})
+        return _parse(text)[0]
+
+
+def read_card(folder: Path) -> tuple[Card, dict[str, str]] | None:
+    """A folder's card and the sha256 that the files beside it had; None without a card. Raises AdapterFileError."""
+    path = folder / CARD_FILE
+    return _parse(read_text(path)) if path.exists() else None
+
+
+def read_text(path: Path) -> str:
+    """A small text file beside an adapter. Raises AdapterFileError for one that is no text, or far too large."""
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise AdapterFileError(f"{path} has {path.stat().st_size:,} bytes; at most {_MOST_BYTES:,} are read")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AdapterFileError(f"{path} cannot be read: {error}") from error
+
+
+def read_json(text: str, what: str) -> dict[str, Any]:
+    """A JSON object out of an untrusted file. Raises AdapterFileError."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise AdapterFileError(f"{what} is not JSON: {str(error)[:200]}") from error
+    if not isinstance(values, dict):
+        raise AdapterFileError(f"{what} holds a {type(values).__name__}, not an object")
+    return values
+
+
+def _parse(text: str) -> tuple[Card, dict[str, str]]:
+    values = read_json(text, CARD_FILE)
+    files = values.pop("files", {})
+    if values.pop("format", None) != _FORMAT:
+        raise AdapterFileError(f"{CARD_FILE} is not of format {_FORMAT}; a newer Kameleon may be needed to read it")
+    known = {f.name: f.type for f in fields(Card)}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise AdapterFileError(f"{CARD_FILE} has an unknown key {key!r}{hint}")
+        kind = dict if "dict" in str(known[key]) else list if key == "parents" else str
+        if not isinstance(value, kind) and not (value is None and "None" in str(known[key])):
+            raise AdapterFileError(f"{CARD_FILE} has {key} = {str(value)[:40]!r}; it must be a {kind.__name__}")
+    if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
+        raise AdapterFileError(f"{CARD_FILE} has files = {str(files)[:40]!r}; it must give a hash for each name")
+    try:
+        parents = tuple(Parent(**parent) for parent in values.pop("parents", ()))
+    except TypeError as error:
+        raise AdapterFileError(f"{CARD_FILE} does not say of each parent what is expected: {error}") from error
+    return Card(**values, parents=parents), files

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +16,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from kameleon.adapters.adapter import Adapter, LoraFactors
-from kameleon.adapters.card import Card
+from kameleon.adapters.card import CARD_FILE, Card, read_card, read_json, read_text
 from kameleon.errors import AdapterFileError
+from kameleon.home import atomic_folder
 
-_CONFIG, _TENSORS, _CARD = "adapter_config.json", "adapter_model.safetensors", "kameleon.json"
+_CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.default)?\.weight")
 _MOST_RANK = 4096  # beyond any use; a config that says more is damaged or hostile
 
@@ -54,37 +53,14 @@ def write_adapter(adapter: Adapter, folder: Path) -> None:
     files = {
         _CONFIG: json.dumps(_config(adapter), indent=2).encode() + b"\n",
         _TENSORS: save(tensors, {"format": "pt"}),
-        _CARD: adapter.card.to_json().encode(),
     }
+    files[CARD_FILE] = adapter.card.to_json({name: _sha256(content) for name, content in files.items()}).encode()
     try:
-        _replace_folder(folder, files)
+        with atomic_folder(folder) as fresh:
+            for name, content in files.items():
+                (fresh / name).write_bytes(content)
     except OSError as error:
         raise AdapterFileError(f"adapter {adapter.name!r} cannot be written to {folder}: {error}") from error
-
-
-def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    old = fresh.with_name(f"{fresh.name}.old")
-    try:
-        fresh.chmod(0o755)
-        for name, content in files.items():
-            with (fresh / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        if folder.exists():
-            folder.rename(old)
-        try:
-            fresh.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def _config(adapter: Adapter) -> dict[str, Any]:
@@ -128,8 +104,8 @@ def read_adapter(folder: Path) -> Adapter:
     factors without a partner, of a wrong rank, or with NaN or infinity.
     """
     config = _read_config(folder)
-    card_path = folder / _CARD
-    card = Card.from_json(card_path.read_text(encoding="utf-8")) if card_path.exists() else _card_from(config)
+    card, hashes = read_card(folder) or (_card_from(config), {})
+    _check_hashes(folder, hashes)
     pairs = _read_pairs(folder)
     modules, faults = {}, []
     for module, pair in pairs.items():
@@ -149,33 +125,70 @@ def read_adapter(folder: Path) -> Adapter:
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise AdapterFileError(f"{folder / _TENSORS}: {'; '.join(faults[:5])}{more}")
-    return Adapter(folder.name, modules, card)
+    return Adapter(folder.resolve().name, modules, card)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / _CONFIG
     if not path.exists():
         raise AdapterFileError(f"{folder} is not an adapter: it has no {_CONFIG}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise AdapterFileError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        kind = config.get("peft_type") if isinstance(config, dict) else None
-        raise AdapterFileError(f"{path}: peft_type is {kind!r}; only LORA adapters can be read")
+    config = read_json(read_text(path), str(path))
+    if config.get("peft_type") != "LORA":
+        raise AdapterFileError(f"{path}: peft_type is {config.get('peft_type')!r}; only LORA adapters can be read")
     refused = [f"{k} = {config[k]!r}" for k, fine in _HARMLESS.items() if k in config and config[k] not in fine]
     if refused:
         raise AdapterFileError(f"{path} asks for what is not applied here: {', '.join(refused)}")
     for key in ("r", "lora_alpha"):
-        if not isinstance(config.get(key), int | float) or not 0 < config[key] <= _MOST_RANK**2:
+        if not _is_number(config.get(key)) or not 0 < config[key] <= _MOST_RANK**2:
             raise AdapterFileError(f"{path}: {key} is {config.get(key)!r}; expected a number above 0")
     if config["r"] > _MOST_RANK:
         raise AdapterFileError(f"{path}: r is {config['r']}; at most {_MOST_RANK} is read")
+    for pattern, most in (("rank_pattern", _MOST_RANK), ("alpha_pattern", _MOST_RANK**2)):
+        values = config.get(pattern) or {}
+        if not isinstance(values, dict):
+            raise AdapterFileError(f"{path}: {pattern} is {str(values)[:40]!r}; expected a number for each module")
+        for key, value in values.items():
+            if not _is_number(value) or not 0 < value <= most:
+                raise AdapterFileError(
+                    f"{path}: {pattern} gives {key[:80]!r} {str(value)[:40]}; at most {most} is read"
+                )
+            _check_pattern(path, key)
     return config
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_pattern(path: Path, key: str) -> None:
+    """PEFT takes these keys as regular expressions: refuse what is none, and what could take for ever to match."""
+    try:
+        re.compile(key)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise AdapterFileError(f"{path}: {key[:80]!r} is no regular expression: {error}") from error
+    if len(key) > 1000 or re.search(r"\)\s*[*+{?]", key) or len(re.findall(r"[*+{]", key)) > 3:
+        raise AdapterFileError(
+            f"{path}: {key[:80]!r} repeats too much to be matched in sure time; name the modules plainly"
+        )
+
+
+def _check_hashes(folder: Path, hashes: Mapping[str, str]) -> None:
+    for name in (_CONFIG, _TENSORS):
+        path = folder / name
+        if name in hashes and path.exists() and _sha256(path.read_bytes()) != hashes[name]:
+            raise AdapterFileError(
+                f"{path} is damaged or was changed: it is not the file that {CARD_FILE} was written for; "
+                f"take a whole copy, or delete {CARD_FILE} to read it as an adapter of unknown origin"
+            )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def _card_from(config: Mapping[str, Any]) -> Card:
-    return Card(base_id=config.get("base_model_name_or_path"), created="", versions={})
+    base_id = config.get("base_model_name_or_path")
+    return Card(base_id=base_id if isinstance(base_id, str) else None, created="", versions={})
 
 
 def _read_pairs(folder: Path) -> dict[str, dict[str, Tensor]]:
@@ -197,7 +210,12 @@ def _read_pairs(folder: Path) -> dict[str, dict[str, Tensor]]:
                     raise AdapterFileError(
                         f"{path}: {key!r} is not a LoRA factor of a linear layer; nothing was loaded"
                     )
-                pairs.setdefault(match["module"], {})[match["factor"]] = file.get_tensor(key).to(torch.float32)
+                pair, tensor = pairs.setdefault(match["module"], {}), file.get_tensor(key)
+                if match["factor"] in pair:
+                    raise AdapterFileError(f"{path} holds lora_{match['factor']} of {match['module']} twice")
+                if not tensor.is_floating_point():
+                    raise AdapterFileError(f"{path}: {key!r} holds {tensor.dtype}, not floating-point numbers")
+                pair[match["factor"]] = tensor.to(torch.float32)
     except (SafetensorError, OSError) as error:
         raise AdapterFileError(f"{path} is damaged or cut short: {error}") from error
     return pairs
@@ -213,7 +231,7 @@ def _pattern(config: Mapping[str, Any], kind: str, module: str, default: Any) ->
 
 def _faults(module: str, factors: LoraFactors, rank: int) -> list[str]:
     a, b = factors.a, factors.b
-    if a.dim() != 2 or b.dim() != 2 or a.shape[0] != rank or b.shape[1] != rank:
+    if a.dim() != 2 or b.dim() != 2 or 0 in (*a.shape, *b.shape) or a.shape[0] != rank or b.shape[1] != rank:
         return [f"{module} has A {list(a.shape)} and B {list(b.shape)}, the config says rank {rank}"]
     if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
         return [f"{module} holds NaN or infinity"]

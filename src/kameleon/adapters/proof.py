@@ -1,15 +1,16 @@
-"""Proof that an adapter is live: what matched, which layers are dead, and how far a probe's logits move."""
+"""Proof that an adapter is live and in its place: at every load, and in full by `verify`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from kameleon.adapters.adapter import Adapter
-from kameleon.adapters.bank import Bank
+from kameleon.adapters.bank import Bank, misfits
 from kameleon.errors import AdapterMismatchError
-from kameleon.model import Base
+from kameleon.model import Base, module_shapes
 from kameleon.ops import NO_ADAPTER, Segments
 
 _PROBE = "Question: What is the most important thing to know here?\nAnswer: 1. The"
@@ -24,6 +25,8 @@ class Proof:
     dead_modules: tuple[str, ...]
     logits_moved_max: float
     logits_moved_mean: float
+    template_equal: bool | None = None
+    """Whether it was trained on the base's chat template; None when its card does not say."""
 
     @property
     def live(self) -> bool:
@@ -38,15 +41,76 @@ def prove(base: Base, adapter: Adapter, any_base: bool = False) -> Proof:
     Raises WrongBaseError and AdapterMismatchError as `Bank.add` does, and AdapterMismatchError for an adapter that
     changes the logits into NaN or infinity. A fresh adapter (every B zero) is no error: its proof says it is not live.
     """
-    bank = Bank(base)
-    slot = bank.add(adapter, any_base)
-    tokens = torch.tensor(base.tokenizer.encode(_PROBE, add_special_tokens=False))
-    length = len(tokens)
-    segments = Segments((length, length), (NO_ADAPTER, slot))
-    logits = base.decoder.logits(base.decoder.hidden(tokens.repeat(2), segments, bank))
-    moved = (logits[length:] - logits[:length]).abs()
+    plain, live = probe_logits(base, adapter, any_base)
+    moved = (live - plain).abs()
     if not torch.isfinite(moved).all():
         raise AdapterMismatchError(f"adapter {adapter.name!r} turns the logits into NaN or infinity; it is broken")
+    trained_on = adapter.card.template_hash
     return Proof(
-        adapter.name, len(adapter.modules), tuple(adapter.dead_modules), float(moved.max()), float(moved.mean())
+        adapter.name,
+        len(adapter.modules),
+        tuple(adapter.dead_modules),
+        float(moved.max()),
+        float(moved.mean()),
+        None if trained_on is None else trained_on == base.template.hash,
     )
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that must hold, whether it does, and what was found. None: it could not be looked at."""
+
+    what: str
+    holds: bool | None
+    found: str
+
+
+def verify(base: Base, adapter: Adapter, any_base: bool = False) -> tuple[Check, ...]:
+    """Everything that can be checked of an adapter that was read (reading checks its files) on its base.
+
+    Nothing is raised for what does not hold: every check is made that still can be. With `any_base`, another base or
+    none in the card counts as wanted. The base's fingerprint is computed from its bytes afterwards.
+    """
+    faults, shapes, card = misfits(base, adapter), module_shapes(base.config), adapter.card
+    broken = [m for m, f in adapter.modules.items() if not (torch.isfinite(f.a).all() and torch.isfinite(f.b).all())]
+    left, dead = [name for name in shapes if name not in adapter.modules], adapter.dead_modules
+    told = card.base_fingerprint
+    whose = "this base's" if told == base.fingerprint else f"{card.base_id or 'unknown'} ({(told or 'none')[:19]})"
+    template = card.template_hash in (None, base.template.hash)
+    checks = [
+        Check("names and shapes", not faults, "; ".join(faults) or f"{len(adapter.modules)} modules matched"),
+        Check("numbers are finite", not broken, ", ".join(broken) or "no NaN, no infinity"),
+        Check("no dead modules", not dead, ", ".join(dead) or "every B has numbers"),
+        Check("base fingerprint", any_base or told == base.fingerprint, whose),
+        Check("chat template", template, "not in the card" if card.template_hash is None else _equal(template)),
+    ]
+    if faults or broken:
+        checks.append(Check("logits move", None, "not tried, since it does not fit"))
+    else:
+        plain, live = probe_logits(base, adapter, any_base=True)
+        moved = (live - plain).abs()
+        found = f"at most {float(moved.max()):.3f}, on average {float(moved.mean()):.3f}"
+        checks.append(Check("logits move", bool(torch.isfinite(moved).all() and moved.max() > 0), found))
+    untouched = base.weights.hashed_again() == base.fingerprint
+    checks.append(Check("base untouched", untouched, f"its bytes {'give' if untouched else 'no longer give'} its hash"))
+    unadapted = f"{len(left)} of {len(shapes)} have no side path" + (f": {', '.join(left)}" if left else "")
+    return (*checks, Check("projections of the base", True, unadapted))
+
+
+def _equal(equal: bool) -> str:
+    return "as in training" if equal else "another than in training: answers will differ from what was taught"
+
+
+@torch.inference_mode()
+def probe_logits(base: Base, adapter: Adapter | None = None, any_base: bool = False) -> tuple[Tensor, Tensor]:
+    """Logits [tokens, vocabulary] of a fixed text on the plain base and on base and adapter (None: the base again).
+
+    Both come out of one pass. Raises WrongBaseError and AdapterMismatchError as `Bank.add` does.
+    """
+    bank = Bank(base)
+    slot = NO_ADAPTER if adapter is None else bank.add(adapter, any_base)
+    tokens = torch.tensor(base.tokenizer.encode(_PROBE, add_special_tokens=False))
+    segments = Segments((len(tokens), len(tokens)), (NO_ADAPTER, slot))
+    logits = base.decoder.logits(base.decoder.hidden(tokens.repeat(2), segments, bank))
+    plain, live = logits.chunk(2)
+    return plain, live

@@ -1,80 +1,191 @@
-"""Adapters on disk, by name."""
+"""Adapters on disk, by name, with the versions that each name has had.
+
+    <root>/law/0001/   the three files of an adapter, never changed once they are there
+    <root>/law/0002/
+    <root>/law/current the number of the version that the name means; replacing this file is what saving comes down to
+
+Whoever changes the shelf holds its lock; whoever reads needs none.
+"""
 
 from __future__ import annotations
 
 import difflib
+import re
 import shutil
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from kameleon.adapters.adapter import Adapter, check_name
-from kameleon.adapters.card import Card
-from kameleon.errors import AdapterError, AdapterNotFoundError
-from kameleon.home import adapters_dir
+from kameleon.adapters.card import Card, read_card
+from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError, SettingError
+from kameleon.home import adapters_dir, atomic_write
+
+_CURRENT = "current"
+_LOCK_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
 class ShelfEntry:
-    """One adapter as the shelf sees it, without its tensors. `fault` says why a broken one cannot be read."""
+    """One version of an adapter as the shelf sees it, without its tensors. `fault` says why it cannot be read."""
 
     name: str
     path: Path
     bytes: int
     card: Card | None
     fault: str | None = None
+    version: int | None = None
+    current: bool = True
 
 
 class Shelf:
-    """A folder of adapters, by default the one in Kameleon's home."""
+    """A folder of adapters, by default the one in Kameleon's home. Safe for several processes at once."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or adapters_dir()
 
     def names(self) -> list[str]:
-        """Names in order; folders whose name starts with a dot are unfinished writes."""
+        """Names in order; folders whose name starts with a dot, or that have no version yet, are unfinished writes."""
         if not self.root.is_dir():
             return []
-        return sorted(p.name for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("."))
+        marks = (_CURRENT, "adapter_config.json")
+        folders = (p for p in self.root.iterdir() if not p.name.startswith("."))
+        return sorted(p.name for p in folders if any((p / mark).exists() for mark in marks))
 
     def has(self, name: str) -> bool:
         return check_name(name) in self.names()
 
     def entries(self) -> list[ShelfEntry]:
-        """All adapters with their cards; a broken one is listed with its fault."""
-        return [self._entry(name) for name in self.names()]
+        """The current version of every adapter with its card; a broken one is listed with its fault."""
+        found = []
+        for name in self.names():
+            try:
+                found.append(self._entry(name, self._current(name)))
+            except AdapterFileError as error:
+                found.append(ShelfEntry(name, self.root / name, 0, None, str(error)))
+        return found
+
+    def history(self, name: str) -> list[ShelfEntry]:
+        """All versions of an adapter, oldest first. Raises AdapterNotFoundError, AdapterFileError."""
+        self._check_there(name)
+        current = self._current(name)
+        return [replace(self._entry(name, v), current=v == current) for v in self._versions(name)]
 
     def path(self, name: str) -> Path:
-        """The folder of an adapter that is there. Raises AdapterNotFoundError, naming the nearest."""
+        """The folder of an adapter's current version. Raises AdapterNotFoundError, naming the nearest."""
+        self._check_there(name)
+        return self._folder(name, self._current(name))
+
+    def folder(self, name: str) -> Path:
+        """The folder of an adapter with all its versions, broken or not. Raises AdapterNotFoundError."""
+        self._check_there(name)
+        return self.root / name
+
+    def load(self, name: str) -> Adapter:
+        """Raises AdapterNotFoundError, AdapterFileError."""
+        return replace(Adapter.load(self.path(name)), name=name)
+
+    def save(self, adapter: Adapter, overwrite: bool = True) -> Path:
+        """Put an adapter on the shelf under its own name, as the name's newest and current version.
+
+        Raises AdapterFileError when it cannot be written, SettingError when the name is taken and must not be.
+        """
+        with self._locked():
+            if not overwrite and self.has(adapter.name):
+                raise SettingError(
+                    f"adapter {adapter.name!r} is on the shelf already; pick another name, or --overwrite"
+                )
+            folder = self._folder(adapter.name, max(self._versions(adapter.name), default=0) + 1)
+            for unfinished in folder.parent.glob(".*"):
+                shutil.rmtree(unfinished, ignore_errors=True) if unfinished.is_dir() else unfinished.unlink()
+            adapter.save(folder)
+            self._point(adapter.name, folder)
+        return folder
+
+    def rollback(self, name: str, version: int | None = None) -> int:
+        """Make an earlier version current (by default the one before), and return its number. Nothing is deleted.
+
+        Raises AdapterNotFoundError for an adapter or a version that is not there.
+        """
+        with self._locked():
+            self._check_there(name)
+            versions = self._versions(name)
+            if version is None:
+                version = max((v for v in versions if v < self._current(name)), default=0)
+            if version not in versions:
+                listed = ", ".join(map(str, versions))
+                wanted = f"no version {version}" if version else "no earlier version"
+                raise AdapterNotFoundError(f"adapter {name!r} has {wanted}; it has {listed}")
+            self._point(name, self._folder(name, version))
+        return version
+
+    def remove(self, name: str) -> None:
+        """Delete an adapter with all its versions. Raises AdapterNotFoundError."""
+        with self._locked():
+            self._check_there(name)
+            grave = Path(tempfile.mkdtemp(prefix=".removed.", dir=self.root))
+            (self.root / name).rename(grave / name)  # gone in one step, whatever happens to the deleting
+        shutil.rmtree(grave, ignore_errors=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.root / ".lock", timeout=_LOCK_TIMEOUT_S):
+                yield
+        except Timeout:
+            raise AdapterError(
+                f"another process holds the shelf {self.root} for over {_LOCK_TIMEOUT_S:.0f} s; let it end, try again"
+            ) from None
+        except OSError as error:
+            raise AdapterFileError(f"the shelf {self.root} cannot be written: {error}") from error
+
+    def _check_there(self, name: str) -> None:
         if not self.has(name):
             near = difflib.get_close_matches(name, self.names(), 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise AdapterNotFoundError(
                 f"no adapter {name!r} on the shelf: {hint}it holds {', '.join(self.names()) or 'none'}"
             )
-        return self.root / name
 
-    def load(self, name: str) -> Adapter:
-        """Raises AdapterNotFoundError, AdapterFileError."""
-        return Adapter.load(self.path(name))
+    def _folder(self, name: str, version: int) -> Path:
+        return self.root / check_name(name) / f"{version:04}"
 
-    def save(self, adapter: Adapter) -> Path:
-        """Put an adapter on the shelf under its own name, in place of an older one. Raises AdapterFileError."""
-        path = self.root / adapter.name
-        adapter.save(path)
-        return path
+    def _versions(self, name: str) -> list[int]:
+        folder = self.root / check_name(name)
+        found = folder.iterdir() if folder.is_dir() else ()
+        return sorted(int(p.name) for p in found if re.fullmatch(r"\d{4,9}", p.name) and p.is_dir())
 
-    def remove(self, name: str) -> None:
-        """Raises AdapterNotFoundError."""
-        shutil.rmtree(self.path(name))
+    def _current(self, name: str) -> int:
+        """The version that the name means; the file must hold a number and nothing else."""
+        pointer = self.root / check_name(name) / _CURRENT
+        if not pointer.exists():
+            raise AdapterFileError(f"{pointer.parent} was not put there by Kameleon: kameleon adapter import does that")
+        try:
+            text = pointer.read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as error:
+            raise AdapterFileError(f"{pointer} cannot be read: {error}") from error
+        if not re.fullmatch(r"\d{4,9}", text) or int(text) not in self._versions(name):
+            raise AdapterFileError(
+                f"{pointer} names version {text[:20]!r}, which is not there: kameleon adapter rollback"
+            )
+        return int(text)
 
-    def _entry(self, name: str) -> ShelfEntry:
-        path = self.root / name
+    def _point(self, name: str, folder: Path) -> None:
+        with atomic_write(self.root / name / _CURRENT) as file:
+            file.write(f"{folder.name}\n".encode())
+
+    def _entry(self, name: str, version: int) -> ShelfEntry:
+        path = self._folder(name, version)
         size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
         try:
-            card_path = path / "kameleon.json"
             if not (path / "adapter_config.json").exists():
-                raise AdapterError("it has no adapter_config.json")
-            card = Card.from_json(card_path.read_text(encoding="utf-8")) if card_path.exists() else None
+                raise AdapterFileError("it has no adapter_config.json")
+            card = read_card(path)
         except (AdapterError, OSError) as error:
-            return ShelfEntry(name, path, size, None, str(error))
-        return ShelfEntry(name, path, size, card)
+            return ShelfEntry(name, path, size, None, str(error), version)
+        return ShelfEntry(name, path, size, card and card[0], None, version)

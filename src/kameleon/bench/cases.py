@@ -32,6 +32,8 @@ class Case:
     """Rows have from so many tokens up to `tokens`, as chats do."""
     checkpoint: bool = False
     """Every contender keeps only what enters each layer, and computes the rest again: for long rows."""
+    packed: bool = False
+    """The base is a packed GGUF file: who cannot train on one trains on its shape in a form of its own."""
 
     @property
     def warm_up_steps(self) -> int:
@@ -54,6 +56,7 @@ class Case:
             "tokens": self.tokens,
             "shortest_tokens": self.shortest_tokens,
             "checkpoint": self.checkpoint,
+            "packed": self.packed,
         }
 
 
@@ -66,6 +69,8 @@ CASES = {
         Case("1.5B-1x512", 1, 512, "qwen2.5-1.5b-random"),
         Case("chat", 8, 300, shortest_tokens=40),
         Case("1x8192", 1, 8192, checkpoint=True),
+        Case("1.5B-Q4_0-1x512", 1, 512, "qwen2.5-1.5b-q4_0-random", checkpoint=True, packed=True),
+        Case("8B-Q4_K_M-1x512", 1, 512, "llama3-8b-q4_k_m-random", checkpoint=True, packed=True),
     )
 }
 

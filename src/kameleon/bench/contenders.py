@@ -12,16 +12,18 @@ import torch
 
 from kameleon.bench.cases import Case
 from kameleon.bench.floor import multiply
-from kameleon.bench.ours import train_with_kameleon
-from kameleon.bench.peers import train_with_compiled_peft, train_with_peft, train_with_trl
+from kameleon.bench.ours import train_on_unpacked, train_with_kameleon
+from kameleon.bench.peers import train_with_compiled_peft, train_with_nf4, train_with_peft, train_with_trl
 from kameleon.bench.turns import Run
 from kameleon.errors import SettingError
 from kameleon.model import DecoderConfig, module_shapes
 
 KAMELEON, PEFT, PEFT_COMPILED, TRL, FLOOR = "kameleon", "peft", "peft_compiled", "trl", "gemm_floor"
+UNPACKED, PEFT_NF4 = "kameleon_unpacked", "peft_nf4"
 _COMPILERS = ("g++", "clang++", "c++")
 
 
+_PACKED_BITS = 5.0  # a number of a packed base, about
 # Of what a step needs beside the weights, how much the allocator may still hold when the step is over.
 _KEPT_AFTER_A_STEP = 0.5
 
@@ -39,6 +41,8 @@ class Contender:
 
     `layers`, `activations` and `logits` are its shares of the weights of all layers, of what PEFT keeps for the
     backward pass, and of PEFT's logits with their softmax and gradients: good to a third, to tell who fits in memory.
+    `packed`: whether it takes part in cases with a packed base only, in others only, or in all (None). `layer_bits` and
+    `head_bits`: bits of a number of its frozen weights, where they are not as the case's base and type say.
     """
 
     name: str
@@ -49,6 +53,9 @@ class Contender:
     layers: float = 1.0
     activations: float = 1.0
     logits: float = 1.0
+    packed: bool | None = None
+    layer_bits: float | None = None
+    head_bits: float | None = None
 
     def missing(self) -> str | None:
         """A sentence on what keeps it from taking part here, or None."""
@@ -64,7 +71,8 @@ class Contender:
         size, tokens = dtype.itemsize, case.rows * case.tokens
         head = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
         inner = sum(rows * columns for rows, columns in module_shapes(config).values())
-        weights = size * (head + self.layers * inner)
+        stored = _PACKED_BITS if case.packed else 8.0 * size
+        weights = (self.head_bits or stored) / 8 * head + (self.layer_bits or stored) / 8 * self.layers * inner
         # What PEFT keeps of a layer, counted in rows as wide as the hidden states and as the MLP.
         layer = tokens * (20 * config.hidden_size + 8 * config.intermediate_size)
         kept = layer + config.num_layers * tokens * config.hidden_size if case.checkpoint else config.num_layers * layer
@@ -77,10 +85,38 @@ CONTENDERS = {
     one.name: one
     for one in (
         Contender(KAMELEON, "Kameleon", train_with_kameleon, activations=0.7, logits=0.1),
-        Contender(FLOOR, "the bare multiplications", multiply, layers=0.05, activations=0.05, logits=0.1),
-        Contender(PEFT, "PEFT", train_with_peft, ("peft",)),
-        Contender(PEFT_COMPILED, "PEFT + torch.compile", train_with_compiled_peft, ("peft",), needs_compiler=True),
-        Contender(TRL, "TRL's SFTTrainer, packing", train_with_trl, ("trl", "datasets", "peft")),
+        Contender(
+            UNPACKED,
+            "Kameleon on the same base unpacked to bf16",
+            train_on_unpacked,
+            activations=0.7,
+            logits=0.1,
+            packed=True,
+            layer_bits=16.0,
+            head_bits=16.0,
+        ),
+        Contender(
+            FLOOR, "the bare multiplications", multiply, layers=0.05, activations=0.05, logits=0.1, head_bits=32.0
+        ),
+        Contender(PEFT, "PEFT", train_with_peft, ("peft",), packed=False),
+        Contender(
+            PEFT_COMPILED,
+            "PEFT + torch.compile",
+            train_with_compiled_peft,
+            ("peft",),
+            needs_compiler=True,
+            packed=False,
+        ),
+        Contender(TRL, "TRL's SFTTrainer, packing", train_with_trl, ("trl", "datasets", "peft"), packed=False),
+        Contender(
+            PEFT_NF4,
+            "PEFT + bitsandbytes NF4",
+            train_with_nf4,
+            ("peft", "bitsandbytes"),
+            packed=True,
+            layer_bits=4.5,
+            head_bits=32.0,
+        ),
     )
 }
 

@@ -32,11 +32,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def available_memory_bytes() -> int | None:
-    """What new processes can hold without swapping; None where the system does not say."""
-    return _memory_bytes("MemAvailable")
-
-
 def _cpuinfo() -> dict[str, str]:
     path = Path("/proc/cpuinfo")
     lines = path.read_text().split("\n\n")[0].splitlines() if path.exists() else []

@@ -11,12 +11,12 @@ from kameleon.adapters import Adapter, Card
 from kameleon.bench.bases import base_path
 from kameleon.bench.cases import Case, Rows
 from kameleon.bench.contenders import KAMELEON, PEFT, Contender, seat_together
-from kameleon.bench.machine import available_memory_bytes
 from kameleon.bench.ours import recipe_of
 from kameleon.bench.settings import BenchSettings
 from kameleon.bench.turns import Job, Seat, Took
 from kameleon.errors import ContenderError, SettingError
 from kameleon.model.config import read_config
+from kameleon.plan import available_memory_bytes
 from kameleon.training.step import fresh_factors
 from kameleon.weights import open_weights
 

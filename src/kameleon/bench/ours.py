@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from kameleon.adapters import Adapter, Bank
@@ -10,9 +11,11 @@ from kameleon.bench.cases import Rows
 from kameleon.bench.settings import BenchSettings
 from kameleon.bench.turns import Job, Turns
 from kameleon.data import Example, Packed, pack
-from kameleon.model import load_base
+from kameleon.model import Base, groups, load_base
+from kameleon.model.decoder import Decoder
 from kameleon.training import Recipe
 from kameleon.training.step import Trainee, train_step
+from kameleon.weights import FrozenWeight
 
 
 def recipe_of(settings: BenchSettings) -> Recipe:
@@ -34,11 +37,35 @@ def pack_rows(rows: Rows, slot: int, max_tokens: int) -> list[Packed]:
 
 def train_with_kameleon(job: Job, turns: Turns) -> None:
     """One adapter, one optimiser step a turn."""
-    base = load_base(job.base, job.dtype)
+    _train(load_base(job.base, job.dtype), job, turns)
+
+
+def train_on_unpacked(job: Job, turns: Turns) -> None:
+    """The same on a packed base whose weights were unpacked to bf16 beforehand: what unpacking in each pass costs."""
+    _train(unpacked(load_base(job.base, job.dtype)), job, turns)
+
+
+def unpacked(base: Base) -> Base:
+    """The same base with each matrix as plain bf16 numbers."""
+
+    def plain(weight: FrozenWeight) -> FrozenWeight:
+        return FrozenWeight(weight.dense().bfloat16(), dtype=base.compute_dtype)
+
+    whole = base.decoder
+    layers = [
+        replace(layer, **{group.name: plain(getattr(layer, group.name)) for group in groups(base.config)})
+        for layer in whole.layers
+    ]
+    embedding = plain(whole.embedding)
+    head = embedding if whole.head is whole.embedding else plain(whole.head)
+    return replace(base, decoder=Decoder(whole.config, embedding, layers, whole.norm, head))
+
+
+def _train(base: Base, job: Job, turns: Turns) -> None:
     bank = Bank(base)
-    adapter = Adapter.load(Path(job.adapter))
-    slot = bank.add(adapter, any_base=True)  # made for this very base; its fingerprint would take a while to hash
-    trainee = Trainee(bank.resident(adapter.name), recipe_of(job.settings))
+    # Made for this very base, on no particular file of it.
+    slot = bank.add(Adapter.load(Path(job.adapter)), any_base=True)
+    trainee = Trainee(bank.resident(bank.names()[slot]), recipe_of(job.settings))
     while (rows := turns.next()) is not None:
         packs = pack_rows(rows, slot, job.settings.micro_batch_tokens)
         turns.done(train_step(base, bank, trainee, packs, job.settings.learning_rate, job.case.checkpoint).loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from kameleon.bench.cases import Rows
 from kameleon.bench.turns import Job, Turns
+from kameleon.model.config import read_config
 from kameleon.model.tokenizer import load_tokenizer
 from kameleon.ops import IGNORE
 from kameleon.weights import open_weights
@@ -24,9 +26,59 @@ def train_with_compiled_peft(job: Job, turns: Turns) -> None:
     _train_in_a_loop(torch.compile(_model(job)), job, turns)
 
 
+def train_with_nf4(job: Job, turns: Turns) -> None:
+    """PEFT over the shape of the base in bitsandbytes' NF4 with double quantisation, random weights as well."""
+    _train_in_a_loop(_with_adapter(_nf4_model(job), job), job, turns)
+
+
+def _nf4_model(job: Job) -> Any:
+    """Built layer by layer: a whole copy in bf16, as from_pretrained wants, would need many gigabytes."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    path = Path(job.base)
+    config = read_config(path, open_weights(path))
+    sizes = {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_sequence_tokens,
+        "tie_word_embeddings": config.tie_word_embeddings,
+    }
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.family, **sizes), dtype=job.dtype)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            model.set_submodule(name, _nf4_linear(module, job.dtype))
+    for name, parameter in list(model.named_parameters()):
+        if parameter.is_meta:
+            value = torch.randn(parameter.shape).mul_(0.02) if parameter.dim() == 2 else torch.ones(parameter.shape)
+            parent, _, own = name.rpartition(".")
+            frozen = torch.nn.Parameter(value.to(job.dtype), requires_grad=False)
+            model.get_submodule(parent).register_parameter(own, frozen)
+    model.tie_weights()
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)  # its table was on the meta device too
+    model.is_loaded_in_4bit = True  # as from_pretrained marks it, for PEFT
+    return model
+
+
+def _nf4_linear(linear: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Module:
+    bitsandbytes: Any = import_module("bitsandbytes")
+    packed = bitsandbytes.nn.Linear4bit(
+        linear.in_features, linear.out_features, linear.bias is not None, dtype, quant_type="nf4"
+    )
+    random = torch.randn(linear.weight.shape).mul_(0.02)
+    packed.weight = bitsandbytes.nn.Params4bit(random, requires_grad=False, quant_type="nf4").to("cpu")
+    if linear.bias is not None:
+        packed.bias = torch.nn.Parameter(torch.zeros(linear.out_features, dtype=dtype), requires_grad=False)
+    return packed
+
+
 def _model(job: Job) -> Any:
     """The base in transformers with the adapter that all sides begin with."""
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM, GgufConfig, logging
 
     logging.set_verbosity_error()
@@ -35,6 +87,12 @@ def _model(job: Job) -> Any:
     gguf = {"gguf_file": path.name, "quantization_config": GgufConfig(dequantize=True)} if path.is_file() else {}
     base = AutoModelForCausalLM.from_pretrained(path.parent if path.is_file() else path, dtype=job.dtype, **gguf)
     base.config.quantization_config = None
+    return _with_adapter(base, job)
+
+
+def _with_adapter(base: Any, job: Job) -> Any:
+    from peft import PeftModel
+
     model = PeftModel.from_pretrained(base, job.adapter, is_trainable=True)
     if job.case.checkpoint:
         model.gradient_checkpointing_enable()

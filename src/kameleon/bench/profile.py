@@ -42,7 +42,7 @@ _WORDS = {
     "_Rope": "rotary embedding",
     "_Attention": "attention",
     "kameleon::rms_norm": "RMS norm",
-    "kameleon::swiglu": "gated activation",
+    "kameleon::gated": "gated activation",
     "kameleon::rope": "rotary embedding",
     "kameleon::attention": "attention",
     "kameleon::cross_entropy": "softmax and loss",

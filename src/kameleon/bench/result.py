@@ -41,7 +41,7 @@ def run_bench(
         "cases": {},
     }
     for case in cases:
-        present = [one for one in wanted if one.name not in skipped]
+        present = [one for one in wanted if one.name not in skipped and one.packed in (None, case.packed)]
         measured = measure_case(case, present, settings, on_event)
         limit = LOSS_LIMITS[compute.dtype]
         document["cases"][case.name] = {**case.to_json(), **case_document(measured, settings, limit)}

@@ -12,12 +12,13 @@ from importlib.metadata import version
 import cyclopts
 from cyclopts import App
 
-from kameleon.cli import adapters, bases, data
+from kameleon.cli import adapters, arithmetic, bases, data
 from kameleon.cli.chat import chat
 from kameleon.cli.console import notes
 from kameleon.cli.doctor import doctor
 from kameleon.cli.evaluate import evaluate
 from kameleon.cli.lab import lab
+from kameleon.cli.plan import plan
 from kameleon.cli.train import train
 from kameleon.errors import KameleonError, RunInterruptedError
 
@@ -33,9 +34,11 @@ app = App(
 )
 app.command(bases.app)
 app.command(data.app)
+app.command(plan)
 app.command(train)
 app.command(evaluate, name="eval")
 app.command(chat)
+arithmetic.register(adapters.app)
 app.command(adapters.app)
 app.command(
     "kameleon.cli.bench:app",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
-from typing import Annotated
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
+from rich.console import Group
+from rich.text import Text
 
-from kameleon.cli.console import BaseRef, Json, megabytes, open_base, show, table
+from kameleon.cli.console import BaseRef, Json, Quantize, bars, megabytes, notes, open_base, show, table
 
 app = App(name="adapter", help="The adapters on the shelf.")
 Name = Annotated[str, Parameter(help="An adapter's name on the shelf.")]
@@ -38,26 +41,42 @@ def list_(*, json: Json = False) -> None:
 
 
 @app.command(name="show")
-def show_adapter(name: Name, *, json: Json = False) -> None:
-    """Show an adapter's modules, numbers and card."""
-    from kameleon.adapters import Shelf
+def show_adapter(
+    name: Name,
+    *,
+    picture: Annotated[
+        Path | None, Parameter(help="Draw the norms, layers × projections, as a PNG into this file.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show an adapter's card, how large its change is in each layer, and in how few directions it lies.
+
+    Try: kameleon adapter show mine --picture mine.png
+    """
+    from kameleon.adapters import Shelf, draw_norms, effective_rank, norms_by, overview
 
     adapter = Shelf().load(name)
-    ranks = sorted({factors.rank for factors in adapter.modules.values()})
+    parts = overview(adapter)
+    ranks, needed = sorted({part.rank for part in parts.values()}), effective_rank(adapter)
     document = {
         "name": name,
         "modules": len(adapter.modules),
         "ranks": ranks,
+        "effective_rank": needed,
         "parameters": adapter.parameters,
         "dead_modules": adapter.dead_modules,
         "fingerprint": adapter.fingerprint,
-        "card": asdict(adapter.card),
     }
-    shown = table("", "")
-    card = document.pop("card")
+    facts = table("", "")
     for key, value in {**document, **asdict(adapter.card)}.items():
-        shown.add_row(key.replace("_", " "), str(value))
-    show({**document, "card": card}, shown, json)
+        facts.add_row(key.replace("_", " "), str(value))
+    trained = "–".join(map(str, sorted({ranks[0], ranks[-1]})))
+    summary = f"\nrank {trained} trained, 90 % of the change lies in rank {needed}\n"
+    layers, kinds = (bars(norms_by(parts, axis), where) for axis, where in enumerate(("layer", "projection")))
+    if picture:
+        draw_norms(name, parts, picture)
+    document |= {"card": asdict(adapter.card), "spectra": {m: asdict(part) for m, part in parts.items()}}
+    show(document, Group(facts, summary, kinds, "", layers), json)
 
 
 @app.command
@@ -65,30 +84,141 @@ def verify(
     name: Name,
     *,
     base: BaseRef = "smollm2",
+    quantize: Quantize = None,
     any_base: Annotated[bool, Parameter(help="Accept an adapter that was trained on another base.")] = False,
     json: Json = False,
 ) -> None:
-    """Prove that an adapter is live on a base: keys matched, dead layers named, logits moved.
+    """Prove that an adapter is whole, fits its base, is live on it, and leaves the base as it is.
 
-    Exit status 0 when it is, 1 when it changes nothing, 2 when it does not fit or belongs to another base.
+    Exit status 0 when every check holds, 1 when one does not, 2 when the adapter cannot be read.
     """
-    proof = open_base(base).load_adapter(name, any_base)
-    shown = table("", "")
-    shown.add_row("live", "yes" if proof.live else "no: it changes nothing")
-    shown.add_row("matched modules", str(proof.matched_modules))
-    shown.add_row("dead modules", ", ".join(proof.dead_modules) or "none")
-    shown.add_row("logits moved", f"at most {proof.logits_moved_max:.3f}, on average {proof.logits_moved_mean:.3f}")
-    show({**asdict(proof), "live": proof.live}, shown, json)
-    if not proof.live:
+    from kameleon.adapters import Shelf
+    from kameleon.adapters import verify as checked
+
+    adapter = Shelf().load(name)
+    checks = checked(open_base(base, quantize).base, adapter, any_base)
+    hashed = "as it was saved" if adapter.card.created else "readable (no card: made by another program)"
+    shown = table("", "check", "found")
+    shown.add_row("[green]yes", "files", hashed)
+    for check in checks:
+        mark = {True: "[green]yes", False: "[red]no", None: "[yellow]–"}[check.holds]
+        shown.add_row(mark, check.what, Text(check.found))
+    holds = all(check.holds for check in checks)
+    show({"adapter": name, "live": holds, "checks": [asdict(check) for check in checks]}, shown, json)
+    if not holds:
         sys.exit(1)
 
 
 @app.command
-def remove(name: Name, *, yes: Annotated[bool, Parameter(help="Do not ask.")] = False) -> None:
-    """Delete an adapter from the shelf, for good."""
+def history(name: Name, *, json: Json = False) -> None:
+    """List the versions that a name has had; saving under a name that is taken keeps the earlier ones."""
     from kameleon.adapters import Shelf
 
-    path = Shelf().path(name)
-    if not yes and input(f"delete {path}? [y/N] ").strip().lower() != "y":
+    shown = table("", ">version", "made", ">size", ">held-out loss", "path")
+    versions = Shelf().history(name)
+    for entry in versions:
+        loss = entry.card.scores.get("eval_loss") if entry.card else None
+        made = entry.card.created if entry.card else entry.fault or ""
+        mark = "current" if entry.current else ""
+        shown.add_row(
+            mark,
+            str(entry.version),
+            made,
+            megabytes(entry.bytes),
+            "" if loss is None else f"{loss:.3f}",
+            str(entry.path),
+        )
+    document = [
+        {
+            "version": e.version,
+            "current": e.current,
+            "path": str(e.path),
+            "bytes": e.bytes,
+            "fault": e.fault,
+            "card": e.card and asdict(e.card),
+        }
+        for e in versions
+    ]
+    show(document, shown, json)
+
+
+@app.command
+def rollback(
+    name: Name, version: Annotated[int | None, Parameter(help="By default the one before the current.")] = None
+) -> None:
+    """Let a name mean an earlier version again. Nothing is deleted: roll forward by the version's number."""
+    from kameleon.adapters import Shelf
+
+    notes.print(f"{name} is version {Shelf().rollback(name, version)} now", highlight=False)
+
+
+@app.command
+def export(
+    name: Name,
+    *,
+    out: Annotated[Path, Parameter(help="A new folder for peft, a new .gguf file for gguf.")],
+    to: Annotated[
+        Literal["peft", "gguf"], Parameter(help="peft: the Hugging Face library's format; gguf: llama.cpp's.")
+    ] = "peft",
+    base: Annotated[str, Parameter(help="For gguf: its base, which says how rows are ordered.")] = "smollm2",
+    any_base: Annotated[bool, Parameter(help="Accept an adapter that was trained on another base.")] = False,
+) -> None:
+    """Write an adapter for another program.
+
+    Try: kameleon adapter export mine --to gguf --out mine.gguf; llama-cli -m base.gguf --lora mine.gguf
+    """
+    from kameleon.adapters import Shelf, prove, write_gguf_adapter
+    from kameleon.errors import SettingError
+
+    adapter = Shelf().load(name)
+    if out.exists():
+        raise SettingError(f"{out} is there already; give another place")
+    if to == "gguf":
+        loaded = open_base(base).base
+        prove(loaded, adapter, any_base)
+        write_gguf_adapter(adapter, loaded, out)
+    else:
+        adapter.save(out)
+    notes.print(f"written to {out}", highlight=False)
+
+
+@app.command(name="import")
+def import_(
+    path: Annotated[Path, Parameter(help="A folder in PEFT's format, or a .gguf file of llama.cpp's.")],
+    *,
+    name: Name,
+    base: Annotated[str | None, Parameter(help="Its base: proven on it, then named in its card.")] = None,
+    overwrite: Annotated[bool, Parameter(help="Put it in the place of an adapter of that name.")] = False,
+) -> None:
+    """Put an adapter that another program made, or that somebody gave you, on the shelf.
+
+    With --base it must be live on that base, whose fingerprint then goes into its card.
+
+    Try: kameleon adapter import downloads/law --name law --base smollm2
+    """
+    from kameleon.adapters import Adapter, Shelf, prove, read_gguf_adapter
+    from kameleon.errors import SettingError
+
+    loaded = open_base(base).base if base else None
+    if path.suffix == ".gguf":
+        if loaded is None:
+            raise SettingError(f"{path} does not say how its base orders rows: give --base")
+        adapter = read_gguf_adapter(path, loaded, name)
+    else:
+        adapter = replace(Adapter.load(path), name=name)
+    if loaded is not None:
+        prove(loaded, adapter, any_base=adapter.card.base_fingerprint is None)
+        card = replace(adapter.card, base_id=loaded.name, base_fingerprint=loaded.fingerprint)
+        adapter = replace(adapter, card=card)
+    notes.print(f"{name} is on the shelf: {Shelf().save(adapter, overwrite)}", highlight=False)
+
+
+@app.command
+def remove(name: Name, *, yes: Annotated[bool, Parameter(help="Do not ask.")] = False) -> None:
+    """Delete an adapter from the shelf with all its versions, for good."""
+    from kameleon.adapters import Shelf
+
+    path = Shelf().folder(name)
+    if not yes and input(f"delete {path} with all versions? [y/N] ").strip().lower() != "y":
         sys.exit(1)
     Shelf().remove(name)

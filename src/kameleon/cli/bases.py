@@ -17,7 +17,12 @@ app = App(name="base", help="The frozen base models: fetch one, list them, look 
 
 
 def _size_bytes(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    """Of a folder, or of a file with all its parts."""
+    from kameleon.weights import whole_name
+
+    if path.is_dir():
+        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    return sum(p.stat().st_size for p in path.parent.glob("*.gguf") if whole_name(p) == whole_name(path))
 
 
 def _as_document(files: BaseFiles) -> dict[str, object]:
@@ -47,7 +52,8 @@ def pull(ref: BaseRef, *, json: Json = False) -> None:
         files = locate(ref, on_progress=on_progress)
         bars.update(task, total=1, completed=1)
     document = _as_document(files)
-    show(document, f"{ref}: {files.source}\n{files.path} ({megabytes(_size_bytes(files.path))})", json)
+    said = [f"{ref}: {files.source}", f"{files.path} ({megabytes(_size_bytes(files.path))})"]
+    show(document, "\n".join([*said, f"licence: {files.licence}"] if files.licence else said), json)
 
 
 @app.command(name="list")

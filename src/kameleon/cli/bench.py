@@ -27,7 +27,9 @@ from kameleon.cli.console import BaseRef, Json, megabytes, notes, progress, show
 from kameleon.home import atomic_write
 
 app = App(name="bench", help="How fast training is here, beside others, and where the time goes.")
-_ALL_CASES, _ALL_CONTENDERS = ",".join(CASES), ",".join(CONTENDERS)
+# Packed cases write bases of gigabytes, and a step of theirs takes minutes: they run when they are asked for.
+_SMALL_CASES = ",".join(name for name, case in CASES.items() if not case.packed)
+_ALL_CONTENDERS = ",".join(CONTENDERS)
 Cases = Annotated[str, Parameter(help=f"What to measure: {', '.join(CASES)}, or ROWSxTOKENS; separated by commas.")]
 Settings = Annotated[BenchSettings, Parameter(name="*")]
 
@@ -35,7 +37,7 @@ Settings = Annotated[BenchSettings, Parameter(name="*")]
 @app.command
 def train(
     *,
-    cases: Cases = _ALL_CASES,
+    cases: Cases = _SMALL_CASES,
     contenders: Annotated[str, Parameter(help="Who takes part, by commas; Kameleon always does.")] = _ALL_CONTENDERS,
     base: BaseRef = "smollm2",
     settings: Settings = BenchSettings(),  # noqa: B008 (frozen)

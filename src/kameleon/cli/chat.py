@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from kameleon.cli.console import BaseRef, open_base, results
+from kameleon.cli.console import BaseRef, Quantize, open_base, results
 from kameleon.errors import KameleonError
 from kameleon.settings import Sampling
 
@@ -26,6 +26,7 @@ def chat(
     *,
     adapter: Annotated[str | None, Parameter(help="Start with this adapter.")] = None,
     base: BaseRef = "smollm2",
+    quantize: Quantize = None,
     any_base: Annotated[bool, Parameter(help="Accept adapters that were trained on another base.")] = False,
     sampling: Annotated[Sampling, Parameter(name="*")] = Sampling(),  # noqa: B008 (frozen)
 ) -> None:
@@ -33,7 +34,7 @@ def chat(
 
     Try: kameleon chat --adapter law
     """
-    talk = _Talk(open_base(base), sampling, any_base)
+    talk = _Talk(open_base(base, quantize), sampling, any_base)
     if adapter is not None:
         talk.use(adapter)
     results.print("Write, or /help.", style="dim")

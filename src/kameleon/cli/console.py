@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.console import Console, RenderableType
@@ -20,6 +20,17 @@ results = Console()
 notes = Console(stderr=True)
 
 Json = Annotated[bool, Parameter(help="Print one JSON document on standard output and nothing else there.")]
+Quantize = Annotated[
+    Literal["nf4"] | None,
+    Parameter(help="Pack the matrices of a base in Hugging Face layout to 4 bits, once; a GGUF is packed already."),
+]
+MemoryBudget = Annotated[
+    str | None,
+    Parameter(
+        help="Stay inside so much memory (6GB): micro-batch-tokens and checkpoint-layers are chosen where they are not "
+        "set, and 4 bits for a base that would not fit otherwise."
+    ),
+]
 BaseRef = Annotated[str, Parameter(help="The frozen base: smollm2, a folder, a .gguf file, or a hub id owner/name.")]
 
 
@@ -41,6 +52,14 @@ def table(*columns: str, title: str | None = None) -> Table:
     return made
 
 
+def bars(values: Mapping[Any, float], what: str) -> Table:
+    """Numbers with a bar for each, the longest for the largest."""
+    made, largest = table(what, ">norm", ""), max(values.values(), default=0.0) or 1.0
+    for name, value in values.items():
+        made.add_row(str(name), f"{value:.3g}", "█" * round(30 * value / largest))
+    return made
+
+
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Bars on standard error, each with what is done, the time spent and the time left."""
@@ -57,7 +76,7 @@ def progress() -> Iterator[Progress]:
         yield bars
 
 
-def open_base(ref: str) -> LoadedBase:
+def open_base(ref: str, quantize: str | None = None) -> LoadedBase:
     """Load a base with a bar, and say where it came from and what it computes in."""
     from kameleon.api import load
     from kameleon.ops import kernels
@@ -70,7 +89,7 @@ def open_base(ref: str) -> LoadedBase:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done)
 
-        loaded = load(ref, on_progress=on_progress)
+        loaded = load(ref, on_progress=on_progress, quantize=quantize)
     base = loaded.base
     notes.print(f"base {base.name}: {base.files.source}", highlight=False)
     notes.print(f"computing in {base.compute_reason}", highlight=False)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from kameleon.cli.console import BaseRef, Json, open_base, progress, show, table
+from kameleon.cli.console import BaseRef, Json, Quantize, open_base, progress, show, table
 from kameleon.errors import SettingError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def evaluate(
     *,
     adapters: Annotated[list[str] | None, Parameter(help="Adapters to score; by default all on the shelf.")] = None,
     base: BaseRef = "smollm2",
+    quantize: Quantize = None,
     rows: Annotated[int, Parameter(help="Score only the first rows of each set; 0 means all.")] = 0,
     raw: Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")] = False,
     general: Annotated[
@@ -40,7 +41,7 @@ def evaluate(
     """
     from kameleon.training import GENERAL_TEXT
 
-    loaded = open_base(base)
+    loaded = open_base(base, quantize)
     names: list[str | None] = [None]
     for name in adapters if adapters is not None else loaded.shelf.names():
         loaded.load_adapter(name, any_base)

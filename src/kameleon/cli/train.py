@@ -8,11 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from kameleon.cli.console import BaseRef, Json, megabytes, notes, open_base, progress, show, table
+from kameleon.cli.console import (
+    BaseRef,
+    Json,
+    MemoryBudget,
+    Quantize,
+    megabytes,
+    notes,
+    open_base,
+    progress,
+    show,
+    table,
+)
+from kameleon.cli.plan import tell_plan
 from kameleon.cli.settings import explain
 from kameleon.errors import MissingExtraError
 from kameleon.home import runs_dir
-from kameleon.settings import Recipe, Watch
+from kameleon.settings import Recipe, Watch, parse_bytes
 
 if TYPE_CHECKING:
     from kameleon.api import LoadedBase
@@ -25,6 +37,8 @@ def train(
     data: Annotated[str, Parameter(help="Rows to learn from: JSONL, JSON, CSV, Parquet, or a hub data set.")],
     name: Annotated[str, Parameter(help="The adapter's name on the shelf.")],
     base: BaseRef = "smollm2",
+    quantize: Quantize = None,
+    memory: MemoryBudget = None,
     held_out: Annotated[
         str | None, Parameter(help="Rows to watch the run with; by default a twentieth of the data is set aside.")
     ] = None,
@@ -42,12 +56,17 @@ def train(
 
     Try: kameleon train --data law.jsonl --name law; or kameleon train --config law.toml --epochs 2
     """
+    from kameleon.api import plan
     from kameleon.training import draw_loss_curve
 
-    loaded = open_base(base)
+    budget = None if memory is None else parse_bytes(memory)
+    if budget is not None and quantize is None:
+        planned = plan(base, data, recipe, watch, budget, raw=raw, held_out=held_out)
+        quantize = "nf4" if planned.chosen.quantize else None
+    loaded = open_base(base, quantize)
     corpus = loaded.read(data, raw, recipe.max_row_tokens)
     _tell_settings(loaded, corpus, recipe, watch)
-    result = train_with_bar(loaded, corpus, name, held_out, recipe, watch, raw, resume, overwrite)
+    result = train_with_bar(loaded, corpus, name, held_out, recipe, watch, raw, resume, overwrite, budget)
     folder = runs_dir() / name
     try:
         curve: Path | None = draw_loss_curve(folder, name)
@@ -81,6 +100,7 @@ def train_with_bar(
     raw: bool = False,
     resume: bool = False,
     overwrite: bool = False,
+    memory_bytes: int | None = None,
 ) -> RunResult:
     """`LoadedBase.train` with a bar that shows loss, speed and the time left."""
     with progress() as bars:
@@ -90,7 +110,9 @@ def train_with_bar(
             told = f"training {name}  loss {report.loss:.3f}  {report.tokens_per_s:,.0f} tokens/s"
             bars.update(task, total=report.total_steps, completed=report.step, description=told)
 
-        return loaded.train(data, name, held_out, recipe, watch, raw, resume, overwrite, on_step)
+        return loaded.train(
+            data, name, held_out, recipe, watch, raw, resume, overwrite, on_step, memory_bytes, on_plan=tell_plan
+        )
 
 
 def _tell_result(loaded: LoadedBase, result: RunResult, folder: Path, curve: Path | None, as_json: bool) -> None:
@@ -110,6 +132,8 @@ def _tell_result(loaded: LoadedBase, result: RunResult, folder: Path, curve: Pat
         "eval_loss": result.best_loss,
         "best_step": result.best_step,
         "stopped_early": result.stopped_early,
+        "peak_bytes": result.peak_bytes,
+        "predicted": result.predicted,
         "log": str(folder / "log.jsonl"),
         "curve": str(curve) if curve else None,
     }
@@ -119,6 +143,20 @@ def _tell_result(loaded: LoadedBase, result: RunResult, folder: Path, curve: Pat
     if result.best_loss is not None:
         shown.add_row("held-out loss", f"{result.best_loss:.4f}, best at step {result.best_step} of {result.steps}")
     shown.add_row("time", f"{result.seconds / 60:.1f} min, {result.tokens / max(result.seconds, 1e-9):,.0f} tokens/s")
+    if result.predicted:
+        shown.add_row("as planned", _compared(result))
     shown.add_row("log, curve", f"{folder / 'log.jsonl'}, {curve or 'none'}")
     shown.add_row("use it", f"kameleon chat --adapter {adapter.name}")
     show(document, shown, as_json)
+
+
+def _compared(result: RunResult) -> str:
+    """One line on how good the plan was."""
+    told = []
+    for what, actual, unit, name in (
+        ("memory", result.peak_bytes / 1e9, "GB", "peak_bytes"),
+        ("time", result.seconds / 60, "min", "seconds"),
+    ):
+        predicted = result.predicted[name] / (1e9 if unit == "GB" else 60)
+        told.append(f"{what} {actual:.2f} {unit}, predicted {predicted:.2f} ({predicted / max(actual, 1e-9) - 1:+.0%})")
+    return "; ".join(told)

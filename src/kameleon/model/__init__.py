@@ -4,7 +4,7 @@ from kameleon.model.base import Base, load_base
 from kameleon.model.catalogue import CATALOGUE, Entry
 from kameleon.model.config import FAMILIES, DecoderConfig
 from kameleon.model.decoder import Decoder, build_decoder
-from kameleon.model.fetch import BaseFiles, list_bases, locate
+from kameleon.model.fetch import BaseFiles, HeaderFiles, list_bases, locate, locate_header
 from kameleon.model.layout import Group, Member, groups, module_name, module_shapes
 from kameleon.model.template import ChatTemplate
 
@@ -18,12 +18,14 @@ __all__ = [
     "DecoderConfig",
     "Entry",
     "Group",
+    "HeaderFiles",
     "Member",
     "build_decoder",
     "groups",
     "list_bases",
     "load_base",
     "locate",
+    "locate_header",
     "module_name",
     "module_shapes",
 ]

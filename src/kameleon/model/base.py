@@ -15,7 +15,7 @@ from kameleon.model.layout import module_shapes
 from kameleon.model.template import ChatTemplate
 from kameleon.model.tokenizer import load_tokenizer
 from kameleon.ops import measure_compute_type
-from kameleon.weights import open_weights
+from kameleon.weights import WeightFile, open_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +27,7 @@ class Base:
 
     name: str
     files: BaseFiles
+    weights: WeightFile
     config: DecoderConfig
     decoder: Decoder
     tokenizer: PreTrainedTokenizerBase
@@ -49,15 +50,19 @@ class Base:
 
 
 def load_base(
-    ref: str, dtype: torch.dtype | None = None, on_progress: Callable[[str, int, int], None] | None = None
+    ref: str,
+    dtype: torch.dtype | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+    quantize: str | None = None,
 ) -> Base:
     """The base that `ref` names: a catalogue name, a folder in Hugging Face layout, a `.gguf` file or a hub id.
 
-    `dtype` None measures this machine. `on_progress(what, done, total)` reports fetching and loading.
-    Raises FetchError, UnsupportedArchitectureError or WeightsError.
+    `dtype` None measures this machine. `on_progress(what, done, total)` reports fetching and loading. `quantize` "nf4"
+    packs a folder's matrices to 4 bits; that is another base, with another fingerprint.
+    Raises FetchError, UnsupportedArchitectureError, WeightsError or SettingError.
     """
     files = locate(ref, on_progress=on_progress)
-    weights = open_weights(files.path)
+    weights = open_weights(files.path, quantize, on_progress)
     config = read_config(files.path, weights)
     if dtype is None:
         compute = measure_compute_type()
@@ -71,4 +76,7 @@ def load_base(
 
     decoder = build_decoder(config, weights, dtype, on_layer)
     tokenizer = load_tokenizer(files.path, weights)
-    return Base(ref, files, config, decoder, tokenizer, ChatTemplate(tokenizer), weights.fingerprint(), dtype, reason)
+    name = ref if quantize is None else f"{ref} in {quantize}"
+    return Base(
+        name, files, weights, config, decoder, tokenizer, ChatTemplate(tokenizer), weights.fingerprint(), dtype, reason
+    )

@@ -10,20 +10,39 @@ from typing import Any
 
 from kameleon.errors import UnsupportedArchitectureError, WeightsError
 from kameleon.model.rope import RopeConfig
-from kameleon.weights import GgufFile, WeightFile
+from kameleon.ops.gated import Activation
+from kameleon.weights import GgufFile, Metadata, WeightFile
 
 FAMILIES = {
     "llama": "Llama 2, 3, 3.1 and later, SmolLM2, TinyLlama",
     "mistral": "Mistral",
     "qwen2": "Qwen2, Qwen2.5",
     "qwen3": "Qwen3",
+    "gemma3_text": "Gemma 3, text only",
 }
-_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+# GGUF files name an architecture; but for one it is the family.
+_ARCHITECTURES = {"gemma3" if family == "gemma3_text" else family: family for family in FAMILIES}
+# What a config.json may leave out, where families differ.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 4096},
+    "qwen3": {"head_dim": 128},
+    "gemma3_text": {
+        "head_dim": 256,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 131072,
+        "rope_theta": 1e6,
+        "sliding_window": 4096,
+        "tie_word_embeddings": True,
+        "query_pre_attn_scalar": 256,
+    },
+}
+# Gemma 3: every sixth layer sees all, the others a window, with a rotary embedding of their own.
+_LOCAL_THETA, _WINDOW_PATTERN = 1e4, 6
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Sizes and switches of the decoder; one value for all families."""
+    """Sizes and switches of the decoder; one value for all families. Those with defaults are Gemma's, but `windows`."""
 
     family: str
     vocab_size: int
@@ -39,15 +58,35 @@ class DecoderConfig:
     attention_bias: bool
     """Whether q, k and v have biases (Qwen2)."""
     qk_norm: bool
-    """Whether q and k are normalised per head before they are rotated (Qwen3)."""
-    max_positions: int
-    sliding_window: int | None
+    """Whether q and k are normalised per head before they are rotated (Qwen3, Gemma)."""
+    max_sequence_tokens: int
     stop_token_ids: frozenset[int]
+    windows: tuple[int | None, ...] = ()
+    """Per layer: how many tokens each token sees, itself included; None is all. Empty where every layer sees all."""
+    local_rope: RopeConfig | None = None
+    """The rotary embedding of layers with a window, where it is another than `rope`."""
+    activation: Activation = "silu"
+    embedding_scale: float = 1.0
+    sandwich_norms: bool = False
+    """Whether attention's and the MLP's results are normalised before they are added to the residual."""
+    norm_offset: float = 0.0
+    """What is added to the norms' weights as they are stored."""
+    query_scale: float = 1.0
+    """What q is multiplied by beside 1 / sqrt(head_dim); only with `qk_norm`, whose weight takes it in."""
 
-    @property
-    def max_sequence_tokens(self) -> int:
-        """The longest sequence computed exactly: attention here is full, so a sliding window bounds it too."""
-        return min(self.max_positions, self.sliding_window or self.max_positions)
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise WeightsError(f"{self.num_heads} heads cannot share {self.num_kv_heads} key and value heads evenly")
+        if self.head_dim % 2:
+            raise WeightsError(f"heads of {self.head_dim} numbers cannot be rotated in pairs")
+
+    def window(self, layer: int) -> int | None:
+        """How many tokens each token sees in `layer`, itself included; None is all."""
+        return self.windows[layer] if self.windows else None
+
+    def layer_rope(self, layer: int) -> RopeConfig:
+        """The rotary embedding of `layer`."""
+        return self.local_rope if self.local_rope is not None and self.window(layer) is not None else self.rope
 
 
 def read_config(path: Path, weights: WeightFile) -> DecoderConfig:
@@ -78,143 +117,227 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
     """A `config.json`, old style (rope_theta, rope_scaling) or new (rope_parameters), with its generation config.
 
     Raises UnsupportedArchitectureError, naming the family or the feature that is not computed here, and WeightsError
-    where a size is missing.
+    where a value is missing or of another type than it must be.
     """
     family = str(config.get("model_type"))
     if family not in FAMILIES:
-        architecture = ", ".join(config.get("architectures") or []) or family
+        architecture = ", ".join(map(str, config.get("architectures") or [])) or family
         raise _refuse(f"architecture {architecture} (model_type {family})")
-    for key, fine in (("hidden_act", "silu"), ("mlp_bias", False), ("pretraining_tp", 1)):
-        if config.get(key, fine) != fine:
-            raise _refuse(f"{key} = {config[key]!r} (only {fine!r})")
-    if family in ("llama", "mistral", "qwen3") and config.get("attention_bias"):
-        raise _refuse(f"attention_bias in {family}")
-    if config.get("quantization_config"):
-        raise _refuse(f"a base stored with quantization_config {config['quantization_config'].get('quant_method')!r}")
-    missing = [key for key in _SIZES if not isinstance(config.get(key), int)]
-    if missing:
-        raise WeightsError(f"the base's config lacks {', '.join(missing)}; fetch the base again")
-    heads, size = config["num_attention_heads"], config["hidden_size"]
-    windowed = family == "mistral" or bool(config.get("use_sliding_window"))
-    max_positions = config.get("max_position_embeddings", 2048)
-    stops = (generation or {}).get("eos_token_id", config.get("eos_token_id"))
+    said = {key: value for key, value in config.items() if value is not None}
+    # A window that is null is none, which is not the same as one that is left out.
+    windowless = "sliding_window" in config and config["sliding_window"] is None
+    values = Metadata({**_DEFAULTS.get(family, {}), **said}, "config.json")
+    _refuse_features(family, values)
+    heads, size = values.size("num_attention_heads"), values.size("hidden_size")
+    layers, gemma = values.size("num_hidden_layers"), family == "gemma3_text"
+    max_sequence_tokens = values.size("max_position_embeddings", 2048)
+    head_dim = values.size("head_dim", max(1, size // heads))
+    stops = Metadata(generation or {}, "generation_config.json").get("eos_token_id", values.get("eos_token_id"))
     return DecoderConfig(
         family=family,
-        vocab_size=config["vocab_size"],
+        vocab_size=values.size("vocab_size"),
         hidden_size=size,
-        intermediate_size=config["intermediate_size"],
-        num_layers=config["num_hidden_layers"],
+        intermediate_size=values.size("intermediate_size"),
+        num_layers=layers,
         num_heads=heads,
-        num_kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or (128 if family == "qwen3" else size // heads),
-        rms_norm_eps=config.get("rms_norm_eps", 1e-6),
-        rope=_rope_from_hf(config, max_positions),
-        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+        num_kv_heads=values.size("num_key_value_heads", heads),
+        head_dim=head_dim,
+        rms_norm_eps=values.find("rms_norm_eps", float, 1e-6),
+        rope=_rope_from_hf(values, max_sequence_tokens, "full_attention" if gemma else None),
+        tie_word_embeddings=values.find("tie_word_embeddings", bool, False),
         attention_bias=family == "qwen2",
-        qk_norm=family == "qwen3",
-        max_positions=max_positions,
-        sliding_window=config.get("sliding_window", 4096 if family == "mistral" else None) if windowed else None,
+        qk_norm=family in ("qwen3", "gemma3_text"),
+        max_sequence_tokens=max_sequence_tokens,
         stop_token_ids=_as_ids(stops),
+        windows=() if windowless else _windows_from_hf(family, values, layers),
+        local_rope=_rope_from_hf(values, max_sequence_tokens, "sliding_attention") if gemma else None,
+        norm_offset=1.0 if gemma else 0.0,
+        **_gemma(size, head_dim, values.find("query_pre_attn_scalar", float, 256.0)) if gemma else {},
     )
+
+
+def _refuse_features(family: str, values: Metadata) -> None:
+    """Raise UnsupportedArchitectureError for what a config.json may ask for and is not computed here."""
+    gemma = family == "gemma3_text"
+    plain: dict[str, Any] = {"hidden_activation": "gelu_pytorch_tanh"} if gemma else {"hidden_act": "silu"}
+    plain |= {"mlp_bias": False, "pretraining_tp": 1, "use_bidirectional_attention": False}
+    for key, fine in plain.items():
+        if values.find(key, type(fine), fine) != fine:
+            raise _refuse(f"{key} = {values[key]!r} (only {fine!r})")
+    for key in ("final_logit_softcapping", "attn_logit_softcapping"):
+        if values.get(key):
+            raise _refuse(f"{key} = {values[key]!r}")
+    if family != "qwen2" and values.find("attention_bias", bool, False):
+        raise _refuse(f"attention_bias in {family}")
+    if quantised := values.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise _refuse(f"a base stored with quantization_config {method!r}")
+
+
+def _gemma(size: int, head_dim: int, query_pre_attn_scalar: float) -> dict[str, Any]:
+    """What all Gemma 3 bases have. Attention divides by sqrt(query_pre_attn_scalar) instead of sqrt(head_dim)."""
+    if query_pre_attn_scalar <= 0:
+        raise WeightsError(f"query_pre_attn_scalar is {query_pre_attn_scalar}; it must be above 0")
+    return {
+        "activation": "gelu_tanh",
+        "embedding_scale": size**0.5,
+        "sandwich_norms": True,
+        "query_scale": (head_dim / query_pre_attn_scalar) ** 0.5,
+    }
+
+
+def _windows_from_hf(family: str, values: Metadata, layers: int) -> tuple[int | None, ...]:
+    if family == "llama" or (family.startswith("qwen") and not values.find("use_sliding_window", bool, False)):
+        return ()
+    window = values.size("sliding_window", 4096)
+    if family == "mistral":
+        return (window,) * layers
+    if values.get("layer_types") is not None:
+        kinds = values.row("layer_types", str, layers)
+        unknown = set(kinds) - {"full_attention", "sliding_attention"}
+        if unknown:
+            raise _refuse(f"layer_types with {', '.join(sorted(unknown))}")
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    if family == "gemma3_text":
+        return _every(values.size("sliding_window_pattern", _WINDOW_PATTERN), window, layers)
+    first = values.find("max_window_layers", int, 28)
+    return tuple(window if layer >= first else None for layer in range(layers))
+
+
+def _every(pattern: int, window: int, layers: int) -> tuple[int | None, ...]:
+    """Every `pattern`-th layer sees all, the others `window` tokens."""
+    return tuple(window if layer % pattern else None for layer in range(1, layers + 1))
 
 
 def _as_ids(stops: Any) -> frozenset[int]:
     if stops is None:
         return frozenset()
-    return frozenset(stops if isinstance(stops, list) else [stops])
+    ids = stops if isinstance(stops, list) else [stops]
+    return frozenset(Metadata({"eos_token_id": ids}, "the base's config").row("eos_token_id", int))
 
 
-def _rope_from_hf(config: Mapping[str, Any], max_positions: int) -> RopeConfig:
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    theta = scaling.get("rope_theta") or config.get("rope_theta") or 10000.0
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+def _rope_from_hf(values: Metadata, max_positions: int, layer_type: str | None) -> RopeConfig:
+    """The one rotary embedding of a base, or that of one type of layer in a base that has two."""
+    local = layer_type == "sliding_attention"
+    scaling = values.get("rope_parameters")
+    if scaling is not None and layer_type is not None:
+        scaling = scaling.get(layer_type) if isinstance(scaling, dict) else scaling
+    elif scaling is None and not local:
+        scaling = values.get("rope_scaling")
+    if not isinstance(scaling or {}, dict):
+        raise WeightsError(f"the rope parameters in {values.where} are {scaling!r}; they must be an object")
+    scaling = Metadata(scaling or {}, f"the rope parameters in {values.where}")
+    theta = (
+        values.find("rope_local_base_freq", float, _LOCAL_THETA) if local else values.find("rope_theta", float, 10000.0)
+    )
+    kind = scaling.find("rope_type", str, scaling.find("type", str, "default"))
     if kind not in ("default", "linear", "llama3", "yarn"):
         raise _refuse(f"rope scaling {kind!r} (only default, linear, llama3, yarn)")
-    if config.get("partial_rotary_factor", scaling.get("partial_rotary_factor", 1.0)) != 1.0:
+    if values.get("partial_rotary_factor", scaling.get("partial_rotary_factor", 1.0)) != 1.0:
         raise _refuse("partial rotary embedding")
     for key in ("mscale", "mscale_all_dim", "truncate"):
         if kind == "yarn" and key in scaling:
             raise _refuse(f"yarn with {key}")
-    original = (
-        scaling.get("original_max_position_embeddings")
-        or config.get("original_max_position_embeddings")
-        or max_positions
-    )
+    key = "original_max_position_embeddings"
+    original = scaling.size(key, values.size(key, max_positions))
     return RopeConfig(
-        theta=float(theta),
+        theta=scaling.find("rope_theta", float, theta),
         kind=kind,
-        factor=float(scaling.get("factor") or (max_positions / original if kind == "yarn" else 1.0)),
+        factor=scaling.find("factor", float, max_positions / original if kind == "yarn" else 1.0),
         original_max_positions=original,
-        low_freq_factor=float(scaling.get("low_freq_factor", 1.0)),
-        high_freq_factor=float(scaling.get("high_freq_factor", 4.0)),
-        beta_fast=float(scaling.get("beta_fast") or 32.0),
-        beta_slow=float(scaling.get("beta_slow") or 1.0),
-        attention_factor=scaling.get("attention_factor"),
+        low_freq_factor=scaling.find("low_freq_factor", float, 1.0),
+        high_freq_factor=scaling.find("high_freq_factor", float, 4.0),
+        beta_fast=scaling.find("beta_fast", float, 32.0),
+        beta_slow=scaling.find("beta_slow", float, 1.0),
+        attention_factor=scaling.find("attention_factor", float, None),
     )
 
 
 def config_from_gguf(file: GgufFile) -> DecoderConfig:
-    """The metadata of a GGUF file; keys as in the GGUF specification. Raises UnsupportedArchitectureError."""
+    """The metadata of a GGUF file; keys as in the GGUF specification.
+
+    Raises UnsupportedArchitectureError, and WeightsError where a value is missing or of another type than it must be.
+    """
     metadata = file.metadata
-    family = str(metadata.get("general.architecture"))
-    if family not in FAMILIES:
-        raise _refuse(f"architecture {family}")
-
-    def get(key: str, default: Any = None) -> Any:
-        value = metadata.get(f"{family}.{key}", default)
-        if value is None:
-            raise WeightsError(f"{file.path} lacks the metadata {family}.{key}; it is not a whole {family} base")
-        return value
-
-    if metadata.get(f"{family}.expert_count"):
+    at = metadata.need("general.architecture", str)
+    if at not in _ARCHITECTURES:
+        raise _refuse(f"architecture {at}")
+    family, gemma = _ARCHITECTURES[at], at == "gemma3"
+    if metadata.get(f"{at}.expert_count"):
         raise _refuse("a mixture of experts")
-    heads, size = get("attention.head_count"), get("embedding_length")
-    head_dim = get("attention.key_length", size // heads)
-    if get("rope.dimension_count", head_dim) != head_dim:
+    heads, size = metadata.size(f"{at}.attention.head_count"), metadata.size(f"{at}.embedding_length")
+    head_dim = metadata.size(f"{at}.attention.key_length", max(1, size // heads))
+    if metadata.size(f"{at}.attention.value_length", head_dim) != head_dim:
+        raise _refuse("values of another size than keys")
+    if metadata.size(f"{at}.rope.dimension_count", head_dim) != head_dim:
         raise _refuse("partial rotary embedding")
+    for key in (f"{at}.attn_logit_softcapping", f"{at}.final_logit_softcapping"):
+        if metadata.get(key):
+            raise _refuse(f"{key} = {metadata[key]!r}")
     names = set(file.names())
     if any(name.endswith("o_proj.bias") for name in names):
         raise _refuse("a bias on the output projection")
-    stop_keys = (f"tokenizer.ggml.{key}_token_id" for key in ("eos", "eot"))
-    max_positions = get("context_length")
+    layers, max_sequence_tokens = metadata.size(f"{at}.block_count"), metadata.size(f"{at}.context_length")
+    rope = _rope_from_gguf(file, at, max_sequence_tokens)
+    window = metadata.find(f"{at}.attention.sliding_window", int, 0)
+    pattern = metadata.size(f"{at}.attention.sliding_window_pattern", _WINDOW_PATTERN) if gemma else layers + 1
+    local_theta = metadata.find(f"{at}.rope.freq_base_swa", float, _LOCAL_THETA)
+    # The file does not say it: as llama.cpp, which knows the one base whose scale is another by its 62 layers.
+    query_pre_attn_scalar = size / heads if layers == 62 else head_dim
+    vocab = file.shape("model.embed_tokens.weight")[0]
     return DecoderConfig(
         family=family,
-        vocab_size=file.shape("model.embed_tokens.weight")[0],
+        vocab_size=vocab,
         hidden_size=size,
-        intermediate_size=get("feed_forward_length"),
-        num_layers=get("block_count"),
+        intermediate_size=metadata.size(f"{at}.feed_forward_length"),
+        num_layers=layers,
         num_heads=heads,
-        num_kv_heads=get("attention.head_count_kv", heads),
+        num_kv_heads=metadata.size(f"{at}.attention.head_count_kv", heads),
         head_dim=head_dim,
-        rms_norm_eps=get("attention.layer_norm_rms_epsilon"),
-        rope=_rope_from_gguf(file, family, max_positions),
+        rms_norm_eps=metadata.need(f"{at}.attention.layer_norm_rms_epsilon", float),
+        rope=rope,
         tie_word_embeddings="lm_head.weight" not in names,
         attention_bias="model.layers.0.self_attn.q_proj.bias" in names,
         qk_norm="model.layers.0.self_attn.q_norm.weight" in names,
-        max_positions=max_positions,
-        sliding_window=metadata.get(f"{family}.attention.sliding_window"),
-        stop_token_ids=frozenset(metadata[key] for key in stop_keys if key in metadata),
+        max_sequence_tokens=max_sequence_tokens,
+        stop_token_ids=_stops_from_gguf(metadata, vocab),
+        windows=_every(pattern, window, layers) if window > 0 else (),
+        local_rope=RopeConfig(local_theta, original_max_positions=max_sequence_tokens) if gemma else None,
+        **_gemma(size, head_dim, query_pre_attn_scalar) if gemma else {},
     )
 
 
-def _rope_from_gguf(file: GgufFile, family: str, max_positions: int) -> RopeConfig:
-    def get(key: str, default: Any) -> Any:
-        return file.metadata.get(f"{family}.rope.{key}", default)
+def _stops_from_gguf(metadata: Metadata, vocab: int) -> frozenset[int]:
+    stops = set()
+    for key in (f"tokenizer.ggml.{role}_token_id" for role in ("eos", "eot")):
+        token = metadata.find(key, int, None)
+        if token is not None:
+            if not 0 <= token < vocab:
+                raise WeightsError(f"{key} in {metadata.where} is {token}; there are only {vocab:,} tokens")
+            stops.add(token)
+    return frozenset(stops)
 
-    kind = get("scaling.type", "linear")  # as llama.cpp takes a factor that stands alone
+
+def _rope_from_gguf(file: GgufFile, at: str, max_positions: int) -> RopeConfig:
+    metadata, rope = file.metadata, f"{at}.rope"
+
+    def number(key: str, default: float) -> float:
+        return metadata.find(f"{rope}.{key}", float, default)
+
+    kind = metadata.find(f"{rope}.scaling.type", str, "linear")  # as llama.cpp takes a factor that stands alone
     if kind not in ("none", "linear", "yarn"):
         raise _refuse(f"rope scaling {kind!r} (only linear, yarn, and llama3's factors)")
     for key in ("alpha", "attn_factor", "yarn_log_multiplier", "yarn_ext_factor", "yarn_attn_factor"):
-        if get(f"scaling.{key}", 1.0) != 1.0:
-            raise _refuse(f"rope.scaling.{key} = {get(f'scaling.{key}', 1.0)}")
-    factor = float(get("scaling.factor", get("scale_linear", 0.0)))
+        if number(f"scaling.{key}", 1.0) != 1.0:
+            raise _refuse(f"rope.scaling.{key} = {number(f'scaling.{key}', 1.0)}")
+    factor = number("scaling.factor", number("scale_linear", 0.0))
     divisors = tuple(file.tensor("rope_freqs.weight").tolist()) if "rope_freqs.weight" in file.names() else ()
     return RopeConfig(
-        theta=float(get("freq_base", 10000.0)),
+        theta=number("freq_base", 10000.0),
         kind="default" if kind == "none" or not factor else kind,
         factor=factor or 1.0,
-        original_max_positions=get("scaling.original_context_length", max_positions),
-        beta_fast=float(get("scaling.yarn_beta_fast", 32.0)),
-        beta_slow=float(get("scaling.yarn_beta_slow", 1.0)),
+        original_max_positions=metadata.size(f"{rope}.scaling.original_context_length", max_positions),
+        beta_fast=number("scaling.yarn_beta_fast", 32.0),
+        beta_slow=number("scaling.yarn_beta_slow", 1.0),
         divisors=divisors,
     )

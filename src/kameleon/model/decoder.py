@@ -1,4 +1,4 @@
-"""The Llama-family decoder on packed segments: Llama 2/3, SmolLM2, Mistral, Qwen2, Qwen3.
+"""The Llama-family decoder on packed segments: Llama 2/3, SmolLM2, Mistral, Qwen2, Qwen3, Gemma 3.
 
 One forward pass for training, evaluation and generation. It knows frozen weights and side paths, but neither adapters
 by name nor files.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -17,15 +16,15 @@ from torch.utils.checkpoint import checkpoint
 
 from kameleon.errors import SettingError
 from kameleon.model.config import DecoderConfig
-from kameleon.model.layout import Group, groups, module_name
+from kameleon.model.layout import Group, Member, groups, module_name
 from kameleon.model.rope import attention_factor, inv_freq
 from kameleon.ops import (
     Cheap,
+    Gated,
     LayerCache,
     RmsNorm,
     Segments,
     SidePath,
-    SwiGlu,
     attention,
     attention_cached,
     lora_linear,
@@ -34,7 +33,7 @@ from kameleon.ops import (
     rotation,
     split_heads,
 )
-from kameleon.weights import DenseWeight, FrozenWeight, WeightFile, join
+from kameleon.weights import FrozenWeight, WeightFile
 
 
 class SidePaths(Protocol):
@@ -51,7 +50,7 @@ class Cache(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Frozen weights of one layer. Biases and q/k norms are None in families without them."""
+    """Frozen weights of one layer, the norms in fp32. What a family has not is None."""
 
     input_norm: Tensor
     qkv: FrozenWeight
@@ -59,9 +58,11 @@ class Layer:
     q_norm: Tensor | None
     k_norm: Tensor | None
     o: FrozenWeight
+    o_norm: Tensor | None
     mlp_norm: Tensor
     gate_up: FrozenWeight
     down: FrozenWeight
+    down_norm: Tensor | None
 
 
 class Decoder:
@@ -75,8 +76,10 @@ class Decoder:
         self.layers = tuple(layers)
         self.norm = norm
         self.head = head
-        self._inv_freq = inv_freq(config.rope, config.head_dim)
-        self._rope_factor = attention_factor(config.rope)
+        self._ropes = {
+            one: (inv_freq(one, config.head_dim), attention_factor(one))
+            for one in {config.layer_rope(layer) for layer in range(config.num_layers)}
+        }
 
     def hidden(
         self,
@@ -96,7 +99,9 @@ class Decoder:
 
     def embed(self, tokens: Tensor) -> Tensor:
         """[tokens, hidden_size]: what enters the first layer."""
-        return self.embedding.rows(tokens)
+        x, scale = self.embedding.rows(tokens), self.config.embedding_scale
+        # Rounded to x's type before the product, as Gemma was trained.
+        return x if scale == 1.0 else x * torch.tensor(scale, dtype=x.dtype)
 
     def run(
         self,
@@ -113,11 +118,20 @@ class Decoder:
         With `checkpoint_layers`, each layer keeps its input alone and runs again when its gradient is asked for.
         """
         self._check(x, segments)
-        turn = rotation(segments.positions, self._inv_freq, self._rope_factor)
+        turns = {one: rotation(segments.positions, *ready) for one, ready in self._ropes.items()}
         for index in layers if layers is not None else range(len(self.layers)):
+            turn = turns[self.config.layer_rope(index)]
             if checkpoint_layers:
-                again = partial(self._layer, index, segments=segments, turn=turn, adapters=adapters, cache=cache)
-                x = checkpoint(again, x, use_reentrant=False, preserve_rng_state=False)
+                # torch calls it once now, and once more for the gradient; what leaves the layer is then known already.
+                unread = iter((False, True))
+                x = checkpoint(
+                    lambda x, i=index, turn=turn, again=unread: self._layer(
+                        i, x, segments, turn, adapters, cache, next(again)
+                    ),
+                    x,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
+                )
             else:
                 x = self._layer(index, x, segments, turn, adapters, cache)
         return x
@@ -138,22 +152,32 @@ class Decoder:
         turn: tuple[Tensor, Tensor],
         adapters: SidePaths | None,
         cache: Cache | None,
+        unread: bool = False,
     ) -> Tensor:
-        layer, config = self.layers[index], self.config
+        layer, config, eps = self.layers[index], self.config, self.config.rms_norm_eps
+        heads, window = (config.num_heads, config.num_kv_heads), config.window(index)
 
-        def project(group: str, x: Tensor, before: Cheap | None = None, residual: Tensor | None = None) -> Tensor:
+        def project(
+            group: str, x: Tensor, before: Cheap | None = None, residual: Tensor | None = None, unread: bool = False
+        ) -> Tensor:
             sides = adapters.sides(index, group) if adapters is not None else ()
-            return lora_linear(x, getattr(layer, group), sides, segments, before, residual)
+            return lora_linear(x, getattr(layer, group), sides, segments, before, residual, unread)
 
-        qkv = project("qkv", x, RmsNorm(layer.input_norm, config.rms_norm_eps))
-        qkv = rope(self._finish_qkv(layer, qkv), *turn, config.num_heads + config.num_kv_heads)
+        def add(x: Tensor, group: str, part: Tensor, norm: Tensor | None, before: Cheap | None = None) -> Tensor:
+            """x + norm(the projection of `part`)."""
+            if norm is None:
+                return project(group, part, before, residual=x, unread=unread and group == "down")
+            return x + rms_norm(project(group, part, before), norm, eps)
+
+        qkv = project("qkv", x, RmsNorm(layer.input_norm, eps))
+        qkv = rope(self._finish_qkv(layer, qkv), *turn, sum(heads))
         if cache is None:
-            mixed = attention(qkv, config.num_heads, config.num_kv_heads, segments)
+            mixed = attention(qkv, *heads, segments, window)
         else:
-            mixed = attention_cached(qkv, config.num_heads, config.num_kv_heads, segments, cache.layer(index))
-        x = project("o", mixed, residual=x)
-        gate_up = project("gate_up", x, RmsNorm(layer.mlp_norm, config.rms_norm_eps))
-        return project("down", gate_up, SwiGlu(), residual=x)
+            mixed = attention_cached(qkv, *heads, segments, cache.layer(index), window)
+        x = add(x, "o", mixed, layer.o_norm)
+        gate_up = project("gate_up", x, RmsNorm(layer.mlp_norm, eps))
+        return add(x, "down", gate_up, layer.down_norm, Gated(config.activation))
 
     def _finish_qkv(self, layer: Layer, qkv: Tensor) -> Tensor:
         """`qkv` [tokens, (heads + 2 · kv_heads) · head_dim] with its bias and q/k norms, where the family has them."""
@@ -181,30 +205,37 @@ def build_decoder(
     `on_layer(done, of)` reports progress. Raises WeightsError for a tensor that is missing or of another shape.
     """
 
-    def vector(name: str) -> Tensor:
-        return weights.tensor(name).to(dtype)
+    def norm(name: str, size: int = config.hidden_size) -> Tensor:
+        return weights.tensor(f"{name}.weight", (size,)).float() + config.norm_offset
+
+    def bias(layer: int, member: Member) -> Tensor:
+        return weights.tensor(f"{module_name(layer, member.name)}.bias", (member.stop - member.start,))
 
     def matrix(name: str, shape: tuple[int, int]) -> FrozenWeight:
-        return DenseWeight(weights.tensor(name, shape).to(dtype))
+        return FrozenWeight(weights.matrix(name, shape), dtype=dtype)
 
     def joined(layer: int, group: Group) -> FrozenWeight:
-        members = [
-            matrix(f"{module_name(layer, m.name)}.weight", (m.stop - m.start, group.in_size)) for m in group.members
-        ]
-        return members[0] if len(members) == 1 else join(members)
+        members = (
+            weights.matrix(f"{module_name(layer, m.name)}.weight", (m.stop - m.start, group.in_size))
+            for m in group.members
+        )
+        return FrozenWeight(*members, dtype=dtype)
 
     layers = []
     for i in range(config.num_layers):
         at = f"model.layers.{i}"
         by_name = {group.name: joined(i, group) for group in groups(config)}
-        biases = [vector(f"{at}.self_attn.{p}_proj.bias") for p in "qkv"] if config.attention_bias else None
+        biases = [bias(i, member) for member in groups(config)[0].members] if config.attention_bias else None
+        mlp_norm = "pre_feedforward" if config.sandwich_norms else "post_attention"
         layers.append(
             Layer(
-                input_norm=vector(f"{at}.input_layernorm.weight"),
-                qkv_bias=torch.cat(biases) if biases else None,
-                q_norm=vector(f"{at}.self_attn.q_norm.weight") if config.qk_norm else None,
-                k_norm=vector(f"{at}.self_attn.k_norm.weight") if config.qk_norm else None,
-                mlp_norm=vector(f"{at}.post_attention_layernorm.weight"),
+                input_norm=norm(f"{at}.input_layernorm"),
+                qkv_bias=torch.cat(biases).to(dtype) if biases else None,
+                q_norm=norm(f"{at}.self_attn.q_norm", config.head_dim) * config.query_scale if config.qk_norm else None,
+                k_norm=norm(f"{at}.self_attn.k_norm", config.head_dim) if config.qk_norm else None,
+                o_norm=norm(f"{at}.post_attention_layernorm") if config.sandwich_norms else None,
+                mlp_norm=norm(f"{at}.{mlp_norm}_layernorm"),
+                down_norm=norm(f"{at}.post_feedforward_layernorm") if config.sandwich_norms else None,
                 **by_name,
             )
         )
@@ -213,4 +244,4 @@ def build_decoder(
     vocab = (config.vocab_size, config.hidden_size)
     embedding = matrix("model.embed_tokens.weight", vocab)
     head = embedding if config.tie_word_embeddings else matrix("lm_head.weight", vocab)
-    return Decoder(config, embedding, layers, vector("model.norm.weight"), head)
+    return Decoder(config, embedding, layers, norm("model.norm"), head)

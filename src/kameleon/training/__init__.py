@@ -1,13 +1,15 @@
 """Training runs and scores. It knows bases, adapters and data, but neither serving nor the command line."""
 
 from kameleon.settings import Recipe, Watch
+from kameleon.training.checkpoint import saved_identity
 from kameleon.training.evaluation import GENERAL_TEXT, Score, TestSet, evaluate, make_test_set
 from kameleon.training.log import draw_loss_curve, read_log
-from kameleon.training.loop import Run, RunResult, StepReport
-from kameleon.training.recipe import derived_learning_rate, target_modules
+from kameleon.training.loop import Forecast, Run, RunResult, StepReport
+from kameleon.training.recipe import derived_learning_rate, lowest_layer, target_modules
 
 __all__ = [
     "GENERAL_TEXT",
+    "Forecast",
     "Recipe",
     "Run",
     "RunResult",
@@ -18,7 +20,9 @@ __all__ = [
     "derived_learning_rate",
     "draw_loss_curve",
     "evaluate",
+    "lowest_layer",
     "make_test_set",
     "read_log",
+    "saved_identity",
     "target_modules",
 ]

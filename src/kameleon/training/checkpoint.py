@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 
 from kameleon.errors import CheckpointError
 from kameleon.home import atomic_write
@@ -41,8 +41,8 @@ def save_checkpoint(folder: Path, trainee: Trainee, progress: Progress, identity
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / _FILE) as file:
-            file.write(save(tensors, metadata))
-    except OSError as error:
+            save_file(tensors, file.name, metadata)  # without a copy in memory, three times the adapter
+    except (SafetensorError, OSError) as error:
         last = " (the one before it is intact)" if (folder / _FILE).exists() else ""
         raise CheckpointError(
             f"cannot write the checkpoint of step {progress.step} to {folder}{last}: {error}"
@@ -51,6 +51,15 @@ def save_checkpoint(folder: Path, trainee: Trainee, progress: Progress, identity
 
 def has_checkpoint(folder: Path) -> bool:
     return (folder / _FILE).exists()
+
+
+def saved_identity(folder: Path) -> dict[str, Any]:
+    """Which run a folder's checkpoint belongs to; empty where there is none, or none that can be read."""
+    try:
+        with safe_open(folder / _FILE, "pt") as file:
+            return json.loads(file.metadata()["identity"])
+    except (SafetensorError, OSError):
+        return {}  # `load_checkpoint` says what is wrong
 
 
 def load_checkpoint(folder: Path, trainee: Trainee, identity: dict[str, Any]) -> Progress:

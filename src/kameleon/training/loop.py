@@ -43,8 +43,16 @@ class StepReport:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """What a plan said of a run beforehand: its peak memory, and the seconds of a step, looks included."""
+
+    peak_bytes: int
+    seconds_per_step: float
+
+
+@dataclass(frozen=True)
 class RunResult:
-    """The trained adapter (its best look), and what the run cost."""
+    """The trained adapter (its best look), and what the run cost: `predicted` beforehand, if there was a plan."""
 
     adapter: Adapter
     steps: int
@@ -53,6 +61,9 @@ class RunResult:
     best_loss: float | None
     best_step: int
     stopped_early: bool
+    peak_bytes: int
+    predicted: dict[str, float]
+    """`peak_bytes` and `seconds` for the steps that were made."""
 
 
 class Run:
@@ -69,12 +80,14 @@ class Run:
         recipe: Recipe,
         watch: Watch,
         overwrite: bool = False,
+        forecast: Forecast | None = None,
     ) -> None:
         require_trainable(examples)
         if overwrite:
             shutil.rmtree(folder, ignore_errors=True)
         self.base, self.folder, self.card, self.name = base, folder, card, name
         self.examples, self.held_out, self.watch = examples, held_out[: watch.eval_rows], watch
+        self.forecast = forecast
         peak = recipe.learning_rate or derived_learning_rate(base.config)
         self.recipe = replace(recipe, learning_rate=peak)
         self.total_steps = math.ceil(len(examples) * recipe.epochs / recipe.rows_per_step)
@@ -142,6 +155,7 @@ class Run:
                             f"stopped after step {progress.step} of {self.total_steps}; all is saved in {self.folder}: "
                             "the same command with --resume goes on"
                         )
+            log.write({"step": progress.step, **self._compared(progress)})
         finally:
             log.close()
         remove_checkpoint(self.folder)
@@ -193,13 +207,21 @@ class Run:
             left = progress.seconds / progress.step * (self.total_steps - progress.step)
             on_step(StepReport(progress.step, self.total_steps, result.loss, eval_loss, speed, left))
 
+    def _compared(self, progress: Progress) -> dict[str, Any]:
+        """What the run took, beside what was predicted for its steps."""
+        actual = {"peak_bytes": peak_bytes(), "seconds": round(progress.seconds, 3)}
+        if self.forecast is None:
+            return actual
+        seconds = round(self.forecast.seconds_per_step * progress.step, 3)
+        return {**actual, "predicted": {"peak_bytes": self.forecast.peak_bytes, "seconds": seconds}}
+
     def _result(self, progress: Progress) -> RunResult:
         best = Adapter.load(self.folder / _BEST) if progress.best_loss is not None else None
         scores = (
             {} if progress.best_loss is None else {"eval_loss": progress.best_loss, "best_step": progress.best_step}
         )
-        recipe = {**asdict(self.recipe), "steps": progress.step, "tokens": progress.tokens}
-        recipe["seconds"] = round(progress.seconds, 3)
+        compared = self._compared(progress)
+        recipe = {**asdict(self.recipe), "steps": progress.step, "tokens": progress.tokens, **compared}
         card = replace(self.card, recipe=recipe, scores=scores)
         adapter = self.trainee.resident.snapshot(card) if best is None else replace(best, name=self.name, card=card)
         return RunResult(
@@ -210,6 +232,8 @@ class Run:
             progress.best_loss,
             progress.best_step,
             stopped_early=progress.step < self.total_steps,
+            peak_bytes=compared["peak_bytes"],
+            predicted=compared.get("predicted", {}),
         )
 
 

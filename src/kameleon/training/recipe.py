@@ -25,5 +25,10 @@ def target_modules(config: DecoderConfig, recipe: Recipe) -> list[str]:
         raise SettingError(f"unknown target {', '.join(unknown)}; this base has {', '.join(kinds)}, or all-linear")
     if recipe.layers > config.num_layers:
         raise SettingError(f"layers is {recipe.layers}; this base has {config.num_layers}")
-    lowest = config.num_layers - recipe.layers if recipe.layers else 0
+    lowest = lowest_layer(config, recipe)
     return [n for n in names if n.rsplit(".", 1)[1] in wanted and int(n.split(".")[2]) >= lowest]
+
+
+def lowest_layer(config: DecoderConfig, recipe: Recipe) -> int:
+    """The first layer that is adapted; those below it get no gradient."""
+    return config.num_layers - recipe.layers if recipe.layers else 0

@@ -12,7 +12,7 @@ from kameleon.adapters import Adapter, Bank, Card, LoraFactors, Resident
 from kameleon.data import Packed
 from kameleon.errors import NonFiniteLossError
 from kameleon.model import Base, DecoderConfig, module_shapes
-from kameleon.ops import IGNORE, AdamW, linear_cross_entropy
+from kameleon.ops import IGNORE, AdamW, keep_memory, linear_cross_entropy
 from kameleon.training.recipe import Recipe, target_modules
 
 
@@ -76,10 +76,12 @@ def train_step(
 ) -> StepResult:
     """Accumulate over `packs` and step once; every trained token of the step weighs the same, however it is packed.
 
-    With `checkpoint_layers` only the input of each layer is stored, and the layer is run again in the backward pass.
+    With `checkpoint_layers` only the input of each layer is stored, and the layer is run again in the backward pass;
+    memory then counts more than time, so it is given back as soon as it is free.
 
     Raises NonFiniteLossError, with the adapter as it was before, when the loss or its gradient is not finite.
     """
+    keep_memory(sparing=checkpoint_layers)
     loss, tokens, trained = 0.0, 0, 0
     for pack in packs:
         hidden = base.decoder.hidden(pack.tokens, pack.segments, bank, checkpoint_layers=checkpoint_layers)

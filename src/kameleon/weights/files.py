@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
 from kameleon.errors import WeightsError
+from kameleon.ops import Matrix
 from kameleon.weights.fingerprint import cached_fingerprint, hash_tensors, note_fingerprint, state_of
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, total)."""
 
 
 class WeightFile(ABC):
@@ -45,6 +49,10 @@ class WeightFile(ABC):
             raise WeightsError(f"{name} in {self.path} is {_times(got)}; the config says {_times(shape)}")
         return self._read(name)
 
+    def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
+        """A weight as it is stored, packed if need be: for products. Raises as `tensor` does."""
+        return self.tensor(name, shape)
+
     def fingerprint(self) -> str:
         """A hash over every tensor's name, shape, type and stored bytes, kept beside the file until it changes."""
         files = self._files()
@@ -54,6 +62,10 @@ class WeightFile(ABC):
             known = hash_tensors(self._stored())
             note_fingerprint(files, state, known)
         return known
+
+    def hashed_again(self) -> str:
+        """The fingerprint computed from the bytes as they are now, whatever was noted of it."""
+        return hash_tensors(self._stored())
 
     def _missing(self, name: str) -> WeightsError:
         return WeightsError(f"{self.path} has no tensor {name} (it holds {len(self.names())}); the base is incomplete")

@@ -2,64 +2,60 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from kameleon.ops import Addition, multiply
+from kameleon.ops import Addition, Matrix, Packed, Term, prepare, sum_products
 
 
-class FrozenWeight(ABC):
-    """W [out, in], however it is stored."""
+class FrozenWeight:
+    """W [out, in], multiplied in type `dtype`: one matrix, or several that share their input, stacked along the output.
+
+    Each is a plain tensor or packed (see `ops.prepare` for where it stays as its file stores it).
+    """
+
+    def __init__(self, *matrices: Matrix, dtype: torch.dtype | None = None) -> None:
+        for matrix in matrices:
+            assert len(matrix.shape) == 2, f"a weight has two axes, not {tuple(matrix.shape)}"
+        self.dtype = dtype or (torch.float32 if isinstance(matrices[0], Packed) else matrices[0].dtype)
+        self._parts = prepare(matrices, self.dtype)
 
     @property
-    @abstractmethod
     def shape(self) -> tuple[int, int]:
         """(out, in)."""
+        return sum(part.shape[0] for part in self._parts), self._parts[0].shape[1]
 
-    @abstractmethod
     def project(self, x: Tensor, additions: Sequence[Addition] = (), residual: Tensor | None = None) -> Tensor:
         """x Wᵀ (+ residual) with all `additions`: [rows, in] to [rows, out]."""
+        return sum_products([Term(x, part.T, 1.0, first) for first, part in self._placed()], additions, residual)
 
-    @abstractmethod
     def project_back(self, dy: Tensor, additions: Sequence[Addition] = ()) -> Tensor:
         """dy W with all `additions`: [rows, out] to [rows, in], the gradient for the input of `project`."""
+        return sum_products(
+            [Term(dy[:, first : first + part.shape[0]], part) for first, part in self._placed()], additions
+        )
 
-    @abstractmethod
     def rows(self, ids: Tensor) -> Tensor:
         """W[ids]: [n] int64 to [n, in], an embedding's lookup."""
+        (table,) = self._parts
+        return table.rows(ids, self.dtype) if isinstance(table, Packed) else table[ids].to(self.dtype)
 
-    @abstractmethod
     def dense(self) -> Tensor:
         """W as one tensor [out, in]; a view where possible, not to be written to."""
-
-
-class DenseWeight(FrozenWeight):
-    """A weight held as a plain tensor, in the type it is multiplied in."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        assert tensor.dim() == 2, f"a weight has two axes, not {tuple(tensor.shape)}"
-        self._tensor = tensor.detach()
+        whole = [part.dense(self.dtype) if isinstance(part, Packed) else part.to(self.dtype) for part in self._parts]
+        return whole[0] if len(whole) == 1 else torch.cat(whole)
 
     @property
-    def shape(self) -> tuple[int, int]:
-        return self._tensor.shape[0], self._tensor.shape[1]
+    def kinds(self) -> tuple[str, ...]:
+        """How its matrices are stored: ggml's names of packed ones, torch's of plain ones."""
+        return tuple(p.kind if isinstance(p, Packed) else str(p.dtype).removeprefix("torch.") for p in self._parts)
 
-    def project(self, x: Tensor, additions: Sequence[Addition] = (), residual: Tensor | None = None) -> Tensor:
-        return multiply(x, self._tensor.T, additions, residual)
-
-    def project_back(self, dy: Tensor, additions: Sequence[Addition] = ()) -> Tensor:
-        return multiply(dy, self._tensor, additions)
-
-    def rows(self, ids: Tensor) -> Tensor:
-        return self._tensor[ids]
-
-    def dense(self) -> Tensor:
-        return self._tensor
-
-
-def join(weights: Sequence[FrozenWeight]) -> FrozenWeight:
-    """Weights that share their input as one, stacked along the output: one product instead of several."""
-    return DenseWeight(torch.cat([weight.dense() for weight in weights]))
+    def _placed(self) -> list[tuple[int, Matrix]]:
+        """Each matrix with its first row in the whole."""
+        placed, at = [], 0
+        for part in self._parts:
+            placed.append((at, part))
+            at += part.shape[0]
+        return placed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,10 @@ import torch
 from torch import Tensor
 
 from kameleon.errors import WeightsError
+from kameleon.ops import KINDS, Matrix, Packed
 from kameleon.weights.files import WeightFile
+from kameleon.weights.gguf_header import GgufHeader, TensorInfo, read_header
+from kameleon.weights.metadata import Metadata
 
 _OUTER = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -35,88 +37,166 @@ _INNER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_FLOATS = {
-    gguf.GGMLQuantizationType.F32: torch.float32,
-    gguf.GGMLQuantizationType.F16: torch.float16,
-    gguf.GGMLQuantizationType.BF16: torch.bfloat16,
+# Where a result is normalised before it is added (Gemma), the MLP's own norm goes by another name.
+_SANDWICH = {
+    **_INNER,
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
 }
+_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-# What the reader runs into where a file is cut short or its numbers are nonsense.
-_DAMAGED = (ValueError, LookupError, OSError, ArithmeticError, TypeError, MemoryError, RecursionError)
+# What unpacking runs into where a tensor's numbers are nonsense.
+_DAMAGED = (ValueError, LookupError, ArithmeticError, TypeError, MemoryError)
+_UNKNOWN_BYTES = 1 << 62  # the size of a file that is still being fetched
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
+
+
+class _Part:
+    """One file, mapped read-only, and its header."""
+
+    def __init__(self, path: Path, header_only: bool = False) -> None:
+        self.path = path
+        try:
+            self.bytes = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
+            self.header = read_header(self.bytes.data, _UNKNOWN_BYTES if header_only else None)
+        except (WeightsError, OSError) as error:
+            raise WeightsError(f"{path} is not a whole GGUF file: {error}; fetch it again") from error
+
+    def stored(self, tensor: TensorInfo) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """A tensor's bytes, in the map."""
+        return self.bytes[tensor.offset : tensor.offset + tensor.size_bytes]
 
 
 class GgufFile(WeightFile):
-    """Mapped read-only. Float tensors are views of the map; quantised ones are unpacked when they are read.
+    """Mapped read-only; any part of a split file (`-00001-of-00003.gguf`) stands for all. Matrices stay packed.
 
-    Raises WeightsError for a file that is damaged or cut short, naming what is wrong.
+    With `header_only` a file may end anywhere behind its header, and its tensors read as ones.
+    Raises WeightsError for a file that is damaged or cut short, or parts that are missing, naming what is wrong.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            with np.errstate(over="raise"):
-                self._reader = gguf.GGUFReader(path)
-        except _DAMAGED as error:
-            raise WeightsError(f"{path} is not a whole GGUF file: {error}; fetch it again") from error
-        self._tensors = {hf_name(t.name): t for t in self._reader.tensors}
+    def __init__(self, path: Path, header_only: bool = False) -> None:
+        self.path, self._header_only = path, header_only
+        self._parts = _all_parts(_Part(path, header_only), header_only)
+        stored = [(part, tensor) for part in self._parts for tensor in part.header.tensors]
+        self.metadata = Metadata(self._parts[0].header.metadata, str(path))
+        """Every key of the header with its value as plain Python."""
+        self._architecture = self.metadata.get("general.architecture")
+        self._tensors = {hf_name(t.name, self._architecture): (part, t) for part, t in stored}
+        if len(self._tensors) < len(stored):
+            raise WeightsError(f"{path} holds a tensor twice, under two names or in two parts; fetch it again")
         self._names = sorted(self._tensors)
 
-    @cached_property
-    def metadata(self) -> dict[str, Any]:
-        """Every key of the header with its value as plain Python."""
-        try:
-            return {name: field.contents() for name, field in self._reader.fields.items()}
-        except _DAMAGED as error:
-            raise WeightsError(f"{self.path} is not a whole GGUF file: {error}; fetch it again") from error
+    @property
+    def first_header(self) -> tuple[GgufHeader, memoryview]:
+        """The header that holds the metadata, and the bytes of its file."""
+        return self._parts[0].header, self._parts[0].bytes.data
+
+    @property
+    def stored_tensors(self) -> Sequence[tuple[TensorInfo, memoryview]]:
+        """Every tensor under its stored name with its bytes, in the order of the file."""
+        return [(tensor, part.stored(tensor).data) for part in self._parts for tensor in part.header.tensors]
 
     def names(self) -> Sequence[str]:
         return self._names
 
     def shape(self, name: str) -> tuple[int, ...]:
+        return self.info(name).shape[::-1]
+
+    def info(self, name: str) -> TensorInfo:
+        """How a tensor is stored. Raises WeightsError for a name that is not there."""
         if name not in self._tensors:
             raise self._missing(name)
-        return tuple(int(size) for size in reversed(self._tensors[name].shape))
+        return self._tensors[name][1]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all bytes of all tensors are there (always, but for `header_only`)."""
+        return all(t.offset + t.size_bytes <= len(part.bytes) for part, t in self._tensors.values())
+
+    def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
+        """A weight as it lies in the file: a view of the map, packed unless it is plain fp32 or bf16 in order.
+
+        Kinds of blocks that have no kernel are unpacked to fp32.
+        """
+        if name not in self._tensors or self.shape(name) != shape:
+            return self.tensor(name, shape)
+        (part, stored), half = self._tensors[name], self._rotary_half(name)
+        if stored.kind not in KINDS or (stored.kind in _FLOATS and not half):
+            return self.tensor(name, shape)
+        return Packed(stored.kind, _view(part.stored(stored)).view(shape[0], -1), shape[1], half)
 
     def _read(self, name: str) -> Tensor:
-        stored = self._tensors[name]
-        dtype = _FLOATS.get(stored.tensor_type)
+        if self._header_only:
+            return torch.ones(self.shape(name))
+        part, stored = self._tensors[name]
+        rows = part.stored(stored).reshape(*stored.shape[:0:-1], -1)
         try:
-            if dtype is None:
-                with np.errstate(invalid="raise", over="raise"):
-                    tensor = torch.from_numpy(gguf.dequantize(stored.data, stored.tensor_type))
+            if stored.kind in _FLOATS:
+                tensor = _view(rows).view(_FLOATS[stored.kind])
             else:
-                tensor = _view(stored.data).view(dtype)
-            return self._unpermute(name, tensor.reshape(self.shape(name)))
-        except (*_DAMAGED, RuntimeError) as error:  # RuntimeError: torch's for sizes, NotImplementedError for types
+                with np.errstate(invalid="raise", over="raise"):
+                    tensor = torch.from_numpy(gguf.dequantize(rows, gguf.GGMLQuantizationType[stored.kind]))
+            tensor, half = tensor.reshape(self.shape(name)), self._rotary_half(name)
+            return tensor.unflatten(0, (-1, half, 2)).transpose(1, 2).flatten(0, 2) if half else tensor
+        except (*_DAMAGED, RuntimeError) as error:  # RuntimeError: torch's for sizes, NotImplementedError for kinds
             raise WeightsError(
-                f"{name} ({stored.tensor_type.name}) in {self.path} cannot be read: {error or type(error).__name__}"
+                f"{name} ({stored.kind}) in {part.path} cannot be read: {error or type(error).__name__}"
             ) from error
 
-    def _unpermute(self, name: str, tensor: Tensor) -> Tensor:
-        """Undo llama.cpp's order of Q and K rows: it keeps the two numbers of a rotated pair next to each other."""
+    def _rotary_half(self, name: str) -> int:
+        """Half a head's size where llama.cpp keeps the two rows of a rotated pair next to each other, else 0."""
         projection = re.search(r"self_attn\.([qk])_proj\.", name)
-        family = self.metadata["general.architecture"]
-        if family != "llama" or projection is None:
-            return tensor
-        count = self.metadata[f"{family}.attention.head_count"]
+        if self._architecture != "llama" or projection is None:
+            return 0
+        count = self.metadata.size("llama.attention.head_count")
         if projection[1] == "k":
-            count = self.metadata.get(f"{family}.attention.head_count_kv", count)
-        return tensor.unflatten(0, (count, -1, 2)).transpose(1, 2).flatten(0, 2)
+            count = self.metadata.size("llama.attention.head_count_kv", count)
+        rows = self.shape(name)[0]
+        if rows % (2 * count):
+            raise WeightsError(f"{name} in {self.path} has {rows} rows, which are not {count} heads of an even size")
+        return rows // (2 * count)
+
+    def stored_order(self, name: str, rows: Tensor) -> Tensor:
+        """The rows of a tensor of that name in the order in which the file keeps them."""
+        half = self._rotary_half(name)
+        return rows.unflatten(0, (-1, 2, half)).transpose(1, 2).flatten(0, 2) if half else rows
 
     def _files(self) -> list[Path]:
-        return [self.path]
+        return [part.path for part in self._parts]
 
     def _stored(self) -> Iterable[tuple[str, Sequence[int], str, memoryview]]:
-        return (
-            (
-                t.name,
-                [int(size) for size in t.shape],
-                t.tensor_type.name,
-                np.ascontiguousarray(t.data).reshape(-1).view(np.uint8).data,
-            )
-            for t in sorted(self._reader.tensors, key=lambda t: t.name)
-        )
+        stored = sorted(self._tensors.values(), key=lambda one: one[1].name)
+        return ((t.name, t.shape, t.kind, part.stored(t).data) for part, t in stored)
+
+
+def _all_parts(given: _Part, header_only: bool) -> list[_Part]:
+    """The parts of a split file in order, each checked to be what it says."""
+    count, named = given.header.metadata.get("split.count", 1), _PART.fullmatch(given.path.name)
+    if count in (0, 1):
+        return [given]
+    if named is None or count != int(named[3]):
+        raise WeightsError(f"{given.path} is one of {count} parts; their names must end in -00001-of-{count:05}.gguf")
+    paths = [given.path.with_name(f"{named[1]}-{number:05}-of-{named[3]}.gguf") for number in range(1, count + 1)]
+    missing = [path.name for path in paths if not path.exists()]
+    if missing:
+        raise WeightsError(f"{given.path} is one of {count} parts, and beside it are not: {', '.join(missing)}")
+    parts = [given if path == given.path else _Part(path, header_only) for path in paths]
+    for number, part in enumerate(parts):
+        said = part.header.metadata.get("split.no"), part.header.metadata.get("split.count")
+        if said != (number, count):
+            raise WeightsError(f"{part.path} says it is part {said[0]} of {said[1]}, not {number} of {count}")
+    held, listed = sum(len(p.header.tensors) for p in parts), parts[0].header.metadata.get("split.tensors.count")
+    if held != listed:
+        raise WeightsError(f"the parts of {given.path} hold {held} tensors; they say {listed}; fetch them again")
+    return parts
+
+
+def whole_name(path: Path) -> str:
+    """The name of a `.gguf` file without the number of its part: the same for all parts of a split file."""
+    named = _PART.fullmatch(path.name)
+    return f"{named[1]}-of-{named[3]}.gguf" if named else path.name
 
 
 def _view(mapped: np.ndarray[Any, Any]) -> Tensor:
@@ -126,11 +206,20 @@ def _view(mapped: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(np.asarray(mapped))
 
 
-def hf_name(name: str) -> str:
+def hf_name(name: str, architecture: Any = None) -> str:
     """The Hugging Face name of a GGUF tensor; names that no supported family has stay as they are."""
+    inner_names = _SANDWICH if architecture == "gemma3" else _INNER
     if name in _OUTER:
         return _OUTER[name]
     inner = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
-    if inner and inner[2] in _INNER:
-        return f"model.layers.{inner[1]}.{_INNER[inner[2]]}.{inner[3]}"
+    if inner and inner[2] in inner_names:
+        return f"model.layers.{inner[1]}.{inner_names[inner[2]]}.{inner[3]}"
     return name
+
+
+def gguf_name(name: str) -> str:
+    """The GGUF name of a projection's tensor, the other way round."""
+    layer, _, inner = name.removeprefix("model.layers.").partition(".")
+    inner, _, kind = inner.rpartition(".")
+    stored = next(gguf for gguf, hf in _INNER.items() if hf == inner)
+    return f"blk.{layer}.{stored}.{kind}"

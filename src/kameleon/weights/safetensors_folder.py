@@ -15,6 +15,7 @@ from kameleon.errors import WeightsError
 from kameleon.weights.files import WeightFile
 
 _INDEX = "model.safetensors.index.json"
+_LONGEST_HEADER_BYTES = 100 << 20  # as the format's own library allows
 
 
 class SafetensorsFolder(WeightFile):
@@ -22,9 +23,10 @@ class SafetensorsFolder(WeightFile):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._shards = _shards(path)
+        self.shards = _shards(path)
+        """Its weight files."""
         self._where: dict[str, Any] = {}
-        for shard in self._shards:
+        for shard in self.shards:
             try:
                 opened = safe_open(shard, "pt")
             except (SafetensorError, OSError) as error:
@@ -44,19 +46,41 @@ class SafetensorsFolder(WeightFile):
         return self._where[name].get_tensor(name)
 
     def _files(self) -> list[Path]:
-        return self._shards
+        return self.shards
 
     def _stored(self) -> Iterable[tuple[str, Sequence[int], str, memoryview]]:
         stored = []
-        for shard in self._shards:
+        for shard in self.shards:
+            start, header = read_safetensors_header(shard)
+            for name, entry in header.items():
+                first, last = entry["data_offsets"]
+                stored.append((name, entry["shape"], entry["dtype"], shard, start + first, start + last))
+        # Mapped one at a time, so that the whole base is never resident a second time.
+        for name, shape, kind, shard, first, last in sorted(stored):
+            before = first % mmap.ALLOCATIONGRANULARITY
             with shard.open("rb") as file:
-                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            start = 8 + int.from_bytes(data[:8], "little")
-            for name, entry in json.loads(bytes(data[8:start])).items():
-                if name != "__metadata__":
-                    first, last = entry["data_offsets"]
-                    stored.append((name, entry["shape"], entry["dtype"], data[start + first : start + last]))
-        return sorted(stored, key=lambda tensor: tensor[0])
+                length, offset = last - first + before, first - before
+                data = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=offset) if last > first else b""
+            yield name, shape, kind, memoryview(data)[before:]
+
+
+def read_safetensors_header(path: Path) -> tuple[int, dict[str, Any]]:
+    """Where the tensors' bytes begin, and each tensor's dtype, shape and data_offsets; the tensors need not be there.
+
+    Raises WeightsError for what is not a header.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= _LONGEST_HEADER_BYTES:
+                raise ValueError(f"it claims a header of {length:,} bytes")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        if not all({"dtype", "shape", "data_offsets"} <= entry.keys() for entry in header.values()):
+            raise ValueError("an entry of it lacks dtype, shape or data_offsets")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{path} has no whole safetensors header: {error}; fetch it again") from error
+    return 8 + length, header
 
 
 def _shards(path: Path) -> list[Path]:

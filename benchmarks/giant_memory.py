@@ -1,0 +1,114 @@
+"""How much memory does a step on a giant take, and does it finish where its file does not even fit?
+
+    .venv/bin/python benchmarks/giant_memory.py [BASE]      (llama3-8b-q4_k_m-random)
+
+Trains rank 16 on all linear layers, 1 × 512 tokens with layer checkpointing, in a process of its own: once with all the
+memory there is, once in a Linux control group that may hold 3 GB, page cache included, and must not swap (needs root).
+Writes benchmarks/giant_memory.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kameleon.adapters import Bank, Card
+from kameleon.bench.bases import base_path
+from kameleon.bench.cases import Case
+from kameleon.bench.machine import machine
+from kameleon.bench.ours import pack_rows
+from kameleon.model import load_base
+from kameleon.settings import Recipe
+from kameleon.training.step import Trainee, fresh_adapter, train_step
+
+CAP_BYTES = 3_000_000_000
+STEPS = 1
+TOKENS = 512
+_V1, _V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+
+
+def main(ref: str) -> None:
+    path = base_path(ref)
+    result: dict[str, Any] = {
+        "machine": machine(),
+        "base": ref,
+        "file_bytes": path.stat().st_size,
+        "tokens": TOKENS,
+        "runs": [],
+    }
+    for cap in (None, CAP_BYTES):
+        command = [sys.executable, __file__, "--one", str(path), str(cap or 0)]
+        run = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
+        result["runs"].append(run)
+        print(json.dumps(run), flush=True)
+    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def one(path: str, cap: int) -> None:
+    """A run in this process, which first puts itself under the cap. Prints what it took as JSON."""
+    if cap:
+        _confine(cap)
+    peaks = {"RssAnon": 0, "VmSwap": 0}
+    threading.Thread(target=_watch, args=(peaks,), daemon=True).start()
+    started = time.perf_counter()
+    base = load_base(path)
+    bank, recipe = Bank(base), Recipe()
+    slot = bank.add(fresh_adapter(base, "giant", recipe, Card(base_id=path, base_fingerprint=base.fingerprint)))
+    trainee = Trainee(bank.resident("giant"), recipe)
+    load_s, seconds, losses = time.perf_counter() - started, [], []
+    packs = pack_rows(Case("", 1, TOKENS).batch(0, base.config.vocab_size), slot, TOKENS)
+    for _ in range(STEPS):
+        started = time.perf_counter()
+        losses.append(train_step(base, bank, trainee, packs, 1e-4, checkpoint_layers=True).loss)
+        seconds.append(time.perf_counter() - started)
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    document = {
+        "cap_bytes": cap or None,
+        "compute": str(base.compute_dtype),
+        "threads": torch.get_num_threads(),
+        "load_s": load_s,
+        "step_s": seconds,
+        "losses": losses,
+        "peak_bytes": usage.ru_maxrss * 1024,
+        "private_bytes": peaks["RssAnon"],
+        "swapped_bytes": peaks["VmSwap"],
+        "pages_read_again": usage.ru_majflt,
+    }
+    print(json.dumps(document))
+
+
+def _confine(cap: int) -> None:
+    group = (_V1 if _V1.is_dir() else _V2) / "kameleon-giant"
+    group.mkdir(exist_ok=True)
+    if _V1.is_dir():
+        (group / "memory.limit_in_bytes").write_text(str(cap))
+        (group / "memory.swappiness").write_text("0")
+    else:
+        (group / "memory.max").write_text(str(cap))
+        (group / "memory.swap.max").write_text("0")
+    (group / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def _watch(peaks: dict[str, int]) -> None:
+    while True:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name in peaks:
+                peaks[name] = max(peaks[name], int(value.split()[0]) * 1024)
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        one(sys.argv[2], int(sys.argv[3]))
+    else:
+        main(sys.argv[1] if len(sys.argv) > 1 else "llama3-8b-q4_k_m-random")

@@ -1,0 +1,138 @@
+"""An adapter folded into a full model on disk, and how much of it survived that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kameleon.adapters.adapter import Adapter, LoraFactors
+from kameleon.adapters.bank import check_base, check_fit
+from kameleon.adapters.proof import probe_logits
+from kameleon.errors import AdapterError, AdapterMismatchError, SettingError
+from kameleon.model import Base, load_base
+from kameleon.ops import Packed
+from kameleon.weights import GgufFile, SafetensorsFolder, WeightFile, copy_folder, copy_gguf
+from kameleon.weights.copies import as_stored, read_stored
+from kameleon.weights.gguf_file import hf_name
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What merging did.
+
+    `survived` is ⟨Q(W + Δ) − Q(W), Δ⟩ / ⟨Δ, Δ⟩ over all modules, Q being the rounding to what is written: 1 is all of
+    the change, 0 none; `survived_by_module` the same for each. `logit_gap_*` compare the merged model, loaded from what
+    was written, with base and adapter side by side on a probe text; `logits_moved_max` is how far the adapter moves
+    them at all.
+    """
+
+    path: Path
+    modules: int
+    survived: float
+    survived_by_module: dict[str, float]
+    logit_gap_max: float
+    logit_gap_mean: float
+    logits_moved_max: float
+
+
+def merge(base: Base, adapter: Adapter, out: Path, kind: str | None = None, any_base: bool = False) -> MergeReport:
+    """Write W + Δ as a full model to `out`; the base itself is only read.
+
+    A base in Hugging Face layout gives such a folder, sharded and typed as it is. A `.gguf` base gives a `.gguf` file,
+    in which the matrices that change are of `kind` (one of `weights.WRITABLE`; BF16 is an unpacked copy) and all other
+    tensors keep their bytes. Where these are quantised, a kind must be given: rounding eats part of the change.
+    Raises SettingError without one, or when `out` exists or does not fit its disk; WrongBaseError and
+    AdapterMismatchError as `Bank.add` does; AdapterError when it cannot be written.
+    """
+    check_base(base, adapter, any_base)
+    check_fit(base, adapter)
+    if out.exists():
+        raise SettingError(f"{out} is there already; give another place")
+    weights, shares = base.weights, _Survivors()
+
+    def fresh(round_trip: Callable[[str, Tensor], Tensor]) -> dict[str, Callable[[], Tensor]]:
+        def maker(module: str, factors: LoraFactors) -> Callable[[], Tensor]:
+            name = f"{module}.weight"
+            return lambda: shares.merged(module, _plain(weights, name), factors, lambda w: round_trip(name, w))
+
+        return {f"{module}.weight": maker(module, factors) for module, factors in adapter.modules.items()}
+
+    try:
+        if isinstance(weights, SafetensorsFolder):
+            if kind is not None:
+                raise SettingError(f"{base.name} is not quantised: merge without a kind")
+            copy_folder(weights, out, fresh(lambda name, w: w.to(weights.tensor(name).dtype).float()))
+        elif isinstance(weights, GgufFile):
+            chosen = kind or _float_kind(base, adapter)
+            if out.suffix != ".gguf":
+                raise SettingError(f"{out} must be a .gguf file, as the base is one")
+            trip = lambda _, w: read_stored(as_stored(w, chosen), chosen, tuple(w.shape))  # noqa: E731
+            copy_gguf(weights, out, chosen, fresh(trip))
+        else:
+            raise SettingError(
+                f"{base.name} is packed from {weights.path}: merge into that folder itself, without --quantize and "
+                "with --any-base, or keep the adapter separate"
+            )
+    except OSError as error:
+        raise AdapterError(f"the merged model cannot be written to {out}: {error}") from error
+    plain, live = probe_logits(base, adapter, any_base)
+    gap = (probe_logits(load_base(str(out), base.compute_dtype))[0] - live).abs()
+    return MergeReport(
+        out,
+        len(adapter.modules),
+        shares.overall,
+        shares.by_module,
+        float(gap.max()),
+        float(gap.mean()),
+        float((live - plain).abs().max()),
+    )
+
+
+def _plain(weights: WeightFile, name: str) -> Tensor:
+    """W in fp32, in Hugging Face order."""
+    rows, columns = weights.shape(name)
+    stored = weights.matrix(name, (rows, columns))
+    return stored.dense() if isinstance(stored, Packed) else stored.float()
+
+
+def _float_kind(base: Base, adapter: Adapter) -> str:
+    """The kind in which a `.gguf` base holds all projections that change, if it is a plain float."""
+    changed = {f"{module}.weight" for module in adapter.modules}
+    assert isinstance(base.weights, GgufFile)
+    kinds = {tensor.kind for tensor, _ in base.weights.stored_tensors if hf_name(tensor.name) in changed}
+    if len(kinds) == 1 and kinds <= {"F32", "F16", "BF16"}:
+        return kinds.pop()
+    raise SettingError(
+        f"{base.name} is quantised ({', '.join(sorted(kinds))}), and rounding to its blocks eats part of the change: "
+        "keep the adapter separate (it is applied exactly), or merge into an unpacked copy (--unpacked), or pack the "
+        "changed weights anew (--requantise KIND), which tells how much survived"
+    )
+
+
+class _Survivors:
+    """Merged matrices, and what of each change is left of it after rounding."""
+
+    def __init__(self) -> None:
+        self.by_module: dict[str, float] = {}
+        self._kept = self._wanted = 0.0
+
+    @property
+    def overall(self) -> float:
+        return self._kept / self._wanted if self._wanted else 1.0
+
+    def merged(
+        self, module: str, weight: Tensor, factors: LoraFactors, round_trip: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        delta = factors.delta()
+        whole = weight + delta
+        if not torch.isfinite(whole).all():
+            raise AdapterMismatchError(f"{module} would hold NaN or infinity when merged; the adapter is broken")
+        kept = float(((round_trip(whole) - round_trip(weight)).double() * delta).sum())
+        wanted = float(delta.double().square().sum())
+        self._kept, self._wanted = self._kept + kept, self._wanted + wanted
+        self.by_module[module] = kept / wanted if wanted else 1.0
+        return whole

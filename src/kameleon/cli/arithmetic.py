@@ -1,0 +1,204 @@
+"""kameleon adapter merge, combine, resize, extract, diff: new adapters and models out of what is there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from kameleon.cli.console import BaseRef, Json, megabytes, notes, open_base, show, table
+from kameleon.errors import SettingError
+
+if TYPE_CHECKING:
+    from kameleon.adapters import Adapter, Truncation
+
+Name = Annotated[str, Parameter(help="The new adapter's name on the shelf.")]
+Overwrite = Annotated[bool, Parameter(help="Put it in the place of an adapter of that name.")]
+AnyBase = Annotated[bool, Parameter(help="Accept adapters of different bases.")]
+Method = Literal[
+    "linear",
+    "cat",
+    "svd",
+    "ties",
+    "dare_linear",
+    "dare_ties",
+    "magnitude_prune",
+    "ties_svd",
+    "dare_linear_svd",
+    "dare_ties_svd",
+    "magnitude_prune_svd",
+]
+
+
+def register(app: App) -> None:
+    """Add the commands of this file to `kameleon adapter`."""
+    for command in (merge, combine, resize, extract, diff):
+        app.command(command)
+
+
+def merge(
+    adapter: Annotated[str, Parameter(help="An adapter on the shelf.")],
+    *,
+    out: Annotated[Path, Parameter(help="A new folder; from a .gguf base a new .gguf file.")],
+    base: BaseRef = "smollm2",
+    unpacked: Annotated[
+        bool,
+        Parameter(help="From a quantised .gguf: write the changed weights unpacked, in BF16."),
+    ] = False,
+    requantise: Annotated[
+        str | None, Parameter(help="From a quantised .gguf: write the changed weights in this kind, such as Q8_0.")
+    ] = None,
+    any_base: Annotated[bool, Parameter(help="Accept an adapter that was trained on another base.")] = False,
+    json: Json = False,
+) -> None:
+    """Write base and adapter as one full model, and measure what that cost: logits, and the share that survived.
+
+    Try: kameleon adapter merge mine --base org/model --out merged
+    """
+    from kameleon.adapters import Shelf
+    from kameleon.adapters import merge as merged
+
+    if unpacked and requantise:
+        raise SettingError("--unpacked and --requantise are two ways of the same: give one")
+    kind = "BF16" if unpacked else requantise
+    report = merged(open_base(base).base, Shelf().load(adapter), out, kind, any_base)
+    shown = table("", "")
+    shown.add_row("written", str(report.path))
+    shown.add_row("merged modules", str(report.modules))
+    shown.add_row("survived of the change", f"{report.survived:.1%}")
+    worst = min(report.survived_by_module, key=lambda module: report.survived_by_module[module])
+    shown.add_row("least of all", f"{report.survived_by_module[worst]:.1%} in {worst}")
+    gap = f"at most {report.logit_gap_max:.4f}, on average {report.logit_gap_mean:.4f}"
+    shown.add_row("logits, merged from live", f"{gap} (the adapter moves them by up to {report.logits_moved_max:.3f})")
+    show({**asdict(report), "path": str(report.path)}, shown, json)
+
+
+def combine(
+    adapters: Annotated[list[str], Parameter(help="Adapters on the shelf: NAME, or NAME=WEIGHT (negative subtracts).")],
+    *,
+    name: Name,
+    method: Annotated[
+        Method,
+        Parameter(help="cat is the exact sum; svd the nearest to it of --rank; the others as in PEFT."),
+    ] = "cat",
+    rank: Annotated[int | None, Parameter(help="For svd methods; by default the largest of the ranks.")] = None,
+    density: Annotated[
+        float | None, Parameter(help="The share of numbers that ties, dare and magnitude_prune keep.")
+    ] = None,
+    seed: Annotated[int, Parameter(help="Which numbers dare drops.")] = 0,
+    any_base: AnyBase = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Make one adapter out of several: their weighted sum, or an approximation of it.
+
+    Try: kameleon adapter combine law=0.7 polish=0.3 --name both --method svd --rank 16
+    """
+    from kameleon.adapters import Shelf
+    from kameleon.adapters import combine as combined
+
+    parts = [_name_and_weight(spec) for spec in adapters]
+    loaded, weights = [Shelf().load(part) for part, _ in parts], [weight for _, weight in parts]
+    made = combined(loaded, name, weights, method, rank, density, seed, any_base)
+    _keep(made, overwrite, {}, json)
+
+
+def resize(
+    adapter: Annotated[str, Parameter(help="An adapter on the shelf.")],
+    *,
+    name: Name,
+    rank: Annotated[int | None, Parameter(help="The rank of every module.")] = None,
+    budget: Annotated[int | None, Parameter(help="Or how many numbers in all, spread where they keep most.")] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Make the nearest adapter of another rank, and say how near it is.
+
+    Try: kameleon adapter resize law --rank 4 --name law-4
+    """
+    from kameleon.adapters import Shelf, total_error
+    from kameleon.adapters import resize as resized
+
+    made, lost = resized(Shelf().load(adapter), name, rank, budget)
+    notes.print(_kept_table(lost))
+    _keep(made, overwrite, {"error": total_error(lost), "kept": {m: asdict(part) for m, part in lost.items()}}, json)
+
+
+def extract(
+    tuned: Annotated[Path, Parameter(help="A full fine-tune of the base: a folder, or a .gguf file.")],
+    *,
+    name: Name,
+    base: BaseRef = "smollm2",
+    rank: Annotated[int | None, Parameter(help="The rank of every module.")] = None,
+    error: Annotated[
+        float | None, Parameter(help="Or the smallest ranks that leave at most this share of each module's norm.")
+    ] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Make an adapter of what a full fine-tune changed, and say how much of that it holds.
+
+    Try: kameleon adapter extract my-finetune --base org/model --rank 32 --name mine
+    """
+    from kameleon.adapters import extract as extracted
+    from kameleon.adapters import total_error
+    from kameleon.weights import open_weights
+
+    made, report = extracted(open_base(base).base, open_weights(tuned), name, rank, error)
+    notes.print(_kept_table(report.modules))
+    for tensor, share in report.left_out.items():
+        notes.print(f"not in the adapter: {tensor} changed by {share:.2%} of its norm", style="yellow", markup=False)
+    found = {"error": total_error(report.modules), "left_out": report.left_out}
+    _keep(made, overwrite, {**found, "kept": {m: asdict(part) for m, part in report.modules.items()}}, json)
+
+
+def diff(
+    a: Annotated[str, Parameter(help="An adapter on the shelf.")],
+    b: Annotated[str, Parameter(help="Another.")],
+    *,
+    json: Json = False,
+) -> None:
+    """Compare two adapters module by module: norms, cosine, and the angles between what they read and write.
+
+    Angles are the least and the greatest principal angle in degrees: 0 is a shared direction, 90 none.
+    """
+    from kameleon.adapters import Shelf
+    from kameleon.adapters import diff as compared
+
+    found = compared(Shelf().load(a), Shelf().load(b))
+    shown = table("module", f">‖{a}‖", f">‖{b}‖", ">‖difference‖", ">cosine", ">write angles", ">read angles")
+    for module, part in found.items():
+        numbers = (part.norm_a, part.norm_b, part.distance, part.cosine)
+        spans = (f"{s[0]:.0f}–{s[-1]:.0f}°" if s else "" for s in (part.out_angles, part.in_angles))
+        shown.add_row(module, *("" if n is None else f"{n:.3g}" for n in numbers), *spans)
+    show({module: asdict(part) for module, part in found.items()}, shown, json)
+
+
+def _name_and_weight(spec: str) -> tuple[str, float]:
+    name, _, weight = spec.partition("=")
+    try:
+        return name, float(weight) if weight else 1.0
+    except ValueError:
+        raise SettingError(f"{spec!r}: the weight after = must be a number, as in {name}=0.5") from None
+
+
+def _kept_table(parts: dict[str, Truncation]) -> Any:
+    shown = table("module", ">rank", ">norm", ">error", ">energy kept")
+    for module, part in parts.items():
+        shown.add_row(module, str(part.rank), f"{part.norm:.3g}", f"{part.error:.2%}", f"{part.energy:.2%}")
+    return shown
+
+
+def _keep(adapter: Adapter, overwrite: bool, found: dict[str, Any], as_json: bool) -> None:
+    """Put a computed adapter on the shelf, and tell what it is."""
+    from kameleon.adapters import Shelf
+
+    path = Shelf().save(adapter, overwrite)
+    ranks = sorted({factors.rank for factors in adapter.modules.values()})
+    document = {"name": adapter.name, "path": str(path), "ranks": ranks, "parameters": adapter.parameters, **found}
+    error = f", error {found['error']:.2%} of the change" if "error" in found else ""
+    rank = "–".join(map(str, sorted({ranks[0], ranks[-1]})))
+    shown = f"{adapter.name}: {len(adapter.modules)} modules of rank {rank}{error}"
+    show(document, f"{shown}\n{path} ({megabytes(4 * adapter.parameters)})", as_json)

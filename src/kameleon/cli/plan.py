@@ -1,0 +1,161 @@
+"""kameleon plan: memory, minutes and disk of a run, before it and before the base is here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Group
+
+from kameleon.cli.console import BaseRef, Json, MemoryBudget, Quantize, megabytes, notes, show, table
+from kameleon.settings import Recipe, Watch, parse_bytes
+
+if TYPE_CHECKING:
+    from kameleon.plan import CommonBase, Memory, Option, Plan
+
+
+def plan(
+    *,
+    base: BaseRef = "smollm2",
+    data: Annotated[str | None, Parameter(help="The rows of the run; without, 1,000 rows of 512 tokens.")] = None,
+    held_out: Annotated[str | None, Parameter(help="Rows to watch the run with, as for `kameleon train`.")] = None,
+    memory: MemoryBudget = None,
+    quantize: Quantize = None,
+    recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 (frozen)
+    watch: Annotated[Watch, Parameter(name="*")] = Watch(),  # noqa: B008 (frozen)
+    raw: Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")] = False,
+    json: Json = False,
+) -> None:
+    """Show what a training run needs and takes on this machine: memory by part, minutes, disk, adapter size.
+
+    Of the base only config and headers are looked at: of one on the hub nothing else is fetched, and a .gguf file may
+    still be coming in. Some seconds of measuring tell the speed here.
+
+    Try: kameleon plan --data law.jsonl; or kameleon plan --base Qwen/Qwen2.5-7B-Instruct --memory 8GB
+    """
+    from kameleon.api import plan as make
+    from kameleon.plan import available_memory_bytes, common_bases, process_bytes
+
+    budget = None if memory is None else parse_bytes(memory)
+    held = process_bytes()
+    notes.print("measuring this machine, some seconds …", style="dim")
+    made = make(base, data, recipe, watch, budget, quantize, raw, held_out)
+    room = budget if budget is not None else available_memory_bytes()
+    bases = common_bases(recipe, made.dtype, held, room)
+    show(_document(made, bases, room), Group(*_pictures(made, bases, room)), json)
+
+
+def _document(made: Plan, bases: list[CommonBase], room: int | None) -> dict[str, Any]:
+    from kameleon.plan import parameter_table
+
+    return {
+        "base": made.header.name,
+        "compute_type": str(made.dtype).removeprefix("torch."),
+        **_figures(made.chosen),
+        "fits": None if room is None else made.chosen.memory.peak_bytes <= room,
+        "room_bytes": room,
+        "trainable_parameters": made.trainable_parameters,
+        "adapter_bytes": made.adapter_bytes,
+        "disk_bytes": made.disk_bytes,
+        "steps": made.workload.steps,
+        "tokens": round(made.workload.tokens),
+        "assumed": made.workload.assumed or None,
+        "why": list(made.why),
+        "cheaper": [_figures(option) for option in made.cheaper],
+        "parameters_by_targets_and_rank": parameter_table(made.header.config, made.recipe),
+        "bases": [
+            {
+                "name": one.name,
+                "parameters": one.parameters,
+                "file_bytes": one.file_bytes,
+                "peak_bytes": one.memory.peak_bytes,
+                "private_bytes": one.memory.private_bytes,
+                "checkpoint_layers": one.checkpoint_layers,
+                "seconds_per_1000_tokens": one.seconds_per_1000_tokens,
+                "fits": one.fits,
+            }
+            for one in bases
+        ],
+    }
+
+
+def _figures(option: Option) -> dict[str, Any]:
+    return {
+        "peak_bytes": option.memory.peak_bytes,
+        "private_bytes": option.memory.private_bytes,
+        "minutes_per_epoch": option.minutes_per_epoch,
+        "parts": dict(vars(option.memory)),
+        "settings": option.settings,
+    }
+
+
+def _pictures(made: Plan, bases: list[CommonBase], room: int | None) -> list[Any]:
+    from kameleon.plan import parameter_table
+
+    work, memory = made.workload, made.chosen.memory
+    told = table("", "", title=f"plan for {made.header.name}, rank {made.recipe.rank} on {made.recipe.targets}")
+    told.add_row("rows", work.assumed or f"{work.steps:,} steps, {work.tokens:,.0f} tokens through the base")
+    told.add_row("trained", f"{made.trainable_parameters:,} numbers, a file of {megabytes(made.adapter_bytes)}")
+    told.add_row("peak memory", f"{_gb(memory.peak_bytes)}, of which private {_gb(memory.private_bytes)}")
+    told.add_row("time", f"{made.chosen.minutes_per_epoch:.1f} minutes an epoch")
+    disk = made.disk_bytes
+    told.add_row(
+        "disk", f"{_gb(sum(disk.values()))} ({', '.join(f'{k} {megabytes(v)}' for k, v in disk.items() if v)})"
+    )
+    told.add_row("settings", ", ".join(f"{k} {v}" for k, v in made.chosen.settings.items() if v is not None))
+    if room is not None:
+        fits = "fits" if memory.peak_bytes <= room else "DOES NOT FIT; see what is cheaper below"
+        told.add_row("here", f"{_gb(room)} to use: it {fits}")
+    for reason in made.why:
+        told.add_row("why", reason)
+    counts = parameter_table(made.header.config, made.recipe)
+    ranks = list(next(iter(counts.values())))
+    sizes = table("targets", *(f">rank {rank}" for rank in ranks), title="trained numbers, by targets and rank")
+    for targets, by_rank in counts.items():
+        sizes.add_row(targets, *(f"{by_rank[rank]:,}" for rank in ranks))
+    return [told, "", _parts_table(memory), "", _cheaper_table(made), "", sizes, "", _bases_table(bases)]
+
+
+def _parts_table(memory: Memory) -> Any:
+    parts = table("part", ">MB", title="peak memory by part")
+    for part, size in vars(memory).items():
+        parts.add_row(part.replace("_", " "), f"{size / 1e6:,.0f}")
+    return parts
+
+
+def _cheaper_table(made: Plan) -> Any:
+    shown = table(">peak", ">minutes an epoch", "settings", title="cheaper in memory, next one first")
+    for option in made.cheaper:
+        settings = ", ".join(f"{k} {v}" for k, v in option.settings.items() if v is not None)
+        shown.add_row(_gb(option.memory.peak_bytes), f"{option.minutes_per_epoch:.1f}", settings)
+    if not made.cheaper:
+        shown.add_row("–", "–", "this is the cheapest")
+    return shown
+
+
+def _bases_table(bases: list[CommonBase]) -> Any:
+    title = "common bases as Q4_K_M files, rows of 512 tokens, all linear layers (time: about, by multiplications)"
+    shown = table("base", ">file", ">peak", ">s per 1,000 tokens", "layers", "fits here", title=title)
+    for one in bases:
+        fits = "?" if one.fits is None else "yes" if one.fits else "no"
+        again = "computed again" if one.checkpoint_layers else "stored"
+        sizes = _gb(one.file_bytes), _gb(one.memory.peak_bytes), f"{one.seconds_per_1000_tokens:.1f}"
+        shown.add_row(one.name, *sizes, again, fits)
+    return shown
+
+
+def tell_plan(made: Plan) -> None:
+    """What `kameleon train` expects, before its first step."""
+    memory, settings = made.chosen.memory, made.chosen.settings
+    shown = ", ".join(f"{k} {v}" for k, v in settings.items() if v is not None)
+    for reason in made.why:
+        notes.print(f"plan: {reason}", highlight=False)
+    notes.print(
+        f"plan: peak {_gb(memory.peak_bytes)} ({_gb(memory.private_bytes)} private), "
+        f"{made.chosen.seconds / 60:.1f} minutes; {shown}",
+        highlight=False,
+    )
+
+
+def _gb(size_bytes: float) -> str:
+    return f"{size_bytes / 1e9:,.2f} GB"

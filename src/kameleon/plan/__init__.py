@@ -1,0 +1,36 @@
+"""What a run will need and take on this machine, before it starts and before the base is here. It trains nothing."""
+
+from kameleon.plan.calibration import Rates, calibrate
+from kameleon.plan.common_bases import CommonBase, common_bases, common_headers
+from kameleon.plan.counts import adapter_bytes, lora_parameters, parameter_table, trainable_parameters
+from kameleon.plan.header import BaseHeader, StoredTensor, read_base_header
+from kameleon.plan.memory import Memory, available_memory_bytes, copied_bytes, process_bytes, training_memory
+from kameleon.plan.planner import Option, Plan, make_plan
+from kameleon.plan.workload import Pass, Workload, assumed_workload, workload_of
+
+__all__ = [
+    "BaseHeader",
+    "CommonBase",
+    "Memory",
+    "Option",
+    "Pass",
+    "Plan",
+    "Rates",
+    "StoredTensor",
+    "Workload",
+    "adapter_bytes",
+    "assumed_workload",
+    "available_memory_bytes",
+    "calibrate",
+    "common_bases",
+    "common_headers",
+    "copied_bytes",
+    "lora_parameters",
+    "make_plan",
+    "parameter_table",
+    "process_bytes",
+    "read_base_header",
+    "trainable_parameters",
+    "training_memory",
+    "workload_of",
+]

@@ -1,0 +1,306 @@
+"""How fast this machine trains a base of this shape: a few seconds with blank weights of the same kinds.
+
+One or a few layers run forward and backward at two token counts, attention on rows of two lengths, the head on a
+chunk, AdamW on a vector. A pass is then a sum of these. The numbers in the weights do not matter for time, so the base
+itself is not touched, nor need it be here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kameleon.model import DecoderConfig, build_decoder, groups, module_name
+from kameleon.model.decoder import Decoder
+from kameleon.ops import (
+    KINDS,
+    AdamW,
+    Branch,
+    Matrix,
+    Packed,
+    Segments,
+    SidePath,
+    attention,
+    chunk_rows,
+    keep_memory,
+    linear_cross_entropy,
+)
+from kameleon.plan.counts import trainable_parameters
+from kameleon.plan.header import BaseHeader, StoredTensor
+from kameleon.plan.workload import Pass, Workload
+from kameleon.settings import Recipe, Watch
+from kameleon.training import lowest_layer, target_modules
+from kameleon.weights import WeightFile
+
+_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_SHORT_TOKENS = 32  # of a segment where attention should cost next to nothing
+_LONG_TOKENS = 1024  # of one where it should be seen
+_MOST_TOKENS, _LEAST_TOKENS = 2048, 128  # of the larger of two passes
+_OPERATIONS = 6e10  # of the larger pass, about: a third of a second on two cores with bf16 units
+_MOST_LAYERS = 4  # so many that what they keep does not fit into the caches, as in a run
+_HEAD_NUMBERS = 160 << 20  # of a head; of a larger one a slice is timed
+_HEAD_VOCAB = 1 << 17  # but with so many rows: what is unpacked at a time is then too large to be kept, as in a run
+_HEAD_ROWS = 1024
+_ADAMW_NUMBERS = 1 << 20
+_REPEATS, _ENOUGH_S = 3, 0.6  # times that something is timed, unless it has taken so long already
+
+
+class Line(NamedTuple):
+    """seconds = fixed + each · count."""
+
+    fixed: float
+    each: float
+
+    def __call__(self, count: float) -> float:
+        return max(0.0, self.fixed + self.each * count)
+
+    @staticmethod
+    def through(few: int, at_few: float, many: int, at_many: float) -> Line:
+        """Through what was timed at two counts, never falling."""
+        each = max(0.0, at_many - at_few) / max(1, many - few)
+        return Line(at_many - each * many, each)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What was measured, in seconds: per layer against tokens, per pair of query and key, per chunk of the head."""
+
+    forward: Line
+    both: Line
+    """Forward and backward."""
+    again: float
+    """What layer checkpointing adds to `both`, per token."""
+    pair_forward: float
+    pair_both: float
+    head_forward: Line
+    head_both: Line
+    """Against the scored tokens of a chunk: each chunk unpacks the head anew."""
+    head_rows: int
+    """Scored tokens of a full chunk."""
+    parameter: float
+    """AdamW, per number."""
+
+    def pass_seconds(self, header: BaseHeader, recipe: Recipe, watch: Watch, one: Pass) -> float:
+        """Seconds of one pass of a step, forward and backward."""
+        layers, lowest = header.config.num_layers, lowest_layer(header.config, recipe)
+        pairs = max(0, one.squares - _SHORT_TOKENS * one.tokens)
+        below = self.forward(one.tokens) + self.pair_forward * pairs
+        above = self.both(one.tokens) + self.pair_both * pairs
+        if watch.checkpoint_layers:
+            above += self.again * one.tokens + self.pair_forward * pairs
+        return lowest * below + (layers - lowest) * above + self.head_seconds(self.head_both, one.scored)
+
+    def look_seconds(self, header: BaseHeader, one: Pass) -> float:
+        """Seconds of one pass over held-out rows: forward alone."""
+        pairs = max(0, one.squares - _SHORT_TOKENS * one.tokens)
+        layers = header.config.num_layers * (self.forward(one.tokens) + self.pair_forward * pairs)
+        return layers + self.head_seconds(self.head_forward, one.scored)
+
+    def head_seconds(self, chunk: Line, scored: int) -> float:
+        """Seconds of the head, chunk after chunk; `chunk` is `head_forward` or `head_both`."""
+        full, rest = divmod(scored, self.head_rows)
+        return full * chunk(self.head_rows) + (chunk(rest) if rest else 0.0)
+
+    def run_seconds(self, header: BaseHeader, recipe: Recipe, watch: Watch, work: Workload) -> float:
+        """Seconds of a whole run, looks at the held-out rows included."""
+        passes = sum(self.pass_seconds(header, recipe, watch, one) for one in work.passes)
+        update = self.parameter * trainable_parameters(header.config, recipe)
+        looks = work.looks * sum(self.look_seconds(header, one) for one in work.look)
+        return work.steps * (passes / work.sampled_steps + update) + looks
+
+
+@lru_cache(maxsize=4)
+def calibrate(header: BaseHeader, rank: int, targets: str, dtype: torch.dtype, pass_tokens: int) -> Rates:
+    """Measure this machine, in the compute type that a run would use, at up to `pass_tokens` tokens a pass.
+
+    Kept for the same header (as an object) in the same process, and no longer: another program may run tomorrow.
+    """
+    size = sum((m.stop - m.start) * group.in_size for group in groups(header.config) for m in group.members)
+    affordable = min(_MOST_TOKENS, max(_LEAST_TOKENS, int(_OPERATIONS / (4 * size))))
+    many = max(2 * _SHORT_TOKENS, min(pass_tokens, affordable) // _SHORT_TOKENS * _SHORT_TOKENS)
+    few = max(_SHORT_TOKENS, many // 4 // _SHORT_TOKENS * _SHORT_TOKENS)
+    layers = min(_MOST_LAYERS, header.config.num_layers, max(1, int(_OPERATIONS / (4 * size * many))))
+    blank = _Blank(header, layers)
+    decoder = build_decoder(blank.config, blank, dtype)
+    sides = _Sides(blank.config, Recipe(rank=rank, targets=targets))
+
+    def seconds(tokens: int, gradient: bool, checkpoint_layers: bool = False) -> float:
+        keep_memory(sparing=checkpoint_layers)
+        return _layer_seconds(decoder, sides, tokens, dtype, gradient, checkpoint_layers) / layers
+
+    def line(gradient: bool) -> Line:
+        return Line.through(few, seconds(few, gradient), many, seconds(many, gradient))
+
+    forward, both = line(False), line(True)
+    again = max(0.0, seconds(many, True, checkpoint_layers=True) - both(many)) / many
+    keep_memory(sparing=False)
+    return Rates(
+        forward,
+        both,
+        again,
+        *_pair_seconds(header.config, dtype),
+        *_head_seconds(decoder, blank.scale, header.config.vocab_size, dtype),
+        chunk_rows(header.config.vocab_size),
+        _adamw_seconds(),
+    )
+
+
+def _time(once: Callable[[], object]) -> float:
+    """The least of a few times, after one that warms up: whatever else runs here can only add to it."""
+    once()
+    taken: list[float] = []
+    while len(taken) < _REPEATS and sum(taken) < _ENOUGH_S:
+        start = time.perf_counter()
+        once()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def _random(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """From a generator of its own: whoever plans keeps his random numbers."""
+    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def _short_segments(tokens: int, length: int = _SHORT_TOKENS) -> Segments:
+    count = max(1, tokens // length)
+    return Segments((tokens // count,) * count, (0,) * count)
+
+
+def _layer_seconds(
+    decoder: Decoder, sides: _Sides, tokens: int, dtype: torch.dtype, gradient: bool, checkpoint_layers: bool
+) -> float:
+    segments = _short_segments(tokens)
+    x = _random(segments.tokens, decoder.config.hidden_size, dtype)
+
+    def once() -> None:
+        with torch.set_grad_enabled(gradient):
+            y = decoder.run(x.detach().requires_grad_(gradient), segments, sides, None, None, checkpoint_layers)
+            if gradient:
+                y.backward(x)
+
+    return _time(once)
+
+
+def _pair_seconds(config: DecoderConfig, dtype: torch.dtype) -> tuple[float, float]:
+    """Attention per pair of tokens (a row of n tokens has n²), forward, and forward and backward."""
+    heads, kv = config.num_heads, config.num_kv_heads
+    tokens = min(_LONG_TOKENS, config.max_sequence_tokens // _SHORT_TOKENS * _SHORT_TOKENS)
+    if tokens <= _SHORT_TOKENS:
+        return 0.0, 0.0
+    qkv = _random(tokens, (heads + 2 * kv) * config.head_dim, dtype)
+    pairs = tokens * tokens - tokens * _SHORT_TOKENS
+
+    def seconds(segments: Segments, gradient: bool) -> float:
+        def once() -> None:
+            with torch.set_grad_enabled(gradient):
+                y = attention(qkv.detach().requires_grad_(gradient), heads, kv, segments)
+                if gradient:
+                    y.backward(y.detach())
+
+        return _time(once)
+
+    def slope(gradient: bool) -> float:
+        whole = Segments((tokens,), (0,))
+        return max(0.0, seconds(whole, gradient) - seconds(_short_segments(tokens), gradient)) / pairs
+
+    return slope(False), slope(True)
+
+
+def _head_seconds(decoder: Decoder, scale: float, vocab_size: int, dtype: torch.dtype) -> tuple[Line, Line]:
+    """The head with the loss against scored tokens, `scale` times as large as the decoder's own slice of it."""
+    config, most = decoder.config, min(chunk_rows(vocab_size), _HEAD_ROWS)
+    few = max(1, most // 4)
+
+    def seconds(rows: int, gradient: bool) -> float:
+        hidden = _random(rows, config.hidden_size, dtype)
+        labels = torch.arange(rows) % config.vocab_size
+
+        def once() -> None:
+            with torch.set_grad_enabled(gradient):
+                x = hidden.detach().requires_grad_(gradient)
+                loss = linear_cross_entropy(x, decoder.head, labels, config.vocab_size)
+                if gradient:
+                    loss.backward()
+
+        return _time(once)
+
+    def line(gradient: bool) -> Line:
+        return Line.through(few, scale * seconds(few, gradient), most, scale * seconds(most, gradient))
+
+    return line(False), line(True)
+
+
+def _adamw_seconds() -> float:
+    adamw, gradient = AdamW.of(torch.zeros(_ADAMW_NUMBERS), 0.0), torch.full((_ADAMW_NUMBERS,), 1e-3)
+    return _time(lambda: adamw.update(gradient, 1.0, 1.0, 1e-9)) / _ADAMW_NUMBERS
+
+
+class _Sides:
+    """Blank side paths as a recipe would have them, for the decoder."""
+
+    def __init__(self, config: DecoderConfig, recipe: Recipe) -> None:
+        self._paths: dict[tuple[int, str], tuple[SidePath | None, ...]] = {}
+        wanted = set(target_modules(config, recipe))
+        for layer in range(config.num_layers):
+            for group in groups(config):
+                members = [m for m in group.members if module_name(layer, m.name) in wanted]
+                a = torch.zeros(len(members) * recipe.rank, group.in_size, requires_grad=True)
+                branches = tuple(
+                    Branch(torch.zeros(m.stop - m.start, recipe.rank, requires_grad=True), m.start, m.stop, 1.0)
+                    for m in members
+                )
+                self._paths[layer, group.name] = (SidePath(a, branches) if members else None,)
+
+    def sides(self, layer: int, group: str) -> Sequence[SidePath | None]:
+        return self._paths[layer, group]
+
+
+class _Blank(WeightFile):
+    """Zeros, stored as a base of this header stores its usual layer and its head; norms are ones."""
+
+    def __init__(self, header: BaseHeader, layers: int) -> None:
+        self.path = Path(header.name)
+        self._header, self._usual = header, header.usual_layer()
+        config = header.config
+        vocab = min(config.vocab_size, max(_HEAD_VOCAB, _HEAD_NUMBERS // config.hidden_size))
+        self.config = replace(config, num_layers=layers, vocab_size=vocab)
+        self.scale = config.vocab_size / vocab
+
+    def names(self) -> Sequence[str]:
+        return list(self._header.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a vector: a bias is as long as its matrix has rows, a norm as what it norms."""
+        config = self.config
+        if name.endswith(".bias"):
+            return self._matrix_info(name.removesuffix(".bias") + ".weight").shape[:1]
+        return (config.head_dim if name.endswith(("q_norm.weight", "k_norm.weight")) else config.hidden_size,)
+
+    def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
+        stored = self._matrix_info(name)
+        if stored.kind in _TYPES or stored.kind not in KINDS:
+            return torch.zeros(shape, dtype=_TYPES.get(stored.kind, torch.float32))
+        row_bytes = stored.size_bytes // stored.shape[0]
+        return Packed(stored.kind, torch.zeros(shape[0], row_bytes, dtype=torch.uint8), shape[1])
+
+    def _matrix_info(self, name: str) -> StoredTensor:
+        parts = name.split(".")
+        if parts[1] == "layers":
+            parts[2] = str(self._usual)
+        return self._header.tensors[".".join(parts)]
+
+    def _read(self, name: str) -> Tensor:
+        return torch.ones(self.shape(name))
+
+    def _files(self) -> list[Path]:
+        return []
+
+    def _stored(self) -> Iterable[tuple[str, Sequence[int], str, memoryview]]:
+        return ()

@@ -1,0 +1,138 @@
+"""Bases that many people use, 0.1 to 72 billion parameters: their shapes, and which of them this machine can train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import gguf
+import torch
+
+from kameleon.model import DecoderConfig
+from kameleon.model.config import config_from_hf
+from kameleon.plan.calibration import Rates, calibrate
+from kameleon.plan.header import BaseHeader, StoredTensor, matrix_shapes
+from kameleon.plan.memory import Memory, training_memory
+from kameleon.plan.workload import Pass
+from kameleon.settings import Recipe, Watch
+from kameleon.training import lowest_layer
+
+# name, family, layers, hidden, intermediate, heads, key heads, head_dim, vocabulary, tied. Gemma's are computed with
+# llama's arithmetic: the same matrices.
+_SHAPES = (
+    ("SmolLM2 135M", "llama", 30, 576, 1536, 9, 3, 64, 49152, True),
+    ("Gemma 3 270M", "llama", 18, 640, 2048, 4, 1, 256, 262144, True),
+    ("SmolLM2 360M", "llama", 32, 960, 2560, 15, 5, 64, 49152, True),
+    ("Qwen2.5 0.5B", "qwen2", 24, 896, 4864, 14, 2, 64, 151936, True),
+    ("Qwen3 0.6B", "qwen3", 28, 1024, 3072, 16, 8, 128, 151936, True),
+    ("Gemma 3 1B", "llama", 26, 1152, 6912, 4, 1, 256, 262144, True),
+    ("Llama 3.2 1B", "llama", 16, 2048, 8192, 32, 8, 64, 128256, True),
+    ("Qwen2.5 1.5B", "qwen2", 28, 1536, 8960, 12, 2, 128, 151936, True),
+    ("SmolLM2 1.7B", "llama", 24, 2048, 8192, 32, 32, 64, 49152, True),
+    ("Qwen3 1.7B", "qwen3", 28, 2048, 6144, 16, 8, 128, 151936, True),
+    ("Qwen2.5 3B", "qwen2", 36, 2048, 11008, 16, 2, 128, 151936, True),
+    ("Llama 3.2 3B", "llama", 28, 3072, 8192, 24, 8, 128, 128256, True),
+    ("Gemma 3 4B", "llama", 34, 2560, 10240, 8, 4, 256, 262144, True),
+    ("Qwen3 4B", "qwen3", 36, 2560, 9728, 32, 8, 128, 151936, True),
+    ("Mistral 7B", "llama", 32, 4096, 14336, 32, 8, 128, 32768, False),
+    ("Qwen2.5 7B", "qwen2", 28, 3584, 18944, 28, 4, 128, 152064, False),
+    ("Llama 3.1 8B", "llama", 32, 4096, 14336, 32, 8, 128, 128256, False),
+    ("Qwen3 8B", "qwen3", 36, 4096, 12288, 32, 8, 128, 151936, False),
+    ("Gemma 3 12B", "llama", 48, 3840, 15360, 16, 8, 256, 262144, True),
+    ("Qwen2.5 14B", "qwen2", 48, 5120, 13824, 40, 8, 128, 152064, False),
+    ("Qwen3 14B", "qwen3", 40, 5120, 17408, 40, 8, 128, 151936, False),
+    ("Gemma 3 27B", "llama", 62, 5376, 21504, 32, 16, 128, 262144, True),
+    ("Qwen2.5 32B", "qwen2", 64, 5120, 27648, 40, 8, 128, 152064, False),
+    ("Qwen3 32B", "qwen3", 64, 5120, 25600, 64, 8, 128, 151936, False),
+    ("Llama 3.1 70B", "llama", 80, 8192, 28672, 64, 8, 128, 128256, False),
+    ("Qwen2.5 72B", "qwen2", 80, 8192, 29568, 64, 8, 128, 152064, False),
+)
+_MEASURED = "Qwen2.5 1.5B"  # the shape that speed is measured on; others by their numbers of multiplications
+_PASS_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class CommonBase:
+    """A base of the table on this machine: the least memory it trains in, and with what time for 1,000 tokens."""
+
+    name: str
+    parameters: int
+    file_bytes: int
+    checkpoint_layers: bool
+    memory: Memory
+    seconds_per_1000_tokens: float
+    fits: bool | None
+    """None where the system does not say how much memory there is."""
+
+
+def common_headers() -> Iterator[BaseHeader]:
+    """Every base of the table, as a Q4_K_M file would hold it."""
+    for name, family, layers, hidden, wide, heads, kv, head_dim, vocab, tied in _SHAPES:
+        values = {
+            "model_type": family,
+            "num_hidden_layers": layers,
+            "hidden_size": hidden,
+            "intermediate_size": wide,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv,
+            "head_dim": head_dim,
+            "vocab_size": vocab,
+            "tie_word_embeddings": tied,
+            "max_position_embeddings": 8192,
+        }
+        config = config_from_hf(values)
+        tensors = {name: _in_q4_k_m(name, shape, config) for name, shape in matrix_shapes(config).items()}
+        yield BaseHeader(name, config, tensors, packed_file=True)
+
+
+def _in_q4_k_m(name: str, shape: tuple[int, int], config: DecoderConfig) -> StoredTensor:
+    """llama.cpp's mix: the head, and V and the down projection of every second layer, in six bits, the rest in four."""
+    head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
+    finer = name == head or (name.endswith(("v_proj.weight", "down_proj.weight")) and int(name.split(".")[2]) % 2)
+    kind = "Q6_K" if finer else "Q4_K"
+    block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    return StoredTensor(shape, kind, shape[0] * -(-shape[1] // block) * block_bytes)
+
+
+def common_bases(recipe: Recipe, dtype: torch.dtype, process_bytes: int, room_bytes: int | None) -> list[CommonBase]:
+    """Which bases of the table fit into `room_bytes` with rows of 512 tokens; layers run again where that helps."""
+    headers = list(common_headers())
+    measured = next(header for header in headers if header.name == _MEASURED)
+    rates = calibrate(measured, recipe.rank, "all-linear", dtype, _PASS_TOKENS)
+    recipe = replace(recipe, targets="all-linear", layers=0)
+    one = Pass(_PASS_TOKENS, _PASS_TOKENS, _PASS_TOKENS, _PASS_TOKENS**2)
+    found = []
+    for header in headers:
+        for again in (False, True):
+            watch = Watch(checkpoint_layers=again)
+            memory = training_memory(header, recipe, watch, one, dtype, process_bytes)
+            fits = None if room_bytes is None else memory.peak_bytes <= room_bytes
+            if fits:
+                break
+        seconds = _scaled_seconds(rates, measured, header, recipe, watch, one) * 1000 / _PASS_TOKENS
+        numbers = sum(rows * columns for rows, columns in matrix_shapes(header.config).values())
+        found.append(CommonBase(header.name, numbers, header.size_bytes, again, memory, seconds, fits))
+    return found
+
+
+def _scaled_seconds(
+    rates: Rates, measured: BaseHeader, header: BaseHeader, recipe: Recipe, watch: Watch, one: Pass
+) -> float:
+    """Seconds of a pass of another shape: its products by their numbers, attention by its heads."""
+    config, other = header.config, measured.config
+    assert lowest_layer(config, recipe) == 0
+    layer = rates.both(one.tokens) + (rates.again * one.tokens if watch.checkpoint_layers else 0.0)
+    pairs = rates.pair_both + (rates.pair_forward if watch.checkpoint_layers else 0.0)
+    wide = (config.num_heads * config.head_dim) / (other.num_heads * other.head_dim)
+    head = rates.head_seconds(rates.head_both, one.scored) * _vocab_numbers(config) / _vocab_numbers(other)
+    inner = layer * _layer_numbers(config) / _layer_numbers(other) + pairs * one.squares * wide
+    return config.num_layers * inner + head
+
+
+def _vocab_numbers(config: DecoderConfig) -> int:
+    return config.vocab_size * config.hidden_size
+
+
+def _layer_numbers(config: DecoderConfig) -> int:
+    shapes = matrix_shapes(config)
+    return sum(rows * columns for name, (rows, columns) in shapes.items() if name.startswith("model.layers.0."))

@@ -1,0 +1,170 @@
+"""What a base's header says: its config, and how each tensor is stored. Its weights need not be on this machine."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from kameleon.errors import SettingError, WeightsError
+from kameleon.model import ChatTemplate, DecoderConfig, HeaderFiles, groups, locate_header, module_name
+from kameleon.model.config import config_from_gguf, config_from_hf
+from kameleon.model.tokenizer import load_tokenizer
+from kameleon.ops import nf4
+from kameleon.weights import GgufFile, read_safetensors_header
+
+_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor as its file holds it: shape in Hugging Face order, kind ("BF16", "Q4_K", "NF4"), bytes."""
+
+    shape: tuple[int, ...]
+    kind: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class BaseHeader:
+    """A base before its weights are here. `tensors` by Hugging Face names, as they will be mapped.
+
+    `path` is where its tokenizer lies, `fetch_bytes` what is still to be fetched, `cache_bytes` what packing it will
+    write. `packed_file`: a GGUF, which is in blocks already.
+    """
+
+    name: str
+    config: DecoderConfig
+    tensors: Mapping[str, StoredTensor]
+    packed_file: bool
+    path: Path | None = None
+    fetch_bytes: int = 0
+    cache_bytes: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(tensor.size_bytes for tensor in self.tensors.values())
+
+    def in_nf4(self) -> BaseHeader:
+        """The same base with its matrices in NF4. Raises SettingError for a GGUF file."""
+        if self.packed_file:
+            raise SettingError(f"{self.name} is stored in its own blocks already; leave quantize out")
+        tensors = {name: _as_nf4(tensor) for name, tensor in self.tensors.items()}
+        packed = sum(t.size_bytes for t in tensors.values() if t.kind == "NF4")
+        return replace(self, tensors=tensors, cache_bytes=packed)
+
+    def layer_kinds(self, layer: int) -> tuple[str, ...]:
+        """How the matrices of a layer are stored, in the order of their groups."""
+        members = (member for group in groups(self.config) for member in group.members)
+        return tuple(self.tensors[f"{module_name(layer, member.name)}.weight"].kind for member in members)
+
+    def template(self) -> ChatTemplate:
+        """The base's chat template with its tokenizer. Raises WeightsError where they are not there yet."""
+        assert self.path is not None, "a base of the table has no tokenizer"
+        weights = GgufFile(self.path, header_only=True) if self.packed_file else None
+        return ChatTemplate(load_tokenizer(self.path, weights))
+
+    def usual_layer(self) -> int:
+        """A layer that is stored as most are."""
+        kinds = [self.layer_kinds(layer) for layer in range(self.config.num_layers)]
+        return kinds.index(Counter(kinds).most_common(1)[0][0])
+
+
+def _as_nf4(tensor: StoredTensor) -> StoredTensor:
+    if len(tensor.shape) != 2 or tensor.shape[1] % nf4.BLOCK:
+        return tensor
+    return StoredTensor(tensor.shape, "NF4", tensor.shape[0] * nf4.row_bytes(tensor.shape[1]))
+
+
+@lru_cache(maxsize=4)  # so that what was measured for it is found again
+def read_base_header(ref: str, quantize: str | None = None) -> BaseHeader:
+    """The header of the base that `ref` names; of one on the hub, only the small files and headers are fetched.
+
+    A folder needs config.json; shards that are not there yet are taken to be in the config's type. Of a `.gguf` file
+    its first megabytes do. Raises FetchError, UnsupportedArchitectureError, WeightsError, SettingError.
+    """
+    files = locate_header(ref)
+    header = _of_gguf(ref, files.path) if files.path.is_file() else _of_folder(ref, files)
+    missing = [name for name in matrix_shapes(header.config) if name not in header.tensors]
+    if missing:
+        raise WeightsError(
+            f"the header of {ref} lacks {missing[0]} (and {len(missing) - 1} more); fetch the base again"
+        )
+    return header.in_nf4() if quantize else header
+
+
+def matrix_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
+    """(out, in) of every matrix that a base of this config has."""
+    vocab = (config.vocab_size, config.hidden_size)
+    shapes = {"model.embed_tokens.weight": vocab}
+    if not config.tie_word_embeddings:
+        shapes["lm_head.weight"] = vocab
+    for layer in range(config.num_layers):
+        for group in groups(config):
+            for member in group.members:
+                name = f"{module_name(layer, member.name)}.weight"
+                shapes[name] = (member.stop - member.start, group.in_size)
+    return shapes
+
+
+def stored_as(config: DecoderConfig, kind: str) -> dict[str, StoredTensor]:
+    """Every matrix of a base of this config in a plain kind."""
+    return {
+        name: StoredTensor(shape, kind, shape[0] * shape[1] * _BITS[kind] // 8)
+        for name, shape in matrix_shapes(config).items()
+    }
+
+
+def _of_folder(ref: str, files: HeaderFiles) -> BaseHeader:
+    folder = files.path
+    values = _read_json(folder / "config.json")
+    config = config_from_hf(values)
+    listed: dict[str, Any] = dict(files.headers)
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if index.exists():
+        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+    for name in names:
+        if (folder / name).exists():
+            listed |= read_safetensors_header(folder / name)[1]
+    tensors = {name: _from_safetensors(entry) for name, entry in listed.items()}
+    whole = not files.headers and all((folder / name).exists() for name in names)
+    if not whole and not files.headers:
+        tensors = stored_as(config, _kind_of_config(values)) | tensors
+    fetch = 0 if whole else sum(tensor.size_bytes for tensor in tensors.values())
+    return BaseHeader(ref, config, tensors, False, folder, fetch)
+
+
+def _from_safetensors(entry: Mapping[str, Any]) -> StoredTensor:
+    first, last = entry["data_offsets"]
+    return StoredTensor(tuple(entry["shape"]), entry["dtype"], last - first)
+
+
+def _kind_of_config(values: Mapping[str, Any]) -> str:
+    named = str(values.get("dtype") or values.get("torch_dtype") or "float32")
+    kinds = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+    if named not in kinds:
+        raise WeightsError(f"the base's config says its numbers are {named}; expected {', '.join(kinds)}")
+    return kinds[named]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}, not an object")
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read as JSON: {error}; fetch the base again") from error
+    return values
+
+
+def _of_gguf(ref: str, path: Path) -> BaseHeader:
+    file = GgufFile(path, header_only=True)
+    stored = {name: file.info(name) for name in file.names()}
+    tensors = {name: StoredTensor(one.shape[::-1], one.kind, one.size_bytes) for name, one in stored.items()}
+    fetch = 0 if file.is_whole else sum(tensor.size_bytes for tensor in tensors.values())
+    return BaseHeader(ref, config_from_gguf(file), tensors, True, path, fetch)

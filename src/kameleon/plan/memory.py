@@ -1,0 +1,161 @@
+"""Peak memory of a training run, part by part: what `training/step.py` and the operators keep, added up.
+
+Peak means resident (VmHWM on Linux), the mapped pages of the base included; the system can drop those when memory is
+short, so what is private is told beside it. The sums hold for the kernels; the reference path keeps several times more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from kameleon.model import DecoderConfig, groups, module_name
+from kameleon.ops import KINDS, LOGITS_BYTES, multiplies, runs, tile_bytes
+from kameleon.plan.counts import trainable_parameters
+from kameleon.plan.header import BaseHeader, matrix_shapes
+from kameleon.plan.workload import Pass
+from kameleon.settings import Recipe, Watch
+from kameleon.training import lowest_layer
+
+_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_NUMBER_BYTES = 4  # of A, B, their gradient and AdamW's two averages
+# Freed blocks are kept, and of many sizes they leave holes: measured on three shapes, 0.13 to 0.33 of what is stored.
+_HOLES = 0.2
+# Of a process with everything imported, where the system does not say what this one holds.
+_PROCESS_BYTES = 300 << 20
+_PANEL_BYTES = 8 << 20  # unpacked at a time by Kameleon's own products (native/gemm.cpp)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by part at the peak."""
+
+    base_mapped: int
+    base_private: int
+    adapters: int
+    optimiser: int
+    activations: int
+    logits_chunk: int
+    unpack_buffers: int
+    interpreter_and_libraries: int
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.private_bytes + self.base_mapped
+
+    @property
+    def private_bytes(self) -> int:
+        """All but the pages of the base's file, which other processes share and the system can drop."""
+        return sum(vars(self).values()) - self.base_mapped
+
+
+def training_memory(
+    header: BaseHeader, recipe: Recipe, watch: Watch, largest: Pass, dtype: torch.dtype, process_bytes: int
+) -> Memory:
+    """What a run holds at its peak, in compute type `dtype`; `process_bytes` is what a process holds before it."""
+    config, numbers = header.config, trainable_parameters(header.config, recipe)
+    return Memory(
+        base_mapped=header.size_bytes,
+        base_private=copied_bytes(header, dtype),
+        adapters=_NUMBER_BYTES * numbers,
+        optimiser=3 * _NUMBER_BYTES * numbers,
+        activations=_activation_bytes(config, recipe, watch, largest, dtype.itemsize),
+        logits_chunk=min(largest.scored * config.vocab_size, LOGITS_BYTES // 4) * dtype.itemsize,
+        unpack_buffers=_unpack_bytes(header, dtype),
+        interpreter_and_libraries=process_bytes,
+    )
+
+
+def _is_packed(kind: str) -> bool:
+    return kind not in _PLAIN and kind in KINDS
+
+
+def copied_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
+    """Copies of matrices that are not multiplied as they lie in the file (see `ops.prepare`)."""
+    if multiplies(dtype):
+        return 0
+    config, copied = header.config, 0
+    joined = [
+        [f"{module_name(layer, member.name)}.weight" for member in group.members]
+        for layer in range(config.num_layers)
+        for group in groups(config)
+    ]
+    inner = {name for names in joined for name in names}
+    for names in (*joined, *([name] for name in matrix_shapes(config) if name not in inner)):
+        kinds = [header.tensors[name].kind for name in names]
+        stays = [(_is_packed(kind) and runs(torch.empty(0, dtype=dtype))) for kind in kinds]
+        together = len(names) > 1 and not any(stays)
+        for name, kind, packed in zip(names, kinds, stays, strict=True):
+            if not packed and (together or _PLAIN.get(kind) != dtype):
+                rows, columns = header.tensors[name].shape
+                copied += rows * columns * dtype.itemsize
+    return copied
+
+
+def _activation_bytes(config: DecoderConfig, recipe: Recipe, watch: Watch, largest: Pass, itemsize: int) -> int:
+    """What the layers keep for the backward pass, what one of them makes in between, and attention's work space."""
+    stored = config.num_layers - lowest_layer(config, recipe)
+    layer = _layer_bytes(config, recipe, itemsize)
+    between = itemsize * (4 * config.intermediate_size + 2 * config.hidden_size)
+    if watch.checkpoint_layers:
+        kept = (stored + 1) * itemsize * config.hidden_size + layer
+    else:
+        kept = int((1 + _HOLES) * stored * layer)
+    return largest.tokens * (kept + between) + _attention_bytes(config, largest)
+
+
+def _layer_bytes(config: DecoderConfig, recipe: Recipe, itemsize: int) -> int:
+    """Of one layer and token: input, q/k/v, attention's output and log-sum-exp, middle state, gate/up, and x Aᵀ."""
+    heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    qkv = heads + 2 * kv + (heads + kv if config.qk_norm else 0)
+    ranks = recipe.rank * trainable_modules_per_layer(config, recipe)
+    numbers = config.hidden_size + qkv + heads + config.hidden_size + 2 * config.intermediate_size + ranks
+    return itemsize * numbers + 4 * config.num_heads
+
+
+def trainable_modules_per_layer(config: DecoderConfig, recipe: Recipe) -> int:
+    """How many projections of an adapted layer get a side path."""
+    if recipe.targets == "all-linear":
+        return sum(len(group.members) for group in groups(config))
+    return len(recipe.targets.split(","))
+
+
+def _attention_bytes(config: DecoderConfig, largest: Pass) -> int:
+    """The fp32 copies that attention's kernels make and keep, forward and backward (native/attention.cpp)."""
+    heads, kv = config.num_heads, config.num_kv_heads
+    rows = largest.tokens * (heads + 3 * kv) + largest.tokens * (3 * heads + 4 * kv) + 2 * heads * largest.seen
+    return 4 * config.head_dim * rows
+
+
+def _unpack_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
+    """The largest piece of a packed matrix that exists unpacked."""
+    if multiplies(dtype):
+        return _PANEL_BYTES
+    packed = [tensor.shape for tensor in header.tensors.values() if _is_packed(tensor.kind) and len(tensor.shape) == 2]
+    return max((tile_bytes(rows, columns, dtype) for rows, columns in packed), default=0)
+
+
+def process_bytes() -> int:
+    """What this process holds now, the mapped files of bases left out."""
+    path = Path("/proc/self/smaps")
+    if not path.exists():
+        return _PROCESS_BYTES
+    held, counts = 0, True
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):  # the head of a mapping: addresses, rights, …, file
+            counts = not line.endswith((".gguf", ".safetensors"))
+        elif words[0] == "Rss:" and counts:
+            held += int(words[1]) * 1024
+    return held
+
+
+def available_memory_bytes() -> int | None:
+    """What new processes can hold without swapping; None where the system does not say."""
+    path = Path("/proc/meminfo")
+    if not path.exists():
+        return None
+    found = [line.split() for line in path.read_text().splitlines() if line.startswith("MemAvailable:")]
+    return int(found[0][1]) * 1024 if found else None

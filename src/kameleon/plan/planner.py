@@ -1,0 +1,195 @@
+"""A plan: what a run will need and take with the settings given, or with the fastest that fit a budget of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from kameleon.errors import SettingError
+from kameleon.ops import kernels, measure_compute_type
+from kameleon.plan.calibration import calibrate
+from kameleon.plan.counts import adapter_bytes, trainable_parameters
+from kameleon.plan.header import BaseHeader
+from kameleon.plan.memory import Memory, training_memory
+from kameleon.plan.workload import Workload
+from kameleon.settings import Recipe, Watch
+from kameleon.training import Forecast
+
+# Chosen settings leave so much of the budget free: half of what the sums may be wrong by (docs/structures.md).
+_SPARE = 0.05
+_LEAST_MICRO_BATCH_TOKENS = 128
+_SHOWN_CHEAPER = 4
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to run, and what it takes; `seconds` of the whole run, looks included."""
+
+    watch: Watch
+    quantize: str | None
+    memory: Memory
+    seconds: float
+    minutes_per_epoch: float
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the planner decides about."""
+        return {
+            "micro_batch_tokens": self.watch.micro_batch_tokens,
+            "checkpoint_layers": self.watch.checkpoint_layers,
+            "quantize": self.quantize,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was chosen, and why; `cheaper` need less memory, the next one first."""
+
+    header: BaseHeader
+    recipe: Recipe
+    workload: Workload
+    dtype: torch.dtype
+    chosen: Option
+    cheaper: tuple[Option, ...]
+    why: tuple[str, ...]
+    memory_bytes: int | None
+
+    @property
+    def forecast(self) -> Forecast:
+        """For the run to be compared with."""
+        return Forecast(self.chosen.memory.peak_bytes, self.chosen.seconds / self.workload.steps)
+
+    @property
+    def trainable_parameters(self) -> int:
+        return trainable_parameters(self.header.config, self.recipe)
+
+    @property
+    def adapter_bytes(self) -> int:
+        return adapter_bytes(self.header.config, self.recipe)
+
+    @property
+    def disk_bytes(self) -> dict[str, int]:
+        """What will be written: what is still to be fetched, the packed copy, the adapter twice (its best look, and on
+        the shelf), and a checkpoint with AdamW's averages.
+        """
+        packed = self.header.in_nf4().cache_bytes if self.chosen.quantize else 0
+        return {
+            "fetch": self.header.fetch_bytes,
+            "cache": packed,
+            "adapter": 2 * self.adapter_bytes,
+            "checkpoint": 3 * self.adapter_bytes,
+        }
+
+
+def make_plan(
+    header: BaseHeader,
+    workload: Callable[[Watch], Workload],
+    recipe: Recipe,
+    watch: Watch,
+    process_bytes: int,
+    memory_bytes: int | None = None,
+    quantize: str | None = None,
+    may_quantize: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Plan:
+    """Plan a run on the base of `header`, which is packed already if `quantize` says so.
+
+    Without `memory_bytes` the settings stay as they are. With it, the fastest that fit are chosen: `watch`'s
+    micro_batch_tokens and checkpoint_layers where they stand at their defaults, and NF4 if `may_quantize` and nothing
+    fits otherwise. `workload` lays a run out for a Watch; `process_bytes` is what the process holds before the run.
+    Raises SettingError, naming the smallest that would do, when nothing fits.
+    """
+    dtype = dtype or measure_compute_type().dtype
+    works: dict[int, Workload] = {}
+
+    def work_of(watch: Watch) -> Workload:
+        if watch.micro_batch_tokens not in works:
+            works[watch.micro_batch_tokens] = workload(watch)
+        return works[watch.micro_batch_tokens]
+
+    def option(header: BaseHeader, watch: Watch, quantize: str | None) -> Option:
+        work = work_of(watch)
+        tokens = work_of(given).largest.tokens
+        rates = calibrate(header, recipe.rank, recipe.targets, dtype, tokens)
+        seconds = rates.run_seconds(header, recipe, watch, work)
+        memory = training_memory(header, recipe, watch, work.largest, dtype, process_bytes)
+        return Option(watch, quantize, memory, seconds, seconds / work.steps * work.steps_per_epoch / 60)
+
+    given = watch
+    options = [option(header, one, quantize) for one in _choices(watch)]
+    budget = None if memory_bytes is None else int(memory_bytes * (1 - _SPARE))
+    why: list[str] = []
+    if kernels().level is None:
+        why.append("the reference path runs here, which is slower and holds several times more than this plan says")
+    if budget is None:
+        chosen = next(one for one in options if one.watch == given)
+    else:
+        fitting = [one for one in options if one.memory.peak_bytes <= budget]
+        if not fitting and may_quantize and quantize is None and not header.packed_file:
+            packed = header.in_nf4()
+            why.append(f"nf4: as it is stored the base needs at least {_gb(min(o.memory.peak_bytes for o in options))}")
+            options = [option(packed, one, "nf4") for one in _choices(watch)]
+            fitting = [one for one in options if one.memory.peak_bytes <= budget]
+        if not fitting:
+            least = min(options, key=lambda one: one.memory.peak_bytes)
+            raise SettingError(
+                f"{_gb(memory_bytes or 0)} are not enough: the least that {header.name} trains in here is "
+                f"{_gb(least.memory.peak_bytes / (1 - _SPARE))}, with {_words(least)}, "
+                f"{_gb(least.memory.base_mapped)} of it the base; give more, or take shorter rows (max_row_tokens), "
+                "a lower rank, or a smaller base"
+            )
+        chosen = min(fitting, key=lambda one: one.seconds)
+        why += _reasons(chosen, given, options, budget)
+    shown = header.in_nf4() if chosen.quantize and not quantize else header
+    work = work_of(chosen.watch)
+    return Plan(shown, recipe, work, dtype, chosen, _cheaper(chosen, options), tuple(why), memory_bytes)
+
+
+def _choices(watch: Watch) -> list[Watch]:
+    """Watches with what may be chosen: values that stand at their defaults are free, others were set."""
+    defaults = Watch()
+    sizes = [watch.micro_batch_tokens]
+    while watch.micro_batch_tokens == defaults.micro_batch_tokens and sizes[-1] > _LEAST_MICRO_BATCH_TOKENS:
+        sizes.append(sizes[-1] // 2)
+    again = [True] if watch.checkpoint_layers else [False, True]
+    return [replace(watch, micro_batch_tokens=size, checkpoint_layers=one) for one in again for size in sizes]
+
+
+def _cheaper(chosen: Option, options: Sequence[Option]) -> tuple[Option, ...]:
+    """Those that need less memory than what was chosen, without any that another beats in both memory and time."""
+    less = sorted(
+        (one for one in options if one.memory.peak_bytes < chosen.memory.peak_bytes),
+        key=lambda one: (one.memory.peak_bytes, one.seconds),
+    )
+    kept: list[Option] = []
+    for one in less:  # from the least memory on: more of it must buy time
+        while kept and one.memory.peak_bytes == kept[-1].memory.peak_bytes and one.seconds < kept[-1].seconds:
+            kept.pop()
+        if not kept or one.seconds < kept[-1].seconds:
+            kept.append(one)
+    return tuple(reversed(kept))[:_SHOWN_CHEAPER]
+
+
+def _reasons(chosen: Option, given: Watch, options: Sequence[Option], budget: int) -> list[str]:
+    """Why what was chosen differs from what was given."""
+    as_given = next((one for one in options if one.watch == given), None)
+    if as_given is None or chosen is as_given:
+        return [f"{_words(chosen)}: the fastest of what fits"]
+    over = as_given.memory.peak_bytes > budget
+    because = (
+        f"{_words(as_given)} needs {_gb(as_given.memory.peak_bytes)}" if over else f"faster than {_words(as_given)}"
+    )
+    return [f"{_words(chosen)}: the fastest of what fits; {because}"]
+
+
+def _words(option: Option) -> str:
+    again = "layers computed again" if option.watch.checkpoint_layers else "layers stored"
+    packed = f", {option.quantize}" if option.quantize else ""
+    return f"{option.watch.micro_batch_tokens} tokens a pass, {again}{packed}"
+
+
+def _gb(size_bytes: float) -> str:
+    return f"{size_bytes / 1e9:.2f} GB"

@@ -1,0 +1,145 @@
+"""Copies of weight files in which some matrices have other numbers; everything else keeps its bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import shutil
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from torch import Tensor
+
+from kameleon.errors import SettingError, WeightsError
+from kameleon.home import atomic_folder, atomic_write
+from kameleon.weights.gguf_file import GgufFile, hf_name
+from kameleon.weights.gguf_header import TensorInfo
+from kameleon.weights.safetensors_folder import SafetensorsFolder
+
+Fresh = Mapping[str, Callable[[], Tensor]]
+"""What makes the fp32 matrix that takes a tensor's place, by its Hugging Face name."""
+
+WRITABLE = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
+"""Kinds of GGUF blocks that the `gguf` package can make out of numbers."""
+
+_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".index.json")
+_FILE_TYPE, _UINT32 = "general.file_type", 4
+
+
+def as_stored(tensor: Tensor, kind: str) -> bytes:
+    """An fp32 matrix [rows, columns] in one of `WRITABLE`; rows are whole blocks."""
+    if kind in _TYPES:
+        return _bytes(tensor.to(_TYPES[kind]))
+    return gguf.quantize(tensor.contiguous().numpy(), gguf.GGMLQuantizationType[kind]).tobytes()
+
+
+def read_stored(stored: bytes, kind: str, shape: tuple[int, ...]) -> Tensor:
+    """What `as_stored` wrote, as fp32."""
+    if kind in _TYPES:
+        return torch.frombuffer(bytearray(stored), dtype=_TYPES[kind]).view(shape).float()
+    rows = np.frombuffer(stored, np.uint8).reshape(shape[0], -1)
+    return torch.from_numpy(gguf.dequantize(rows, gguf.GGMLQuantizationType[kind])).view(shape)
+
+
+def copy_folder(source: SafetensorsFolder, target: Path, fresh: Fresh) -> None:
+    """The whole model, sharded as `source` is, in a new folder that is there complete or not at all.
+
+    Changed tensors are rounded once to their own type. Everything beside the weights (config, tokenizer, template,
+    licence) is copied. Raises WeightsError for a type that cannot be written, SettingError when the disk is too small.
+    """
+    shards = source.shards
+    beside = [f for f in source.path.iterdir() if f.is_file() and not f.name.startswith(".")]
+    beside = [f for f in beside if f.name.endswith("safetensors.index.json") or not f.name.endswith(_WEIGHTS)]
+    check_space(target, sum(f.stat().st_size for f in [*shards, *beside]))
+    with atomic_folder(target) as folder:
+        for shard in shards:
+            with (folder / shard.name).open("wb") as file:
+                for piece in _shard_pieces(shard, fresh):
+                    file.write(piece)
+        for file in beside:
+            shutil.copyfile(file, folder / file.name)
+
+
+def _shard_pieces(shard: Path, fresh: Fresh) -> Iterator[bytes | memoryview]:
+    """The file's bytes from first to last; shapes and types stay, so its header does too."""
+    with shard.open("rb") as file:
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    start = 8 + int.from_bytes(data[:8], "little")
+    yield data[:start]
+    header: dict[str, Any] = json.loads(bytes(data[8:start]))
+    header.pop("__metadata__", None)
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        first, last = entry["data_offsets"]
+        if name not in fresh:
+            yield data[start + first : start + last]
+        elif entry["dtype"] not in _TYPES:
+            raise WeightsError(f"{name} in {shard} is stored as {entry['dtype']}, which cannot be written here")
+        else:
+            yield _bytes(fresh[name]().to(_TYPES[entry["dtype"]]))
+
+
+def copy_gguf(source: GgufFile, target: Path, kind: str, fresh: Fresh) -> None:
+    """One `.gguf` file, complete or not at all: changed matrices in `kind`, all else with the bytes it has.
+
+    The metadata is copied as it is, apart from the file's kind and what says that it was split.
+    Raises SettingError for a kind that cannot be written, or when the disk is too small.
+    """
+    plans: list[tuple[TensorInfo, str, int]] = []  # each tensor, its kind and its size in the copy
+    for tensor, _ in source.stored_tensors:
+        stays = hf_name(tensor.name) not in fresh
+        plans.append((tensor, tensor.kind, tensor.size_bytes) if stays else _plan(tensor, kind))
+    check_space(target, sum(size for _, _, size in plans))
+    header, header_bytes = source.first_header
+    keys = {key: bytes(header_bytes[span]) for key, span in header.spans.items() if not key.startswith("split.")}
+    if _FILE_TYPE in keys:
+        name = "ALL_F32" if kind == "F32" else f"MOSTLY_{kind}"
+        keys[_FILE_TYPE] = _text(_FILE_TYPE) + struct.pack("<II", _UINT32, gguf.LlamaFileType[name])
+    begin = b"GGUF" + struct.pack("<IQQ", 3, len(plans), len(keys)) + b"".join(keys.values())
+    at = 0
+    for tensor, stored_kind, size in plans:
+        code, dims = gguf.GGMLQuantizationType[stored_kind], len(tensor.shape)
+        begin += _text(tensor.name) + struct.pack(f"<I{dims}QIQ", dims, *tensor.shape, code, at)
+        at = _aligned(at + size, header.alignment)
+    with atomic_write(target) as file:
+        file.write(begin.ljust(_aligned(len(begin), header.alignment), b"\0"))
+        for (tensor, data), (_, stored_kind, size) in zip(source.stored_tensors, plans, strict=True):
+            name = hf_name(tensor.name)
+            file.write(as_stored(source.stored_order(name, fresh[name]()), stored_kind) if name in fresh else data)
+            file.write(b"\0" * (_aligned(size, header.alignment) - size))
+
+
+def _plan(tensor: TensorInfo, kind: str) -> tuple[TensorInfo, str, int]:
+    if kind not in WRITABLE:
+        raise SettingError(f"kind is {kind!r}; it must be one of {', '.join(WRITABLE)}")
+    block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    if tensor.shape[0] % block:
+        raise SettingError(f"{tensor.name} has rows of {tensor.shape[0]} numbers, not whole {kind} blocks of {block}")
+    return tensor, kind, math.prod(tensor.shape) // block * block_bytes
+
+
+def check_space(target: Path, size_bytes: int) -> None:
+    """Raise SettingError unless the disk on which `target` will lie has room for `size_bytes`."""
+    place = next(folder for folder in target.absolute().parents if folder.exists())
+    free = shutil.disk_usage(place).free
+    if size_bytes > free:
+        raise SettingError(f"{target} needs {size_bytes / 1e6:,.0f} MB; its disk has {free / 1e6:,.0f} MB free")
+
+
+def _text(text: str) -> bytes:
+    encoded = text.encode()
+    return struct.pack("<Q", len(encoded)) + encoded
+
+
+def _aligned(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,62 @@
+"""What a base's file says about itself: values by key, each checked to be what is expected of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from kameleon.errors import WeightsError
+
+T = TypeVar("T", bound=int | float | bool | str)
+Default = TypeVar("Default")
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+class Metadata(dict[str, Any]):
+    """Metadata of the file `where`. Its methods raise WeightsError, which names the key, for a value that is
+    missing or of another type; None counts as missing, as it does in JSON."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        super().__init__(values)
+        self.where = where
+
+    def need(self, key: str, kind: type[T]) -> T:
+        """The value of a key that must be there."""
+        if super().get(key) is None:
+            raise WeightsError(f"{self.where} lacks the metadata {key}; fetch the base again")
+        return self._checked(key, self[key], kind)
+
+    def find(self, key: str, kind: type[T], default: Default) -> T | Default:
+        """The value of `key`, or `default` where there is none."""
+        return default if super().get(key) is None else self._checked(key, self[key], kind)
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """A count that must be at least 1; it may be missing if there is a `default`."""
+        value = self.need(key, int) if default is None else self.find(key, int, default)
+        if value < 1:
+            raise WeightsError(f"{key} in {self.where} is {value}; it must be at least 1")
+        return value
+
+    def row(self, key: str, kind: type[T], length: int | None = None) -> list[T]:
+        """A list that must be there, all of one type, and of `length` if one is given."""
+        values = super().get(key)
+        if values is None:
+            raise WeightsError(f"{self.where} lacks the metadata {key}; fetch the base again")
+        if not isinstance(values, list):
+            raise WeightsError(f"{key} in {self.where} is {_shown(values)}; it must be a list")
+        if length is not None and len(values) != length:
+            raise WeightsError(f"{key} in {self.where} has {len(values):,} values; it must have {length:,}")
+        return [self._checked(key, value, kind) for value in values]
+
+    def _checked(self, key: str, value: Any, kind: type[T]) -> T:
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
+            raise WeightsError(f"{key} in {self.where} is {_shown(value)}; it must be {_WORDS[kind]}")
+        return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"

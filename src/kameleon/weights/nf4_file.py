@@ -1,0 +1,95 @@
+"""A base in Hugging Face layout with its matrices in NF4: packed once into a file of the cache, then mapped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from kameleon.errors import WeightsError
+from kameleon.home import atomic_write, cache_dir
+from kameleon.ops import Matrix, Packed, nf4
+from kameleon.weights.files import Progress, WeightFile
+from kameleon.weights.safetensors_folder import SafetensorsFolder
+
+_PACKED_AT_ONCE = 2 << 20  # numbers
+
+
+class Nf4File(WeightFile):
+    """`source` seen through NF4. Vectors, and matrices whose rows are not whole blocks of 64, stay as they are.
+
+    The packed copy lies in the cache by the source's fingerprint; it is a quarter as large as the source in bf16.
+    Raises WeightsError for numbers that are not finite.
+    """
+
+    def __init__(self, source: SafetensorsFolder, on_progress: Progress | None = None) -> None:
+        self.path, self._source = source.path, source
+        self.packed_path = cache_dir() / "nf4" / f"{source.fingerprint().removeprefix('sha256:')[:32]}.safetensors"
+        if not self.packed_path.exists():
+            self._pack(on_progress)
+        try:
+            self._packed = safe_open(self.packed_path, "pt")
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{self.packed_path} is damaged: {error}; delete it, and it is made anew") from error
+
+    def names(self) -> Sequence[str]:
+        return self._source.names()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._source.shape(name)
+
+    def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
+        if name not in self.names() or self.shape(name) != shape or not _fits(shape):
+            return self._source.matrix(name, shape)
+        return Packed("NF4", self._packed.get_tensor(name), shape[1])
+
+    def fingerprint(self) -> str:
+        """That of the source, marked: the packed numbers follow from it."""
+        return f"nf4:{self._source.fingerprint()}"
+
+    def hashed_again(self) -> str:
+        return f"nf4:{self._source.hashed_again()}"
+
+    def _read(self, name: str) -> Tensor:
+        return self._source.tensor(name)
+
+    def _files(self) -> list[Path]:
+        return self._source._files()
+
+    def _stored(self) -> Iterable[tuple[str, Sequence[int], str, memoryview]]:
+        return self._source._stored()
+
+    def _pack(self, on_progress: Progress | None) -> None:
+        """A few rows at a time of one matrix after another: what packing makes of them is several times as large."""
+        names = [name for name in self.names() if len(self.shape(name)) == 2 and _fits(self.shape(name))]
+        header, at = {}, 0
+        for name in names:
+            rows, columns = self.shape(name)
+            size = rows * nf4.row_bytes(columns)
+            shape = [rows, nf4.row_bytes(columns)]
+            header[name] = {"dtype": "U8", "shape": shape, "data_offsets": [at, at + size]}
+            at += size
+        self.packed_path.parent.mkdir(parents=True, exist_ok=True)
+        written = json.dumps(header).encode()
+        with atomic_write(self.packed_path) as file:
+            file.write(len(written).to_bytes(8, "little") + written)
+            for done, name in enumerate(names):
+                if on_progress:
+                    on_progress("packing to NF4", done, len(names))
+                # Opened anew for each, so that the pages of those before leave this process.
+                weight = SafetensorsFolder(self.path).tensor(name)
+                for rows in weight.split(max(1, _PACKED_AT_ONCE // weight.shape[1])):
+                    if not rows.isfinite().all():
+                        raise WeightsError(
+                            f"{name} in {self.path} holds numbers that are not finite; fetch the base again"
+                        )
+                    file.write(nf4.pack(rows).numpy().data)
+        if on_progress:
+            on_progress("packing to NF4", len(names), len(names))
+
+
+def _fits(shape: Sequence[int]) -> bool:
+    return shape[1] % nf4.BLOCK == 0

@@ -1,0 +1,155 @@
+"""kameleon adapter: the commands on adapters that are on the shelf."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from fakes import random_adapter
+
+from kameleon.adapters import METHODS, Shelf
+from kameleon.cli import main
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command; returns (exit status, standard output, standard error)."""
+
+    def command(*words):
+        status = 0
+        try:
+            main([str(word) for word in words])
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def shelf(tiny):
+    """A shelf with two adapters of the tiny base."""
+    shelf = Shelf()
+    for seed, name in enumerate(("law", "code")):
+        shelf.save(random_adapter(tiny.base, name, seed=seed))
+    return shelf
+
+
+def document(answer):
+    status, out, err = answer
+    assert status == 0, err
+    return json.loads(out)
+
+
+def test_combine_puts_a_new_adapter_with_its_parents_on_the_shelf(run, shelf):
+    found = document(run("adapter", "combine", "law=0.5", "code=-2", "--name", "both", "--json"))
+    assert found["ranks"] == [8]
+    parents = shelf.load("both").card.parents
+    assert [(p.name, p.weight, p.method) for p in parents] == [("law", 0.5, "combine cat"), ("code", -2, "combine cat")]
+    status, _, err = run("adapter", "combine", "law", "--name", "both")
+    assert status == 2
+    assert "--overwrite" in err
+    assert run("adapter", "combine", "law", "--name", "both", "--overwrite")[0] == 0
+    assert "must be a number" in run("adapter", "combine", "law=x", "--name", "other")[2]
+
+
+def test_every_method_of_the_function_is_one_of_the_command():
+    from kameleon.cli import arithmetic
+
+    assert set(arithmetic.Method.__args__) == set(METHODS)
+
+
+def test_resize_reports_the_error_of_each_module(run, shelf):
+    found = document(run("adapter", "resize", "law", "--rank", "2", "--name", "small", "--json"))
+    assert found["ranks"] == [2]
+    assert 0 < found["error"] < 1
+    assert found["kept"].keys() == shelf.load("law").modules.keys()
+
+
+def test_extract_from_a_full_fine_tune(run, tmp_path, tiny_folder, tiny):
+    from tiny import reference_model
+
+    model = reference_model("llama tied")
+    model.model.layers[0].mlp.up_proj.weight.data[:, 0] += 1
+    model.model.norm.weight.data += 1
+    model.save_pretrained(tmp_path / "tuned")
+    words = ("extract", tmp_path / "tuned", "--base", tiny_folder, "--error", "0.01", "--name", "got", "--json")
+    answer = run("adapter", *words)
+    found = document(answer)
+    assert found["ranks"] == [1]
+    assert found["left_out"].keys() == {"model.norm.weight"}
+    assert "not in the adapter: model.norm.weight" in answer[2]
+
+
+def test_diff_compares_module_by_module(run, shelf):
+    found = document(run("adapter", "diff", "law", "code", "--json"))
+    assert found.keys() == shelf.load("law").modules.keys()
+    status, out, _ = run("adapter", "diff", "law", "law")
+    assert status == 0
+    assert "0–0°" in out
+
+
+def test_show_tells_the_rank_that_holds_the_change_and_draws_it(run, shelf, tmp_path):
+    found = document(run("adapter", "show", "law", "--picture", tmp_path / "law.png", "--json"))
+    assert found["ranks"] == [4]
+    assert found["effective_rank"] == 4
+    assert len(found["spectra"]["model.layers.0.mlp.up_proj"]["singular_values"]) == 4
+    assert (tmp_path / "law.png").read_bytes().startswith(b"\x89PNG")
+    _, out, _ = run("adapter", "show", "law")
+    assert "rank 4 trained, 90 % of the change lies in rank 4" in out
+    assert "█" in out
+
+
+def test_merge_writes_a_full_model_and_reports_the_gap(run, shelf, tmp_path, tiny_folder):
+    found = document(run("adapter", "merge", "law", "--base", tiny_folder, "--out", tmp_path / "full", "--json"))
+    assert found["survived"] > 0.99
+    assert found["logit_gap_max"] < found["logits_moved_max"]
+    assert (tmp_path / "full" / "model.safetensors").exists()
+    status, out, _ = run("adapter", "merge", "law", "--base", tiny_folder, "--out", tmp_path / "other")
+    assert (status, "survived of the change" in out) == (0, True)
+
+
+def test_verify_lists_every_check_and_ends_with_its_answer(run, shelf, tiny, tiny_folder):
+    found = document(run("adapter", "verify", "law", "--base", tiny_folder, "--json"))
+    assert found["live"] is True
+    assert {check["what"] for check in found["checks"]} >= {"names and shapes", "base untouched", "logits move"}
+    dead = {m: replace(f, b=f.b * 0) for m, f in random_adapter(tiny.base, "dead").modules.items()}
+    shelf.save(replace(random_adapter(tiny.base, "dead"), modules=dead))
+    status, out, _ = run("adapter", "verify", "dead", "--base", tiny_folder)
+    assert status == 1
+    assert "model.layers.0.mlp.up_proj" in out
+    (shelf.path("law") / "adapter_model.safetensors").write_bytes(b"")
+    status, _, err = run("adapter", "verify", "law", "--base", tiny_folder)
+    assert status == 2
+    assert "damaged or was changed" in " ".join(err.split())
+
+
+def test_history_rollback_and_remove_which_asks(run, shelf, tiny, monkeypatch):
+    first = shelf.load("law").fingerprint
+    shelf.save(random_adapter(tiny.base, "law", seed=5))
+    found = document(run("adapter", "history", "law", "--json"))
+    assert [(e["version"], e["current"]) for e in found] == [(1, False), (2, True)]
+    assert run("adapter", "rollback", "law")[0] == 0
+    assert shelf.load("law").fingerprint == first
+    assert run("adapter", "rollback", "law", "2")[0] == 0
+    assert run("adapter", "rollback", "law", "7")[0] == 2
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    assert run("adapter", "remove", "law")[0] == 1
+    assert shelf.has("law")
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    assert run("adapter", "remove", "law")[0] == 0
+    assert not shelf.has("law")
+
+
+@pytest.mark.parametrize(("to", "place"), [("peft", "law"), ("gguf", "law.gguf")])
+def test_export_and_import_come_back_with_the_base_in_the_card(to, place, run, shelf, tmp_path, tiny, tiny_folder):
+    words = ("--to", to, "--out", tmp_path / place, "--base", tiny_folder)
+    assert run("adapter", "export", "law", *words)[0] == 0
+    assert run("adapter", "export", "law", *words)[0] == 2  # there already
+    status, _, err = run("adapter", "import", tmp_path / place, "--name", "back", "--base", tiny_folder)
+    assert status == 0, err
+    assert shelf.load("back").card.base_fingerprint == tiny.base.fingerprint
+    assert run("adapter", "import", tmp_path / place, "--name", "back", "--base", tiny_folder)[0] == 2
+    for name, factors in shelf.load("law").modules.items():
+        torch.testing.assert_close(shelf.load("back").modules[name].delta(), factors.delta())

@@ -1,0 +1,107 @@
+"""kameleon plan and train --memory, as a person or a script meets them."""
+
+import json
+
+import pytest
+
+from kameleon.cli import main
+from kameleon.plan import Memory
+from kameleon.settings import parse_bytes
+
+
+@pytest.fixture
+def run(capsys, tiny_folder):
+    def command(*words):
+        status = 0
+        try:
+            main([*map(str, words), "--base", str(tiny_folder)])
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        captured = capsys.readouterr()
+        return status, captured.out, " ".join(captured.err.split())
+
+    return command
+
+
+@pytest.fixture
+def few_common_bases(monkeypatch):
+    """Their speed is measured on a large shape, which takes seconds."""
+    from kameleon.plan import common_bases
+    from kameleon.plan.calibration import Line, Rates
+
+    rates = Rates(Line(0, 1e-4), Line(0, 4e-4), 1e-4, 1e-9, 2e-9, Line(0, 1e-4), Line(0, 2e-4), 100, 1e-10)
+    monkeypatch.setitem(common_bases.__globals__, "calibrate", lambda *_: rates)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    made = [{"prompt": f"What comes after {i}?", "completion": f"{i + 1}"} for i in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    return path
+
+
+def test_a_plan_tells_memory_time_disk_counts_and_bases(run, rows, few_common_bases):
+    status, out, _ = run("plan", "--data", rows, "--rank", "4", "--memory", "40GB", "--json")
+    assert status == 0
+    plan = json.loads(out)
+    needed = {"peak_bytes", "minutes_per_epoch", "trainable_parameters", "adapter_bytes", "parts", "settings"}
+    assert needed <= plan.keys()
+    assert plan["parts"].keys() == Memory.__dataclass_fields__.keys()
+    assert plan["peak_bytes"] == sum(plan["parts"].values())
+    assert plan["settings"].keys() == {"micro_batch_tokens", "checkpoint_layers", "quantize"}
+    assert plan["minutes_per_epoch"] > 0
+    assert plan["fits"] is True
+    assert plan["parameters_by_targets_and_rank"]["all-linear"]["4"] == plan["trainable_parameters"]
+    fits = {one["name"]: one["fits"] for one in plan["bases"]}
+    assert fits["SmolLM2 135M"]
+    assert not fits["Qwen2.5 72B"]
+    assert all(one["seconds_per_1000_tokens"] > 0 for one in plan["bases"])
+
+
+def test_a_plan_for_a_person_names_the_parts_and_the_next_cheaper(run, few_common_bases):
+    status, out, _ = run("plan")
+    assert status == 0
+    for said in ("1,000 rows of 512 tokens", "interpreter and libraries", "cheaper in memory", "Llama 3.1 8B"):
+        assert said in out
+
+
+def test_train_stays_inside_a_budget_or_says_what_would_do(run, rows):
+    status, _, err = run("train", "--data", rows, "--name", "x", "--memory", "30MB")
+    assert status == 2
+    assert "error: 0.03 GB are not enough: the least that" in err
+    status, out, err = run("train", "--data", rows, "--name", "x", "--memory", "40GB", "--rows-per-step", "8", "--json")
+    assert status == 0
+    assert "plan: peak" in err
+    trained = json.loads(out)
+    assert trained["predicted"].keys() == {"peak_bytes", "seconds"}
+    assert trained["peak_bytes"] > 0
+
+
+def test_a_finished_run_is_compared_with_its_plan_in_one_line(run, rows):
+    status, out, _ = run("train", "--data", rows, "--name", "x", "--rows-per-step", "8")
+    assert status == 0
+    assert "as planned" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("6GB", 6e9),
+        ("512 MiB", 2**29),
+        ("1.5g", None),
+        ("2.5gb", 2.5e9),
+        ("7", 7),
+        ("-1GB", None),
+        ("", None),
+        ("0MB", None),
+    ],
+)
+def test_amounts_of_memory_are_read_with_their_units(text, size):
+    from kameleon.errors import SettingError
+
+    if size is None:
+        with pytest.raises(SettingError, match="is not an amount of memory"):
+            parse_bytes(text)
+    else:
+        assert parse_bytes(text) == size

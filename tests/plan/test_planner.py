@@ -1,0 +1,171 @@
+"""What fits is chosen, what was set is kept, and what a run came to stands beside its plan."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from kameleon import Recipe, Watch
+from kameleon.errors import SettingError
+from kameleon.ops import kernels
+from kameleon.plan import (
+    assumed_workload,
+    calibrate,
+    common_headers,
+    copied_bytes,
+    make_plan,
+    memory,
+    planner,
+    read_base_header,
+    training_memory,
+)
+from kameleon.plan.calibration import Line, Rates
+from kameleon.training import read_log
+
+RECIPE = Recipe(rank=8)
+# Small passes cost a little more, and computing layers again a third.
+RATES = Rates(Line(0.001, 1e-4), Line(0.004, 4e-4), 1e-4, 0.0, 0.0, Line(0, 1e-4), Line(0, 2e-4), 100, 1e-10)
+
+
+@pytest.fixture
+def llama():
+    return next(header for header in common_headers() if header.name == "Llama 3.2 1B")
+
+
+@pytest.fixture
+def plan(llama, monkeypatch):
+    monkeypatch.setattr(planner, "calibrate", lambda *_: RATES)
+    monkeypatch.setattr(memory, "runs", lambda _: True)  # as where kernels unpack
+
+    def make(memory_bytes=None, watch=Watch(), header=llama, **more):  # noqa: B008 (frozen)
+        def work(watch):
+            return assumed_workload(512, 1000, RECIPE, watch)
+
+        return make_plan(header, work, RECIPE, watch, 0, memory_bytes, dtype=torch.bfloat16, **more)
+
+    return make
+
+
+def test_without_a_budget_nothing_is_changed_and_cheaper_ways_are_told(plan):
+    made = plan()
+    assert made.chosen.watch == Watch()
+    peaks = [made.chosen.memory.peak_bytes, *(one.memory.peak_bytes for one in made.cheaper)]
+    assert len(peaks) > 2
+    assert peaks == sorted(peaks, reverse=True)
+    seconds = [made.chosen.seconds, *(one.seconds for one in made.cheaper)]
+    assert seconds == sorted(seconds)
+
+
+def test_of_what_fits_the_fastest_is_chosen_and_the_reason_told(plan):
+    free = plan().chosen.memory.peak_bytes
+    assert plan(2 * free).chosen.watch == Watch()
+    made = plan(int(0.9 * free))
+    assert made.chosen.memory.peak_bytes <= 0.9 * free
+    assert not made.chosen.watch.checkpoint_layers
+    assert made.chosen.watch.micro_batch_tokens < 1024
+    assert "1024 tokens a pass, layers stored needs" in made.why[-1]
+    assert plan(int(0.7 * free)).chosen.watch.checkpoint_layers
+
+
+def test_what_was_set_is_kept(plan):
+    free = plan(watch=Watch(micro_batch_tokens=1000)).chosen.memory.peak_bytes
+    made = plan(int(0.9 * free), Watch(micro_batch_tokens=1000, eval_rows=3))
+    assert made.chosen.watch == Watch(micro_batch_tokens=1000, eval_rows=3, checkpoint_layers=True)
+    assert plan(2 * free, Watch(checkpoint_layers=True)).chosen.watch.checkpoint_layers
+
+
+def test_when_nothing_fits_the_least_that_does_is_named(plan):
+    with pytest.raises(SettingError, match=r"0\.40 GB are not enough: the least .* is (\d\.\d\d) GB") as caught:
+        plan(400_000_000)
+    least = float(str(caught.value).split(" is ")[1].split(" ")[0]) * 1e9
+    assert plan(int(1.01 * least)).chosen.memory.peak_bytes < 1.01 * least
+    with pytest.raises(SettingError):
+        plan(int(0.97 * least))
+
+
+def test_a_folder_that_does_not_fit_is_packed_to_nf4_and_a_gguf_never(plan, llama):
+    folder = dataclasses.replace(llama, tensors=memory_plain(llama), packed_file=False)
+    made = plan(2_000_000_000, header=folder, may_quantize=True)
+    assert made.chosen.quantize == "nf4"
+    assert any("nf4: as it is stored the base needs at least" in reason for reason in made.why)
+    assert made.disk_bytes["cache"] > 500e6
+    assert made.chosen.memory.base_mapped < 0.3 * folder.size_bytes
+    with pytest.raises(SettingError):
+        plan(2_000_000_000, header=folder)
+    assert plan(20_000_000_000, header=folder, may_quantize=True).chosen.quantize is None
+
+
+def memory_plain(header):
+    from kameleon.plan.header import stored_as
+
+    return stored_as(header.config, "BF16")
+
+
+def test_memory_grows_with_what_it_is_made_of(llama):
+    def parts(recipe=RECIPE, watch=Watch(), rows=2):  # noqa: B008 (frozen)
+        largest = assumed_workload(512, 1000, dataclasses.replace(recipe, rows_per_step=rows), watch).largest
+        return training_memory(llama, recipe, watch, largest, torch.bfloat16, 10**8)
+
+    usual = parts()
+    assert usual.peak_bytes == sum(vars(usual).values()) == usual.private_bytes + usual.base_mapped
+    assert usual.base_mapped == llama.size_bytes
+    assert parts(Recipe(rank=16)).optimiser == 2 * usual.optimiser == 6 * usual.adapters
+    assert parts(Recipe(rank=8, layers=8)).activations < 0.7 * usual.activations
+    assert parts(watch=Watch(checkpoint_layers=True)).activations < 0.4 * usual.activations
+    assert parts(rows=1).activations < 0.6 * usual.activations
+
+
+def test_copies_of_the_base_are_what_the_products_make(tiny_folder, monkeypatch):
+    header = read_base_header(str(tiny_folder))
+    inner = sum(t.size_bytes for name, t in header.tensors.items() if name.endswith("_proj.weight"))
+    joined = sum(
+        t.size_bytes
+        for name, t in header.tensors.items()
+        if name.rsplit(".", 2)[1] in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
+    )
+    vocab = header.tensors["model.embed_tokens.weight"].size_bytes
+    monkeypatch.setattr(memory, "multiplies", lambda _: False)
+    assert copied_bytes(header, torch.float32) == joined
+    assert copied_bytes(header, torch.bfloat16) == (inner + vocab) // 2
+    monkeypatch.setattr(memory, "multiplies", lambda _: True)
+    assert copied_bytes(header, torch.float32) == 0
+
+
+def test_calibration_measures_every_kind_of_work_and_leaves_random_numbers_alone(tiny_folder):
+    before = torch.random.get_rng_state()
+    rates = calibrate(read_base_header(str(tiny_folder)), 4, "all-linear", torch.float32, 128)
+    assert torch.random.get_rng_state().equal(before)
+    assert 0 < rates.forward(128) < rates.both(128) < 1
+    assert rates.head_both(rates.head_rows) > 0
+    assert rates.parameter > 0
+
+
+def test_a_run_stands_beside_its_plan_in_the_log_the_card_and_the_result(tiny, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"What comes after {i}?", "completion": f"{i + 1}"} for i in range(24)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plans = []
+    result = tiny.train(path, "x", recipe=Recipe(rank=2, rows_per_step=8), on_plan=plans.append)
+    (made,) = plans
+    assert result.predicted["peak_bytes"] == made.chosen.memory.peak_bytes
+    assert result.predicted["seconds"] == pytest.approx(made.chosen.seconds, rel=0.01, abs=0.001)
+    assert tiny.shelf.load("x").card.recipe["predicted"] == result.predicted
+    assert tiny.shelf.load("x").card.recipe["peak_bytes"] == result.peak_bytes
+    from kameleon.home import runs_dir
+
+    assert read_log(runs_dir() / "x")[-1]["predicted"] == result.predicted
+
+
+def test_a_run_is_given_settings_that_fit_or_none(tiny, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"{i}", "completion": "yes"}) + "\n" for i in range(24)))
+    with pytest.raises(SettingError, match="are not enough"):
+        tiny.train(path, "x", memory_bytes=10_000_000)
+    assert not tiny.shelf.has("x")
+    assert tiny.train(path, "x", memory_bytes=10**11).steps == 2
+
+
+@pytest.mark.skipif(kernels().level is not None, reason="about the reference path")
+def test_the_reference_path_is_said_not_to_hold_to_the_plan(plan):
+    assert "the reference path runs here" in plan().why[0]

@@ -1,0 +1,54 @@
+"""A plan's passes are those that a run makes."""
+
+import pytest
+
+from kameleon import Recipe, Watch
+from kameleon.data import Example, pack, rows_of_step
+from kameleon.plan import Pass, assumed_workload, workload_of
+
+
+def rows(count, tokens, shared=0):
+    return [
+        Example(
+            i, (*range(shared), *range(100 * i + 100, 100 * i + 100 + tokens)), (False,) * shared + (True,) * tokens
+        )
+        for i in range(count)
+    ]
+
+
+def test_passes_are_those_of_the_run():
+    examples, recipe, watch = rows(20, 30), Recipe(rows_per_step=8, epochs=2), Watch(micro_batch_tokens=100)
+    work = workload_of(examples, rows(3, 10), recipe, watch)
+    made = [
+        Pass.of(packed)
+        for step in range(5)
+        for packed in pack([examples[r] for r in rows_of_step(20, step, 8, 0)], 100, 0)
+    ]
+    assert work.passes == tuple(made)
+    assert (work.steps, work.steps_per_epoch, work.looks) == (5, 2.5, 5)
+    assert work.tokens == sum(p.tokens for p in made)
+    assert [p.tokens for p in work.look] == [sum(len(p.tokens) for p in pack(rows(3, 10), 100, 0))]
+
+
+def test_a_shared_beginning_counts_once_as_tokens_and_for_every_row_as_keys():
+    (one,) = workload_of(rows(4, 10, shared=20), (), Recipe(rows_per_step=4), Watch()).passes
+    shared, own = 19, 10  # the last token before the answer predicts a learned one; the answer's last predicts nothing
+    assert one.tokens == shared + 4 * own
+    assert one.seen == one.tokens + 4 * shared
+    assert one.squares == shared**2 + 4 * own * (own + 2 * shared)
+
+
+def test_of_a_long_run_some_steps_stand_for_all_and_the_longest_row_is_among_them():
+    examples = [*rows(4000, 10), *rows(1, 90)]
+    work = workload_of(examples, (), Recipe(rows_per_step=2), Watch(micro_batch_tokens=40))
+    assert work.sampled_steps < 100 < work.steps
+    assert work.largest.tokens == 89
+
+
+@pytest.mark.parametrize("tokens", [16, 600])
+def test_without_rows_some_are_assumed_and_told(tokens):
+    work = assumed_workload(tokens, 1000, Recipe(), Watch())
+    assert work.steps == 63
+    assert sum(p.tokens for p in work.passes) == 16 * (tokens - 1)
+    assert "1,000 rows" in work.assumed
+    assert all(p.seen == p.tokens for p in work.passes)
