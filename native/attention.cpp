@@ -134,6 +134,12 @@ Shown shown(const Attention& in, int64_t position, int64_t first_key, int64_t ke
     return {std::clamp<int64_t>(end - in.window, 0, keys), std::clamp<int64_t>(end, 0, keys)};
 }
 
+// Puts `value` in place of the scores of keys that are not seen.
+void hide(float* scores, Shown see, int64_t keys, float value) {
+    std::fill(scores, scores + see.from, value);
+    std::fill(scores + see.to, scores + keys, value);
+}
+
 template <class E, class T>
 void forward(const Attention& in, const T* q, const T* k, const T* v, T* out, float* log_sum_exp) {
     typedef typename E::Number Number;
@@ -161,16 +167,16 @@ void forward(const Attention& in, const T* q, const T* k, const T* v, T* out, fl
         lay_out<E>(v, in.stride, in.kv_heads, at, nullptr, values, nullptr);
 
         alignas(64) float scores[QUERIES * KEYS];
-        alignas(64) Number weights[QUERIES * KEYS];
+        alignas(64) Cell weights[QUERIES * KEYS / E::STEP];
         std::vector<float> sums(size_t(QUERIES * padded));
 #pragma omp for schedule(dynamic)
         for (size_t task = 0; task < tasks.size(); task++) {
             const auto [segment, head, first] = tasks[task];
             const int64_t kv_head = head / at.group, rows = std::min(QUERIES, in.lengths[segment] - first);
             const Number* query = at.rows_at(queries, head, segment, first);
-            float top[QUERIES], total[QUERIES];
+            float top[QUERIES], sum_of[QUERIES];
             std::fill(top, top + rows, -INFINITY);
-            std::fill(total, total + rows, 0.0f);
+            std::fill(sum_of, sum_of + rows, 0.0f);
             std::fill(sums.begin(), sums.end(), 0.0f);
             const std::vector<Span> spans = at.spans(segment);
             const int64_t position = spans.back().before + first;  // of the first query
@@ -179,32 +185,32 @@ void forward(const Attention& in, const T* q, const T* k, const T* v, T* out, fl
                 const int64_t reached = std::max<int64_t>(0, position + 1 - in.window - span.before);
                 for (int64_t from = reached / NR * NR; from < limit; from += KEYS) {
                     const int64_t count = std::min(KEYS, limit - from);
-                    const int64_t whole = ceil_div(count, E::STEP) * E::STEP;
+                    const int64_t whole = ceil_div(count, NR) * NR;
                     multiply_keys<E>(query, rows, at.panels_at(key_panels, kv_head, span.segment, from), count, padded,
                                      scores);
                     for (int64_t row = 0; row < rows; row++) {
                         float *score = scores + row * KEYS, *sum = sums.data() + row * padded;
-                        Number* weight = weights + row * KEYS;
                         const Shown see = shown(in, position + row, span.before + from, count);
-                        std::fill(weight, weight + see.from, Number{});
-                        std::fill(weight + see.to, weight + whole, Number{});
-                        if (see.from >= see.to) continue;
-                        float highest = top[row], added = 0;
-#pragma omp simd reduction(max : highest)
-                        for (int64_t j = see.from; j < see.to; j++) highest = std::max(highest, scale * score[j]);
-                        const float shrink = fast_exp(top[row] - highest);
-#pragma omp simd reduction(+ : added)
-                        for (int64_t j = see.from; j < see.to; j++) {
-                            const float one = fast_exp(scale * score[j] - highest);
-                            weight[j] = narrow<Number>(one);
-                            added += one;
+                        hide(score, see, whole, -INFINITY);
+                        if (see.from < see.to) {
+                            vec most = load(score), added{};
+                            for (int64_t j = LANES; j < whole; j += LANES) most = larger(most, load(score + j));
+                            const float highest = std::max(top[row], scale * over_lanes(most, larger));
+                            for (int64_t j = 0; j < whole; j += LANES)
+                                store(score + j, fast_exp(scale * load(score + j) - highest));
+                            hide(score, see, whole, 0.0f);
+                            for (int64_t j = 0; j < whole; j += LANES) added += load(score + j);
+                            const float shrink = fast_exp(top[row] - highest);
+                            if (shrink != 1.0f)
+                                for (int64_t d = 0; d < padded; d++) sum[d] *= shrink;
+                            sum_of[row] = sum_of[row] * shrink + over_lanes(added, total);
+                            top[row] = highest;
+                        } else {
+                            std::fill(score, score + whole, 0.0f);
                         }
-                        if (shrink != 1.0f)
-                            for (int64_t d = 0; d < padded; d++) sum[d] *= shrink;
-                        total[row] = total[row] * shrink + added;
-                        top[row] = highest;
+                        E::along(score, whole / E::STEP, weights + row * KEYS / E::STEP);
                     }
-                    block<E, true>(rows, padded, whole / E::STEP, weights, KEYS,
+                    block<E, true>(rows, padded, ceil_div(count, E::STEP), reinterpret_cast<const Number*>(weights), KEYS,
                                    at.steps_at(values, kv_head, span.segment, from), padded, NR, sums.data(), padded,
                                    true);
                 }
@@ -213,8 +219,8 @@ void forward(const Attention& in, const T* q, const T* k, const T* v, T* out, fl
                 const int64_t token = at.token[segment] + first + row;
                 T* to = out + (token * in.heads + head) * in.head_dim;
                 const float* sum = sums.data() + row * padded;
-                for (int64_t d = 0; d < in.head_dim; d++) to[d] = narrow<T>(sum[d] / total[row]);
-                log_sum_exp[head * at.tokens + token] = top[row] + std::log(total[row]);
+                for (int64_t d = 0; d < in.head_dim; d++) to[d] = narrow<T>(sum[d] / sum_of[row]);
+                log_sum_exp[head * at.tokens + token] = top[row] + std::log(sum_of[row]);
             }
         }
     }
@@ -301,15 +307,12 @@ void backward(const Attention& in, const T* q, const T* k, const T* v, const T* 
                             float *p = weights + row * KEYS, *dp = d_weights + row * KEYS;
                             const Shown see = shown(in, own + first + row, first_key, count);
                             const float total = lse[first + row], mean = inner[size_t(first + row)];
-#pragma omp simd
-                            for (int64_t j = see.from; j < see.to; j++) {
-                                p[j] = fast_exp(scale * p[j] - total);
-                                dp[j] = scale * p[j] * (dp[j] - mean);
+                            for (int64_t j = 0; j < whole; j += LANES) {
+                                const vec weight = fast_exp(scale * load(p + j) - total);
+                                store(p + j, weight);
+                                store(dp + j, scale * weight * (load(dp + j) - mean));
                             }
-                            for (float* masked : {p, dp}) {
-                                std::fill(masked, masked + see.from, 0.0f);
-                                std::fill(masked + see.to, masked + whole, 0.0f);
-                            }
+                            for (float* scores : {p, dp}) hide(scores, see, whole, 0.0f);
                             E::along(dp, whole / E::STEP, d_weight_rows + row * KEYS / E::STEP);
                         }
                         std::fill(weights + rows * KEYS, weights + rows * KEYS + whole, 0.0f);
@@ -344,7 +347,9 @@ void backward(const Attention& in, const T* q, const T* k, const T* v, const T* 
         for (int64_t segment = 0; segment < in.segments; segment++)
             for (int64_t kv_head = 0; kv_head < in.kv_heads; kv_head++)
                 for (int64_t row = 0; row < in.lengths[segment]; row++) {
-                    float sum_k[512] = {}, sum_v[512] = {};
+                    float sum_k[512], sum_v[512];
+                    std::fill(sum_k, sum_k + in.head_dim, 0.0f);
+                    std::fill(sum_v, sum_v + in.head_dim, 0.0f);
                     auto add = [&](int64_t of, int64_t key) {
                         for (int64_t head = kv_head * at.group; head < (kv_head + 1) * at.group; head++) {
                             const int64_t place = (head * at.all_seen + at.seen[of] + key) * padded;

@@ -28,16 +28,24 @@ template <class E>
 struct Piece {
     const Term* term;
     int64_t from, depth;
+    bool follow;    // in every A steps follow each other (see tile.h); else rows do, in copies of A
     bool in_place;  // A is read where it lies
     int64_t right;  // of its first panel among the unpacked ones
     int64_t left;   // of its first tile among the copied ones
 
     int64_t steps() const { return ceil_div(depth, E::STEP); }
     int64_t panel(int64_t columns) const { return right + columns * steps(); }
-    int64_t tile() const { return MR * E::STEP * steps(); }  // numbers of a copied one
+    // Numbers of a copied tile and, if steps follow each other, of a row of it: an odd number of cache lines, so that rows
+    // do not fall into the same sets.
+    int64_t tile() const { return follow ? MR * row_size() : MR * E::STEP * steps(); }
+    int64_t row_size() const {
+        constexpr int64_t LINE = 64 / sizeof(typename E::Number);
+        return (ceil_div(steps() * E::STEP, LINE) | 1) * LINE;
+    }
 
     Slice<E> slice(int64_t row, const typename E::Number* copies) const {
-        if (!in_place) return {copies + left + row / MR * tile(), tile(), MR * E::STEP, nullptr, NR, steps()};
+        if (!in_place)
+            return {copies + left + row / MR * tile(), tile(), follow ? row_size() : MR * E::STEP, nullptr, NR, steps()};
         const auto* a = static_cast<const typename E::Number*>(term->a) + row * term->a_row + from;
         return {a, MR * term->a_row, term->a_row, nullptr, NR, steps()};
     }
@@ -85,7 +93,7 @@ void unpack_rows(const Piece<E>& piece, int64_t first_row, int64_t last_row, int
             const int64_t from = std::max(at, term.first_column), end = std::min(at + run, term.last_column);
             for (int64_t s = 0; s < E::STEP; s++) {
                 const bool held = p + s < piece.depth && from < end;
-                if (!held || from > at || end < at + RUN) std::fill(lines[s], lines[s] + RUN, 0.0f);
+                if (!held || from > at || end < at + run) std::fill(lines[s], lines[s] + ceil_div(run, NR) * NR, 0.0f);
                 if (held) rows.read(piece.from + p + s, from - term.first_column, end - from, lines[s] + (from - at));
             }
             for (int64_t j = 0; j < run; j += NR)
@@ -146,20 +154,29 @@ bool readable(const Term& term) {
            term.a_row * size % 1024 != 0;
 }
 
-// Rows from `row` of A in tiles of MR: [tile][step][row], zero beyond the last row of B.
+// Rows from `row` of A in tiles of MR: [tile][row][step] if its steps follow each other, else [tile][step][row]; zero beyond
+// the last row of B.
 template <class T, class E>
 void copy_left(const Piece<E>& piece, int64_t row, int64_t rows, typename E::Number* copies) {
+    typedef typename E::Number Number;
     const Term& term = *piece.term;
     for (int64_t first = row; first < row + rows; first += MR) {
-        typename E::Number* to = copies + piece.left + first / MR * piece.tile();
+        Number* to = copies + piece.left + first / MR * piece.tile();
         const T* a = static_cast<const T*>(term.a) + first * term.a_row + piece.from * term.a_col;
-        const int64_t count = std::min<int64_t>(MR, row + rows - first);
-        for (int64_t p = 0; p < piece.steps() * E::STEP; p += E::STEP, to += MR * E::STEP)
+        const int64_t count = std::min<int64_t>(MR, row + rows - first), end = piece.steps() * E::STEP;
+        if (piece.follow) {
+            for (int64_t i = 0; i < count; i++, a += term.a_row, to += piece.row_size()) {
+                for (int64_t p = 0; p < piece.depth; p++) to[p] = convert<Number>(a[p]);
+                std::fill(to + piece.depth, to + end, Number{});
+            }
+            continue;
+        }
+        for (int64_t p = 0; p < end; p += E::STEP, to += MR * E::STEP)
             for (int64_t i = 0; i < count; i++)
                 for (int64_t s = 0; s < E::STEP; s++)
                     to[i * E::STEP + s] = p + s < piece.depth
-                                              ? convert<typename E::Number>(a[i * term.a_row + (p + s) * term.a_col])
-                                              : typename E::Number{0};
+                                              ? convert<Number>(a[i * term.a_row + (p + s) * term.a_col])
+                                              : Number{};
     }
 }
 
@@ -189,11 +206,11 @@ void store_block(const float* wide, int64_t wide_row, int64_t rows, int64_t colu
 }
 
 // All terms cut into pieces, and the pieces into batches that are prepared together. Only steps that lie alike are summed
-// together, so one left side that has to be copied makes all be.
+// together.
 template <class E>
 std::vector<std::vector<Piece<E>>> cut(const Term* terms, int64_t count, int64_t m, int64_t width) {
     std::vector<std::vector<Piece<E>>> batches(1);
-    const bool in_place = std::all_of(terms, terms + count, readable<E>);
+    const bool follow = std::all_of(terms, terms + count, [](const Term& term) { return term.a_col == 1; });
     int64_t right = 0, left = 0;
     for (int64_t t = 0; t < count; t++) {
         // Even steps; where k runs along stored rows, of whole blocks.
@@ -201,7 +218,8 @@ std::vector<std::vector<Piece<E>>> cut(const Term* terms, int64_t count, int64_t
         const int64_t parts = std::max<int64_t>(1, ceil_div(terms[t].k, DEPTH * E::STEP / block * block));
         const int64_t even = ceil_div(ceil_div(terms[t].k, parts), block) * block;
         for (int64_t from = 0; from < terms[t].k; from += even) {
-            Piece<E> piece{&terms[t], from, std::min(even, terms[t].k - from), in_place, 0, 0};
+            Piece<E> piece{&terms[t], from, std::min(even, terms[t].k - from), follow,
+                           follow && readable<E>(terms[t]), 0, 0};
             if (right && right + piece.steps() * width > UNPACKED) {
                 batches.emplace_back();
                 right = left = 0;
@@ -210,7 +228,7 @@ std::vector<std::vector<Piece<E>>> cut(const Term* terms, int64_t count, int64_t
             piece.left = left;
             batches.back().push_back(piece);
             right += piece.steps() * width;
-            left += ceil_div(m, MR) * piece.tile();
+            if (!piece.in_place) left += ceil_div(m, MR) * piece.tile();
         }
     }
     return batches;
@@ -237,7 +255,7 @@ void multiply(const std::vector<Piece<E>>& pieces, const Block& at, int64_t stri
                     slices[count++].b = panels + one->panel(left - strip);
                 }
             if (count || !add)
-                (first->in_place ? column<E, true> : column<E, false>)(
+                (first->follow ? column<E, true> : column<E, false>)(
                     slices.data(), count, at.rows, c + (left - at.left), c_row,
                     int(std::min<int64_t>(NR, at.left + at.columns - left)), add);
         }
@@ -253,8 +271,8 @@ void gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type
     const auto batches = cut<E>(terms, count, m, width);
     int64_t copied = 0;
     for (const auto& pieces : batches)
-        if (!pieces.empty() && !pieces.back().in_place)
-            copied = std::max(copied, pieces.back().left + ceil_div(m, MR) * pieces.back().tile());
+        for (const Piece<E>& piece : pieces)
+            if (!piece.in_place) copied = std::max(copied, piece.left + ceil_div(m, MR) * piece.tile());
     auto* copies = kept_copies.take<typename E::Number>(copied);
     auto* panels = kept.take<typename E::Cell>(std::max(UNPACKED, DEPTH * width));
     // A bf16 C is rounded once: it is summed as a block of a task, or, if that takes several batches, as a whole.
@@ -273,7 +291,7 @@ void gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type
                 const int64_t until = std::min(strip + width, n);
                 const bool first = batch == 0, last = batch + 1 == batches.size();
                 const std::vector<Unit<E>> work = units(pieces, strip, until, m);
-#pragma omp for schedule(static)
+#pragma omp for schedule(dynamic)
                 for (size_t unit = 0; unit < work.size(); unit++) prepare(work[unit], strip, until, m, panels, copies);
 #pragma omp for schedule(dynamic) collapse(2)
                 for (int64_t row = 0; row < m; row += ROW_BLOCK)

@@ -28,6 +28,7 @@ constexpr int LANES = 4, MR = 3, NV = 4;
 constexpr int NR = LANES * NV;
 
 typedef float vec __attribute__((vector_size(LANES * sizeof(float))));
+typedef uint32_t vec_bits __attribute__((vector_size(LANES * sizeof(float))));
 
 inline vec load(const float* p) {
     vec v;
@@ -36,6 +37,21 @@ inline vec load(const float* p) {
 }
 inline void store(float* p, vec v) { std::memcpy(p, &v, sizeof v); }
 inline vec splat(float x) { return x - vec{}; }  // x − 0 is x, also for −0
+
+// `of` over all lanes, far ones first.
+template <int APART, int... LANE>
+inline vec swapped(vec v, std::integer_sequence<int, LANE...>) {
+    return __builtin_shufflevector(v, v, (LANE ^ APART)...);
+}
+template <int APART = LANES / 2, class Of>
+inline float over_lanes(vec v, Of of) {
+    if constexpr (APART == 0)
+        return v[0];
+    else
+        return over_lanes<APART / 2>(of(v, swapped<APART>(v, std::make_integer_sequence<int, LANES>())), of);
+}
+inline vec larger(vec a, vec b) { return a > b ? a : b; }
+inline vec total(vec a, vec b) { return a + b; }
 
 // bf16 is the upper half of an fp32.
 struct bf16 {
@@ -89,28 +105,31 @@ inline To convert(From x) {
         return narrow<To>(widen(x));
 }
 
-// e^x to about 2 units in the last place, without branches so that loops over it become vectors.
-// x is clamped to what fp32 can hold; NaN stays NaN.
-inline float fast_exp(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
+template <class V>
+using BitsOf = std::conditional_t<std::is_same_v<V, vec>, vec_bits, uint32_t>;
+
+// e^x to about 2 units in the last place, of a float or of each lane of a vec, without branches so that loops over it become
+// vectors. x is clamped to what fp32 can hold; NaN stays NaN. A call of it would keep the loop around it scalar.
+template <class V>
+__attribute__((always_inline)) inline V fast_exp(V x) {
+    const V least = V{} - 87.0f, most = V{} + 88.0f;
+    x = x < least ? least : x;
+    x = x > most ? most : x;
     const float magic = 12582912.0f;  // 1.5 · 2^23: adding it rounds to a whole number in the low bits
-    float shifted = x * 1.44269504088896341f + magic;
-    float n = shifted - magic;
-    float r = x - n * 0.693359375f;
+    V shifted = x * 1.44269504088896341f + magic;
+    V n = shifted - magic;
+    V r = x - n * 0.693359375f;
     r = r + n * 2.12194440e-4f;
-    float p = 1.9875691500e-4f;
-    p = p * r + 1.3981999507e-3f;
+    V p = r * 1.9875691500e-4f + 1.3981999507e-3f;
     p = p * r + 8.3334519073e-3f;
     p = p * r + 4.1665795894e-2f;
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    int32_t exponent;
+    BitsOf<V> exponent, bits;
     std::memcpy(&exponent, &shifted, sizeof exponent);
-    uint32_t bits;
     std::memcpy(&bits, &p, sizeof bits);
-    bits += uint32_t(exponent) << 23;  // the magic number's own bits leave at the top
+    bits += exponent << 23;  // the magic number's own bits leave at the top
     std::memcpy(&p, &bits, sizeof p);
     return p;
 }

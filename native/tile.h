@@ -18,11 +18,16 @@ struct Slice {
     int64_t steps;
 };
 
-// Only `cols` columns of C are read and written. STEPS_FOLLOW: in every A.
+// Only `cols` columns of C are read and written. STEPS_FOLLOW: in every A. Not inlined: inside a large function the compiler
+// no longer keeps the sums in registers.
 template <class E, int ROWS, bool STEPS_FOLLOW>
-inline void tile_rows(const Slice<E>* slices, int count, int64_t row, float* c, int64_t c_row, int cols,
+__attribute__((noinline)) void tile_rows(const Slice<E>* slices, int count, int64_t row, float* c, int64_t c_row, int cols,
                       bool accumulate) {
-    vec sum[ROWS][NV] = {};
+    vec sum[ROWS][NV];
+#pragma GCC unroll 12
+    for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; v++) sum[i][v] = vec{};
     for (int s = 0; s < count; s++) {
         const Slice<E>& in = slices[s];
         const int64_t a_row = STEPS_FOLLOW ? in.a_apart : E::STEP, a_step = STEPS_FOLLOW ? E::STEP : in.a_apart;
