@@ -37,6 +37,7 @@ def write(path, tensors=3):
         (Type.FLOAT64, 1e-300),
     ):
         writer.add_key_value(f"x.{kind.name.lower()}", value, kind)
+    writer.add_custom_alignment(64)
     writer.add_array("x.texts", ["a", "", "ü"])
     writer.add_array("x.numbers", [1, 2, 3])
     writer.add_array("x.floats", [0.5, -0.25])
