@@ -1,4 +1,4 @@
-"""The README's table of training speed, written from benchmarks/train_vs_peft.json between two markers.
+"""The README's tables, each written from results in benchmarks/ between two markers.
 
 .venv/bin/python benchmarks/table.py
 """
@@ -22,6 +22,13 @@ _SIZES = {
     "chat": "SmolLM2-135M, chats: 8 × 40–300",
 }
 _WIDTH = 120
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+GIANTS_BEGIN = "<!-- written by benchmarks/table.py from giants.json, giant_memory.json and plan_vs_actual.json -->"
+_GIANTS = {
+    "8B-Q4_K_M-1x512": "Llama 3 8B's shape in Q4_K_M",
+    "1.5B-Q4_0-1x512": "Qwen2.5-1.5B's shape in Q4_0",
+}
 
 
 def table_block(document: Mapping[str, Any]) -> str:
@@ -40,19 +47,67 @@ def table_block(document: Mapping[str, Any]) -> str:
 
 def write_table(readme: Path, result: Path) -> None:
     """Put the table of `result` between the README's markers."""
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    block = table_block(json.loads(result.read_text(encoding="utf-8")))
-    readme.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}", encoding="utf-8")
+    _put(readme, BEGIN, table_block(_read(result)))
+
+
+def giants_block(giants: Mapping[str, Any], memory: Mapping[str, Any], plans: Mapping[str, Any]) -> str:
+    """Steps on packed bases, a run under a cap, and how plans held, as Markdown."""
+    columns = ["a step of 1 × 512 tokens", "tokens/s", "× PEFT + NF4", "time, × plain bf16's", "peak memory", "PEFT's"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for name, title in _GIANTS.items():
+        nf4, plain = (_giant(giants, f"{name} beside {who}", who) for who in ("peft_nf4", "kameleon_unpacked"))
+        if nf4 and plain:
+            cells = [title, f"{nf4[0]:.1f}", f"{nf4[1]:.2f}", f"{1 / plain[1]:.2f}", *map(_gigabytes, nf4[2:])]
+            lines.append("| " + " | ".join(cells) + " |")
+    free, capped = memory["runs"]
+    first = next(iter(giants.values()))
+    said = [
+        f"{_where(first)}; rank {first['settings']['rank']} on all linear layers, every token trained, layers computed",
+        "again on all sides, random weights. Of the 8B file's run",
+        f"{free['private_bytes'] / 1e9:.2f} GB of {free['peak_bytes'] / 1e9:.2f} GB were private, the rest is the mapped",
+        f"file of {memory['file_bytes'] / 1e9:.2f} GB. In a control group of {capped['cap_bytes'] / 1e9:.0f} GB, page",
+        f"cache included, the same step took {capped['step_s'][-1]:.0f} s instead of {free['step_s'][-1]:.0f} s, swapped",
+        f"{capped['swapped_bytes']:,} bytes and held {capped['peak_bytes'] / 1e9:.2f} GB at most. Of {plans['of']} runs",
+        f"that were planned first, peak memory was within 10 % of the plan in {plans['memory_within_goal']}, time within",
+        f"20 % in {plans['time_within_goal']} (benchmarks/plan_vs_actual.json).",
+    ]
+    return "\n".join([*lines, "", *_wrapped(" ".join(said))])
+
+
+def write_giants_table() -> None:
+    """Put the table of giants between the README's markers."""
+    _put(README, GIANTS_BEGIN, giants_block(*giants_results()))
+
+
+def giants_results() -> list[dict[str, Any]]:
+    """What the table of giants is written from."""
+    return [_read(HERE / f"{name}.json") for name in ("giants", "giant_memory", "plan_vs_actual")]
+
+
+def _giant(giants: Mapping[str, Any], name: str, who: str) -> tuple[float, float, float, float] | None:
+    """Kameleon's tokens/s, how many times as fast as `who` it is, its peak and that one's."""
+    if name not in giants:
+        return None
+    (case,) = giants[name]["cases"].values()
+    own, other = case["contenders"]["kameleon"], case["contenders"][who]
+    return own["tokens_per_s"], other["kameleon_is"], own["peak_bytes"], other["peak_bytes"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _put(readme: Path, begin: str, block: str) -> None:
+    before, rest = readme.read_text(encoding="utf-8").split(begin)
+    after = rest.split(END, 1)[1]
+    readme.write_text(f"{before}{begin}\n{block}\n{END}{after}", encoding="utf-8")
 
 
 def _sentences(document: Mapping[str, Any]) -> str:
     machine, versions = document["machine"], document["machine"]["versions"]
     peers = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "trl") if versions[name])
     said = [
-        f"{machine['cores']} cores of {machine['cpu']} ({_units(machine)}), {document['threads']} threads;",
-        f"{document['dtype']} for all ({document['compute']});",
+        f"{_where(document)};",
         f"rank {document['settings']['rank']} on all linear layers, every token trained; {peers};",
         f"commit {machine['commit']}.",
     ]
@@ -63,6 +118,14 @@ def _sentences(document: Mapping[str, Any]) -> str:
     for case_name, case in document["cases"].items():
         said += [f"{_title(name)} stopped in {case_name}: {why}." for name, why in case["stopped"].items()]
     return " ".join(said)
+
+
+def _where(document: Mapping[str, Any]) -> str:
+    machine = document["machine"]
+    return (
+        f"{machine['cores']} cores of {machine['cpu']} ({_units(machine)}), {document['threads']} threads; "
+        f"{document['dtype']} for all ({document['compute']})"
+    )
 
 
 def _title(contender: str) -> str:
@@ -92,5 +155,5 @@ def _gigabytes(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    here = Path(__file__).parent
-    write_table(here.parent / "README.md", here / "train_vs_peft.json")
+    write_table(README, HERE / "train_vs_peft.json")
+    write_giants_table()

@@ -67,6 +67,15 @@ struct Line {
         }
     }
 
+    // Ask for the bytes of such a read that comes soon: a few short stretches of many rows are beyond what the CPU foresees.
+    void fetch(int64_t line, int64_t from, int64_t count) const {
+        if (!is_packed(term.b_type)) return;
+        const Kind kind = kind_of(term.b_type);
+        const uint8_t* at = static_cast<const uint8_t*>(term.b) + stored_row(line, term.half) * term.b_row;
+        at += from / kind.block * kind.bytes;
+        for (int64_t byte = 0; byte < count / kind.block * kind.bytes; byte += 64) __builtin_prefetch(at + byte);
+    }
+
     template <class T>
     void read_plain(const T* b, int64_t line, int64_t from, int64_t count, float* out) const {
         const int64_t apart = is_row ? term.b_col : term.b_row;
@@ -101,6 +110,8 @@ void unpack_rows(const Piece<E>& piece, int64_t first_row, int64_t last_row, int
         }
 }
 
+constexpr int64_t AHEAD = 8;  // stored rows
+
 template <class E>
 void unpack_columns(const Piece<E>& piece, int64_t left, typename E::Cell* panel) {
     const Term& term = *piece.term;
@@ -115,6 +126,7 @@ void unpack_columns(const Piece<E>& piece, int64_t left, typename E::Cell* panel
                 std::fill(cells[j], cells[j] + steps, typename E::Cell(0));
                 continue;
             }
+            if (column + AHEAD < term.last_column - term.first_column) columns.fetch(column + AHEAD, piece.from + near, run);
             columns.read(column, piece.from + near, run, line);
             if (run < steps * E::STEP) line[run] = 0;
             E::along(line, steps, cells[j]);

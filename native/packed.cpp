@@ -142,15 +142,15 @@ struct Q6_KBlock {  // 16 groups of 16: a signed scale of 8 bits; the numbers' u
     static constexpr int64_t SIZE = 256, BYTES = 210;
     static void unpack(const uint8_t* in, float* out) {
         const float d = half_at(in + 208);
-        for (int group = 0; group < 16; group++) {
-            const int half = group / 8, quarter = group % 8 / 2, odd = group % 2 * 16;
-            const uint8_t* low = in + half * 64 + quarter % 2 * 32 + odd;
-            const uint8_t* high = in + 128 + half * 32 + odd;
-            const float scale = d * float(int8_t(in[192 + group]));
+        for (int pair = 0; pair < 8; pair++) {  // of groups: loops of 32 become vectors
+            const int half = pair / 4, quarter = pair % 4;
+            const uint8_t *low = in + half * 64 + quarter % 2 * 32, *high = in + 128 + half * 32;
+            const uint8_t* scales = in + 192 + pair * 2;
             const int low_shift = quarter / 2 * 4, high_shift = quarter * 2;
-            for (int i = 0; i < 16; i++)
-                out[group * 16 + i] =
-                    scale * float(int((low[i] >> low_shift & 15) | (high[i] >> high_shift & 3) << 4) - 32);
+            const float first = d * float(int8_t(scales[0])), second = d * float(int8_t(scales[1]));
+            for (int i = 0; i < 32; i++)
+                out[pair * 32 + i] = (i < 16 ? first : second) *
+                                     float(int((low[i] >> low_shift & 15) | (high[i] >> high_shift & 3) << 4) - 32);
         }
     }
 };
@@ -188,7 +188,7 @@ void nf4(const uint8_t* row, int64_t from, int64_t count, float* out) {
 }
 
 template <class Block>
-constexpr Kind kind{Block::SIZE, blocks<Block>};
+constexpr Kind kind{Block::SIZE, Block::BYTES, blocks<Block>};
 
 // Lines of at most RUN numbers from `first` on, each a whole number of blocks.
 template <class Use>
@@ -252,8 +252,8 @@ namespace kameleon {
 
 Kind kind_of(int64_t type) {
     switch (type) {
-        case PACKED_BF16: return {1, plain<bf16>};
-        case PACKED_F16: return {1, plain<fp16>};
+        case PACKED_BF16: return {1, 2, plain<bf16>};
+        case PACKED_F16: return {1, 2, plain<fp16>};
         case Q4_0: return kind<Q4_0Block>;
         case Q4_1: return kind<Q4_1Block>;
         case Q5_0: return kind<Q5_0Block>;
@@ -264,8 +264,8 @@ Kind kind_of(int64_t type) {
         case Q4_K: return kind<Q4_KBlock>;
         case Q5_K: return kind<Q5_KBlock>;
         case Q6_K: return kind<Q6_KBlock>;
-        case NF4: return {64, nf4};
-        default: return {1, plain<float>};
+        case NF4: return {64, 33, nf4};
+        default: return {1, 4, plain<float>};
     }
 }
 

@@ -14,9 +14,9 @@ constexpr int64_t RUN = 256;  // a whole number of blocks of every kind
 // `count` numbers of a stored row from number `from` on; both are whole numbers of blocks.
 typedef void (*Unpack)(const uint8_t* row, int64_t from, int64_t count, float* out);
 
-// How type `type` of api.h is unpacked, and in blocks of how many numbers.
+// How type `type` of api.h is unpacked: in blocks of `block` numbers, each `bytes` long.
 struct Kind {
-    int64_t block;
+    int64_t block, bytes;
     Unpack unpack;
 };
 Kind kind_of(int64_t type);

@@ -1,4 +1,4 @@
-"""The README's table says what benchmarks/train_vs_peft.json says."""
+"""The README's tables say what the results in benchmarks/ say."""
 
 import importlib.util
 import json
@@ -22,6 +22,13 @@ def test_the_readme_agrees_with_the_result():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     block = text.split(table.BEGIN)[1].split(table.END)[0].strip("\n")
     assert block == table.table_block(json.loads(RESULT.read_text())), "run .venv/bin/python benchmarks/table.py"
+
+
+def test_the_readme_agrees_with_the_results_on_giants():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = text.split(table.GIANTS_BEGIN)[1].split(table.END)[0].strip("\n")
+    assert block == table.giants_block(*table.giants_results()), "run .venv/bin/python benchmarks/table.py"
+    assert all(len(line) <= 120 for line in block.splitlines() if not line.startswith("|"))
 
 
 def test_the_table_has_a_line_for_each_case_and_words_for_whoever_is_missing(tmp_path):

@@ -1,8 +1,10 @@
 """Memory stays flat from step to step, and long rows fit."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 from tiny import save_base
@@ -63,3 +65,24 @@ def test_memory_is_flat_over_a_thousand_steps(tmp_path):
 @pytest.mark.slow
 def test_a_row_of_8192_tokens_trains_within_3_gb():
     assert run(LONG) < 3e9
+
+
+@pytest.mark.slow
+def test_a_run_stays_inside_its_memory(tmp_path):
+    """A budget between what the default settings need and the least that does: held by the process, not by its plan."""
+    rows = tmp_path / "rows.jsonl"
+    numbers = Random(0)
+    words = [" ".join(str(numbers.randrange(10**6)) for _ in range(60)) for _ in range(64)]
+    rows.write_text("".join(json.dumps({"prompt": "Go on.", "completion": text}) + "\n" for text in words))
+
+    def kameleon(*command):
+        given = [sys.executable, "-c", "from kameleon.cli import main; main()", *command, "--data", str(rows), "--json"]
+        return json.loads(subprocess.run(given, stdout=subprocess.PIPE, check=True).stdout)
+
+    planned = kameleon("plan", "--base", "smollm2", "--rows-per-step", "16")
+    least = planned["cheaper"][-1]["peak_bytes"]
+    for share in (0.25, 0.75):
+        budget = int((least + share * (planned["peak_bytes"] - least)) / 0.95)
+        sizes = "--memory", str(budget), "--rows-per-step", "16", "--name", f"x{share}"
+        trained = kameleon("train", "--base", "smollm2", *sizes)
+        assert least < trained["peak_bytes"] <= budget, share

@@ -13,7 +13,7 @@ import torch
 
 # The units that decide how fast fp32 and bf16 multiply.
 _UNITS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
-_LIBRARIES = ("kameleon", "torch", "transformers", "peft", "trl")
+_LIBRARIES = ("kameleon", "torch", "transformers", "peft", "trl", "bitsandbytes", "gguf")
 
 
 def machine() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,12 @@ def _nf4_model(job: Job) -> Any:
     }
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.family, **sizes), dtype=job.dtype)
+    packed: dict[tuple[int, int, bool], torch.nn.Module] = {}  # packing is slow: each shape is packed once, then copied
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear) and name != "lm_head":
-            model.set_submodule(name, _nf4_linear(module, job.dtype))
+            like = (module.out_features, module.in_features, module.bias is not None)
+            packed[like] = deepcopy(packed[like]) if like in packed else _nf4_linear(module, job.dtype)
+            model.set_submodule(name, packed[like])
     for name, parameter in list(model.named_parameters()):
         if parameter.is_meta:
             value = torch.randn(parameter.shape).mul_(0.02) if parameter.dim() == 2 else torch.ones(parameter.shape)

@@ -80,7 +80,7 @@ def profile_steps(case: Case, settings: BenchSettings) -> dict[str, Any]:
         packs = pack_rows(case.batch(number, base.config.vocab_size), slot, settings.micro_batch_tokens)
         started = time.perf_counter()
         with record_function(_STEP):
-            train_step(base, bank, trainee, packs, settings.learning_rate)
+            train_step(base, bank, trainee, packs, settings.learning_rate, case.checkpoint)
         return time.perf_counter() - started
 
     step(0)

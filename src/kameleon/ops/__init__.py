@@ -9,7 +9,7 @@ from kameleon.ops.adamw import AdamW
 from kameleon.ops.attention import LayerCache, attention, attention_cached, split_heads
 from kameleon.ops.cheap import Cheap
 from kameleon.ops.compute_type import ComputeType, measure_compute_type
-from kameleon.ops.cross_entropy import LOGITS_BYTES, TokenScores, chunk_rows, linear_cross_entropy, token_scores
+from kameleon.ops.cross_entropy import TokenScores, chunk_rows, linear_cross_entropy, token_scores
 from kameleon.ops.gated import Gated, gated
 from kameleon.ops.lora_linear import Branch, SidePath, lora_linear
 from kameleon.ops.native import Choice, keep_memory, multiplies, runs
@@ -23,7 +23,6 @@ from kameleon.ops.segments import IGNORE, NO_ADAPTER, NO_PARENT, Run, Segments
 __all__ = [
     "IGNORE",
     "KINDS",
-    "LOGITS_BYTES",
     "NO_ADAPTER",
     "NO_PARENT",
     "AdamW",

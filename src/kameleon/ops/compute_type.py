@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from kameleon.ops.products import multiply
 
 _WORTH_IT = 1.3  # how much faster bf16 must be
-_ROUNDS = 10  # both types in turn, the best of each: something else may run for a moment
+_ROWS, _SIZE, _TURNS = 256, 512, 12
 
 
 @dataclass(frozen=True)
@@ -21,20 +22,22 @@ class ComputeType:
     reason: str
 
 
-def _gflops() -> dict[torch.dtype, float]:
-    """Billions of operations a second for the two products of a frozen layer: forward and input gradient."""
-    rows, size = 256, 512
-    pairs = {
-        dtype: (torch.full((rows, size), 0.5, dtype=dtype), torch.full((size, size), 0.5, dtype=dtype))
-        for dtype in (torch.float32, torch.bfloat16)
-    }
-    best = dict.fromkeys(pairs, float("inf"))
-    for _ in range(_ROUNDS):
-        for dtype, (x, w) in pairs.items():
-            start = time.perf_counter()
-            _products(x, w)
-            best[dtype] = min(best[dtype], time.perf_counter() - start)
-    return {dtype: 2 * 2 * rows * size * size / seconds / 1e9 for dtype, seconds in best.items()}
+def _gflops(dtypes: Sequence[torch.dtype]) -> list[float]:
+    """Billions of operations a second for the two products of a frozen layer: forward and input gradient.
+
+    The best of many short turns, taken one after the other, so that other programs disturb all types or none.
+    """
+    pairs = [
+        (torch.full((_ROWS, _SIZE), 0.5, dtype=dtype), torch.full((_SIZE, _SIZE), 0.5, dtype=dtype)) for dtype in dtypes
+    ]
+
+    def once(x: Tensor, w: Tensor) -> float:
+        start = time.perf_counter()
+        _products(x, w)
+        return time.perf_counter() - start
+
+    taken = [[once(*pair) for pair in pairs] for _ in range(_TURNS + 1)][1:]  # the first warms up
+    return [2 * 2 * _ROWS * _SIZE * _SIZE / min(turns) / 1e9 for turns in zip(*taken, strict=True)]
 
 
 def _products(x: Tensor, w: Tensor) -> Tensor:
@@ -47,7 +50,6 @@ def measure_compute_type() -> ComputeType:
 
     With such units bf16 is several times faster. Without, both are about as fast, and fp32 is the more exact.
     """
-    speeds = _gflops()
-    fp32, bf16 = speeds[torch.float32], speeds[torch.bfloat16]
+    fp32, bf16 = _gflops((torch.float32, torch.bfloat16))
     chosen, name = (torch.bfloat16, "bf16") if bf16 > _WORTH_IT * fp32 else (torch.float32, "fp32")
     return ComputeType(chosen, f"{name}: measured here, bf16 {bf16:.0f} and fp32 {fp32:.0f} GFLOP/s")

@@ -12,17 +12,17 @@ from kameleon.ops import native
 from kameleon.ops.lora_linear import Projection
 from kameleon.ops.segments import IGNORE
 
-LOGITS_BYTES = 64 << 20  # of logits held at once, if they are fp32; enough rows for a good product
+LOGITS_BYTES = 64 << 20  # of logits held at once; enough rows for a good product
 
 
-def _chunks(rows: int, vocab_size: int) -> Iterator[slice]:
-    step = chunk_rows(vocab_size)
+def _chunks(rows: int, vocab_size: int, dtype: torch.dtype) -> Iterator[slice]:
+    step = chunk_rows(vocab_size, dtype)
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
-def chunk_rows(vocab_size: int) -> int:
-    """How many rows meet the head at a time."""
-    return max(1, LOGITS_BYTES // (4 * vocab_size))
+def chunk_rows(vocab_size: int, dtype: torch.dtype) -> int:
+    """How many rows meet the head at a time, if logits are of `dtype`."""
+    return max(1, LOGITS_BYTES // (dtype.itemsize * vocab_size))
 
 
 def _loss(logits: Tensor, labels: Tensor, gradient: bool) -> tuple[float, Tensor]:
@@ -45,7 +45,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         picked, wanted = hidden.index_select(0, rows), labels.index_select(0, rows)
         loss = 0.0
         grad = torch.empty_like(picked) if ctx.needs_input_grad[0] else None
-        for chunk in _chunks(len(rows), vocab_size):
+        for chunk in _chunks(len(rows), vocab_size, hidden.dtype):
             logits = head.project(picked[chunk])
             chunk_loss, d_logits = _loss(logits, wanted[chunk], grad is not None)
             loss += chunk_loss
@@ -91,7 +91,7 @@ def token_scores(
     """
     logprob, best, choice = torch.empty(len(labels)), torch.empty_like(labels), torch.empty_like(labels)
     allowed = torch.tensor(choices, dtype=torch.int64)
-    for chunk in _chunks(len(labels), vocab_size):
+    for chunk in _chunks(len(labels), vocab_size, torch.float32):
         logits = head.project(hidden[chunk]).float()
         logprob[chunk] = logits.gather(1, labels[chunk, None]).squeeze(1) - logits.logsumexp(-1)
         best[chunk] = logits.argmax(-1)

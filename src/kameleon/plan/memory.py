@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from kameleon.model import DecoderConfig, groups, module_name
-from kameleon.ops import KINDS, LOGITS_BYTES, multiplies, runs, tile_bytes
+from kameleon.ops import KINDS, chunk_rows, multiplies, runs, tile_bytes
 from kameleon.plan.counts import trainable_parameters
 from kameleon.plan.header import BaseHeader, matrix_shapes
 from kameleon.plan.workload import Pass
@@ -62,7 +62,7 @@ def training_memory(
         adapters=_NUMBER_BYTES * numbers,
         optimiser=3 * _NUMBER_BYTES * numbers,
         activations=_activation_bytes(config, recipe, watch, largest, dtype.itemsize),
-        logits_chunk=min(largest.scored * config.vocab_size, LOGITS_BYTES // 4) * dtype.itemsize,
+        logits_chunk=min(largest.scored, chunk_rows(config.vocab_size, dtype)) * config.vocab_size * dtype.itemsize,
         unpack_buffers=_unpack_bytes(header, dtype),
         interpreter_and_libraries=process_bytes,
     )
