@@ -56,19 +56,27 @@ class Bank:
         Raises WrongBaseError for an adapter of another base unless `any_base`, and AdapterMismatchError, naming every
         fault, when it does not fit.
         """
+        slot = next((i for i, r in enumerate(self._slots) if r is not None and r.name == adapter.name), None)
+        return self.place(adapter, any_base, slot)
+
+    def place(self, adapter: Adapter, any_base: bool = False, slot: int | None = None) -> int:
+        """Like `add`, into `slot`, or one that is free: several versions of one name may be resident."""
         check_base(self._base, adapter, any_base)
         resident = _lay_out(self._base, adapter)
-        slot = next((i for i, r in enumerate(self._slots) if r is not None and r.name == adapter.name), None)
         if slot is None:
             slot = next((i for i, r in enumerate(self._slots) if r is None), len(self._slots))
         self._slots[slot : slot + 1] = [resident]
         self._index()
         return slot
 
+    def free(self, slot: int) -> None:
+        """Empty a slot; others keep their numbers."""
+        self._slots[slot] = None
+        self._index()
+
     def remove(self, name: str) -> None:
         """Free the slot of `name`; other slots keep their numbers."""
-        self._slots[self.slot(name)] = None
-        self._index()
+        self.free(self.slot(name))
 
     def slot(self, name: str | None) -> int:
         """The slot of a resident adapter; None means the plain base. Raises AdapterNotFoundError."""

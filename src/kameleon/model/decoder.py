@@ -21,12 +21,12 @@ from kameleon.model.rope import attention_factor, inv_freq
 from kameleon.ops import (
     Cheap,
     Gated,
-    LayerCache,
+    LayerPages,
     RmsNorm,
     Segments,
     SidePath,
     attention,
-    attention_cached,
+    attention_paged,
     lora_linear,
     rms_norm,
     rope,
@@ -43,9 +43,9 @@ class SidePaths(Protocol):
 
 
 class Cache(Protocol):
-    """Keys and values of earlier tokens, one `LayerCache` a layer."""
+    """Keys and values of earlier tokens, and room for new ones, in each layer's pages."""
 
-    def layer(self, index: int) -> LayerCache: ...
+    def layer(self, index: int) -> LayerPages: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +174,7 @@ class Decoder:
         if cache is None:
             mixed = attention(qkv, *heads, segments, window)
         else:
-            mixed = attention_cached(qkv, *heads, segments, cache.layer(index), window)
+            mixed = attention_paged(qkv, *heads, segments, cache.layer(index), window)
         x = add(x, "o", mixed, layer.o_norm)
         gate_up = project("gate_up", x, RmsNorm(layer.mlp_norm, eps))
         return add(x, "down", gate_up, layer.down_norm, Gated(config.activation))

@@ -6,7 +6,7 @@ the two runs, and a test compares them.
 
 from kameleon.ops import nf4
 from kameleon.ops.adamw import AdamW
-from kameleon.ops.attention import LayerCache, attention, attention_cached, split_heads
+from kameleon.ops.attention import attention, split_heads
 from kameleon.ops.cheap import Cheap
 from kameleon.ops.compute_type import ComputeType, measure_compute_type
 from kameleon.ops.cross_entropy import LOGITS_BYTES, TokenScores, chunk_rows, linear_cross_entropy, token_scores
@@ -15,6 +15,7 @@ from kameleon.ops.lora_linear import Branch, SidePath, lora_linear
 from kameleon.ops.native import Choice, keep_memory, multiplies, runs
 from kameleon.ops.native import choice as kernels
 from kameleon.ops.packed import KINDS, Packed, tile_bytes
+from kameleon.ops.paged_attention import PAGE_TOKENS, LayerPages, attention_paged, new_pages
 from kameleon.ops.products import Addition, Matrix, Term, multiply, prepare, sum_products
 from kameleon.ops.rms_norm import RmsNorm, rms_norm
 from kameleon.ops.rope import rope, rotation
@@ -26,6 +27,7 @@ __all__ = [
     "LOGITS_BYTES",
     "NO_ADAPTER",
     "NO_PARENT",
+    "PAGE_TOKENS",
     "AdamW",
     "Addition",
     "Branch",
@@ -33,7 +35,7 @@ __all__ = [
     "Choice",
     "ComputeType",
     "Gated",
-    "LayerCache",
+    "LayerPages",
     "Matrix",
     "Packed",
     "RmsNorm",
@@ -43,7 +45,7 @@ __all__ = [
     "Term",
     "TokenScores",
     "attention",
-    "attention_cached",
+    "attention_paged",
     "chunk_rows",
     "gated",
     "keep_memory",
@@ -53,6 +55,7 @@ __all__ = [
     "measure_compute_type",
     "multiplies",
     "multiply",
+    "new_pages",
     "nf4",
     "prepare",
     "rms_norm",
