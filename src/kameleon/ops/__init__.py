@@ -11,6 +11,7 @@ from kameleon.ops.cheap import Cheap
 from kameleon.ops.compute_type import ComputeType, measure_compute_type
 from kameleon.ops.cross_entropy import LOGITS_BYTES, TokenScores, chunk_rows, linear_cross_entropy, token_scores
 from kameleon.ops.gated import Gated, gated
+from kameleon.ops.layer_stack import LayerStack, LayerWeights, Stacked
 from kameleon.ops.lora_linear import Branch, SidePath, lora_linear
 from kameleon.ops.native import Choice, keep_memory, multiplies, runs
 from kameleon.ops.native import choice as kernels
@@ -20,6 +21,7 @@ from kameleon.ops.products import Addition, Matrix, Term, multiply, prepare, sum
 from kameleon.ops.rms_norm import RmsNorm, rms_norm
 from kameleon.ops.rope import rope, rotation
 from kameleon.ops.segments import IGNORE, NO_ADAPTER, NO_PARENT, Run, Segments
+from kameleon.ops.side_table import SideTable
 
 __all__ = [
     "IGNORE",
@@ -36,12 +38,16 @@ __all__ = [
     "ComputeType",
     "Gated",
     "LayerPages",
+    "LayerStack",
+    "LayerWeights",
     "Matrix",
     "Packed",
     "RmsNorm",
     "Run",
     "Segments",
     "SidePath",
+    "SideTable",
+    "Stacked",
     "Term",
     "TokenScores",
     "attention",

@@ -5,15 +5,22 @@ A sequence's page table says which page holds its tokens 0–15, 16–31, … Se
 
 from __future__ import annotations
 
+import ctypes
+from ctypes import c_int64, c_void_p
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from kameleon.ops import native
 from kameleon.ops.segments import Segments
 
 PAGE_TOKENS = 16
 """Tokens of a page: as many as the widest vector has lanes, few enough that a half-filled last page wastes little."""
+
+
+_BEYOND = 64  # numbers
+_NO_WINDOW = 1 << 40
 
 
 def page_step(dtype: torch.dtype) -> int:
@@ -24,10 +31,13 @@ def page_step(dtype: torch.dtype) -> int:
 def new_pages(pages: int, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Keys [layers, pages, kv_heads, head_dim / step, PAGE_TOKENS, step], values [layers, pages, kv_heads,
     PAGE_TOKENS / step, head_dim, step], zero: lanes are tokens for one product, dimensions for the other."""
-    step = page_step(dtype)
-    keys = torch.zeros(layers, pages, kv_heads, head_dim // step, PAGE_TOKENS, step, dtype=dtype)
-    values = torch.zeros(layers, pages, kv_heads, PAGE_TOKENS // step, head_dim, step, dtype=dtype)
-    return keys, values
+    step, size = page_step(dtype), layers * pages * kv_heads * head_dim * PAGE_TOKENS
+    # A vector may read a little beyond the last head.
+    keys, values = (torch.zeros(size + _BEYOND, dtype=dtype)[:size] for _ in range(2))
+    return (
+        keys.view(layers, pages, kv_heads, head_dim // step, PAGE_TOKENS, step),
+        values.view(layers, pages, kv_heads, PAGE_TOKENS // step, head_dim, step),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +61,47 @@ def attention_paged(
     the pages of its table, which must have room for its new ones. Each token sees itself and those before it, the last
     `window` of them if that is given. Returns [tokens, heads · head_dim]. No gradients.
     """
-    return _reference(qkv, heads, kv_heads, segments, pages, window)
+    if not native.runs(qkv):
+        return _reference(qkv, heads, kv_heads, segments, pages, window)
+    head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
+    raw, held = fill_pages(segments, pages.tables, heads, kv_heads, head_dim, window, pages.keys, pages.values)
+    out = qkv.new_empty(len(qkv), heads * head_dim)
+    native.call("attention_paged", native.type_code(qkv), ctypes.byref(raw), qkv.contiguous(), out)
+    del held
+    return out
+
+
+class PagesStruct(ctypes.Structure):
+    """`Pages` of native/api.h."""
+
+    _fields_ = [
+        ("segments", c_int64),
+        ("lengths", c_void_p),
+        ("offsets", c_void_p),
+        ("tables", c_void_p),
+        *((name, c_int64) for name in ("table_width", "heads", "kv_heads", "head_dim", "window")),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+    ]
+
+
+def fill_pages(
+    segments: Segments,
+    tables: Tensor,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    window: int | None,
+    keys: Tensor,
+    values: Tensor,
+) -> tuple[PagesStruct, object]:
+    """What the kernel reads; hold the second value until it has run."""
+    count = len(segments.lengths)
+    lengths, offsets = (c_int64 * count)(*segments.lengths), (c_int64 * count)(*segments.offsets)
+    assert tables.is_contiguous() and tables.dtype == torch.int64 and len(tables) == count
+    per_segment = ctypes.addressof(lengths), ctypes.addressof(offsets), tables.data_ptr(), tables.shape[1]
+    pages = keys.data_ptr(), values.data_ptr()
+    return PagesStruct(count, *per_segment, heads, kv_heads, head_dim, window or _NO_WINDOW, *pages), (lengths, offsets)
 
 
 def _reference(

@@ -40,7 +40,7 @@ class HotAdapters:
 
     def __init__(self, base: Base, shelf: Shelf | None = None, budget_bytes: int = 0, any_base: bool = False) -> None:
         self.base, self.shelf = base, shelf or Shelf()
-        self.bank = Bank(base)
+        self.bank = Bank(base, frozen=True)
         self.budget_bytes = budget_bytes
         self._any_base = any_base
         self._lock = threading.Condition(threading.RLock())
@@ -184,10 +184,11 @@ class HotAdapters:
 
     def _settle(self, version: Version, adapter: Adapter) -> None:
         """Give an adapter a slot. Raises AdapterError."""
-        size = 4 * adapter.parameters
+        size = self.base.compute_dtype.itemsize * adapter.parameters
         with self._lock:
             self._shrink(size)
-            version.slot, version.bytes, version.ready = self.bank.place(adapter, self._any_base), size, True
+            version.slot = self.bank.place(adapter, self._any_base)
+            version.bytes, version.ready = self.bank.bytes(version.slot), True
 
     def _shrink(self, needed_bytes: int = 0) -> None:
         """Versions that nobody holds leave: those that are no longer current, and while the budget is exceeded those
