@@ -88,6 +88,87 @@ void kameleon_attention_back(int64_t type, const Attention* in, const void* q, c
                              const void* out, const float* log_sum_exp, const void* d_out, void* dq, void* dk,
                              void* dv);
 
+// Generation: no gradients, and a row's result does not depend on the other rows, to the bit. All numbers of a call are of
+// one type, but for norms, which are fp32, and frozen matrices, which are stored in any.
+
+// Frozen matrices [rows, in] that share their input, stacked along the output.
+struct Part {
+    Stored stored;
+    int64_t rows;
+};
+struct Weight {
+    const Part* parts;
+    int64_t count, in, out;
+};
+
+// y [rows, out] fp32 = x Wᵀ, x in rows of w->in.
+void kameleon_project(int64_t type, const Weight* w, const void* x, int64_t rows, float* y);
+
+// One adapter's factors for one joined projection: h = u Aᵀ, then y[:, start … stop] += scaling · h[:, first_rank …] Bᵀ.
+// A [rank, in]. B of a branch [rank / step, stop − start, step], step two for bf16 (an odd rank has a zero behind it), and
+// readable for a vector beyond its end.
+struct BranchB {
+    const void* b;
+    int64_t first_rank, rank, start, stop;
+    float scaling;
+};
+struct Side {
+    const void* a;  // null: this projection has no side path
+    const BranchB* branches;
+    int64_t rank, count;
+};
+
+// Tokens start … stop go through one adapter, whose sides are [layers, 4]: qkv, o, gate_up, down.
+struct SideRun {
+    int64_t start, stop;
+    const Side* sides;
+};
+
+// One decoder layer. What a family has not is null.
+struct Layer {
+    const float* input_norm;
+    Weight qkv;
+    const void* qkv_bias;
+    const float *q_norm, *k_norm;
+    Weight o;
+    const float *o_norm, *mlp_norm;
+    Weight gate_up, down;
+    const float* down_norm;
+    int64_t window;  // of attention, in tokens
+    int64_t rope;    // which of the pass's rotations
+};
+struct Stack {
+    const Layer* layers;
+    int64_t count, hidden, heads, kv_heads, head_dim, intermediate, activation;
+    float eps;
+};
+
+// Keys and values of one layer, in pages of PAGE_TOKENS: keys [pages, kv_heads, head_dim / step, PAGE_TOKENS, step], values
+// [pages, kv_heads, PAGE_TOKENS / step, head_dim, step]. Segment i goes on after offsets[i] tokens, whose pages are
+// tables[i · table_width …].
+constexpr int64_t PAGE_TOKENS = 16;
+struct Pages {
+    int64_t segments;
+    const int64_t *lengths, *offsets, *tables;
+    int64_t table_width, heads, kv_heads, head_dim, window;
+    void *keys, *values;
+};
+
+// Stores the new keys and values of qkv [tokens, (heads + 2 · kv_heads) · head_dim], then attention over all that each
+// token sees, to out [tokens, heads · head_dim].
+void kameleon_attention_paged(int64_t type, const Pages* in, const void* qkv, void* out);
+
+// x [tokens, hidden] through all layers in place. cos[r] and sin[r] [tokens, head_dim / 2] are rotation r; `pages` holds the
+// first layer's, each next one's lies `layer_bytes` further on.
+struct Pass {
+    int64_t tokens, runs;
+    const SideRun* run;
+    const float *const *cos, *const *sin;
+    Pages pages;
+    int64_t layer_bytes;
+};
+void kameleon_layers(int64_t type, const Stack* stack, const Pass* pass, void* x);
+
 // Freed blocks of less than so many bytes (at most 32 MiB) stay with this process (glibc): fetching fresh pages from the
 // system in every step costs more than the kernels save. Larger ones go back at once and leave no holes.
 void kameleon_keep_memory(int64_t up_to_bytes);

@@ -1,31 +1,16 @@
 // Operators that treat each row of a packed batch by itself: RMSNorm, rotary embedding, the gated activations.
 //
 // Values are read in their own type, computed in fp32 and rounded once when they are written.
-#include "api.h"
-#include "simd.h"
+#include "rows.h"
 
 using namespace kameleon;
 
 namespace {
 
 template <class T>
-float inverse_rms(const T* x, int64_t size, float eps) {
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < size; i++) sum += widen(x[i]) * widen(x[i]);
-    return 1.0f / std::sqrt(sum / float(size) + eps);
-}
-
-template <class T>
 void rms_norm(const T* x, const float* weight, float eps, int64_t rows, int64_t size, T* y) {
 #pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < rows; row++) {
-        const T* in = x + row * size;
-        T* out = y + row * size;
-        const float scale = inverse_rms(in, size, eps);
-#pragma omp simd
-        for (int64_t i = 0; i < size; i++) out[i] = narrow<T>(widen(in[i]) * scale * weight[i]);
-    }
+    for (int64_t row = 0; row < rows; row++) rms_norm_row(x + row * size, weight, eps, size, y + row * size);
 }
 
 // With n = x · scale and g = dy · weight: dx = scale · (g − n · mean(g · n)).
@@ -50,47 +35,14 @@ template <class T>
 void rope(T* x, const float* cos, const float* sin, float direction, int64_t tokens, int64_t stride, int64_t heads,
           int64_t half) {
 #pragma omp parallel for schedule(static)
-    for (int64_t token = 0; token < tokens; token++) {
-        const float *c = cos + token * half, *s = sin + token * half;
-        for (int64_t head = 0; head < heads; head++) {
-            T *first = x + token * stride + head * 2 * half, *second = first + half;
-#pragma omp simd
-            for (int64_t i = 0; i < half; i++) {
-                const float a = widen(first[i]), b = widen(second[i]), turn = direction * s[i];
-                first[i] = narrow<T>(a * c[i] - b * turn);
-                second[i] = narrow<T>(b * c[i] + a * turn);
-            }
-        }
-    }
-}
-
-// Both activations are g · sigmoid(z(g)) for a z of their own.
-struct Silu {
-    static float z(float g) { return g; }
-    static float slope(float) { return 1.0f; }
-};
-struct GeluTanh {  // 0.5 · g · (1 + tanh(u)) = g · sigmoid(2u), u = sqrt(2/π) · (g + 0.044715 · g³)
-    static float z(float g) { return 1.59576912160573f * (g + 0.044715f * g * g * g); }
-    static float slope(float g) { return 1.59576912160573f * (1.0f + 0.134145f * g * g); }
-};
-
-template <class Of>
-inline float sigmoid(float g) {
-    return 1.0f / (1.0f + fast_exp(-Of::z(g)));
+    for (int64_t token = 0; token < tokens; token++)
+        rope_row(x + token * stride, cos + token * half, sin + token * half, direction, heads, half);
 }
 
 template <class Of, class T>
 void gated(const T* gate_up, int64_t rows, int64_t size, T* y) {
 #pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < rows; row++) {
-        const T *gate = gate_up + row * 2 * size, *up = gate + size;
-        T* out = y + row * size;
-#pragma omp simd
-        for (int64_t i = 0; i < size; i++) {
-            const float g = widen(gate[i]);
-            out[i] = narrow<T>(g * sigmoid<Of>(g) * widen(up[i]));
-        }
-    }
+    for (int64_t row = 0; row < rows; row++) gated_row<Of>(gate_up + row * 2 * size, size, y + row * size);
 }
 
 template <class Of, class T>

@@ -188,12 +188,52 @@ typedef Twos Bf16Steps;  // how products of bf16 are computed at this CPU level
 typedef Ones Bf16Steps;
 #endif
 
+// Products whose two sides both lie in memory in their own type, as in generation: a lane is one fp32 number, or a pair of
+// neighbouring bf16 numbers, multiplied pair by pair and added up in fp32.
+template <class T>
+struct Lines : Ones {};
+
+#ifdef __AVX512BF16__
+template <>
+struct Lines<bf16> : Twos {
+    static Lanes load(const bf16* p) { return _mm512_loadu_si512(p); }
+};
+#else
+template <>
+struct Lines<bf16> {
+    typedef uint32_t Lanes __attribute__((vector_size(LANES * sizeof(uint32_t))));
+    static constexpr int64_t STEP = 2;
+
+    static Lanes load(const bf16* p) {
+        Lanes v;
+        std::memcpy(&v, p, sizeof v);
+        return v;
+    }
+    static Lanes splat(const bf16* p) {
+        uint32_t both;
+        std::memcpy(&both, p, sizeof both);
+        return both - Lanes{};
+    }
+    static vec add_product(vec sum, Lanes left, Lanes right) {
+        const Lanes high = Lanes{} + 0xffff0000u;
+        sum += (vec)(left << 16) * (vec)(right << 16);
+        return sum + (vec)(left & high) * (vec)(right & high);
+    }
+};
+#endif
+
 // A square of LANES rows turned: pairs of rows exchange halves, quarters, … (Eklundh, 1972).
 template <int APART, int... LANE>
 inline void exchange(vec& a, vec& b, std::integer_sequence<int, LANE...>) {
     const vec low = __builtin_shufflevector(a, b, (LANE & APART ? LANES + LANE - APART : LANE)...);
     b = __builtin_shufflevector(a, b, (LANE & APART ? LANES + LANE : LANE + APART)...);
     a = low;
+}
+// Sums of neighbouring lanes: where lane & APART is zero those of a, elsewhere those of b.
+template <int APART>
+inline vec fold(vec a, vec b) {
+    exchange<APART>(a, b, std::make_integer_sequence<int, LANES>());
+    return a + b;
 }
 template <int APART = 1>
 inline void turn(vec* rows) {

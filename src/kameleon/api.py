@@ -105,7 +105,7 @@ class LoadedBase:
     def __init__(self, base: Base, shelf: Shelf | None = None) -> None:
         self.base = base
         self.shelf = shelf or Shelf()
-        self.bank = Bank(base)
+        self.bank = Bank(base, frozen=True)
 
     def load_adapter(self, adapter: str | Path | Adapter, any_base: bool = False) -> Proof:
         """Make an adapter resident: a name on the shelf, a folder in PEFT's format, or an `Adapter`.

@@ -14,6 +14,7 @@
     │   ├── AdapterFileError (ValueError) files that are missing, damaged or hold what cannot be applied
     │   ├── AdapterMismatchError (ValueError)  keys or shapes that do not fit the base, or each other
     │   └── WrongBaseError (ValueError)   trained on a base with another fingerprint
+    ├── QueueFullError                    the server has as much to do as it takes on; it says when to come back
     ├── ContenderError (RuntimeError)     one side of a benchmark ended before it was done
     ├── LoraError (ValueError)            a LoRA operation on a torch module that cannot be done correctly
     └── TrainingError
@@ -80,6 +81,14 @@ class AdapterMismatchError(AdapterError, ValueError):
 
 class WrongBaseError(AdapterError, ValueError):
     """The adapter was trained on a base with another fingerprint."""
+
+
+class QueueFullError(KameleonError):
+    """The server has as much to do as it takes on, or a request waited too long; come back after `retry_after_s`."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class ContenderError(KameleonError, RuntimeError):

@@ -5,6 +5,7 @@ They stand apart from the code that they steer so that help and defaults need no
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -52,24 +53,19 @@ class Recipe:
     """Decides the first A and the order of the rows: the same seed gives the same bits."""
 
     def __post_init__(self) -> None:
-        faults = [
-            f"{name} is {getattr(self, name)}; it must be {wish}"
-            for name, wish, holds in (
-                ("rank", "at least 1", self.rank >= 1),
-                ("alpha", "above 0", self.alpha > 0),
-                ("layers", "0 (all) or more", self.layers >= 0),
-                ("learning_rate", "0 (derived) or more, and below 1", 0 <= self.learning_rate < 1),
-                ("epochs", "above 0", self.epochs > 0),
-                ("rows_per_step", "at least 1", self.rows_per_step >= 1),
-                ("warmup", "a share from 0 to 1", 0 <= self.warmup <= 1),
-                ("weight_decay", "0 or more", self.weight_decay >= 0),
-                ("clip_norm", "above 0", self.clip_norm > 0),
-                ("max_row_tokens", "at least 8", self.max_row_tokens >= 8),
-            )
-            if not holds
-        ]
-        if faults:
-            raise SettingError("; ".join(faults))
+        _check(
+            self,
+            ("rank", "at least 1", self.rank >= 1),
+            ("alpha", "above 0", self.alpha > 0),
+            ("layers", "0 (all) or more", self.layers >= 0),
+            ("learning_rate", "0 (derived) or more, and below 1", 0 <= self.learning_rate < 1),
+            ("epochs", "above 0", self.epochs > 0),
+            ("rows_per_step", "at least 1", self.rows_per_step >= 1),
+            ("warmup", "a share from 0 to 1", 0 <= self.warmup <= 1),
+            ("weight_decay", "0 or more", self.weight_decay >= 0),
+            ("clip_norm", "above 0", self.clip_norm > 0),
+            ("max_row_tokens", "at least 8", self.max_row_tokens >= 8),
+        )
 
 
 @dataclass(frozen=True)
@@ -109,19 +105,82 @@ class Sampling:
     """Sample only from the most likely tokens that together reach this probability (arXiv:1904.09751)."""
     top_k: int = 0
     """Sample only from this many most likely tokens; 0 means all."""
+    min_p: float = 0.0
+    """Sample only from tokens at least this likely compared with the most likely one (arXiv:2407.01082)."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens of the prompt and the answer so far become less likely (arXiv:1909.05858); 1 changes nothing."""
+    presence_penalty: float = 0.0
+    """Taken from the logit of every token that the answer has already, as in OpenAI's interface."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit for each time that the answer has it already, as in OpenAI's interface."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Pairs of a token and what is added to its logit: -100 forbids it, 100 as good as demands it."""
+    logprobs: int | None = None
+    """Report each token's log-probability, and those of so many most likely alternatives; none by default."""
+    json_schema: str | None = None
+    """The answer is JSON that this schema (itself JSON text; "{}" is any) describes; needs the serve extra."""
+    regex: str | None = None
+    """The answer is a text that this regular expression matches as a whole; needs the serve extra."""
     seed: int | None = None
     """The same seed gives the same text, whatever else is in the batch; None draws a new one."""
     stop: tuple[str, ...] = ()
     """Stop before any of these strings; the base's own end tokens always stop."""
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise SettingError(f"max_tokens is {self.max_tokens}; it must be at least 1")
-        if not self.temperature >= 0:
-            raise SettingError(f"temperature is {self.temperature}; it must be 0 (greedy) or more")
-        if not 0 < self.top_p <= 1:
-            raise SettingError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
-        if self.top_k < 0:
-            raise SettingError(f"top_k is {self.top_k}; it must be 0 (all) or more")
+        _check(
+            self,
+            ("max_tokens", "at least 1", self.max_tokens >= 1),
+            ("temperature", "0 (greedy) or more", 0 <= self.temperature < math.inf),
+            ("top_p", "above 0 and at most 1", 0 < self.top_p <= 1),
+            ("top_k", "0 (all) or more", self.top_k >= 0),
+            ("min_p", "a share from 0 to 1", 0 <= self.min_p <= 1),
+            ("repetition_penalty", "above 0", 0 < self.repetition_penalty < math.inf),
+            ("presence_penalty", "from -2 to 2", -2 <= self.presence_penalty <= 2),
+            ("frequency_penalty", "from -2 to 2", -2 <= self.frequency_penalty <= 2),
+            (
+                "logit_bias",
+                "token numbers with a bias from -100 to 100",
+                all(token >= 0 and -100 <= bias <= 100 for token, bias in self.logit_bias),
+            ),
+            ("logprobs", "from 0 to 20, or None", self.logprobs is None or 0 <= self.logprobs <= 20),
+        )
+        if self.json_schema is not None and self.regex is not None:
+            raise SettingError("json_schema and regex are both given; an answer follows one of them")
         if "" in self.stop:
             raise SettingError("an empty stop string would stop everything; leave it out")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server may use and whom it turns away. 0 in a number of bytes derives it from this machine's memory."""
+
+    kv_cache_bytes: int = 0
+    """Memory for the keys and values of running requests and of prompts seen lately; 0 takes an eighth of the free."""
+    adapter_bytes: int = 0
+    """Memory for resident adapters; those used longest ago leave first. 0 takes an eighth of what is free."""
+    max_batch: int = 64
+    """Requests that are computed together: more share each reading of the weights, and each waits a little longer."""
+    max_queue: int = 256
+    """Requests that may wait; one more is told to come back later, since it would wait longer than most clients do."""
+    max_request_s: float = 600.0
+    """Seconds a request may take, waiting included, before it ends with what it has; 0 sets no limit."""
+    prefill_chunk_tokens: int = 256
+    """Prompt tokens computed in one step beside running answers: what a long prompt puts between two tokens."""
+
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            ("kv_cache_bytes", "0 (derived) or more", self.kv_cache_bytes >= 0),
+            ("adapter_bytes", "0 (derived) or more", self.adapter_bytes >= 0),
+            ("max_batch", "at least 1", self.max_batch >= 1),
+            ("max_queue", "at least 1", self.max_queue >= 1),
+            ("max_request_s", "0 (no limit) or more", 0 <= self.max_request_s < math.inf),
+            ("prefill_chunk_tokens", "at least 16", self.prefill_chunk_tokens >= 16),
+        )
+
+
+def _check(settings: object, *rules: tuple[str, str, bool]) -> None:
+    """Raise one SettingError that names every field whose rule does not hold."""
+    faults = [f"{name} is {getattr(settings, name)}; it must be {wish}" for name, wish, holds in rules if not holds]
+    if faults:
+        raise SettingError("; ".join(faults))

@@ -7,7 +7,7 @@ import torch
 from tiny import FAMILIES, SIZES, save_base
 
 from kameleon.errors import SettingError, WeightsError
-from kameleon.generation import KVCache
+from kameleon.generation import PagePool
 from kameleon.model import build_decoder
 from kameleon.model.config import read_config
 from kameleon.ops import Segments
@@ -81,7 +81,7 @@ def test_generation_with_a_cache_goes_on_beyond_a_window_as_without_one(family, 
     assert 10 in decoder.config.windows
     tokens = torch.randint(0, SIZES["vocab_size"], (2, 40))
     whole = decoder.hidden(tokens.flatten(), Segments((40, 40))).view(2, 40, -1)
-    cache = KVCache(decoder.config, 2, 40, torch.float32)
+    cache = PagePool(decoder.config, 6, torch.float32).tables([[4, 0, 2], [1, 5, 3]])
     starts, done = torch.tensor([0, 0]), []
     for lengths in [(3, 15), (12, 1), (1, 7), *[(1, 1)] * 15]:  # prompts of two lengths, more at once, then one each
         fresh = [row[at : at + n] for row, at, n in zip(tokens, starts.tolist(), lengths, strict=True)]

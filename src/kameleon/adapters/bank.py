@@ -12,7 +12,7 @@ from kameleon.adapters.adapter import Adapter, LoraFactors
 from kameleon.adapters.card import Card
 from kameleon.errors import AdapterMismatchError, AdapterNotFoundError, WrongBaseError
 from kameleon.model import Base, groups, module_name, module_shapes
-from kameleon.ops import NO_ADAPTER, Branch, SidePath
+from kameleon.ops import NO_ADAPTER, Branch, SidePath, SideTable
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,10 @@ class Resident:
     paths: dict[tuple[int, str], SidePath]
     modules: dict[str, LoraFactors]
 
+    @property
+    def lowest_layer(self) -> int:
+        return min((layer for layer, _ in self.paths), default=0)
+
     def factors(self) -> list[Tensor]:
         """Every view of `flat` that autograd should see, in the order of `flat`."""
         return [t for side in self.paths.values() for t in (side.a, *(branch.b for branch in side.branches))]
@@ -41,14 +45,31 @@ class Resident:
         return Adapter(self.name, copied, card)
 
 
-class Bank:
-    """Slots of resident adapters over one base. Adding checks that the adapter belongs to the base and fits it."""
+@dataclass(frozen=True, eq=False)
+class FrozenResident:
+    """One adapter in memory that will not be trained: its factors in the compute type alone."""
 
-    def __init__(self, base: Base) -> None:
-        self._base = base
-        self._slots: list[Resident | None] = []
-        self._sides: dict[tuple[int, str], tuple[SidePath | None, ...]] = {}
-        self._index()
+    name: str
+    card: Card
+    table: SideTable
+    lowest_layer: int
+
+
+class Bank:
+    """Slots of resident adapters over one base. Adding checks that the adapter belongs to the base and fits it.
+
+    A `frozen` bank keeps its adapters in the compute type, half the memory in bf16; training wants one that is not.
+    One thread may change slots while others compute with those that stay.
+    """
+
+    def __init__(self, base: Base, frozen: bool = False) -> None:
+        self._base, self._frozen = base, frozen
+        self._slots: list[Resident | FrozenResident | None] = []
+        self._places = {
+            (layer, group.name): layer * len(groups(base.config)) + at
+            for layer in range(base.config.num_layers)
+            for at, group in enumerate(groups(base.config))
+        }
 
     def add(self, adapter: Adapter, any_base: bool = False) -> int:
         """Copy `adapter` into a slot (its own, if one of that name is resident) and return the slot.
@@ -56,19 +77,25 @@ class Bank:
         Raises WrongBaseError for an adapter of another base unless `any_base`, and AdapterMismatchError, naming every
         fault, when it does not fit.
         """
-        check_base(self._base, adapter, any_base)
-        resident = _lay_out(self._base, adapter)
         slot = next((i for i, r in enumerate(self._slots) if r is not None and r.name == adapter.name), None)
+        return self.place(adapter, any_base, slot)
+
+    def place(self, adapter: Adapter, any_base: bool = False, slot: int | None = None) -> int:
+        """Like `add`, into `slot`, or one that is free: several versions of one name may be resident."""
+        check_base(self._base, adapter, any_base)
+        resident = self._freeze(adapter) if self._frozen else _lay_out(self._base, adapter)
         if slot is None:
             slot = next((i for i, r in enumerate(self._slots) if r is None), len(self._slots))
         self._slots[slot : slot + 1] = [resident]
-        self._index()
         return slot
+
+    def free(self, slot: int) -> None:
+        """Empty a slot; others keep their numbers."""
+        self._slots[slot] = None
 
     def remove(self, name: str) -> None:
         """Free the slot of `name`; other slots keep their numbers."""
-        self._slots[self.slot(name)] = None
-        self._index()
+        self.free(self.slot(name))
 
     def slot(self, name: str | None) -> int:
         """The slot of a resident adapter; None means the plain base. Raises AdapterNotFoundError."""
@@ -80,29 +107,62 @@ class Bank:
         raise AdapterNotFoundError(f"adapter {name!r} is not resident; resident: {', '.join(self.names()) or 'none'}")
 
     def resident(self, name: str) -> Resident:
-        """The resident adapter of that name. Raises AdapterNotFoundError."""
+        """The resident adapter of that name, of a bank that is not frozen. Raises AdapterNotFoundError."""
         resident = self._slots[self.slot(name)]
-        assert resident is not None
+        assert isinstance(resident, Resident)
         return resident
+
+    def bytes(self, slot: int) -> int:
+        """Memory of the adapter in a slot."""
+        resident = self._slots[slot]
+        assert resident is not None
+        return resident.table.bytes if isinstance(resident, FrozenResident) else resident.flat.nbytes
 
     def names(self) -> list[str]:
         return [resident.name for resident in self._slots if resident is not None]
 
     def sides(self, layer: int, group: str) -> Sequence[SidePath | None]:
         """The factors in each slot for one joined projection (what the decoder asks for)."""
-        return self._sides[layer, group]
+        return _Sides(self._slots, (layer, group), self._places[layer, group])
+
+    def table(self, slot: int) -> SideTable:
+        """The factors in a slot as generation reads them; of a bank that is not frozen, a copy of what they are now."""
+        resident = self._slots[slot]
+        assert resident is not None, f"slot {slot} is empty"
+        return resident.table if isinstance(resident, FrozenResident) else self._table(resident)
 
     def lowest_layer(self, slot: int) -> int:
         """The lowest layer that the adapter in `slot` changes; the number of layers for the plain base."""
         resident = None if slot == NO_ADAPTER else self._slots[slot]
-        return min((layer for layer, _ in resident.paths), default=0) if resident else self._base.config.num_layers
+        if resident is None:
+            return self._base.config.num_layers
+        return resident.lowest_layer
 
-    def _index(self) -> None:
-        self._sides = {
-            (layer, group.name): tuple(r and r.paths.get((layer, group.name)) for r in self._slots)
-            for layer in range(self._base.config.num_layers)
-            for group in groups(self._base.config)
-        }
+    def _freeze(self, adapter: Adapter) -> FrozenResident:
+        resident = _lay_out(self._base, adapter)
+        return FrozenResident(adapter.name, adapter.card, self._table(resident), resident.lowest_layer)
+
+    def _table(self, resident: Resident) -> SideTable:
+        with torch.no_grad():
+            return SideTable([resident.paths.get(place) for place in self._places], self._base.compute_dtype)
+
+
+class _Sides(Sequence[SidePath | None]):
+    """One joined projection's factors by slot, looked up when they are asked for."""
+
+    def __init__(self, slots: Sequence[Resident | FrozenResident | None], place: tuple[int, str], index: int) -> None:
+        self._slots, self._place, self._index = slots, place, index
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def __getitem__(self, slot: int) -> SidePath | None:  # type: ignore[override]
+        resident = self._slots[slot]
+        if resident is None:
+            return None
+        if isinstance(resident, FrozenResident):
+            return resident.table.side(self._index)
+        return resident.paths.get(self._place)
 
 
 def check_base(base: Base, adapter: Adapter, any_base: bool = False) -> None:

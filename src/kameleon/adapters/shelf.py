@@ -145,7 +145,7 @@ class Shelf:
             raise AdapterFileError(f"the shelf {self.root} cannot be written: {error}") from error
 
     def _check_there(self, name: str) -> None:
-        if not self.has(name):
+        if not (self.root / check_name(name) / _CURRENT).exists() and not self.has(name):
             near = difflib.get_close_matches(name, self.names(), 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise AdapterNotFoundError(

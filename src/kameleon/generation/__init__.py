@@ -1,8 +1,24 @@
-"""Text from prompts: KV cache, sampling, and the one loop that generates for a mixed batch."""
+"""Text from prompts: pages of keys and values, sampling, and the one loop that generates for a mixed batch."""
 
-from kameleon.generation.kv_cache import KVCache
-from kameleon.generation.loop import Completion, Piece, Request, generate, stream
+from kameleon.generation.batch import Batch
+from kameleon.generation.loop import generate, stream
+from kameleon.generation.pages import PagePool, page_bytes, pages_for
+from kameleon.generation.request import Completion, Piece, Request, ScoredToken
 from kameleon.generation.sampling import choose, new_generator
 from kameleon.settings import Sampling
 
-__all__ = ["Completion", "KVCache", "Piece", "Request", "Sampling", "choose", "generate", "new_generator", "stream"]
+__all__ = [
+    "Batch",
+    "Completion",
+    "PagePool",
+    "Piece",
+    "Request",
+    "Sampling",
+    "ScoredToken",
+    "choose",
+    "generate",
+    "new_generator",
+    "page_bytes",
+    "pages_for",
+    "stream",
+]

@@ -2,10 +2,57 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from kameleon.generation.request import Request, ScoredToken
+from kameleon.model import Base
 from kameleon.settings import Sampling
+
+# Sorting a whole vocabulary takes milliseconds; nearly always the mass that is asked for lies in fewer tokens.
+_SORTED_FIRST = 1024
+
+
+class Chooser:
+    """One request's choices, with a random stream of its own."""
+
+    def __init__(self, request: Request, base: Base) -> None:
+        self.sampling = request.sampling
+        self._generator = new_generator(self.sampling.seed)
+        self._prompt = frozenset(request.prompt) if self.sampling.repetition_penalty != 1 else frozenset[int]()
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the choice is the most likely token, and nothing else is asked for."""
+        one = self.sampling
+        changed = one.repetition_penalty != 1 or one.presence_penalty or one.frequency_penalty or one.logit_bias
+        return one.temperature == 0 and not changed and one.logprobs is None
+
+    def choose(self, logits: Tensor, answer: Sequence[int]) -> tuple[int, ScoredToken | None]:
+        """The next token after `answer`, from `logits` [vocab_size] fp32; and its score, if asked for."""
+        token = choose(self._changed(logits, answer), self.sampling, self._generator)
+        count = self.sampling.logprobs
+        return token, None if count is None else score(logits, token, count)
+
+    def _changed(self, logits: Tensor, answer: Sequence[int]) -> Tensor:
+        """Logits after penalties and biases."""
+        one, counts = self.sampling, Counter(answer)
+        if one.repetition_penalty != 1 and (self._prompt or counts):
+            seen = torch.tensor(sorted(self._prompt | counts.keys()))
+            there = logits[seen]
+            punished = torch.where(there > 0, there / one.repetition_penalty, there * one.repetition_penalty)
+            logits = logits.index_put((seen,), punished)
+        if counts and (one.presence_penalty or one.frequency_penalty):
+            seen = torch.tensor(list(counts))
+            times = torch.tensor(list(counts.values()), dtype=torch.float32)
+            logits = logits.index_add(0, seen, -(one.presence_penalty + one.frequency_penalty * times))
+        if one.logit_bias:
+            tokens, biases = zip(*one.logit_bias, strict=True)
+            logits = logits.index_add(0, torch.tensor(tokens), torch.tensor(biases))
+        return logits
 
 
 def new_generator(seed: int | None) -> torch.Generator:
@@ -22,11 +69,21 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     """The next token from `logits` [vocab_size] fp32."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    ordered, tokens = (logits / sampling.temperature).sort(descending=True)
-    probabilities = ordered.softmax(-1)
-    if sampling.top_k:
-        probabilities[sampling.top_k :] = 0
+    probabilities = (logits / sampling.temperature).softmax(-1)
+    wanted = sampling.top_k or len(logits)
+    kept, tokens = probabilities.topk(min(wanted, _SORTED_FIRST, len(logits)))
+    if len(kept) < wanted and float(kept.sum()) < sampling.top_p:
+        kept, tokens = probabilities.sort(descending=True)
+        kept, tokens = kept[:wanted], tokens[:wanted]
     # A token stays when those before it have not yet reached top_p; the first one always stays.
-    before = probabilities.cumsum(-1) - probabilities
-    probabilities[before >= sampling.top_p * probabilities.sum()] = 0
-    return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
+    before = kept.cumsum(-1) - kept
+    kept = kept * (before < sampling.top_p * kept.sum()) * (kept >= sampling.min_p * kept[0])
+    return int(tokens[torch.multinomial(kept, 1, generator=generator)])
+
+
+def score(logits: Tensor, token: int, alternatives: int) -> ScoredToken:
+    """The log-probability of `token` and of the `alternatives` most likely ones, under `logits` [vocab_size] fp32."""
+    logprobs = logits.log_softmax(-1)
+    best, which = logprobs.topk(alternatives)
+    others = tuple(zip(which.tolist(), best.tolist(), strict=True))
+    return ScoredToken(token, float(logprobs[token]), others)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -21,19 +22,27 @@ from kameleon.model.rope import attention_factor, inv_freq
 from kameleon.ops import (
     Cheap,
     Gated,
-    LayerCache,
+    LayerPages,
+    LayerStack,
+    LayerWeights,
     RmsNorm,
     Segments,
     SidePath,
+    SideTable,
     attention,
-    attention_cached,
+    attention_paged,
     lora_linear,
+    multiplies,
     rms_norm,
     rope,
     rotation,
+    runs,
     split_heads,
 )
 from kameleon.weights import FrozenWeight, WeightFile
+
+# From here on, products in AMX units beat reading the weights once.
+_FEW_ROWS = 64
 
 
 class SidePaths(Protocol):
@@ -41,11 +50,22 @@ class SidePaths(Protocol):
 
     def sides(self, layer: int, group: str) -> Sequence[SidePath | None]: ...
 
+    def table(self, slot: int) -> SideTable: ...
+
 
 class Cache(Protocol):
-    """Keys and values of earlier tokens, one `LayerCache` a layer."""
+    """Keys and values of earlier tokens, and room for new ones, in each layer's pages."""
 
-    def layer(self, index: int) -> LayerCache: ...
+    @property
+    def keys(self) -> Tensor: ...
+
+    @property
+    def values(self) -> Tensor: ...
+
+    @property
+    def tables(self) -> Tensor: ...
+
+    def layer(self, index: int) -> LayerPages: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +139,10 @@ class Decoder:
         """
         self._check(x, segments)
         turns = {one: rotation(segments.positions, *ready) for one, ready in self._ropes.items()}
+        if cache is not None and layers is None and self._runs_as_one(x):
+            slots = {run.adapter for run in segments.runs}
+            sides = {slot: adapters.table(slot) for slot in slots} if adapters is not None else {}
+            return self._stack.run(x, segments, list(turns.values()), cache.keys, cache.values, cache.tables, sides)
         for index in layers if layers is not None else range(len(self.layers)):
             turn = turns[self.config.layer_rope(index)]
             if checkpoint_layers:
@@ -142,7 +166,37 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden · headᵀ in fp32, [rows, vocab_size]; give it only the rows that are needed."""
+        if self._runs_as_one(hidden):
+            return self.head.stacked.project(hidden)
         return self.head.project(hidden).float()
+
+    def _runs_as_one(self, x: Tensor) -> bool:
+        """Whether generation's own kernels take `x`: not where torch has units that are faster on many rows."""
+        return runs(x) and (multiplies(x.dtype) or len(x) < _FEW_ROWS)
+
+    @cached_property
+    def _stack(self) -> LayerStack:
+        config, ropes = self.config, list(self._ropes)
+        layers = [
+            LayerWeights(
+                layer.input_norm,
+                layer.qkv.stacked,
+                layer.qkv_bias,
+                layer.q_norm,
+                layer.k_norm,
+                layer.o.stacked,
+                layer.o_norm,
+                layer.mlp_norm,
+                layer.gate_up.stacked,
+                layer.down.stacked,
+                layer.down_norm,
+                config.window(i),
+                ropes.index(config.layer_rope(i)),
+            )
+            for i, layer in enumerate(self.layers)
+        ]
+        heads = config.num_heads, config.num_kv_heads, config.head_dim
+        return LayerStack(layers, *heads, config.activation, config.rms_norm_eps, config.max_sequence_tokens)
 
     def _layer(
         self,
@@ -174,7 +228,7 @@ class Decoder:
         if cache is None:
             mixed = attention(qkv, *heads, segments, window)
         else:
-            mixed = attention_cached(qkv, *heads, segments, cache.layer(index), window)
+            mixed = attention_paged(qkv, *heads, segments, cache.layer(index), window)
         x = add(x, "o", mixed, layer.o_norm)
         gate_up = project("gate_up", x, RmsNorm(layer.mlp_norm, eps))
         return add(x, "down", gate_up, layer.down_norm, Gated(config.activation))

@@ -6,25 +6,29 @@ the two runs, and a test compares them.
 
 from kameleon.ops import nf4
 from kameleon.ops.adamw import AdamW
-from kameleon.ops.attention import LayerCache, attention, attention_cached, split_heads
+from kameleon.ops.attention import attention, split_heads
 from kameleon.ops.cheap import Cheap
 from kameleon.ops.compute_type import ComputeType, measure_compute_type
 from kameleon.ops.cross_entropy import TokenScores, chunk_rows, linear_cross_entropy, token_scores
 from kameleon.ops.gated import Gated, gated
+from kameleon.ops.layer_stack import LayerStack, LayerWeights, Stacked
 from kameleon.ops.lora_linear import Branch, SidePath, lora_linear
 from kameleon.ops.native import Choice, keep_memory, multiplies, runs
 from kameleon.ops.native import choice as kernels
 from kameleon.ops.packed import KINDS, Packed, tile_bytes
+from kameleon.ops.paged_attention import PAGE_TOKENS, LayerPages, attention_paged, new_pages
 from kameleon.ops.products import Addition, Matrix, Term, multiply, prepare, sum_products
 from kameleon.ops.rms_norm import RmsNorm, rms_norm
 from kameleon.ops.rope import rope, rotation
 from kameleon.ops.segments import IGNORE, NO_ADAPTER, NO_PARENT, Run, Segments
+from kameleon.ops.side_table import SideTable
 
 __all__ = [
     "IGNORE",
     "KINDS",
     "NO_ADAPTER",
     "NO_PARENT",
+    "PAGE_TOKENS",
     "AdamW",
     "Addition",
     "Branch",
@@ -32,17 +36,21 @@ __all__ = [
     "Choice",
     "ComputeType",
     "Gated",
-    "LayerCache",
+    "LayerPages",
+    "LayerStack",
+    "LayerWeights",
     "Matrix",
     "Packed",
     "RmsNorm",
     "Run",
     "Segments",
     "SidePath",
+    "SideTable",
+    "Stacked",
     "Term",
     "TokenScores",
     "attention",
-    "attention_cached",
+    "attention_paged",
     "chunk_rows",
     "gated",
     "keep_memory",
@@ -52,6 +60,7 @@ __all__ = [
     "measure_compute_type",
     "multiplies",
     "multiply",
+    "new_pages",
     "nf4",
     "prepare",
     "rms_norm",

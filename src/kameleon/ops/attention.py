@@ -1,19 +1,12 @@
-"""Causal attention inside each segment of a packed batch, grouped-query.
-
-Training goes through the blockwise kernel (or the reference); generation, with its cache, through PyTorch's.
-"""
+"""Causal attention inside each segment of a packed batch, grouped-query."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from kameleon.ops import native, reference
 from kameleon.ops.segments import Segments
@@ -90,52 +83,3 @@ def split_heads(qkv: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor,
     """q [tokens, heads, head_dim], k and v [tokens, kv_heads, head_dim], as views."""
     q, k, v = qkv.unflatten(1, (heads + 2 * kv_heads, -1)).split([heads, kv_heads, kv_heads], dim=1)
     return q, k, v
-
-
-class LayerCache(Protocol):
-    """Keys and values of earlier tokens: `extend` stores new ones and returns all, padded to the longest sequence."""
-
-    def extend(self, k: Tensor, v: Tensor, segments: Segments) -> tuple[Tensor, Tensor]: ...
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
-    """[batch, tokens, heads, head_dim] in and out; `mask` is true where a query sees."""
-    q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-    out = scaled_dot_product_attention(q, k, v, mask, enable_gqa=q.shape[1] != k.shape[1])
-    return out.transpose(1, 2)
-
-
-def attention_cached(
-    qkv: Tensor, heads: int, kv_heads: int, segments: Segments, cache: LayerCache, window: int | None = None
-) -> Tensor:
-    """Like `attention`, segment i going on after the `segments.offsets[i]` tokens that lie in `cache`. No gradients."""
-    q, k, v = split_heads(qkv, heads, kv_heads)
-    keys, values = cache.extend(k, v, segments)  # [segments, longest, kv_heads, head_dim]
-    layout = _cached_layout(segments.lengths)
-    padded = q.index_select(0, layout.gather).unflatten(0, (len(segments.lengths), layout.width))
-    last_seen = (torch.tensor(segments.offsets)[:, None] + torch.arange(layout.width))[:, :, None]
-    # Keys before `first` lie outside of every window.
-    first = max(0, min(segments.offsets) + 1 - window) if window else 0
-    places = torch.arange(first, keys.shape[1])
-    mask = places <= last_seen  # [segments, width, places]
-    if window:
-        mask &= places > last_seen - window
-    out = _attend(padded, keys[:, first:], values[:, first:], mask[:, None])
-    return out.flatten(2).flatten(0, 1).index_select(0, layout.scatter)
-
-
-@dataclass(frozen=True, eq=False)
-class _CachedLayout:
-    gather: Tensor
-    scatter: Tensor
-    width: int
-
-
-@lru_cache(maxsize=64)
-def _cached_layout(lengths: Sequence[int]) -> _CachedLayout:
-    width = max(lengths)
-    starts = torch.tensor(Segments(tuple(lengths)).starts)
-    column = torch.arange(width)
-    real = column < torch.tensor(lengths)[:, None]
-    rows = torch.where(real, starts[:, None] + column, 0)
-    return _CachedLayout(rows.flatten(), real.flatten().nonzero().flatten(), width)

@@ -11,7 +11,7 @@ from torch import Tensor
 from kameleon.ops import cheap, native, reference
 
 Activation = Literal["silu", "gelu_tanh"]
-_CODES: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1}  # `Activation` of native/api.h
+CODES: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1}  # `Activation` of native/api.h
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class Gated:
     def forward(self, x: Tensor) -> Tensor:
         rows, size = x.shape[0], x.shape[1] // 2
         y = torch.empty(rows, size, dtype=x.dtype)
-        native.call("gated", native.type_code(x), _CODES[self.activation], x, rows, size, y)
+        native.call("gated", native.type_code(x), CODES[self.activation], x, rows, size, y)
         return y
 
     def backward(self, x: Tensor, dy: Tensor) -> Tensor:
         dx, rows, size = torch.empty_like(x), x.shape[0], x.shape[1] // 2
-        native.call("gated_back", native.type_code(x), _CODES[self.activation], x, dy, rows, size, dx)
+        native.call("gated_back", native.type_code(x), CODES[self.activation], x, dy, rows, size, dx)
         return dx
 
     def __call__(self, x: Tensor) -> Tensor:

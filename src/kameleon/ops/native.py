@@ -43,6 +43,9 @@ _SIGNATURES = {
     "keep_memory": "n",
     "attention": "npppppp",
     "attention_back": "npppppppppp",
+    "attention_paged": "nppp",
+    "project": "nppnp",
+    "layers": "nppp",
 }
 
 

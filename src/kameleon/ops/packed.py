@@ -20,7 +20,7 @@ _TILE_NUMBERS = 2 << 20  # unpacked at a time where torch multiplies: few enough
 _WHOLE_BLOCKS = 256  # a whole number of blocks of every kind
 
 
-class _Stored(ctypes.Structure):
+class Stored(ctypes.Structure):
     """`Stored` of native/api.h."""
 
     _fields_ = [
@@ -124,17 +124,22 @@ class Packed:
         """y = x @ matrix for at most eight rows; `matrix` is a transposed view, x and y are of one type."""
         assert self.transposed and x.dtype == y.dtype and x.stride(1) == y.stride(1) == 1
         code, size = native.type_code(x), len(self.data)
-        native.call("few_rows", self._stored, code, x, x.stride(0), len(x), self.columns, size, y, y.stride(0))
+        native.call(
+            "few_rows", ctypes.byref(self.stored), code, x, x.stride(0), len(x), self.columns, size, y, y.stride(0)
+        )
 
     @property
-    def _stored(self) -> object:
-        return ctypes.byref(_Stored(self.data.data_ptr(), self.code, self.data.stride(0), self.half))
+    def stored(self) -> Stored:
+        """What kernels read."""
+        return Stored(self.data.data_ptr(), self.code, self.data.stride(0), self.half)
 
     def _unpack(self, ids: Tensor | None, columns: slice, out: Tensor) -> Tensor:
         """The rows `ids` (all, if None), some of their columns, written to `out`."""
         if native.runs(out):
             count, first = len(out), columns.start
-            native.call("unpack", self._stored, ids, count, first, out.shape[1], native.type_code(out), out)
+            native.call(
+                "unpack", ctypes.byref(self.stored), ids, count, first, out.shape[1], native.type_code(out), out
+            )
             return out
         stored = self.stored_rows(torch.arange(len(out)) if ids is None else ids)
         return out.copy_(reference.unpack(self.kind, self.data[stored])[:, columns])

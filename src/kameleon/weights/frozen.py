@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from kameleon.ops import Addition, Matrix, Packed, Term, prepare, sum_products
+from kameleon.ops import Addition, Matrix, Packed, Stacked, Term, prepare, sum_products
 
 
 class FrozenWeight:
@@ -36,6 +37,11 @@ class FrozenWeight:
         return sum_products(
             [Term(dy[:, first : first + part.shape[0]], part) for first, part in self._placed()], additions
         )
+
+    @cached_property
+    def stacked(self) -> Stacked:
+        """The same memory as generation's kernels take it."""
+        return Stacked(self._parts)
 
     def rows(self, ids: Tensor) -> Tensor:
         """W[ids]: [n] int64 to [n, in], an embedding's lookup."""

@@ -1,0 +1,228 @@
+// Products of a few hundred rows at most with frozen matrices where they lie, as generation needs them.
+//
+// Each number of the result is one dot product along k, in vectors, folded at the end: the same operations in the same order
+// whatever other rows there are, so that a request gets the same bits alone and in any batch.
+#pragma once
+
+#include <algorithm>
+
+#include "packed.h"
+
+namespace kameleon {
+
+constexpr int64_t COLUMNS = 32;  // of the result, one thread's task
+constexpr int64_t ROWS = 48;     // of the result at a time
+
+// out[r · out_row + c] = u_r · w_c over k numbers, for R rows and C (4 or 8) lines. Rows of u are zero up to a whole vector.
+template <class T, int R, int C>
+inline void dot_tile(const T* u, int64_t u_row, const T* const* w, int64_t k, float* out, int64_t out_row) {
+    typedef Lines<T> E;
+    constexpr int64_t WIDTH = LANES * E::STEP;
+    vec sum[R][C] = {};
+    int64_t p = 0;
+    for (; p + WIDTH <= k; p += WIDTH) {
+        typename E::Lanes right[C];
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) right[c] = E::load(w[c] + p);
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const typename E::Lanes left = E::load(u + r * u_row + p);
+#pragma GCC unroll 8
+            for (int c = 0; c < C; c++) sum[r][c] = E::add_product(sum[r][c], left, right[c]);
+        }
+    }
+    if (p < k) {
+        alignas(64) T rest[WIDTH];
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) {
+            std::fill(rest, rest + WIDTH, T{});
+            std::copy(w[c] + p, w[c] + k, rest);
+            const typename E::Lanes right = E::load(rest);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) sum[r][c] = E::add_product(sum[r][c], E::load(u + r * u_row + p), right);
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+        for (int c = 0; c < C; c += 4) {
+            vec total = fold<2>(fold<1>(sum[r][c], sum[r][c + 1]), fold<1>(sum[r][c + 2], sum[r][c + 3]));
+            if constexpr (LANES > 4) total = fold<4>(total, total);
+            if constexpr (LANES > 8) total = fold<8>(total, total);
+            std::memcpy(out + r * out_row + c, &total, 4 * sizeof(float));
+        }
+}
+
+// All of `rows` rows with `columns` lines; what is beyond the last line is not looked at, but out has room for whole tiles.
+template <class T>
+inline void dot_block(const T* u, int64_t u_row, int64_t rows, const T* const* w, int64_t columns, int64_t k, float* out,
+                      int64_t out_row) {
+    const int64_t groups = ceil_div(rows, 6);
+    for (int64_t c = 0; c < columns; c += 4) {
+        for (int64_t g = 0, row = 0; g < groups; g++) {
+            const int64_t count = rows / groups + (g < rows % groups);
+            const T* left = u + row * u_row;
+            float* to = out + row * out_row + c;
+            switch (count) {
+                case 1:
+                    if (c % 8 == 0 && c + 4 < columns) dot_tile<T, 1, 8>(left, u_row, w + c, k, to, out_row);
+                    else if (c % 8 == 0) dot_tile<T, 1, 4>(left, u_row, w + c, k, to, out_row);
+                    break;
+                case 2: dot_tile<T, 2, 4>(left, u_row, w + c, k, to, out_row); break;
+                case 3: dot_tile<T, 3, 4>(left, u_row, w + c, k, to, out_row); break;
+                case 4: dot_tile<T, 4, 4>(left, u_row, w + c, k, to, out_row); break;
+                case 5: dot_tile<T, 5, 4>(left, u_row, w + c, k, to, out_row); break;
+                default: dot_tile<T, 6, 4>(left, u_row, w + c, k, to, out_row);
+            }
+            row += count;
+        }
+    }
+}
+
+// Rows first … first + COLUMNS of a weight as lines of type T: where they lie, or unpacked into `room` [COLUMNS, in].
+template <class T>
+int64_t lines(const Weight& w, int64_t first, T* room, const T** out) {
+    constexpr int64_t SAME = std::is_same_v<T, float> ? int64_t(PACKED_F32) : int64_t(PACKED_BF16);
+    const int64_t last = std::min(first + COLUMNS, w.out);
+    const Part* part = w.parts;
+    int64_t before = 0;  // rows of earlier parts
+    for (int64_t row = first; row < last; row++) {
+        while (row - before >= part->rows) before += (part++)->rows;
+        const Stored& in = part->stored;
+        const uint8_t* stored = in.data + stored_row(row - before, in.half) * in.row_bytes;
+        if (in.type == SAME) {
+            out[row - first] = reinterpret_cast<const T*>(stored);
+            continue;
+        }
+        T* to = room + (row - first) * w.in;
+        const Kind kind = kind_of(in.type);
+        alignas(64) float line[RUN];
+        for (int64_t at = 0; at < w.in; at += RUN) {
+            const int64_t count = std::min(RUN, w.in - at);
+            kind.unpack(stored, at, count, line);
+            for (int64_t j = 0; j < count; j++) to[at + j] = narrow<T>(line[j]);
+        }
+        out[row - first] = to;
+    }
+    const int64_t columns = last - first;
+    for (int64_t i = columns; i < ceil_div(columns, 8) * 8; i++) out[i] = out[columns - 1];
+    return columns;
+}
+
+// Rows u [tokens, u_row ≥ in, zero up to whole vectors] that a projection multiplies, with the side paths' h [tokens, h_row].
+template <class T>
+struct Left {
+    const T* u;
+    int64_t u_row, tokens;
+    const SideRun* runs;
+    int64_t count, which;  // runs, and which of their sides (layer · 4 + projection)
+    T* h;
+    int64_t h_row;
+
+    const Side& side(int64_t run) const { return runs[run].sides[which]; }
+};
+
+// h = u Aᵀ for every run; called by all threads of a team, which go on together.
+template <class T>
+void side_hidden(const Left<T>& left, int64_t in) {
+    bool any = false;
+    for (int64_t run = 0; run < left.count; run++) any |= left.side(run).a != nullptr;
+    if (!any) return;
+    constexpr int64_t LINES = 16;
+    int64_t most = 0;
+    for (int64_t run = 0; run < left.count; run++) most = std::max(most, left.side(run).a ? left.side(run).rank : 0);
+#pragma omp for schedule(dynamic) collapse(2)
+    for (int64_t run = 0; run < left.count; run++)
+        for (int64_t first = 0; first < most; first += LINES) {
+            const Side& side = left.side(run);
+            if (!side.a || first >= side.rank) continue;
+            const T* a[LINES];
+            const int64_t columns = std::min(LINES, side.rank - first);
+            for (int64_t i = 0; i < LINES; i++)
+                a[i] = static_cast<const T*>(side.a) + (first + std::min(i, columns - 1)) * in;
+            float sums[ROWS * LINES];
+            for (int64_t row = left.runs[run].start; row < left.runs[run].stop; row += ROWS) {
+                const int64_t rows = std::min(ROWS, left.runs[run].stop - row);
+                dot_block(left.u + row * left.u_row, left.u_row, rows, a, columns, in, sums, LINES);
+                for (int64_t i = 0; i < rows; i++) {
+                    T* h = left.h + (row + i) * left.h_row + first;
+                    for (int64_t c = 0; c < columns; c++) h[c] = narrow<T>(sums[i * LINES + c]);
+                    if (first + columns == side.rank && side.rank % Lines<T>::STEP) h[columns] = T{};
+                }
+            }
+        }
+}
+
+// sums[i, column − first] += scaling · h B for the columns first … last of a branch, R rows at a time.
+template <class T, int R>
+inline void add_branch(const BranchB& branch, const T* h, int64_t h_row, int64_t first, int64_t last, float* sums,
+                       int64_t sums_row) {
+    typedef Lines<T> E;
+    const int64_t steps = ceil_div(branch.rank, E::STEP), width = branch.stop - branch.start;
+    const T* b = static_cast<const T*>(branch.b) + (first - branch.start) * E::STEP;
+    for (int64_t at = first; at < last; at += LANES, b += LANES * E::STEP) {
+        vec sum[R] = {};
+        for (int64_t p = 0; p < steps; p++) {
+            const typename E::Lanes right = E::load(b + p * width * E::STEP);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++)
+                sum[r] = E::add_product(sum[r], E::splat(h + r * h_row + p * E::STEP), right);
+        }
+        for (int r = 0; r < R; r++) {
+            float* to = sums + r * sums_row + (at - first);
+            if (at + LANES <= last)
+                store(to, load(to) + branch.scaling * sum[r]);
+            else
+                for (int64_t i = 0; i < last - at; i++) to[i] += branch.scaling * sum[r][i];
+        }
+    }
+}
+
+template <class T>
+void add_sides(const Left<T>& left, int64_t row, int64_t rows, int64_t first, int64_t columns, float* sums) {
+    for (int64_t run = 0; run < left.count; run++) {
+        const int64_t from = std::max(row, left.runs[run].start), to = std::min(row + rows, left.runs[run].stop);
+        const Side& side = left.side(run);
+        if (from >= to || !side.a) continue;
+        for (const BranchB* branch = side.branches; branch < side.branches + side.count; branch++) {
+            const int64_t start = std::max(first, branch->start), stop = std::min(first + columns, branch->stop);
+            if (start >= stop) continue;
+            for (int64_t i = from; i < to;) {
+                const T* h = left.h + i * left.h_row + branch->first_rank;
+                float* at = sums + (i - row) * COLUMNS + (start - first);
+                if (to - i >= 4) {
+                    add_branch<T, 4>(*branch, h, left.h_row, start, stop, at, COLUMNS);
+                    i += 4;
+                } else {
+                    add_branch<T, 1>(*branch, h, left.h_row, start, stop, at, COLUMNS);
+                    i++;
+                }
+            }
+        }
+    }
+}
+
+// y = u Wᵀ + side paths + residual, summed in fp32 and rounded once; y may be the residual. By all threads of a team.
+template <class T, class Out>
+void project(const Left<T>& left, const Weight& w, const Out* residual, Out* y) {
+    static thread_local Workspace kept;
+    alignas(64) float sums[ROWS * COLUMNS];
+    const T* line[COLUMNS];
+    side_hidden(left, w.in);
+#pragma omp for schedule(dynamic)
+    for (int64_t first = 0; first < w.out; first += COLUMNS) {
+        const int64_t columns = lines(w, first, kept.take<T>(COLUMNS * w.in), line);
+        for (int64_t row = 0; row < left.tokens; row += ROWS) {
+            const int64_t rows = std::min(ROWS, left.tokens - row);
+            dot_block(left.u + row * left.u_row, left.u_row, rows, line, columns, w.in, sums, COLUMNS);
+            add_sides(left, row, rows, first, columns, sums);
+            for (int64_t i = 0; i < rows; i++) {
+                const int64_t at = (row + i) * w.out + first;
+                for (int64_t c = 0; c < columns; c++)
+                    y[at + c] = narrow<Out>(sums[i * COLUMNS + c] + (residual ? widen(residual[at + c]) : 0.0f));
+            }
+        }
+    }
+}
+
+}  // namespace kameleon

@@ -1,0 +1,126 @@
+"""One adapter's factors over all layers, as generation reads them: in the compute type, B in the order of its use."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import c_float, c_int64, c_void_p
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kameleon.ops.lora_linear import Branch, SidePath
+from kameleon.ops.paged_attention import page_step
+
+_BEYOND = 64  # numbers that a vector may read behind the last one
+
+
+class _BranchB(ctypes.Structure):
+    """`BranchB` of native/api.h."""
+
+    _fields_ = [
+        ("b", c_void_p),
+        ("first_rank", c_int64),
+        ("rank", c_int64),
+        ("start", c_int64),
+        ("stop", c_int64),
+        ("scaling", c_float),
+    ]
+
+
+class _Side(ctypes.Structure):
+    """`Side` of native/api.h."""
+
+    _fields_ = [("a", c_void_p), ("branches", c_void_p), ("rank", c_int64), ("count", c_int64)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """One joined projection's factors in the table's memory."""
+
+    a: Tensor  # [sum of ranks, in]
+    b: tuple[Tensor, ...]  # of each branch [rank / step, out, step], zero behind an odd rank
+    branches: tuple[tuple[int, int, int, float], ...]  # rank, start, stop, scaling
+
+    def side(self) -> SidePath:
+        """The same as a `SidePath`, for operators one by one; B is put in order again."""
+        return SidePath(
+            self.a,
+            tuple(
+                Branch(b.permute(1, 0, 2).flatten(1)[:, :rank], start, stop, scaling)
+                for b, (rank, start, stop, scaling) in zip(self.b, self.branches, strict=True)
+            ),
+        )
+
+
+class SideTable:
+    """All side paths of one adapter, in one block of memory of type `dtype`.
+
+    `sides[i]` are those of layer i div 4, projection i mod 4 (qkv, o, gate_up, down), None where it has none.
+    """
+
+    def __init__(self, sides: Sequence[SidePath | None], dtype: torch.dtype) -> None:
+        step = page_step(dtype)
+        cells = [
+            side.a.numel() + sum(-(-b.b.shape[1] // step) * step * b.b.shape[0] for b in side.branches)
+            for side in sides
+            if side is not None
+        ]
+        self._flat = torch.zeros(sum(cells) + _BEYOND, dtype=dtype)
+        self._used = 0
+        self._placed = [None if side is None else self._place(side, step) for side in sides]
+        self._raw, self._raw_branches = self._structs()
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the factors."""
+        return self._flat.numel() * self._flat.element_size()
+
+    @property
+    def address(self) -> int:
+        """Of the table [layers, 4] that kernels read."""
+        return ctypes.addressof(self._raw)
+
+    def side(self, index: int) -> SidePath | None:
+        """The side path at one place, for operators one by one."""
+        placed = self._placed[index]
+        return None if placed is None else placed.side()
+
+    def _take(self, *shape: int) -> Tensor:
+        size = torch.Size(shape).numel()
+        view = self._flat[self._used : self._used + size].view(shape)
+        self._used += size
+        return view
+
+    def _place(self, side: SidePath, step: int) -> _Placed:
+        a = self._take(*side.a.shape).copy_(side.a)
+        b, branches = [], []
+        for branch in side.branches:
+            out, rank = branch.b.shape
+            cells = self._take(-(-rank // step), out, step)
+            rows = cells.permute(1, 0, 2)  # [out, rank / step, step]
+            whole = rank // step * step
+            rows[:, : rank // step].copy_(branch.b[:, :whole].unflatten(1, (-1, step)))
+            if whole < rank:
+                rows[:, -1, 0].copy_(branch.b[:, -1])
+            b.append(cells)
+            branches.append((rank, branch.start, branch.stop, branch.scaling))
+        return _Placed(a, tuple(b), tuple(branches))
+
+    def _structs(self) -> tuple[ctypes.Array[_Side], list[ctypes.Array[_BranchB]]]:
+        raw, kept = (_Side * len(self._placed))(), []
+        for one, placed in zip(raw, self._placed, strict=True):
+            if placed is None:
+                continue
+            branches = (_BranchB * len(placed.b))()
+            at = 0
+            for to, b, (rank, start, stop, scaling) in zip(branches, placed.b, placed.branches, strict=True):
+                to.b, to.first_rank, to.rank, to.start, to.stop, to.scaling = (
+                    b.data_ptr(), at, rank, start, stop, scaling,
+                )  # fmt: skip
+                at += rank
+            kept.append(branches)
+            one.a, one.branches = placed.a.data_ptr(), ctypes.addressof(branches)
+            one.rank, one.count = len(placed.a), len(branches)
+        return raw, kept

@@ -1,0 +1,288 @@
+"""The thread that computes: requests come in from any thread, a `Batch` is kept running, pieces go out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from kameleon.errors import KameleonError, QueueFullError
+from kameleon.generation import Batch, Completion, Piece, Request
+from kameleon.model import Base
+from kameleon.ops import PAGE_TOKENS
+from kameleon.serving.fair_queue import FairQueue
+from kameleon.serving.hot_adapters import HotAdapters, Version
+from kameleon.serving.memory import derive
+from kameleon.serving.state import Counters, EngineState
+from kameleon.settings import Limits
+
+OnPiece = Callable[[Piece], None]
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A submitted request. `number` is what its pieces carry."""
+
+    number: int
+    request: Request
+    user: str
+    on_piece: OnPiece
+    version: Version
+    submitted_s: float
+    in_batch: int | None = None
+    last_token_s: float | None = field(default=None)
+    charged: int = 0
+    cancelled: bool = False
+
+
+class Engine:
+    """Answers requests, many at once, until it is closed. All methods may be called from any thread.
+
+    `on_failure` is called from the engine's thread if that breaks; everybody who waits gets a piece with the error
+    first. A server should end its process there.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        adapters: HotAdapters,
+        limits: Limits | None = None,
+        on_failure: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self.base, self.adapters = base, adapters
+        self.limits = derive(limits or Limits(), base)
+        adapters.budget_bytes = adapters.budget_bytes or self.limits.adapter_bytes
+        adapters.on_change = self._notify
+        self._batch = Batch(
+            base, adapters.bank, self.limits.kv_cache_bytes, self.limits.max_batch, self.limits.prefill_chunk_tokens
+        )
+        self._on_failure = on_failure
+        self._lock = threading.Condition()
+        self._queue: FairQueue[Ticket] = FairQueue()
+        self._running: dict[int, Ticket] = {}
+        self._cancels: list[Ticket] = []
+        self._counters: defaultdict[str | None, Counters] = defaultdict(Counters)
+        self._numbers = 0
+        self._found_tokens = 0
+        self._draining = self._closed = False
+        self._failure: BaseException | None = None
+        self._mean_request_s = 1.0
+        self._thread = threading.Thread(target=self._main, name="kameleon-engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Request, on_piece: OnPiece, user: str = "") -> Ticket:
+        """Take a request in; `on_piece` gets its text from the engine's thread and must return at once.
+
+        The last piece has a `completion` or an `error`. Raises AdapterNotFoundError, AdapterFileError, SettingError for
+        a prompt that is empty or too long, and QueueFullError, which says when to try again.
+        """
+        self._batch.check(request)
+        with self._lock:
+            self._refuse_if_closed()
+            if len(self._queue) >= self.limits.max_queue:
+                raise QueueFullError(
+                    f"{len(self._queue)} requests are waiting already; try again later", self._retry_after_s()
+                )
+            version = self.adapters.hold(request.adapter)
+            self._numbers += 1
+            ticket = Ticket(self._numbers, request, user, on_piece, version, time.monotonic())
+            self._queue.put(ticket, user, request.adapter)
+            self._counters[request.adapter].requests += 1
+            self._lock.notify_all()
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """End a request; its last piece says "cancelled". One that has ended is left alone."""
+        with self._lock:
+            ticket.cancelled = True
+            self._cancels.append(ticket)
+            self._lock.notify_all()
+
+    def embed(self, tokens: tuple[int, ...], adapter: str | None = None, user: str = "") -> Tensor:
+        """The mean of the final hidden states over all tokens, [hidden_size] fp32; waits for its turn and raises as
+        `submit` does."""
+        done: Future[Completion] = Future()
+
+        def finish(piece: Piece) -> None:
+            if piece.error is not None:
+                done.set_exception(piece.error)
+            elif piece.completion is not None:
+                done.set_result(piece.completion)
+
+        self.submit(Request(tokens, adapter, embed=True), finish, user)
+        embedding = done.result().embedding
+        if embedding is None:
+            raise QueueFullError("the time for this request was over before it was computed", self._retry_after_s())
+        return embedding
+
+    def state(self) -> EngineState:
+        """A snapshot."""
+        with self._lock:
+            pool = self._batch.pool
+            return EngineState(
+                len(self._queue),
+                len(self._running),
+                pool.pages * PAGE_TOKENS,
+                pool.held * PAGE_TOKENS,
+                self._found_tokens,
+                self._batch.preemptions,
+                self.adapters.state(),
+                self.adapters.bytes,
+                {name: counters.copy() for name, counters in self._counters.items()},
+                self._failure is None and not self._draining,
+            )
+
+    def close(self, drain_s: float = 30.0) -> None:
+        """Take no more requests, finish those that are there for at most `drain_s` seconds, cancel the rest, stop."""
+        with self._lock:
+            self._draining = True
+            self._lock.wait_for(self._is_done, drain_s)
+            self._closed = True
+            self._lock.notify_all()
+        self._thread.join()
+        self.adapters.close()
+
+    def _is_done(self) -> bool:
+        return self._failure is not None or not (len(self._queue) or self._running)
+
+    def _refuse_if_closed(self) -> None:
+        if self._failure is not None:
+            raise KameleonError(f"the engine has failed and answers nothing: {self._failure}") from self._failure
+        if self._draining:
+            raise QueueFullError("the server is shutting down", 5.0)
+
+    def _retry_after_s(self) -> float:
+        """When a place in the queue should be free: what waits, at the pace of late."""
+        return max(1.0, round(self._mean_request_s * (1 + len(self._queue) / self.limits.max_batch)))
+
+    def _notify(self) -> None:
+        with self._lock:
+            self._lock.notify_all()
+
+    def _main(self) -> None:
+        # OpenMP's thread count belongs to each thread that starts parallel regions.
+        torch.set_num_threads(torch.get_num_threads())
+        try:
+            while self._turn():
+                pass
+        except BaseException as failure:  # noqa: BLE001 (whatever it is, nobody may be left waiting)
+            self._fail(failure)
+
+    def _turn(self) -> bool:
+        """One step; false when the engine is to stop."""
+        with self._lock:
+            self._lock.wait_for(self._has_work, timeout=1.0)
+            if self._closed:
+                self._cancels += [*self._queue, *self._running.values()]
+            self._handle_cancels()
+            self._expire()
+            self._admit()
+        pieces = self._batch.step()
+        for piece in pieces:
+            self._deliver(piece)
+        with self._lock:
+            if not self._running:
+                self._lock.notify_all()
+            return not self._closed or not self._is_done()
+
+    def _has_work(self) -> bool:
+        return bool(
+            self._closed or self._cancels or not self._batch.idle or any(self._is_settled(t) for t in self._queue)
+        )
+
+    @staticmethod
+    def _is_settled(ticket: Ticket) -> bool:
+        return ticket.version.ready or ticket.version.error is not None
+
+    def _handle_cancels(self) -> None:
+        for ticket in self._cancels:
+            if ticket.in_batch is None:
+                self._leave_queue(ticket, Piece(ticket.number, "", self._nothing(ticket, "cancelled")))
+            else:
+                self._batch.end(ticket.in_batch, "cancelled")
+        self._cancels.clear()
+
+    def _expire(self) -> None:
+        if not self.limits.max_request_s:
+            return
+        oldest = time.monotonic() - self.limits.max_request_s
+        for ticket in [t for t in self._queue if t.submitted_s < oldest]:
+            error = QueueFullError("the time for this request was over before its turn came", self._retry_after_s())
+            self._leave_queue(ticket, Piece(ticket.number, "", error=error))
+        for ticket in self._running.values():
+            if ticket.submitted_s < oldest and ticket.in_batch is not None:
+                self._batch.end(ticket.in_batch, "length")
+
+    def _admit(self) -> None:
+        while self._batch.running + self._batch.waiting < self.limits.max_batch and not self._batch.waiting:
+            ticket = self._queue.take(self._is_settled)
+            if ticket is None:
+                return
+            if ticket.version.error is not None:
+                self._end(ticket, Piece(ticket.number, "", error=ticket.version.error))
+                continue
+            key = ticket.version if ticket.request.adapter is not None else None
+            ticket.in_batch = self._batch.add(ticket.request, ticket.version.slot, key)
+            self._running[ticket.in_batch] = ticket
+            self._counters[ticket.request.adapter].queue_s.note(time.monotonic() - ticket.submitted_s)
+
+    def _deliver(self, piece: Piece) -> None:
+        ticket = self._running[piece.request]
+        piece = replace(piece, request=ticket.number)
+        now, counters = time.monotonic(), self._counters[ticket.request.adapter]
+        if piece.tokens:
+            if ticket.last_token_s is None:
+                counters.first_token_s.note(now - ticket.submitted_s)
+            else:
+                counters.between_tokens_s.note((now - ticket.last_token_s) / len(piece.tokens))
+            ticket.last_token_s = now
+            counters.completion_tokens += len(piece.tokens)
+            self._queue.charge(ticket.user, ticket.request.adapter, len(piece.tokens))
+        if piece.completion is None:
+            self._send(ticket, piece)
+            return
+        with self._lock:
+            del self._running[ticket.in_batch or 0]
+            counters.prompt_tokens += piece.completion.prompt_tokens
+            counters.cached_tokens += piece.completion.cached_tokens
+            self._found_tokens += piece.completion.cached_tokens
+            self._queue.charge(ticket.user, ticket.request.adapter, piece.completion.prompt_tokens)
+            self._mean_request_s += 0.1 * (now - ticket.submitted_s - self._mean_request_s)
+            self._end(ticket, piece)
+
+    def _leave_queue(self, ticket: Ticket, piece: Piece) -> None:
+        if ticket in list(self._queue):
+            self._queue.remove(ticket)
+            self._end(ticket, piece)
+
+    def _nothing(self, ticket: Ticket, finish: str) -> Completion:
+        return Completion("", (), finish, len(ticket.request.prompt))  # type: ignore[arg-type]
+
+    def _end(self, ticket: Ticket, piece: Piece) -> None:
+        self.adapters.release(ticket.version)
+        finished = self._counters[ticket.request.adapter].finished
+        how = piece.completion.finish if piece.completion is not None else "error"
+        finished[how] = finished.get(how, 0) + 1
+        self._send(ticket, piece)
+
+    def _send(self, ticket: Ticket, piece: Piece) -> None:
+        try:
+            ticket.on_piece(piece)
+        except Exception:  # noqa: BLE001 (whoever listened has gone; the others' answers go on)
+            self.cancel(ticket)
+
+    def _fail(self, failure: BaseException) -> None:
+        with self._lock:
+            self._failure = failure
+            error = KameleonError(f"the engine has failed: {failure}")
+            for ticket in [*self._queue, *self._running.values()]:
+                self._send(ticket, Piece(ticket.number, "", error=error))
+            self._lock.notify_all()
+        if self._on_failure is not None:
+            self._on_failure(failure)

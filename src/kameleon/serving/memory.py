@@ -1,0 +1,36 @@
+"""How much memory a server takes where its limits leave it open."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kameleon.generation import page_bytes, pages_for
+from kameleon.model import Base
+from kameleon.settings import Limits
+
+_SHARE = 1 / 8  # of what is free: for each of two, and most of it stays for other programs
+_LEAST_BYTES = 64 << 20
+
+
+def available_bytes() -> int:
+    """Memory that can be had without swapping; a gigabyte where the system does not tell."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            found = {name: int(rest.split()[0]) << 10 for name, _, rest in (line.partition(":") for line in lines)}
+        return found["MemAvailable"]
+    except (OSError, KeyError):
+        return 1 << 30
+
+
+def derive(limits: Limits, base: Base) -> Limits:
+    """`limits` with every 0 replaced: an eighth of the free memory each, and for the cache no more than a full batch of
+    the base's longest sequences could use, since pages are taken at the start."""
+    free = available_bytes()
+    page = page_bytes(base.config, base.compute_dtype)
+    most = limits.max_batch * pages_for(base.config.max_sequence_tokens) * page
+    least = max(_LEAST_BYTES, pages_for(base.config.max_sequence_tokens) * page)
+    return replace(
+        limits,
+        kv_cache_bytes=limits.kv_cache_bytes or min(most, max(least, int(free * _SHARE))),
+        adapter_bytes=limits.adapter_bytes or max(_LEAST_BYTES, int(free * _SHARE)),
+    )
