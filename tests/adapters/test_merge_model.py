@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import kameleon
 from kameleon.adapters import merge
 from kameleon.adapters.proof import probe_logits
+from kameleon.cli import main
 from kameleon.errors import AdapterMismatchError, SettingError, WrongBaseError
 from kameleon.weights import GgufFile, open_weights
 
@@ -110,6 +111,33 @@ def test_a_gguf_is_written_in_the_kind_asked_for_and_what_survived_is_measured(k
         torch.testing.assert_close(probe_logits(load(tmp_path / "merged.gguf"))[0], live, rtol=1e-4, atol=1e-4)
         assert (live - plain).abs().max() > 0.1
         assert report.logit_gap_max < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+def test_whole_puts_every_matrix_in_the_kind_asked_for(kind, tmp_path):
+    save_gguf(tmp_path / "base.gguf", "Q4_0")
+    base = load(tmp_path / "base.gguf")
+    report = merge(base, random_adapter(base, "mine"), tmp_path / "merged.gguf", kind, whole=True)
+    merged = GgufFile(tmp_path / "merged.gguf")
+    assert {t.kind for t, _ in merged.stored_tensors if len(t.shape) == 2} == {kind}
+    assert {t.kind for t, _ in merged.stored_tensors if len(t.shape) == 1} == {"F32"}
+    assert report.survived > 0.97
+    name = "model.embed_tokens.weight"
+    torch.testing.assert_close(merged.tensor(name).float(), base.weights.tensor(name), rtol=0.02, atol=0.02)
+
+
+def test_a_base_is_converted_by_the_command(tmp_path):
+    save_gguf(tmp_path / "base.gguf", "Q4_0")
+    command = ["base", "convert", str(tmp_path / "base.gguf"), "--kind", "F32", "--out", str(tmp_path / "f32.gguf")]
+    for expected in (0, 2):  # the second time the file is there already
+        with pytest.raises(SystemExit) as end:
+            main(command)
+            raise SystemExit(0)
+        assert (end.value.code or 0) == expected
+    source, copy = load(tmp_path / "base.gguf"), load(tmp_path / "f32.gguf")
+    assert {t.kind for t, _ in copy.weights.stored_tensors} == {"F32"}
+    assert copy.fingerprint != source.fingerprint
+    torch.testing.assert_close(probe_logits(copy)[0], probe_logits(source)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_rounding_to_coarse_blocks_eats_a_small_change(tmp_path):

@@ -8,6 +8,7 @@ from kameleon.adapters.diff import ModuleDiff, diff
 from kameleon.adapters.extract import Extraction, extract
 from kameleon.adapters.gguf_adapter import read_gguf_adapter, write_gguf_adapter
 from kameleon.adapters.merge import MergeReport, merge
+from kameleon.adapters.ollama import modelfile, write_ollama
 from kameleon.adapters.overview import ModuleOverview, draw_norms, norms_by, overview
 from kameleon.adapters.proof import Check, Proof, prove, verify
 from kameleon.adapters.resize import Truncation, resize, total_error
@@ -39,6 +40,7 @@ __all__ = [
     "effective_rank",
     "extract",
     "merge",
+    "modelfile",
     "norms_by",
     "overview",
     "prove",
@@ -49,4 +51,5 @@ __all__ = [
     "total_error",
     "verify",
     "write_gguf_adapter",
+    "write_ollama",
 ]

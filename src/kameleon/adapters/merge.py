@@ -39,12 +39,15 @@ class MergeReport:
     logits_moved_max: float
 
 
-def merge(base: Base, adapter: Adapter, out: Path, kind: str | None = None, any_base: bool = False) -> MergeReport:
+def merge(
+    base: Base, adapter: Adapter, out: Path, kind: str | None = None, any_base: bool = False, whole: bool = False
+) -> MergeReport:
     """Write W + Δ as a full model to `out`; the base itself is only read.
 
     A base in Hugging Face layout gives such a folder, sharded and typed as it is. A `.gguf` base gives a `.gguf` file,
     in which the matrices that change are of `kind` (one of `weights.WRITABLE`; BF16 is an unpacked copy) and all other
-    tensors keep their bytes. Where these are quantised, a kind must be given: rounding eats part of the change.
+    tensors keep their bytes; with `whole` every matrix is of `kind`. Where the base is quantised, a kind must be given:
+    rounding eats part of the change.
     Raises SettingError without one, or when `out` exists or does not fit its disk; WrongBaseError and
     AdapterMismatchError as `Bank.add` does; AdapterError when it cannot be written.
     """
@@ -63,7 +66,7 @@ def merge(base: Base, adapter: Adapter, out: Path, kind: str | None = None, any_
 
     try:
         if isinstance(weights, SafetensorsFolder):
-            if kind is not None:
+            if kind is not None or whole:
                 raise SettingError(f"{base.name} is not quantised: merge without a kind")
             copy_folder(weights, out, fresh(lambda name, w: w.to(weights.tensor(name).dtype).float()))
         elif isinstance(weights, GgufFile):
@@ -71,7 +74,7 @@ def merge(base: Base, adapter: Adapter, out: Path, kind: str | None = None, any_
             if out.suffix != ".gguf":
                 raise SettingError(f"{out} must be a .gguf file, as the base is one")
             trip = lambda _, w: read_stored(as_stored(w, chosen), chosen, tuple(w.shape))  # noqa: E731
-            copy_gguf(weights, out, chosen, fresh(trip))
+            copy_gguf(weights, out, chosen, fresh(trip), whole)
         else:
             raise SettingError(
                 f"{base.name} is packed from {weights.path}: merge into that folder itself, without --quantize and "

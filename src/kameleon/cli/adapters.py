@@ -156,29 +156,33 @@ def rollback(
 def export(
     name: Name,
     *,
-    out: Annotated[Path, Parameter(help="A new folder for peft, a new .gguf file for gguf.")],
+    out: Annotated[Path, Parameter(help="A new folder; for gguf a new .gguf file.")],
     to: Annotated[
-        Literal["peft", "gguf"], Parameter(help="peft: the Hugging Face library's format; gguf: llama.cpp's.")
+        Literal["peft", "gguf", "ollama"],
+        Parameter(help="peft: the Hugging Face library's format; gguf: llama.cpp's; ollama: that, and a Modelfile."),
     ] = "peft",
-    base: Annotated[str, Parameter(help="For gguf: its base, which says how rows are ordered.")] = "smollm2",
+    base: Annotated[
+        str, Parameter(help="For gguf and ollama: its base, whose rows and template they need.")
+    ] = "smollm2",
     any_base: Annotated[bool, Parameter(help="Accept an adapter that was trained on another base.")] = False,
 ) -> None:
     """Write an adapter for another program.
 
-    Try: kameleon adapter export mine --to gguf --out mine.gguf; llama-cli -m base.gguf --lora mine.gguf
+    Try: kameleon adapter export mine --to gguf --out mine.gguf; llama-cli -m base.gguf --lora mine.gguf;
+    or kameleon adapter export mine --to ollama --out mine; ollama create mine -f mine/Modelfile
     """
-    from kameleon.adapters import Shelf, prove, write_gguf_adapter
+    from kameleon.adapters import Shelf, prove, write_gguf_adapter, write_ollama
     from kameleon.errors import SettingError
 
     adapter = Shelf().load(name)
     if out.exists():
         raise SettingError(f"{out} is there already; give another place")
-    if to == "gguf":
+    if to == "peft":
+        adapter.save(out)
+    else:
         loaded = open_base(base).base
         prove(loaded, adapter, any_base)
-        write_gguf_adapter(adapter, loaded, out)
-    else:
-        adapter.save(out)
+        (write_gguf_adapter if to == "gguf" else write_ollama)(adapter, loaded, out)
     notes.print(f"written to {out}", highlight=False)
 
 

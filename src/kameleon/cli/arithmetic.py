@@ -50,12 +50,14 @@ def merge(
     requantise: Annotated[
         str | None, Parameter(help="From a quantised .gguf: write the changed weights in this kind, such as Q8_0.")
     ] = None,
+    whole: Annotated[bool, Parameter(help="Write the matrices that do not change in that kind too.")] = False,
     any_base: Annotated[bool, Parameter(help="Accept an adapter that was trained on another base.")] = False,
     json: Json = False,
 ) -> None:
     """Write base and adapter as one full model, and measure what that cost: logits, and the share that survived.
 
-    Try: kameleon adapter merge mine --base org/model --out merged
+    Try: kameleon adapter merge mine --base org/model --out merged; or, for llama.cpp or Ollama,
+    kameleon adapter merge mine --out mine.gguf --requantise Q8_0 --whole
     """
     from kameleon.adapters import Shelf
     from kameleon.adapters import merge as merged
@@ -63,7 +65,7 @@ def merge(
     if unpacked and requantise:
         raise SettingError("--unpacked and --requantise are two ways of the same: give one")
     kind = "BF16" if unpacked else requantise
-    report = merged(open_base(base).base, Shelf().load(adapter), out, kind, any_base)
+    report = merged(open_base(base).base, Shelf().load(adapter), out, kind, any_base, whole)
     shown = table("", "")
     shown.add_row("written", str(report.path))
     shown.add_row("merged modules", str(report.modules))

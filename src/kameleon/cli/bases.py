@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from kameleon.cli.console import BaseRef, Json, megabytes, notes, progress, show, table
 
@@ -101,3 +101,27 @@ def show_base(ref: BaseRef, *, json: Json = False) -> None:
         shown.add_row(key.replace("_", " "), str(value))
     show(document, shown, json)
     notes.print("the same fingerprint before and after any use shows that the base is untouched", style="dim")
+
+
+@app.command
+def convert(
+    ref: BaseRef,
+    *,
+    kind: Annotated[str, Parameter(help="F32, F16, BF16, Q8_0, Q5_1, Q5_0, Q4_1 or Q4_0.")],
+    out: Annotated[Path, Parameter(help="A new .gguf file.")],
+) -> None:
+    """Write a .gguf base with all its matrices in another kind: unpacked, or packed more tightly.
+
+    The copy is another base, with another fingerprint: an adapter trained on one goes onto the other with --any-base.
+
+    Try: kameleon base convert smollm2 --kind F16 --out smollm2-f16.gguf
+    """
+    from kameleon.errors import SettingError
+    from kameleon.model import locate
+    from kameleon.weights import GgufFile, copy_gguf, open_weights
+
+    source = open_weights(locate(ref).path)
+    if not isinstance(source, GgufFile) or out.suffix != ".gguf" or out.exists():
+        raise SettingError(f"from {source.path} to {out}: both must be .gguf files, and the second not be there yet")
+    copy_gguf(source, out, kind, {}, whole=True)
+    notes.print(f"written to {out} ({megabytes(out.stat().st_size)})", highlight=False)

@@ -5,6 +5,7 @@ from kameleon.model.catalogue import CATALOGUE, Entry
 from kameleon.model.config import FAMILIES, DecoderConfig
 from kameleon.model.decoder import Decoder, build_decoder
 from kameleon.model.fetch import BaseFiles, HeaderFiles, list_bases, locate, locate_header
+from kameleon.model.go_template import go_template
 from kameleon.model.layout import Group, Member, groups, module_name, module_shapes
 from kameleon.model.template import ChatTemplate
 
@@ -21,6 +22,7 @@ __all__ = [
     "HeaderFiles",
     "Member",
     "build_decoder",
+    "go_template",
     "groups",
     "list_bases",
     "load_base",

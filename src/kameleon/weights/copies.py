@@ -8,6 +8,7 @@ import mmap
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,16 @@ def _shard_pieces(shard: Path, fresh: Fresh) -> Iterator[bytes | memoryview]:
             yield _bytes(fresh[name]().to(_TYPES[entry["dtype"]]))
 
 
-def copy_gguf(source: GgufFile, target: Path, kind: str, fresh: Fresh) -> None:
+def copy_gguf(source: GgufFile, target: Path, kind: str, fresh: Fresh, whole: bool = False) -> None:
     """One `.gguf` file, complete or not at all: changed matrices in `kind`, all else with the bytes it has.
 
-    The metadata is copied as it is, apart from the file's kind and what says that it was split.
+    With `whole` the other matrices are written in `kind` too (norms and biases stay as they are), so that nothing but
+    `fresh` and rounding differs. The metadata is copied, apart from the file's kind and what says that it was split.
     Raises SettingError for a kind that cannot be written, or when the disk is too small.
     """
+    if whole:
+        others = (t for t, _ in source.stored_tensors if len(t.shape) == 2 and t.kind != kind)
+        fresh = {name: partial(_plain, source, name) for name in (hf_name(t.name) for t in others)} | dict(fresh)
     plans: list[tuple[TensorInfo, str, int]] = []  # each tensor, its kind and its size in the copy
     for tensor, _ in source.stored_tensors:
         stays = hf_name(tensor.name) not in fresh
@@ -113,6 +118,10 @@ def copy_gguf(source: GgufFile, target: Path, kind: str, fresh: Fresh) -> None:
             name = hf_name(tensor.name)
             file.write(as_stored(source.stored_order(name, fresh[name]()), stored_kind) if name in fresh else data)
             file.write(b"\0" * (_aligned(size, header.alignment) - size))
+
+
+def _plain(source: GgufFile, name: str) -> Tensor:
+    return source.tensor(name).float()
 
 
 def _plan(tensor: TensorInfo, kind: str) -> tuple[TensorInfo, str, int]:
