@@ -20,8 +20,9 @@ install: .stamp-install
 demo: .stamp-install
 	$(BIN)/python examples/demo/run.py demo
 
+# A worker on each core, of one thread: two that share both cores would wait for each other at every barrier.
 test: .stamp-dev
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
 
 slow: .stamp-dev
 	$(BIN)/python -m pytest -m slow --timeout 1800
