@@ -29,6 +29,8 @@ class Recipe:
 
     rank: int = 16
     """Width of the side path: room for what some thousand rows teach, in a file of a few megabytes."""
+    variant: str = "lora"
+    """lora, or dora (arXiv:2402.09353): trains the size of each output too, and multiplies once more going back."""
     alpha: float = 32.0
     """The side path is scaled by alpha / rank: kept fixed so that the best learning rate hardly depends on the rank."""
     targets: str = "all-linear"
@@ -56,6 +58,7 @@ class Recipe:
         _check(
             self,
             ("rank", "at least 1", self.rank >= 1),
+            ("variant", "lora or dora", self.variant in ("lora", "dora")),
             ("alpha", "above 0", self.alpha > 0),
             ("layers", "0 (all) or more", self.layers >= 0),
             ("learning_rate", "0 (derived) or more, and below 1", 0 <= self.learning_rate < 1),

@@ -57,18 +57,18 @@ def places(tmp_path_factory):
     return {"Q4_1": packed, "F32": folder / "f32.gguf", "adapter": adapter, "gguf": folder / "pirate.gguf"}
 
 
-def compared(base_path, adapter, model_path, adapter_path=None):
-    """How many of `PROMPTS` get the same greedy text, and the mean gap of log-probabilities of llama.cpp's text."""
+def compared(base_path, adapter, model_path, adapter_path=None, prompts=PROMPTS):
+    """How many prompts get the same greedy text, and the mean gap of log-probabilities of llama.cpp's text."""
     loaded = kameleon.load(str(base_path), dtype=torch.float32)
     if adapter is not None:
         loaded.load_adapter(adapter, any_base=True)
-    prompts = [loaded.encode_prompt(prompt) for prompt in PROMPTS]
+    encoded = [loaded.encode_prompt(prompt) for prompt in prompts]
     with serving(model_path, adapter_path) as complete:
-        theirs = [complete(prompt, TOKENS) for prompt in prompts]
-    names = [adapter.name if adapter else None] * len(PROMPTS)
-    ours = loaded.generate(PROMPTS, names, Sampling(max_tokens=TOKENS))
+        theirs = [complete(prompt, TOKENS) for prompt in encoded]
+    names = [adapter.name if adapter else None] * len(prompts)
+    ours = loaded.generate(prompts, names, Sampling(max_tokens=TOKENS))
     stops, equal, gaps = loaded.base.stop_token_ids, 0, []
-    for prompt, answer, completion in zip(prompts, theirs, ours, strict=True):
+    for prompt, answer, completion in zip(encoded, theirs, ours, strict=True):
         tokens = [token for token, _ in answer]
         equal += tuple(token for token in tokens if token not in stops) == completion.tokens
         gaps.append(logprobs(loaded, names[0], prompt, tokens) - torch.tensor([p for _, p in answer]))
@@ -87,15 +87,14 @@ def logprobs(loaded, name, prompt, answer):
 
 def test_an_f32_base_with_the_adapter_says_the_same(places):
     equal, gap = compared(places["F32"], places["adapter"], places["F32"], places["gguf"])
-    plain, plain_gap = compared(places["F32"], None, places["F32"])
-    print(f"F32: {equal} of 50 texts equal, mean log-probability gap {gap:.5f}; no adapter: {plain}, {plain_gap:.5f}")
+    print(f"F32: {equal} of {len(PROMPTS)} texts equal, mean log-probability gap {gap:.5f}")
     assert equal >= 45
     assert gap <= 0.01
 
 
 def test_a_q4_1_base_with_the_adapter_is_near(places):
     equal, gap = compared(places["Q4_1"], places["adapter"], places["Q4_1"], places["gguf"])
-    print(f"Q4_1: {equal} of 50 texts equal, mean log-probability gap {gap:.5f}")
+    print(f"Q4_1: {equal} of {len(PROMPTS)} texts equal, mean log-probability gap {gap:.5f}")
     assert gap <= 0.05
 
 
@@ -104,8 +103,8 @@ def test_a_merged_file_loads_and_says_what_it_says_here(kind, most, places, tmp_
     """Here the merged file is computed in fp32; llama.cpp rounds activations to the file's kind too."""
     base = kameleon.load(str(places["Q4_1"])).base
     merge(base, places["adapter"], tmp_path / "merged.gguf", kind, whole=True)
-    equal, gap = compared(tmp_path / "merged.gguf", None, tmp_path / "merged.gguf")
-    print(f"merged {kind}: {equal} of 50 texts equal, mean log-probability gap {gap:.5f}")
+    equal, gap = compared(tmp_path / "merged.gguf", None, tmp_path / "merged.gguf", prompts=PROMPTS[::10])
+    print(f"merged {kind}: {equal} of 5 texts equal, mean log-probability gap {gap:.5f}")
     assert gap <= most
 
 

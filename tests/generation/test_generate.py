@@ -7,6 +7,7 @@ import torch
 from fakes import random_adapter
 
 from kameleon import LoadedBase, Sampling
+from kameleon.adapters import Bank, weight_norms
 from kameleon.errors import AdapterNotFoundError, SettingError
 from kameleon.generation import Request, choose, generate, new_generator, stream
 from kameleon.ops import Segments
@@ -148,3 +149,22 @@ def test_bad_requests_are_refused_before_anything_is_computed(tiny):
         tiny.generate("hello")
     with pytest.raises(SettingError, match="one of each"):
         tiny.generate(["a", "b"], [None])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_magnitudes_and_shifts_are_applied_in_generation_too(frozen, tiny):
+    """Beside a plain adapter, in a bank that trains and in one that only serves."""
+    plain = random_adapter(tiny.base, "red", seed=0)
+    modules = {
+        name: replace(
+            f, magnitude=weight_norms(tiny.base, name) * (0.6 + i % 5 / 5), b_bias=torch.full((len(f.b),), 0.02)
+        )
+        for i, (name, f) in enumerate(plain.modules.items())
+    }
+    tiny.bank = Bank(tiny.base, frozen=frozen)
+    tiny.bank.add(plain)
+    tiny.bank.add(replace(plain, name="dora", modules=modules))
+    together = tiny.generate(PROMPTS, ["dora", "red", "dora"], Sampling(max_tokens=12))
+    for prompt, adapter, got in zip(PROMPTS, ("dora", "red", "dora"), together, strict=True):
+        assert got.tokens == uncached(tiny, prompt, adapter, 12)
+    assert tiny.generate(PROMPTS[:1], ["red"], Sampling(max_tokens=12))[0].tokens != together[0].tokens

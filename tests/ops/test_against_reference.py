@@ -139,11 +139,17 @@ def test_attention_to_scores_of_every_size():
     assert_same(lambda: ops.attention(qkv, 1, 1, segments), slow, [qkv], 1e-3)
 
 
-def side_path(in_size, ranks_and_spans):
+def side_path(in_size, ranks_and_spans, dora=False, shifted=False):
     """Random factors, with gradients."""
     a = leaf(sum(rank for rank, _, _ in ranks_and_spans), in_size)
-    branches = tuple(Branch(leaf(stop - start, rank), start, stop, 0.5) for rank, start, stop in ranks_and_spans)
-    return SidePath(a, branches)
+    branches = []
+    for rank, start, stop in ranks_and_spans:
+        size = stop - start
+        more = {"magnitude": leaf(size), "norm": torch.rand(size) + 0.5} if dora else {}
+        branches.append(
+            Branch(leaf(size, rank), start, stop, 0.5, **more, shift=torch.randn(size) if shifted else None)
+        )
+    return SidePath(a, tuple(branches))
 
 
 MIXES = {
@@ -164,13 +170,49 @@ def test_lora_linear(mix, dtype, tolerance):
     sides = [side_path(12, [(r, 0, 8), (r + 1, 14, 20)]) for r in (1, 2, 4, 8)] + [None]
     used = [sides[slot] for slot in dict.fromkeys(run.adapter for run in segments.runs) if sides[slot]]
     x = leaf(segments.tokens, 12, dtype=dtype)
-    factors = [t for side in used for t in (side.a, *(b.b for b in side.branches))]
+    factors = [t for side in used for t in side.trained]
     assert_same(
         lambda: ops.lora_linear(x, FrozenWeight(weight), sides, segments),
         lambda: reference.lora_linear(x.float(), weight.float(), sides, segments).to(dtype),
         [x, *factors],
         2 * tolerance,
     )
+
+
+@pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES.keys())
+def test_lora_linear_with_magnitudes_and_shifts(mix):
+    """DoRA on some adapters of a batch; whoever has none must not notice."""
+    segments = Segments((5, 1, 0, 8), mix)
+    weight, norm = torch.randn(20, 12), ops.RmsNorm(torch.rand(12), 1e-5)
+    spans = [(2, 0, 8), (3, 14, 20)]
+    sides = [
+        side_path(12, spans, dora=True),
+        side_path(12, spans),
+        side_path(12, spans, shifted=True),
+        side_path(12, spans, dora=True, shifted=True),
+        None,
+    ]
+    used = [sides[slot] for slot in dict.fromkeys(run.adapter for run in segments.runs) if sides[slot]]
+    x, residual = leaf(segments.tokens, 12), leaf(segments.tokens, 20)
+    assert_same(
+        lambda: ops.lora_linear(x, FrozenWeight(weight), sides, segments, norm, residual),
+        lambda: reference.lora_linear(norm(x), weight, sides, segments) + residual,
+        [x, residual, *(t for side in used for t in side.trained)],
+    )
+    alone = ops.lora_linear(x, FrozenWeight(weight), [None] * 5, segments, norm, residual)
+    mixed = ops.lora_linear(x, FrozenWeight(weight), sides, segments, norm, residual)
+    for start, length, slot in zip(segments.starts, segments.lengths, segments.adapters, strict=True):
+        if slot in (NO_ADAPTER, 4) and length > 1:
+            torch.testing.assert_close(mixed[start : start + length], alone[start : start + length])
+
+
+def test_a_magnitude_that_equals_its_norm_changes_nothing_to_the_bit():
+    segments, weight = Segments((9,), (0,)), FrozenWeight(torch.randn(20, 12))
+    x, residual = torch.randn(9, 12), torch.randn(9, 20)
+    norm = weight.row_squares.sqrt()
+    fresh = SidePath(torch.randn(3, 12), (Branch(torch.zeros(20, 3), 0, 20, 0.5, norm.clone(), norm),))
+    got = ops.lora_linear(x, weight, [fresh], segments, None, residual)
+    assert torch.equal(got, weight.project(x, residual=residual))
 
 
 @pytest.mark.parametrize("mix", [(0, 0, 0), (0, NO_ADAPTER, 1)], ids=["one adapter", "mixed"])
@@ -183,7 +225,7 @@ def test_a_projection_behind_a_norm_and_before_a_residual(mix):
     assert_same(
         lambda: ops.lora_linear(x, FrozenWeight(weight), sides, segments, norm, residual),
         lambda: reference.lora_linear(norm(x), weight, sides, segments) + residual,
-        [x, residual, *(t for side in used for t in (side.a, *(b.b for b in side.branches)))],
+        [x, residual, *(t for side in used for t in side.trained)],
     )
 
 

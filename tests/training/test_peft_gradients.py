@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GgufConfig
 
 import kameleon
 from kameleon import Recipe
-from kameleon.adapters import Bank
+from kameleon.adapters import Bank, weight_norms
 from kameleon.data import Example, pack
 from kameleon.model import locate
 from kameleon.ops import linear_cross_entropy
@@ -35,7 +35,8 @@ def read_rows(tokenizer):
 
 
 def our_gradients(base, adapter, rows, shared=0, checkpoint_layers=False):
-    """Summed over all rows, in one packed pass: {module: (of A, of B)}; the first `shared` tokens are not learned."""
+    """Summed over all rows, in one packed pass: {module: (of A, of B, of DoRA's magnitude if there is one)}; the first
+    `shared` tokens are not learned."""
     bank = Bank(base)
     slot = bank.add(adapter, any_base=True)
     trainee = Trainee(bank.resident(adapter.name), Recipe())
@@ -50,7 +51,8 @@ def our_gradients(base, adapter, rows, shared=0, checkpoint_layers=False):
         at = factor.storage_offset()
         return trainee.gradient[at : at + factor.numel()].view(factor.shape)
 
-    return {name: (part(f.a), part(f.b)) for name, f in bank.resident(adapter.name).modules.items()}
+    modules = bank.resident(adapter.name).modules
+    return {name: tuple(part(tensor) for tensor in f.tensors) for name, f in modules.items()}
 
 
 def their_gradients(model, rows, shared):
@@ -60,14 +62,15 @@ def their_gradients(model, rows, shared):
         logits = model(input_ids=tokens).logits[0, first - 1 : -1]
         torch.nn.functional.cross_entropy(logits, tokens[0, first:], reduction="sum").backward()
     named = dict(model.named_parameters())
-    return {
-        name.removeprefix("base_model.model.").removesuffix(".lora_A.default.weight"): (
-            parameter.grad,
-            named[name.replace("lora_A", "lora_B")].grad,
-        )
-        for name, parameter in named.items()
-        if "lora_A" in name
-    }
+    kinds = ("lora_A.default.weight", "lora_B.default.weight", "lora_magnitude_vector.default.weight")
+    found = {}
+    for name in named:
+        if name.endswith(kinds[0]):
+            siblings = [named.get(name.replace(kinds[0], kind)) for kind in kinds]
+            found[name.removeprefix("base_model.model.").removesuffix(f".{kinds[0]}")] = tuple(
+                parameter.grad for parameter in siblings if parameter is not None
+            )
+    return found
 
 
 def check(base, model, adapter, rows, folder, least_cosine, tolerance, shared=0, checkpoint_layers=False):
@@ -103,6 +106,21 @@ def test_gradients_on_small_bases(family, dtype, least_cosine, tolerance, tmp_pa
         least_cosine,
         tolerance,
     )
+
+
+@pytest.mark.parametrize("family", ["llama tied", "qwen2", "gemma3"])
+@pytest.mark.parametrize("checkpoint_layers", [False, True])
+def test_gradients_of_dora(family, checkpoint_layers, tmp_path):
+    save_base(tmp_path / "base", family)
+    loaded = kameleon.load(str(tmp_path / "base"), dtype=torch.float32)
+    plain = small_adapter(loaded.base)
+    modules = {
+        name: replace(f, magnitude=weight_norms(loaded.base, name) * torch.empty(len(f.b)).uniform_(0.8, 1.2))
+        for name, f in plain.modules.items()
+    }
+    adapter, rows = replace(plain, modules=modules), read_rows(loaded.base.tokenizer)
+    model = reference_model(family)
+    check(loaded.base, model, adapter, rows, tmp_path / "mine", 0.99999, 1e-4, checkpoint_layers=checkpoint_layers)
 
 
 @pytest.mark.parametrize("family", ["llama tied", "mistral, windowed", "gemma3"])

@@ -9,11 +9,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors import safe_open
+from tiny import reference_model
 
 import kameleon
 from kameleon import Recipe, Sampling, Watch
-from kameleon.adapters import Bank, Shelf
+from kameleon.adapters import Bank, Shelf, weight_norms
+from kameleon.adapters.proof import PROBE, probe_logits
 from kameleon.data import pack
 from kameleon.errors import (
     CheckpointError,
@@ -194,6 +197,31 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, rows):
     tiny.train(rows, "count", recipe=RECIPE, resume=True, on_step=lambda r: steps.append(r.step))
     assert steps == list(range(4, 30))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_dora_starts_as_the_base_learns_resumes_and_says_the_same_in_peft(tiny, rows, tmp_path):
+    recipe = replace(RECIPE, variant="dora", epochs=1)
+    plain, live = probe_logits(tiny.base, fresh_adapter(tiny.base, "x", recipe, _card(tiny)))
+    assert torch.equal(plain, live)
+    seen = []
+    whole = tiny.train(rows, "whole", recipe=recipe, on_step=seen.append).adapter
+    assert seen[-1].loss < 0.9 * seen[0].loss
+    moved = [f.magnitude - weight_norms(tiny.base, name) for name, f in whole.modules.items()]
+    assert all(change.abs().max() > 1e-4 for change in moved)
+
+    def interrupt(report):
+        if report.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(RunInterruptedError):
+        tiny.train(rows, "parts", recipe=recipe, on_step=interrupt)
+    assert tiny.train(rows, "parts", recipe=recipe, resume=True).adapter.fingerprint == whole.fingerprint
+    whole.save(tmp_path / "peft")
+    _, ours = probe_logits(tiny.base, whole)
+    tokens = torch.tensor([tiny.base.tokenizer.encode(PROBE, add_special_tokens=False)])
+    with torch.inference_mode():
+        theirs = PeftModel.from_pretrained(reference_model("llama tied"), tmp_path / "peft").eval()(tokens).logits[0]
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
 
 
 def test_resuming_another_run_is_refused_naming_the_difference(tiny, rows):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -19,12 +19,18 @@ from kameleon.errors import AdapterError
 
 @dataclass(frozen=True, eq=False)
 class LoraFactors:
-    """One module's side path: `a` [rank, in] and `b` [out, rank], both fp32."""
+    """One module's side path: `a` [rank, in] and `b` [out, rank], both fp32, and what PEFT's variants add to them.
+
+    `magnitude` [out] is DoRA's (arXiv:2402.09353): the rows of W + scaling · B A get these norms. `b_bias` [out] is
+    added behind B, and scaled as it is (PEFT's lora_bias).
+    """
 
     a: Tensor
     b: Tensor
     alpha: float
     rslora: bool = False
+    magnitude: Tensor | None = None
+    b_bias: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -35,18 +41,38 @@ class LoraFactors:
         """alpha / rank, or alpha / √rank with rsLoRA (arXiv:2312.03732)."""
         return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
+    @property
+    def extras(self) -> dict[str, Tensor]:
+        """What there is beside A and B, by field."""
+        found = {"magnitude": self.magnitude, "b_bias": self.b_bias}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All numbers."""
+        return [self.a, self.b, *self.extras.values()]
+
     def delta(self) -> Tensor:
-        """What the side path adds to the weight: scaling · B A, [out, in] fp32."""
+        """What A and B add to the weight: scaling · B A, [out, in] fp32."""
         return self.scaling * (self.b @ self.a)
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """The weight that takes the place of `weight` [out, in]: W + scaling · B A, its rows brought to `magnitude`."""
+        whole = weight + self.delta()
+        return whole if self.magnitude is None else whole * (self.magnitude / whole.norm(dim=1))[:, None]
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """Factors by Hugging Face module name (`model.layers.0.mlp.up_proj`). It does not load itself into anything."""
+    """Factors by Hugging Face module name (`model.layers.0.mlp.up_proj`). It does not load itself into anything.
+
+    `biases` stand in the place of the base's own, by module (PEFT's bias modes).
+    """
 
     name: str
     modules: dict[str, LoraFactors]
     card: Card
+    biases: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_name(self.name)
@@ -54,21 +80,41 @@ class Adapter:
     @property
     def parameters(self) -> int:
         """How many numbers were trained."""
-        return sum(f.a.numel() + f.b.numel() for f in self.modules.values())
+        factors = (tensor for f in self.modules.values() for tensor in f.tensors)
+        return sum(tensor.numel() for tensor in (*factors, *self.biases.values()))
 
     @property
     def dead_modules(self) -> list[str]:
         """Modules whose B is all zero: they change nothing."""
-        return [name for name, f in self.modules.items() if not f.b.any()]
+        return [name for name, f in self.modules.items() if not f.b.any() and f.b_bias is None]
+
+    @property
+    def variants(self) -> list[str]:
+        """What there is in it beside A and B, in PEFT's words."""
+        words = {"magnitude": "DoRA (use_dora)", "b_bias": "biases of B (lora_bias)"}
+        found = {name for f in self.modules.values() for name in f.extras}
+        return [word for name, word in words.items() if name in found] + ["biases of the base (bias)"] * bool(
+            self.biases
+        )
+
+    def require_plain(self, what: str) -> None:
+        """Raise AdapterError unless every module is A and B alone, which is all that `what` can take."""
+        if self.variants:
+            raise AdapterError(
+                f"adapter {self.name!r} has {', '.join(self.variants)}, and {what} takes A and B alone: merge it into "
+                "a full model, and extract an adapter from that if need be"
+            )
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over every module's name, rank, scaling and numbers; the card does not count."""
         digest = hashlib.sha256()
         for name, f in sorted(self.modules.items()):
-            digest.update(json.dumps([name, f.rank, f.scaling]).encode())
-            for tensor in (f.a, f.b):
+            digest.update(json.dumps([name, f.rank, f.scaling, *f.extras]).encode())
+            for tensor in f.tensors:
                 digest.update(tensor.to(torch.float32).contiguous().numpy().tobytes())
+        for name, bias in sorted(self.biases.items()):
+            digest.update(json.dumps([name]).encode() + bias.to(torch.float32).contiguous().numpy().tobytes())
         return f"sha256:{digest.hexdigest()}"
 
     def as_parent(self, weight: float, method: str) -> Parent:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from kameleon.adapters.adapter import Adapter, LoraFactors
 from kameleon.adapters.card import Card
 from kameleon.errors import AdapterMismatchError, AdapterNotFoundError, WrongBaseError
-from kameleon.model import Base, groups, module_name, module_shapes
+from kameleon.model import Base, Group, Member, groups, module_name, module_shapes
 from kameleon.ops import NO_ADAPTER, Branch, SidePath, SideTable
 
 
@@ -34,14 +34,16 @@ class Resident:
 
     def factors(self) -> list[Tensor]:
         """Every view of `flat` that autograd should see, in the order of `flat`."""
-        return [t for side in self.paths.values() for t in (side.a, *(branch.b for branch in side.branches))]
+        return [tensor for side in self.paths.values() for tensor in side.trained]
 
     def snapshot(self, card: Card) -> Adapter:
         """A copy as a value, with a new card."""
-        copied = {
-            name: LoraFactors(f.a.detach().clone(), f.b.detach().clone(), f.alpha, f.rslora)
-            for name, f in self.modules.items()
-        }
+
+        def copy(f: LoraFactors) -> LoraFactors:
+            extras = {name: tensor.detach().clone() for name, tensor in f.extras.items()}
+            return replace(f, a=f.a.detach().clone(), b=f.b.detach().clone(), **extras)
+
+        copied = {name: copy(f) for name, f in self.modules.items()}
         return Adapter(self.name, copied, card)
 
 
@@ -92,6 +94,11 @@ class Bank:
     def free(self, slot: int) -> None:
         """Empty a slot; others keep their numbers."""
         self._slots[slot] = None
+
+    def renew(self, name: str) -> None:
+        """Take the norms anew by which the magnitudes of a resident adapter are divided, after its numbers changed."""
+        for (layer, group), side in self.resident(name).paths.items():
+            _renew(self._base, layer, group, side)
 
     def remove(self, name: str) -> None:
         """Free the slot of `name`; other slots keep their numbers."""
@@ -188,6 +195,14 @@ def misfits(base: Base, adapter: Adapter) -> list[str]:
     for name, factors in adapter.modules.items():
         if name in shapes and (got := (factors.b.shape[0], factors.a.shape[1])) != shapes[name]:
             faults.append(f"{name}: made for {got[0]} × {got[1]}, the base has {shapes[name][0]} × {shapes[name][1]}")
+        faults += [
+            f"{name}: its {f} has {len(t)} numbers" for f, t in factors.extras.items() if len(t) != len(factors.b)
+        ]
+    for name, bias in adapter.biases.items():
+        if f"{name}.bias" not in base.weights.names() or name not in shapes:
+            faults.append(f"{name}: it replaces a bias that the base has not")
+        elif len(bias) != shapes[name][0]:
+            faults.append(f"{name}: its bias has {len(bias)} numbers, the base's has {shapes[name][0]}")
     if not adapter.modules:
         faults.append("it holds no module at all")
     return faults
@@ -203,7 +218,14 @@ def check_fit(base: Base, adapter: Adapter) -> None:
 
 def _lay_out(base: Base, adapter: Adapter) -> Resident:
     check_fit(base, adapter)
-    flat = torch.empty(sum(f.a.numel() + f.b.numel() for f in adapter.modules.values()))
+    touched = {
+        (layer, group.name): present
+        for layer in range(base.config.num_layers)
+        for group in groups(base.config)
+        if (present := [one for m in group.members if (one := _of_member(adapter, layer, m, group)) is not None])
+    }
+    trained = ([f.a, f.b, *([] if f.magnitude is None else [f.magnitude])] for p in touched.values() for _, _, f in p)
+    flat = torch.empty(sum(tensor.numel() for tensors in trained for tensor in tensors))
     at = 0
 
     def place(values: Tensor) -> Tensor:
@@ -215,18 +237,61 @@ def _lay_out(base: Base, adapter: Adapter) -> Resident:
 
     paths: dict[tuple[int, str], SidePath] = {}
     modules: dict[str, LoraFactors] = {}
-    for layer in range(base.config.num_layers):
-        for group in groups(base.config):
-            members = [(m, module_name(layer, m.name)) for m in group.members]
-            present = [(m, name, adapter.modules[name]) for m, name in members if name in adapter.modules]
-            if not present:
-                continue
-            a = place(torch.cat([factors.a for _, _, factors in present]))
-            branches, row = [], 0
-            for member, name, factors in present:
-                b = place(factors.b)
-                branches.append(Branch(b, member.start, member.stop, factors.scaling))
-                modules[name] = LoraFactors(a[row : row + factors.rank], b, factors.alpha, factors.rslora)
-                row += factors.rank
-            paths[layer, group.name] = SidePath(a, tuple(branches))
+    for path, present in touched.items():
+        a = place(torch.cat([factors.a for _, _, factors in present]))
+        branches, row = [], 0
+        for member, name, factors in present:
+            b = place(factors.b)
+            magnitude = None if factors.magnitude is None else place(factors.magnitude)
+            norm = None if magnitude is None else torch.empty_like(magnitude)
+            shift = _shift(base, name, factors, adapter.biases.get(name))
+            branches.append(Branch(b, member.start, member.stop, factors.scaling, magnitude, norm, shift))
+            if name in adapter.modules:
+                modules[name] = replace(factors, a=a[row : row + factors.rank], b=b, magnitude=magnitude)
+            row += factors.rank
+        paths[path] = SidePath(a, tuple(branches))
+        _renew(base, *path, paths[path])
     return Resident(adapter.name, adapter.card, flat, paths, modules)
+
+
+def _of_member(adapter: Adapter, layer: int, member: Member, group: Group) -> tuple[Member, str, LoraFactors] | None:
+    """A projection with its name and factors, if the adapter touches it; zeros where it only replaces the bias."""
+    name = module_name(layer, member.name)
+    if name in adapter.modules:
+        return member, name, adapter.modules[name]
+    if name in adapter.biases:
+        nothing = LoraFactors(torch.zeros(1, group.in_size), torch.zeros(member.stop - member.start, 1), 1.0)
+        return member, name, nothing
+    return None
+
+
+def _shift(base: Base, module: str, factors: LoraFactors, bias: Tensor | None) -> Tensor | None:
+    """What is added to the module's output; the base's own bias, which the decoder adds, is taken off."""
+    shift = None if factors.b_bias is None else factors.scaling * factors.b_bias
+    if bias is not None:
+        instead = bias - base.weights.tensor(f"{module}.bias").float()
+        shift = instead if shift is None else shift + instead
+    return shift
+
+
+def weight_norms(base: Base, module: str) -> Tensor:
+    """‖W‖ of each row of a projection, [out] fp32: the magnitudes of a DoRA adapter that changes nothing."""
+    layer, _, name = module.removeprefix("model.layers.").partition(".")
+    group, member = next((g, m) for g in groups(base.config) for m in g.members if m.name == name)
+    squares = getattr(base.decoder.layers[int(layer)], group.name).row_squares
+    return squares[member.start : member.stop].sqrt()
+
+
+@torch.no_grad()
+def _renew(base: Base, layer: int, group: str, side: SidePath) -> None:
+    """‖W + s B A‖ of each row into each branch with a magnitude: ‖W‖² + 2 s ⟨B, W Aᵀ⟩ + s² ⟨B A Aᵀ, B⟩ and its root."""
+    if all(branch.norm is None for branch in side.branches):
+        return
+    weight = getattr(base.decoder.layers[layer], group)
+    squares, products = weight.row_squares, weight.project(side.a)  # [out]; A Wᵀ [ranks, out]
+    for branch, ranks in zip(side.branches, side.ranks, strict=True):
+        if branch.norm is not None:
+            a, b, rows = side.a[ranks], branch.b, slice(branch.start, branch.stop)
+            crossed = (b * products[ranks, rows].T).sum(1)
+            own = (b @ (a @ a.T) * b).sum(1)
+            branch.norm.copy_((squares[rows] + 2 * branch.scaling * crossed + branch.scaling**2 * own).sqrt())

@@ -52,6 +52,8 @@ def combine(
     if not any_base and len({a.card.base_fingerprint for a in adapters}) > 1:
         bases = ", ".join(f"{a.name}: {a.card.base_id or 'unknown'}" for a in adapters)
         raise WrongBaseError(f"these adapters belong to different bases ({bases}); allow it by name: --any-base")
+    for adapter in adapters:
+        adapter.require_plain("combining")
     names = list(dict.fromkeys(module for adapter in adapters for module in adapter.modules))
     present = {m: [(a.modules[m], w) for a, w in zip(adapters, weights, strict=True) if m in a.modules] for m in names}
     _check_shapes(present, one_rank=method in ("linear", *_PRUNED))

@@ -30,7 +30,10 @@ class ModuleDiff:
 
 
 def diff(a: Adapter, b: Adapter) -> dict[str, ModuleDiff]:
-    """Every module that either has. Raises AdapterMismatchError when a module's sizes differ."""
+    """Every module that either has. Raises AdapterMismatchError when a module's sizes differ, AdapterError
+    for a variant that is not A and B alone."""
+    for adapter in (a, b):
+        adapter.require_plain("a comparison")
     found = {}
     for module in dict.fromkeys([*a.modules, *b.modules]):
         one, other = a.modules.get(module), b.modules.get(module)

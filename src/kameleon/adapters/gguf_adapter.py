@@ -17,6 +17,7 @@ from gguf.gguf_writer import WriterState
 from torch import Tensor
 
 from kameleon.adapters.adapter import Adapter, LoraFactors
+from kameleon.adapters.bank import check_fit
 from kameleon.adapters.card import Card
 from kameleon.errors import AdapterFileError, AdapterMismatchError, WeightsError
 from kameleon.home import atomic_write
@@ -30,10 +31,14 @@ _TYPES = {"F32": np.float32, "F16": np.float16}
 
 
 def write_gguf_adapter(adapter: Adapter, base: Base, path: Path) -> None:
-    """Write an adapter of `base` for llama.cpp, in fp32. Raises AdapterFileError when it cannot be written.
+    """Write an adapter of `base` for llama.cpp, in fp32.
 
+    Raises AdapterMismatchError for one that does not fit, AdapterError for a variant that is not A and B alone,
+    AdapterFileError when it cannot be written.
     Where modules differ in alpha, or with rsLoRA, B takes up what the one alpha does not say.
     """
+    check_fit(base, adapter)
+    adapter.require_plain("llama.cpp's format")
     config = base.config
     alpha = Counter(f.scaling * f.rank for f in adapter.modules.values()).most_common(1)[0][0]
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -56,13 +57,15 @@ def merge(
     if out.exists():
         raise SettingError(f"{out} is there already; give another place")
     weights, shares = base.weights, _Survivors()
+    biases = _merged_biases(base, adapter)
 
     def fresh(round_trip: Callable[[str, Tensor], Tensor]) -> dict[str, Callable[[], Tensor]]:
         def maker(module: str, factors: LoraFactors) -> Callable[[], Tensor]:
             name = f"{module}.weight"
             return lambda: shares.merged(module, _plain(weights, name), factors, lambda w: round_trip(name, w))
 
-        return {f"{module}.weight": maker(module, factors) for module, factors in adapter.modules.items()}
+        matrices = {f"{m}.weight": maker(m, factors) for m, factors in adapter.modules.items()}
+        return matrices | {name: partial(biases.__getitem__, name) for name in biases}
 
     try:
         if isinstance(weights, SafetensorsFolder):
@@ -93,6 +96,20 @@ def merge(
         float(gap.mean()),
         float((live - plain).abs().max()),
     )
+
+
+def _merged_biases(base: Base, adapter: Adapter) -> dict[str, Tensor]:
+    """The biases that take the place of the base's, by tensor name."""
+    merged = dict(adapter.biases)
+    for module, factors in adapter.modules.items():
+        if factors.b_bias is not None:
+            if f"{module}.bias" not in base.weights.names():
+                raise AdapterMismatchError(
+                    f"{module} would need a bias, which {base.name} has not: it cannot be merged"
+                )
+            own = merged.get(module, base.weights.tensor(f"{module}.bias").float())
+            merged[module] = own + factors.scaling * factors.b_bias
+    return {f"{module}.bias": bias for module, bias in merged.items()}
 
 
 def _plain(weights: WeightFile, name: str) -> Tensor:
@@ -130,8 +147,8 @@ class _Survivors:
     def merged(
         self, module: str, weight: Tensor, factors: LoraFactors, round_trip: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        delta = factors.delta()
-        whole = weight + delta
+        whole = factors.merged(weight)
+        delta = whole - weight if factors.magnitude is not None else factors.delta()
         if not torch.isfinite(whole).all():
             raise AdapterMismatchError(f"{module} would hold NaN or infinity when merged; the adapter is broken")
         kept = float(((round_trip(whole) - round_trip(weight)).double() * delta).sum())

@@ -19,26 +19,20 @@ from kameleon.adapters.adapter import Adapter, LoraFactors
 from kameleon.adapters.card import CARD_FILE, Card, read_card, read_json, read_text
 from kameleon.errors import AdapterFileError
 from kameleon.home import atomic_folder
+from kameleon.lora.peft_files import HARMLESS
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
-_KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<factor>[AB])(?:\.default)?\.weight")
+_KEY = re.compile(
+    r"(?:base_model\.model\.)?(?P<module>.+?)"
+    r"(?:\.lora_(?:(?P<factor>[AB])(?:\.default)?\.weight|(?P<b_bias>B)(?:\.default)?\.bias"
+    r"|(?P<magnitude>magnitude_vector)(?:\.default)?(?:\.weight)?)|(?:\.base_layer)?\.(?P<bias>bias))"
+)
+_EXTRA_KEYS = {"magnitude": "lora_magnitude_vector", "b_bias": "lora_B.bias"}
 _MOST_RANK = 4096  # beyond any use; a config that says more is damaged or hostile
 
-# Settings of a LoRA config that change what is computed in ways that are not applied here, and their harmless values.
-_HARMLESS: dict[str, tuple[Any, ...]] = {
-    "use_dora": (False, None),
-    "modules_to_save": (None, []),
-    "bias": ("none", None),
-    "lora_bias": (False, None),
-    "fan_in_fan_out": (False, None),
-    "trainable_token_indices": (None, [], {}),
-    "layer_replication": (None, []),
-    "alora_invocation_tokens": (None, []),
-    "target_parameters": (None, []),
-    "use_qalora": (False, None),
-    "use_bdlora": (False, None),
-    "arrow_config": (None,),
-}
+# What is refused by name; the settings that are applied are not among them.
+_HARMLESS = {key: fine for key, fine in HARMLESS.items() if key not in ("use_dora", "lora_bias")}
+_HARMLESS |= {"bias": ("none", "lora_only", "all", None), "fan_in_fan_out": (False, None)}
 
 
 def write_adapter(adapter: Adapter, folder: Path) -> None:
@@ -50,6 +44,10 @@ def write_adapter(adapter: Adapter, folder: Path) -> None:
     for module, factors in adapter.modules.items():
         tensors[f"base_model.model.{module}.lora_A.weight"] = factors.a.contiguous()
         tensors[f"base_model.model.{module}.lora_B.weight"] = factors.b.contiguous()
+        for field, tensor in factors.extras.items():
+            tensors[f"base_model.model.{module}.{_EXTRA_KEYS[field]}"] = tensor.contiguous()
+    for module, bias in adapter.biases.items():
+        tensors[f"base_model.model.{module}.{'base_layer.' * (module in adapter.modules)}bias"] = bias.contiguous()
     files = {
         _CONFIG: json.dumps(_config(adapter), indent=2).encode() + b"\n",
         _TENSORS: save(tensors, {"format": "pt"}),
@@ -67,11 +65,13 @@ def _config(adapter: Adapter) -> dict[str, Any]:
     ranks = Counter(f.rank for f in adapter.modules.values())
     alphas = Counter(f.alpha for f in adapter.modules.values())
     rank, alpha = ranks.most_common(1)[0][0], alphas.most_common(1)[0][0]
-    kinds = {f.rslora for f in adapter.modules.values()}
+    kinds = {(f.rslora, f.magnitude is not None, f.b_bias is not None) for f in adapter.modules.values()}
     if len(kinds) != 1:
         raise AdapterFileError(
-            f"adapter {adapter.name!r} mixes rsLoRA and plain scaling; PEFT's format has one for all"
+            f"adapter {adapter.name!r} mixes modules with and without rsLoRA, DoRA or biases of B; PEFT's format has "
+            "one for all"
         )
+    rslora, dora, b_bias = kinds.pop()
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -80,13 +80,21 @@ def _config(adapter: Adapter) -> dict[str, Any]:
         "lora_alpha": alpha,
         "rank_pattern": {m: f.rank for m, f in adapter.modules.items() if f.rank != rank},
         "alpha_pattern": {m: f.alpha for m, f in adapter.modules.items() if f.alpha != alpha},
-        "use_rslora": kinds.pop(),
+        "use_rslora": rslora,
+        "use_dora": dora,
+        "lora_bias": b_bias,
         "target_modules": _targets(adapter),
         "lora_dropout": 0.0,
-        "bias": "none",
+        "bias": _bias_mode(adapter),
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
+
+
+def _bias_mode(adapter: Adapter) -> str:
+    if not adapter.biases:
+        return "none"
+    return "lora_only" if adapter.biases.keys() <= adapter.modules.keys() else "all"
 
 
 def _targets(adapter: Adapter) -> list[str]:
@@ -109,23 +117,35 @@ def read_adapter(folder: Path) -> Adapter:
     pairs = _read_pairs(folder)
     modules, faults = {}, []
     for module, pair in pairs.items():
-        if set(pair) != {"A", "B"}:
-            faults.append(f"{module} has lora_{''.join(pair)} without its partner")
+        if pair.keys() == {"bias"}:
             continue
+        if not {"A", "B"} <= pair.keys():
+            faults.append(f"{module} has {', '.join(f'lora_{key}' for key in pair)} without its partner")
+            continue
+        rank = _pattern(config, "rank_pattern", module, config["r"])
         factors = LoraFactors(
             pair["A"],
             pair["B"],
             float(_pattern(config, "alpha_pattern", module, config["lora_alpha"])),
             bool(config.get("use_rslora")),
+            *(pair.get(field) for field in _EXTRA_KEYS),
         )
-        faults += _faults(module, factors, _pattern(config, "rank_pattern", module, config["r"]))
+        faults += _faults(module, factors, rank) + _unlike(config, module, factors)
         modules[module] = factors
-    if not pairs:
+    biases = {module: pair["bias"] for module, pair in pairs.items() if "bias" in pair}
+    if biases and config.get("bias") not in ("lora_only", "all"):
+        faults.append(f"it holds biases, and the config says bias = {config.get('bias')!r}")
+    faults += [
+        f"the bias of {m} is no row of finite numbers"
+        for m, b in biases.items()
+        if b.dim() != 1 or not b.isfinite().all()
+    ]
+    if not modules:
         faults.append("it holds no LoRA factors at all")
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise AdapterFileError(f"{folder / _TENSORS}: {'; '.join(faults[:5])}{more}")
-    return Adapter(folder.resolve().name, modules, card)
+    return Adapter(folder.resolve().name, modules, card, biases)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -202,23 +222,28 @@ def _read_pairs(folder: Path) -> dict[str, dict[str, Tensor]]:
         )
         raise AdapterFileError(f"{folder} has no {_TENSORS}{hint}")
     pairs: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in read_tensors(path).items():
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise AdapterFileError(f"{path}: {key!r} is not a LoRA factor of a linear layer; nothing was loaded")
+        pair, what = pairs.setdefault(match["module"], {}), match["factor"] or str(match.lastgroup)
+        if what in pair:
+            raise AdapterFileError(f"{path} holds lora_{what} of {match['module']} twice")
+        pair[what] = tensor
+    return pairs
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Every tensor of an untrusted safetensors file, in fp32. Raises AdapterFileError."""
     try:
         with safe_open(path, "pt") as file:
-            for key in file.keys():  # noqa: SIM118 (not a dict)
-                match = _KEY.fullmatch(key)
-                if match is None:
-                    raise AdapterFileError(
-                        f"{path}: {key!r} is not a LoRA factor of a linear layer; nothing was loaded"
-                    )
-                pair, tensor = pairs.setdefault(match["module"], {}), file.get_tensor(key)
-                if match["factor"] in pair:
-                    raise AdapterFileError(f"{path} holds lora_{match['factor']} of {match['module']} twice")
-                if not tensor.is_floating_point():
-                    raise AdapterFileError(f"{path}: {key!r} holds {tensor.dtype}, not floating-point numbers")
-                pair[match["factor"]] = tensor.to(torch.float32)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise AdapterFileError(f"{path} is damaged or cut short: {error}") from error
-    return pairs
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise AdapterFileError(f"{path}: {key!r} holds {tensor.dtype}, not floating-point numbers")
+    return {key: tensor.to(torch.float32) for key, tensor in tensors.items()}
 
 
 def _pattern(config: Mapping[str, Any], kind: str, module: str, default: Any) -> Any:
@@ -233,6 +258,18 @@ def _faults(module: str, factors: LoraFactors, rank: int) -> list[str]:
     a, b = factors.a, factors.b
     if a.dim() != 2 or b.dim() != 2 or 0 in (*a.shape, *b.shape) or a.shape[0] != rank or b.shape[1] != rank:
         return [f"{module} has A {list(a.shape)} and B {list(b.shape)}, the config says rank {rank}"]
-    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+    odd = [f"{module} has {name} {list(t.shape)}" for name, t in factors.extras.items() if t.shape != b.shape[:1]]
+    if odd:
+        return odd
+    if not all(torch.isfinite(tensor).all() for tensor in factors.tensors):
         return [f"{module} holds NaN or infinity"]
     return []
+
+
+def _unlike(config: Mapping[str, Any], module: str, factors: LoraFactors) -> list[str]:
+    """Where the config and a module's tensors do not say the same."""
+    said = {
+        "use_dora": (bool(config.get("use_dora")), factors.magnitude is not None),
+        "lora_bias": (bool(config.get("lora_bias")), factors.b_bias is not None),
+    }
+    return [f"{module}: the config says {k} = {s}, the file has it not so" for k, (s, has) in said.items() if s != has]

@@ -13,7 +13,8 @@ from kameleon.errors import AdapterMismatchError
 from kameleon.model import Base, module_shapes
 from kameleon.ops import NO_ADAPTER, Segments
 
-_PROBE = "Question: What is the most important thing to know here?\nAnswer: 1. The"
+PROBE = "Question: What is the most important thing to know here?\nAnswer: 1. The"
+"""The text whose logits show whether an adapter is live."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def probe_logits(base: Base, adapter: Adapter | None = None, any_base: bool = Fa
     """
     bank = Bank(base)
     slot = NO_ADAPTER if adapter is None else bank.add(adapter, any_base)
-    tokens = torch.tensor(base.tokenizer.encode(_PROBE, add_special_tokens=False))
+    tokens = torch.tensor(base.tokenizer.encode(PROBE, add_special_tokens=False))
     segments = Segments((len(tokens), len(tokens)), (NO_ADAPTER, slot))
     logits = base.decoder.logits(base.decoder.hidden(tokens.repeat(2), segments, bank))
     plain, live = logits.chunk(2)

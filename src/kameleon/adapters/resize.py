@@ -36,6 +36,7 @@ def resize(
     """
     if (rank is None) == (budget is None) or min(rank or 1, budget or 1) < 1:
         raise SettingError(f"rank is {rank} and budget {budget}: give one of them, at least 1")
+    adapter.require_plain("resizing")
     found = {module: spectrum(factors) for module, factors in adapter.modules.items()}
     ranks = dict.fromkeys(found, rank) if rank is not None else _spend(budget or 0, found)
     kept = {module: found[module].truncated(r) for module, r in ranks.items() if r}

@@ -63,6 +63,7 @@ def show_adapter(
         "modules": len(adapter.modules),
         "ranks": ranks,
         "effective_rank": needed,
+        "variants": adapter.variants,
         "parameters": adapter.parameters,
         "dead_modules": adapter.dead_modules,
         "fingerprint": adapter.fingerprint,
@@ -158,12 +159,10 @@ def export(
     *,
     out: Annotated[Path, Parameter(help="A new folder; for gguf a new .gguf file.")],
     to: Annotated[
-        Literal["peft", "gguf", "ollama"],
-        Parameter(help="peft: the Hugging Face library's format; gguf: llama.cpp's; ollama: that, and a Modelfile."),
+        Literal["peft", "gguf", "ollama", "mlx"],
+        Parameter(help="The library PEFT; llama.cpp's file; that and a Modelfile for Ollama; mlx-lm."),
     ] = "peft",
-    base: Annotated[
-        str, Parameter(help="For gguf and ollama: its base, whose rows and template they need.")
-    ] = "smollm2",
+    base: Annotated[str, Parameter(help="For all but peft: its base, whose sizes and template they need.")] = "smollm2",
     any_base: Annotated[bool, Parameter(help="Accept an adapter that was trained on another base.")] = False,
 ) -> None:
     """Write an adapter for another program.
@@ -171,7 +170,7 @@ def export(
     Try: kameleon adapter export mine --to gguf --out mine.gguf; llama-cli -m base.gguf --lora mine.gguf;
     or kameleon adapter export mine --to ollama --out mine; ollama create mine -f mine/Modelfile
     """
-    from kameleon.adapters import Shelf, prove, write_gguf_adapter, write_ollama
+    from kameleon.adapters import Shelf, prove, write_gguf_adapter, write_mlx_adapter, write_ollama
     from kameleon.errors import SettingError
 
     adapter = Shelf().load(name)
@@ -182,13 +181,13 @@ def export(
     else:
         loaded = open_base(base).base
         prove(loaded, adapter, any_base)
-        (write_gguf_adapter if to == "gguf" else write_ollama)(adapter, loaded, out)
+        {"gguf": write_gguf_adapter, "ollama": write_ollama, "mlx": write_mlx_adapter}[to](adapter, loaded, out)
     notes.print(f"written to {out}", highlight=False)
 
 
 @app.command(name="import")
 def import_(
-    path: Annotated[Path, Parameter(help="A folder in PEFT's format, or a .gguf file of llama.cpp's.")],
+    path: Annotated[Path, Parameter(help="A folder in PEFT's or mlx-lm's format, or a .gguf file of llama.cpp's.")],
     *,
     name: Name,
     base: Annotated[str | None, Parameter(help="Its base: proven on it, then named in its card.")] = None,
@@ -200,7 +199,7 @@ def import_(
 
     Try: kameleon adapter import downloads/law --name law --base smollm2
     """
-    from kameleon.adapters import Adapter, Shelf, prove, read_gguf_adapter
+    from kameleon.adapters import Adapter, Shelf, is_mlx_adapter, prove, read_gguf_adapter, read_mlx_adapter
     from kameleon.errors import SettingError
 
     loaded = open_base(base).base if base else None
@@ -208,6 +207,8 @@ def import_(
         if loaded is None:
             raise SettingError(f"{path} does not say how its base orders rows: give --base")
         adapter = read_gguf_adapter(path, loaded, name)
+    elif is_mlx_adapter(path):
+        adapter = read_mlx_adapter(path, name)
     else:
         adapter = replace(Adapter.load(path), name=name)
     if loaded is not None:

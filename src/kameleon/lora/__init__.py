@@ -4,6 +4,7 @@ from kameleon.lora.attach import Count, attach, count, detach, layers
 from kameleon.lora.config import LoraConfig
 from kameleon.lora.layers import LoraConv, LoraConv1D, LoraEmbedding, LoraLayer, LoraLinear
 from kameleon.lora.merge import MergeReport, merge, unmerge
+from kameleon.lora.peft_files import load_peft, save_peft
 from kameleon.lora.state import load_lora_state_dict, lora_state_dict
 
 __all__ = [
@@ -20,7 +21,9 @@ __all__ = [
     "detach",
     "layers",
     "load_lora_state_dict",
+    "load_peft",
     "lora_state_dict",
     "merge",
+    "save_peft",
     "unmerge",
 ]

@@ -25,13 +25,20 @@ def attach(model: nn.Module, config: LoraConfig) -> nn.Module:
     Raises LoraError, leaving the model as it was, when a target matches nothing or what it matches cannot carry a side
     path, or when side paths are attached already.
     """
-    if next(layers(model), None) is not None:
-        raise LoraError("this model has side paths already: detach(model) first, or name all targets in one config")
+    _require_plain(model)
+    return put_on(model, {name: _settings(name, config) for name in find_targets(model, config)})
+
+
+def put_on(model: nn.Module, wanted: Mapping[str, tuple[int, float, float]]) -> nn.Module:
+    """`attach` to the layers of these names, each with its rank, scaling and dropout. All must be fit for it."""
+    _require_plain(model)
     wrapped: dict[nn.Module, nn.Module] = {}
-    for name in find_targets(model, config):
+    for name, settings in wanted.items():
         module = model.get_submodule(name)
         if module not in wrapped:
-            wrapped[module] = _wrap(name, module, config)
+            wrapper = wrapper_for(module)
+            assert wrapper is not None, f"{name} cannot carry a side path"
+            wrapped[module] = wrapper(module, *settings)
     model.requires_grad_(False)
     hold_statistics(model)
     _swap(model, wrapped)
@@ -84,12 +91,15 @@ def count(model: nn.Module) -> Count:
     return Count(trainable, sum(p.numel() for p in parameters) - trainable)
 
 
-def _wrap(name: str, module: nn.Module, config: LoraConfig) -> LoraLayer:
+def _require_plain(model: nn.Module) -> None:
+    if next(layers(model), None) is not None:
+        raise LoraError("this model has side paths already: detach(model) first, or name all targets in one config")
+
+
+def _settings(name: str, config: LoraConfig) -> tuple[int, float, float]:
     rank = next((r for pattern, r in config.rank_pattern.items() if fits(name, pattern)), config.rank)
     alpha = next((a for pattern, a in config.alpha_pattern.items() if fits(name, pattern)), config.alpha)
-    wrapper = wrapper_for(module)
-    assert wrapper is not None, "find_targets names only layers that have one"
-    return wrapper(module, rank, config.scaling(rank, alpha), config.dropout)
+    return rank, config.scaling(rank, alpha), config.dropout
 
 
 def _twin(model: nn.Module, name: str, layer: LoraLayer) -> str | None:

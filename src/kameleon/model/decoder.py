@@ -142,7 +142,8 @@ class Decoder:
         if cache is not None and layers is None and self._runs_as_one(x):
             slots = {run.adapter for run in segments.runs}
             sides = {slot: adapters.table(slot) for slot in slots} if adapters is not None else {}
-            return self._stack.run(x, segments, list(turns.values()), cache.keys, cache.values, cache.tables, sides)
+            if all(table.is_plain for table in sides.values()):
+                return self._stack.run(x, segments, list(turns.values()), cache.keys, cache.values, cache.tables, sides)
         for index in layers if layers is not None else range(len(self.layers)):
             turn = turns[self.config.layer_rope(index)]
             if checkpoint_layers:

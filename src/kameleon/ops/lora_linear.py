@@ -6,6 +6,7 @@ their A factors, so the input is read twice in all.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -32,12 +33,29 @@ class Projection(Protocol):
 
 @dataclass(frozen=True)
 class Branch:
-    """One projection's B in a joined side path: y[:, start:stop] += scaling · h[:, rank columns] @ Bᵀ."""
+    """One projection's B in a joined side path: y[:, start:stop] += scaling · h[:, rank columns] @ Bᵀ.
+
+    With a `magnitude` (DoRA, arXiv:2402.09353) these columns of y, the frozen product included, are then multiplied by
+    magnitude / norm, where `norm` is that of each row of W + scaling · B A and counts as a constant. `shift` is added.
+    """
 
     b: Tensor  # [stop - start, rank] fp32
     start: int
     stop: int
     scaling: float
+    magnitude: Tensor | None = None  # [stop - start] fp32
+    norm: Tensor | None = None  # [stop - start] fp32
+    shift: Tensor | None = None  # [stop - start] fp32
+
+    @property
+    def gain(self) -> Tensor | None:
+        """magnitude / norm, or None where there is none."""
+        return None if self.magnitude is None or self.norm is None else self.magnitude / self.norm
+
+    @property
+    def trained(self) -> list[Tensor]:
+        """B, and the magnitude."""
+        return [self.b] if self.magnitude is None else [self.b, self.magnitude]
 
 
 @dataclass(frozen=True)
@@ -59,9 +77,57 @@ class SidePath:
             columns.append(slice(at, at := at + branch.b.shape[1]))
         return columns
 
+    @property
+    def trained(self) -> list[Tensor]:
+        """A, then each branch's B and magnitude: what gradients are for, in their order."""
+        return [self.a, *(tensor for branch in self.branches for tensor in branch.trained)]
+
+    @property
+    def finishes(self) -> bool:
+        """Whether a branch has more to do once the products are summed. A magnitude that equals its norm has not, so
+        that a fresh adapter changes nothing, to the bit."""
+        return any(b.shift is not None or _is_gained(b) for b in self.branches)
+
+
+def _is_gained(branch: Branch) -> bool:
+    return branch.magnitude is not None and not torch.equal(branch.magnitude, branch.norm)  # type: ignore[arg-type]
+
+
+def _project(
+    entering: Tensor,
+    weight: Projection,
+    runs: Sequence[Run],
+    sides: Sequence[SidePath],
+    additions: Sequence[Addition],
+    residual: Tensor | None,
+) -> Tensor:
+    """All products, and behind them gains and shifts. Runs that have these are multiplied apart and get their residual
+    last, so that no other token notices."""
+    apart = [(run, side) for run, side in zip(runs, sides, strict=True) if side.finishes]
+    if not apart:
+        return weight.project(entering, additions, residual)
+    finishing = {(run.start, run.stop): side for run, side in apart}
+    borders = sorted({0, len(entering), *(border for run, _ in apart for border in (run.start, run.stop))})
+    blocks = []
+    for start, stop in itertools.pairwise(borders):
+        inside = [a._replace(start=a.start - start, stop=a.stop - start) for a in additions if start <= a.start < stop]
+        before = None if residual is None else residual[start:stop]
+        side = finishing.get((start, stop))
+        y = weight.project(entering[start:stop], inside, before if side is None else None)
+        if side is not None:
+            for branch in side.branches:
+                part, gain = y[:, branch.start : branch.stop], branch.gain
+                if gain is not None:
+                    part.mul_(gain)
+                if branch.shift is not None:
+                    part.add_(branch.shift)
+            y = y if before is None else y.add_(before)
+        blocks.append(y)
+    return torch.cat(blocks) if len(blocks) > 1 else blocks[0]
+
 
 class _LoraLinear(torch.autograd.Function):
-    """Arguments after `sides` are the same factors, flat, so that autograd sees them: per run a, then each b."""
+    """Arguments after `unread` are the trained tensors of `sides`, flat, so that autograd sees them."""
 
     @staticmethod
     def forward(
@@ -86,7 +152,9 @@ class _LoraLinear(torch.autograd.Function):
             ]
         ctx.weight, ctx.runs, ctx.sides, ctx.before = weight, runs, sides, before
         ctx.save_for_backward(x, *hiddens, *factors)
-        return x.new_empty(len(x), weight.shape[0]) if unread else weight.project(entering, additions, residual)
+        if unread:
+            return x.new_empty(len(x), weight.shape[0])
+        return _project(entering, weight, runs, sides, additions, residual)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
@@ -96,22 +164,53 @@ class _LoraLinear(torch.autograd.Function):
         entering = x if before is None or not ctx.runs else before.forward(x)
         factor_grads: list[Tensor] = []
         additions = []
+        dy_all = dy
+        if any(branch.magnitude is not None for side in ctx.sides for branch in side.branches):
+            dy = dy.clone()  # becomes the gradient before the gain; the residual's is as it came
         for (start, stop, _), side, h in zip(ctx.runs, ctx.sides, saved[: len(ctx.runs)], strict=True):
             dys = [dy[start:stop, branch.start : branch.stop] for branch in side.branches]
+            magnitude_grads = _through_gain(ctx.weight, entering[start:stop], h, side, dys)
             parts = list(zip(dys, side.branches, side.ranks, strict=True))
             dh = sum_products([Term(part, branch.b, branch.scaling, ranks.start) for part, branch, ranks in parts])
             b_grads = [
                 multiply(h[:, ranks].T, part, dtype=torch.float32).T.mul_(branch.scaling)
                 for part, branch, ranks in parts
             ]
-            factor_grads += [multiply(dh.T, entering[start:stop], dtype=torch.float32), *b_grads]
+            factor_grads.append(multiply(dh.T, entering[start:stop], dtype=torch.float32))
+            for b_grad, magnitude_grad in zip(b_grads, magnitude_grads, strict=True):
+                factor_grads += [b_grad] if magnitude_grad is None else [b_grad, magnitude_grad]
             additions.append(Addition(start, stop, 0, side.a.shape[1], dh, side.a, 1.0))
         del entering  # it was made again, and the gradient of the input is as large
         dx = None
         if ctx.needs_input_grad[0]:
             dx = ctx.weight.project_back(dy, additions)
             dx = dx if before is None else before.backward(x, dx)
-        return dx, None, None, None, None, dy if ctx.needs_input_grad[5] else None, None, *factor_grads
+        return dx, None, None, None, None, dy_all if ctx.needs_input_grad[5] else None, None, *factor_grads
+
+
+def _through_gain(
+    weight: Projection, entering: Tensor, h: Tensor, side: SidePath, dys: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Each branch's gradient for its magnitude, Σ dy · z / norm; its `dys` become dy · gain, in place.
+
+    z, what the gain multiplies, is computed again: DoRA costs one more frozen product, and no memory.
+    """
+    if all(branch.magnitude is None for branch in side.branches):
+        return [None] * len(dys)
+    parts = list(zip(side.branches, side.ranks, strict=True))
+    z = weight.project(
+        entering, [Addition(0, len(h), b.start, b.stop, h[:, ranks], b.b.T, b.scaling) for b, ranks in parts]
+    )
+    grads: list[Tensor | None] = []
+    for branch, dy in zip(side.branches, dys, strict=True):
+        gain = branch.gain
+        if gain is None or branch.norm is None:
+            grads.append(None)
+            continue
+        mixed = torch.einsum("tc,tc->c", dy.float(), z[:, branch.start : branch.stop].float())
+        grads.append(mixed / branch.norm)
+        dy.mul_(gain)
+    return grads
 
 
 def lora_linear(
@@ -124,7 +223,7 @@ def lora_linear(
     unread: bool = False,
 ) -> Tensor:
     """y = u Wᵀ + scaling · (u Aᵀ) Bᵀ + residual, with u = before(x) and each segment's own A and B
-    (Hu et al., 2021, arXiv:2106.09685).
+    (Hu et al., 2021, arXiv:2106.09685), times a gain and plus a shift where a `Branch` has them.
 
     `x` [tokens, in], or what `before` makes [tokens, in] of: u is computed again in the backward pass, not stored.
     `weight` [out, in], frozen; `sides[slot]` the factors of the adapter in that slot, None where it does not touch this
@@ -136,5 +235,5 @@ def lora_linear(
         x, before = before(x), None
     live = [(run, side) for run in segments.runs if (side := sides[run.adapter]) is not None]
     runs, used = [run for run, _ in live], [side for _, side in live]
-    factors = [t for side in used for t in (side.a, *(branch.b for branch in side.branches))]
+    factors = [tensor for side in used for tensor in side.trained]
     return _LoraLinear.apply(x, weight, runs, used, before, residual, unread, *factors)  # type: ignore[no-any-return]

@@ -56,7 +56,7 @@ def gated(gate_up: Tensor, activation: str) -> Tensor:
 
 
 def lora_linear(x: Tensor, weight: Tensor, sides: Sequence[SidePath | None], segments: Segments) -> Tensor:
-    """y = x Wᵀ + scaling · (x Aᵀ) Bᵀ, one segment and one projection at a time; `weight` [out, in] dense."""
+    """y = gain · (x Wᵀ + scaling · (x Aᵀ) Bᵀ) + shift, one segment and one projection at a time; `weight` [out, in]."""
     rows = []
     for start, length, slot in zip(segments.starts, segments.lengths, segments.adapters, strict=True):
         part = x[start : start + length]
@@ -68,7 +68,12 @@ def lora_linear(x: Tensor, weight: Tensor, sides: Sequence[SidePath | None], seg
                 a = side.a[column : column + branch.b.shape[1]]
                 column += branch.b.shape[1]
                 added = branch.scaling * (part @ a.T) @ branch.b.T
-                y = y + functional.pad(added, (branch.start, weight.shape[0] - branch.stop))
+                around = (branch.start, weight.shape[0] - branch.stop)
+                y = y + functional.pad(added, around)
+                if branch.magnitude is not None and branch.norm is not None:
+                    y = y * functional.pad(branch.magnitude / branch.norm, around, value=1.0)
+                if branch.shift is not None:
+                    y = y + functional.pad(branch.shift, around)
         rows.append(y)
     return torch.cat(rows)
 

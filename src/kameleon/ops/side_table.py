@@ -42,14 +42,25 @@ class _Placed:
     a: Tensor  # [sum of ranks, in]
     b: tuple[Tensor, ...]  # of each branch [rank / step, out, step], zero behind an odd rank
     branches: tuple[tuple[int, int, int, float], ...]  # rank, start, stop, scaling
+    finishes: tuple[tuple[Tensor | None, Tensor | None], ...]  # gain and shift of each branch, fp32
 
     def side(self) -> SidePath:
         """The same as a `SidePath`, for operators one by one; B is put in order again."""
         return SidePath(
             self.a,
             tuple(
-                Branch(b.permute(1, 0, 2).flatten(1)[:, :rank], start, stop, scaling)
-                for b, (rank, start, stop, scaling) in zip(self.b, self.branches, strict=True)
+                Branch(
+                    b.permute(1, 0, 2).flatten(1)[:, :rank],
+                    start,
+                    stop,
+                    scaling,
+                    gain,
+                    None if gain is None else torch.ones_like(gain),
+                    shift,
+                )
+                for b, (rank, start, stop, scaling), (gain, shift) in zip(
+                    self.b, self.branches, self.finishes, strict=True
+                )
             ),
         )
 
@@ -76,6 +87,11 @@ class SideTable:
     def bytes(self) -> int:
         """Memory of the factors."""
         return self._flat.numel() * self._flat.element_size()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether A and B are all: `LayerStack` knows neither gains nor shifts."""
+        return all(one is None for placed in self._placed if placed for pair in placed.finishes for one in pair)
 
     @property
     def address(self) -> int:
@@ -106,7 +122,8 @@ class SideTable:
                 rows[:, -1, 0].copy_(branch.b[:, -1])
             b.append(cells)
             branches.append((rank, branch.start, branch.stop, branch.scaling))
-        return _Placed(a, tuple(b), tuple(branches))
+        finishes = tuple((branch.gain, branch.shift) for branch in side.branches)
+        return _Placed(a, tuple(b), tuple(branches), finishes)
 
     def _structs(self) -> tuple[ctypes.Array[_Side], list[ctypes.Array[_BranchB]]]:
         raw, kept = (_Side * len(self._placed))(), []

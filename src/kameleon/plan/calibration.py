@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kameleon.model import DecoderConfig, build_decoder, groups, module_name
+from kameleon.model import DecoderConfig, Member, build_decoder, groups, module_name
 from kameleon.model.decoder import Decoder
 from kameleon.ops import (
     KINDS,
@@ -252,14 +252,19 @@ class _Sides:
             for group in groups(config):
                 members = [m for m in group.members if module_name(layer, m.name) in wanted]
                 a = torch.zeros(len(members) * recipe.rank, group.in_size, requires_grad=True)
-                branches = tuple(
-                    Branch(torch.zeros(m.stop - m.start, recipe.rank, requires_grad=True), m.start, m.stop, 1.0)
-                    for m in members
-                )
+                branches = tuple(_branch(m, recipe) for m in members)
                 self._paths[layer, group.name] = (SidePath(a, branches) if members else None,)
 
     def sides(self, layer: int, group: str) -> Sequence[SidePath | None]:
         return self._paths[layer, group]
+
+
+def _branch(member: Member, recipe: Recipe) -> Branch:
+    size = member.stop - member.start
+    b = torch.zeros(size, recipe.rank, requires_grad=True)
+    if recipe.variant == "lora":
+        return Branch(b, member.start, member.stop, 1.0)
+    return Branch(b, member.start, member.stop, 1.0, torch.ones(size, requires_grad=True), torch.full((size,), 2.0))
 
 
 class _Blank(WeightFile):

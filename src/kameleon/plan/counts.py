@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -21,8 +22,9 @@ def lora_parameters(shapes: Iterable[tuple[int, int]], rank: int) -> int:
 
 def trainable_parameters(config: DecoderConfig, recipe: Recipe) -> int:
     """How many numbers a run of this recipe trains. Raises SettingError for a target that the base lacks."""
-    shapes = module_shapes(config)
-    return lora_parameters((shapes[module] for module in target_modules(config, recipe)), recipe.rank)
+    shapes, wanted = module_shapes(config), target_modules(config, recipe)
+    magnitudes = sum(shapes[module][0] for module in wanted) if recipe.variant == "dora" else 0
+    return lora_parameters((shapes[module] for module in wanted), recipe.rank) + magnitudes
 
 
 def parameter_table(config: DecoderConfig, recipe: Recipe) -> dict[str, dict[int, int]]:
@@ -42,10 +44,12 @@ def adapter_bytes(config: DecoderConfig, recipe: Recipe) -> int:
         out_size, in_size = shapes[module]
         sizes[f"base_model.model.{module}.lora_A.weight"] = [recipe.rank, in_size]
         sizes[f"base_model.model.{module}.lora_B.weight"] = [out_size, recipe.rank]
+        if recipe.variant == "dora":
+            sizes[f"base_model.model.{module}.lora_magnitude_vector"] = [out_size]
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, shape in sorted(sizes.items()):
-        size = 4 * shape[0] * shape[1]
+        size = 4 * math.prod(shape)
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [at, at + size]}
         at += size
     written = len(json.dumps(header, separators=(",", ":")))

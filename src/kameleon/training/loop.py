@@ -125,6 +125,7 @@ class Run:
         """
         if resume:
             progress = load_checkpoint(self.folder, self.trainee, self.identity)
+            self.bank.renew(self.name)
         elif has_checkpoint(self.folder):
             raise TrainingError(
                 f"{self.folder} holds an unfinished run: --resume goes on with it, --overwrite drops it"

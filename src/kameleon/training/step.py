@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from kameleon.adapters import Adapter, Bank, Card, LoraFactors, Resident
+from kameleon.adapters import Adapter, Bank, Card, LoraFactors, Resident, weight_norms
 from kameleon.data import Packed
 from kameleon.errors import NonFiniteLossError
 from kameleon.model import Base, DecoderConfig, module_shapes
@@ -18,7 +18,10 @@ from kameleon.training.recipe import Recipe, target_modules
 
 def fresh_adapter(base: Base, name: str, recipe: Recipe, card: Card) -> Adapter:
     """An adapter that changes nothing yet, to the bit."""
-    return Adapter(name, fresh_factors(base.config, recipe), card)
+    factors = fresh_factors(base.config, recipe)
+    if recipe.variant == "dora":
+        factors = {module: replace(f, magnitude=weight_norms(base, module)) for module, f in factors.items()}
+    return Adapter(name, factors, card)
 
 
 def fresh_factors(config: DecoderConfig, recipe: Recipe) -> dict[str, LoraFactors]:
@@ -91,6 +94,7 @@ def train_step(
         tokens += len(pack.tokens)
         trained += int((pack.labels != IGNORE).sum())
     norm = trainee.update(trained, learning_rate)
+    bank.renew(trainee.resident.name)
     mean = loss / max(1, trained)
     if not (math.isfinite(mean) and math.isfinite(norm)):
         raise NonFiniteLossError(

@@ -98,7 +98,7 @@ def copy_gguf(source: GgufFile, target: Path, kind: str, fresh: Fresh, whole: bo
         fresh = {name: partial(_plain, source, name) for name in (hf_name(t.name) for t in others)} | dict(fresh)
     plans: list[tuple[TensorInfo, str, int]] = []  # each tensor, its kind and its size in the copy
     for tensor, _ in source.stored_tensors:
-        stays = hf_name(tensor.name) not in fresh
+        stays = hf_name(tensor.name) not in fresh or len(tensor.shape) == 1  # a bias keeps its kind and size
         plans.append((tensor, tensor.kind, tensor.size_bytes) if stays else _plan(tensor, kind))
     check_space(target, sum(size for _, _, size in plans))
     header, header_bytes = source.first_header

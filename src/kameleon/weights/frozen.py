@@ -53,6 +53,12 @@ class FrozenWeight:
         whole = [part.dense(self.dtype) if isinstance(part, Packed) else part.to(self.dtype) for part in self._parts]
         return whole[0] if len(whole) == 1 else torch.cat(whole)
 
+    @cached_property
+    def row_squares(self) -> Tensor:
+        """Σ of each row's squares, [out] fp32."""
+        wide = ((p.dense(torch.float32) if isinstance(p, Packed) else p.float()) for p in self._parts)
+        return torch.cat([part.square().sum(1) for part in wide])
+
     @property
     def kinds(self) -> tuple[str, ...]:
         """How its matrices are stored: ggml's names of packed ones, torch's of plain ones."""
