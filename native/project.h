@@ -14,8 +14,11 @@ constexpr int64_t COLUMNS = 32;  // of the result, one thread's task
 constexpr int64_t ROWS = 48;     // of the result at a time
 
 // out[r · out_row + c] = u_r · w_c over k numbers, for R rows and C (4 or 8) lines. Rows of u are zero up to a whole vector.
+// Meanwhile `fetched` pieces of memory a step are fetched from `ahead` on: the next lines, so that reading them and
+// multiplying these go on together.
 template <class T, int R, int C>
-inline void dot_tile(const T* u, int64_t u_row, const T* const* w, int64_t k, float* out, int64_t out_row) {
+inline void dot_tile(const T* u, int64_t u_row, const T* const* w, int64_t k, float* out, int64_t out_row,
+                     const T* ahead, int64_t fetched) {
     typedef Lines<T> E;
     constexpr int64_t WIDTH = LANES * E::STEP;
     vec sum[R][C] = {};
@@ -24,6 +27,7 @@ inline void dot_tile(const T* u, int64_t u_row, const T* const* w, int64_t k, fl
         typename E::Lanes right[C];
 #pragma GCC unroll 8
         for (int c = 0; c < C; c++) right[c] = E::load(w[c] + p);
+        for (int64_t i = 0; i < fetched; i++, ahead += WIDTH) __builtin_prefetch(ahead, 0, 2);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
             const typename E::Lanes left = E::load(u + r * u_row + p);
@@ -63,16 +67,18 @@ inline void dot_block(const T* u, int64_t u_row, int64_t rows, const T* const* w
             const int64_t count = rows / groups + (g < rows % groups);
             const T* left = u + row * u_row;
             float* to = out + row * out_row + c;
+            const int64_t fetched = ceil_div(rows == 1 ? 8 : 4, groups);  // by this group of rows
+            const T* ahead = w[c] + (rows == 1 ? 8 : 4) * k + g * fetched * k;
             switch (count) {
                 case 1:
-                    if (c % 8 == 0 && c + 4 < columns) dot_tile<T, 1, 8>(left, u_row, w + c, k, to, out_row);
-                    else if (c % 8 == 0) dot_tile<T, 1, 4>(left, u_row, w + c, k, to, out_row);
+                    if (c % 8 == 0 && c + 4 < columns) dot_tile<T, 1, 8>(left, u_row, w + c, k, to, out_row, ahead, fetched);
+                    else if (c % 8 == 0) dot_tile<T, 1, 4>(left, u_row, w + c, k, to, out_row, ahead, fetched);
                     break;
-                case 2: dot_tile<T, 2, 4>(left, u_row, w + c, k, to, out_row); break;
-                case 3: dot_tile<T, 3, 4>(left, u_row, w + c, k, to, out_row); break;
-                case 4: dot_tile<T, 4, 4>(left, u_row, w + c, k, to, out_row); break;
-                case 5: dot_tile<T, 5, 4>(left, u_row, w + c, k, to, out_row); break;
-                default: dot_tile<T, 6, 4>(left, u_row, w + c, k, to, out_row);
+                case 2: dot_tile<T, 2, 4>(left, u_row, w + c, k, to, out_row, ahead, fetched); break;
+                case 3: dot_tile<T, 3, 4>(left, u_row, w + c, k, to, out_row, ahead, fetched); break;
+                case 4: dot_tile<T, 4, 4>(left, u_row, w + c, k, to, out_row, ahead, fetched); break;
+                case 5: dot_tile<T, 5, 4>(left, u_row, w + c, k, to, out_row, ahead, fetched); break;
+                default: dot_tile<T, 6, 4>(left, u_row, w + c, k, to, out_row, ahead, fetched);
             }
             row += count;
         }
@@ -100,7 +106,7 @@ int64_t lines(const Weight& w, int64_t first, T* room, const T** out) {
         for (int64_t at = 0; at < w.in; at += RUN) {
             const int64_t count = std::min(RUN, w.in - at);
             kind.unpack(stored, at, count, line);
-            for (int64_t j = 0; j < count; j++) to[at + j] = narrow<T>(line[j]);
+            Lines<T>::pack(line, count, to + at);
         }
         out[row - first] = to;
     }

@@ -3,6 +3,7 @@
 // The same sources are compiled once per CPU level (see build.py); the width follows from the compiler's flags.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -191,12 +192,23 @@ typedef Ones Bf16Steps;
 // Products whose two sides both lie in memory in their own type, as in generation: a lane is one fp32 number, or a pair of
 // neighbouring bf16 numbers, multiplied pair by pair and added up in fp32.
 template <class T>
-struct Lines : Ones {};
+struct Lines : Ones {
+    // Numbers as they are multiplied.
+    static void pack(const float* from, int64_t count, float* to) { std::copy(from, from + count, to); }
+};
 
 #ifdef __AVX512BF16__
 template <>
 struct Lines<bf16> : Twos {
     static Lanes load(const bf16* p) { return _mm512_loadu_si512(p); }
+    static void pack(const float* from, int64_t count, bf16* to) {
+        int64_t i = 0;
+        for (; i + 2 * LANES <= count; i += 2 * LANES) {
+            const vec first = kameleon::load(from + i), second = kameleon::load(from + i + LANES);
+            _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+        }
+        for (; i < count; i++) to[i] = narrow<bf16>(from[i]);
+    }
 };
 #else
 template <>
@@ -218,6 +230,9 @@ struct Lines<bf16> {
         const Lanes high = Lanes{} + 0xffff0000u;
         sum += (vec)(left << 16) * (vec)(right << 16);
         return sum + (vec)(left & high) * (vec)(right & high);
+    }
+    static void pack(const float* from, int64_t count, bf16* to) {
+        for (int64_t i = 0; i < count; i++) to[i] = narrow<bf16>(from[i]);
     }
 };
 #endif

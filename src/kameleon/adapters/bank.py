@@ -80,12 +80,18 @@ class Bank:
         fault, when it does not fit.
         """
         slot = next((i for i, r in enumerate(self._slots) if r is not None and r.name == adapter.name), None)
-        return self.place(adapter, any_base, slot)
+        return self.place(self.lay_out(adapter, any_base), slot)
 
-    def place(self, adapter: Adapter, any_base: bool = False, slot: int | None = None) -> int:
-        """Like `add`, into `slot`, or one that is free: several versions of one name may be resident."""
+    def lay_out(self, adapter: Adapter, any_base: bool = False) -> Resident | FrozenResident:
+        """A copy of `adapter` as this bank keeps them, not yet in a slot. Raises what `add` raises."""
         check_base(self._base, adapter, any_base)
-        resident = self._freeze(adapter) if self._frozen else _lay_out(self._base, adapter)
+        resident = _lay_out(self._base, adapter)
+        if not self._frozen:
+            return resident
+        return FrozenResident(adapter.name, adapter.card, self._table(resident), resident.lowest_layer)
+
+    def place(self, resident: Resident | FrozenResident, slot: int | None = None) -> int:
+        """Put what `lay_out` made into `slot`, or one that is free: several versions of one name may be resident."""
         if slot is None:
             slot = next((i for i, r in enumerate(self._slots) if r is None), len(self._slots))
         self._slots[slot : slot + 1] = [resident]
@@ -144,10 +150,6 @@ class Bank:
         if resident is None:
             return self._base.config.num_layers
         return resident.lowest_layer
-
-    def _freeze(self, adapter: Adapter) -> FrozenResident:
-        resident = _lay_out(self._base, adapter)
-        return FrozenResident(adapter.name, adapter.card, self._table(resident), resident.lowest_layer)
 
     def _table(self, resident: Resident) -> SideTable:
         with torch.no_grad():

@@ -4,11 +4,12 @@ from kameleon.generation.batch import Batch
 from kameleon.generation.loop import generate, stream
 from kameleon.generation.pages import PagePool, page_bytes, pages_for
 from kameleon.generation.request import Completion, Piece, Request, ScoredToken
-from kameleon.generation.sampling import choose, new_generator
+from kameleon.generation.sampling import Chooser, choose, new_generator
 from kameleon.settings import Sampling
 
 __all__ = [
     "Batch",
+    "Chooser",
     "Completion",
     "PagePool",
     "Piece",

@@ -6,6 +6,7 @@ are still being read. Requests with different adapters share it. What a request 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +14,10 @@ from dataclasses import dataclass, field
 import torch
 
 from kameleon.adapters import Bank
-from kameleon.errors import SettingError
+from kameleon.errors import AdapterMismatchError, KameleonError, SettingError
 from kameleon.generation.pages import PagePool, page_bytes, pages_for
 from kameleon.generation.request import Completion, Finish, Piece, Request, ScoredToken
-from kameleon.generation.sampling import Chooser
+from kameleon.generation.sampling import Choice, Chooser
 from kameleon.generation.text import TextStream
 from kameleon.model import Base
 from kameleon.ops import PAGE_TOKENS, Segments
@@ -41,6 +42,7 @@ class _Sequence:
     told: int = 0  # tokens of the answer already given out
     scores: list[ScoredToken] = field(default_factory=list)
     finish: Finish | None = None
+    error: KameleonError | None = None
     hidden: torch.Tensor | None = None  # sum of final hidden states, for a request that asked to embed
 
     @property
@@ -70,18 +72,19 @@ class Batch:
         self._max_sequences, self._prefill_chunk_tokens = max_sequences, prefill_chunk_tokens
         self._waiting: deque[_Sequence] = deque()
         self._running: list[_Sequence] = []
+        self._stops = base.stop_token_ids
         self._numbers = 0
         self._cancelled: list[_Sequence] = []
         self.preemptions = 0
 
-    def add(self, request: Request, slot: int, adapter_key: Hashable = None) -> int:
+    def add(self, request: Request, slot: int, adapter_key: Hashable = None, chooser: Chooser | None = None) -> int:
         """Take a request in; returns the number that its pieces carry.
 
         `slot` is its adapter's in the bank and stays so until the last piece; `adapter_key` (by default the slot) names
-        the adapter's version: only prompts of equal keys share computed pages.
-        Raises SettingError for a prompt that is empty, too long for the base, or never fits the cache.
+        the adapter's version: only prompts of equal keys share computed pages. `chooser` is what `check` returned, if
+        that was called before. Raises what `check` does.
         """
-        self.check(request)
+        chooser = chooser or self.check(request)
         self._numbers += 1
         self._waiting.append(
             _Sequence(
@@ -89,15 +92,19 @@ class Batch:
                 request,
                 slot,
                 slot if adapter_key is None else adapter_key,
-                Chooser(request, self._base),
+                chooser,
                 TextStream(self._base.tokenizer, request.sampling.stop),
                 list(request.prompt),
             )
         )
         return self._numbers
 
-    def check(self, request: Request) -> None:
-        """Raise SettingError for a request that could never be answered."""
+    def check(self, request: Request) -> Chooser:
+        """What will choose the request's tokens; from any thread, since compiling a grammar takes time.
+
+        Raises SettingError for a prompt that is empty, too long for the base or never fits the cache, for tokens that
+        there are not, and for a grammar that cannot be followed; MissingExtraError where the grammars' library is not.
+        """
         limit, held = self._base.config.max_sequence_tokens, len(request.prompt)
         if not held:
             raise SettingError("the prompt is empty; give it at least one token")
@@ -114,12 +121,11 @@ class Batch:
         for token in (*request.prompt, *(token for token, _ in request.sampling.logit_bias)):
             if not 0 <= token < vocabulary:
                 raise SettingError(f"token {token} is not one of the base's {vocabulary}")
+        return Chooser(request, self._base)
 
     def cancel(self, number: int) -> None:
         """End a request; its last piece comes with the next step. One that has ended already is left alone."""
-        for sequence in (*self._running, *self._waiting):
-            if sequence.number == number:
-                self.end(number, "cancelled")
+        self.end(number, "cancelled")
 
     def end(self, number: int, finish: Finish) -> None:
         """End a request with what it has."""
@@ -221,9 +227,9 @@ class Batch:
             tuple(s.slot for s, _ in parts),
             offsets=tuple(s.computed for s, _ in parts),
         )
-        tokens = torch.tensor([t for s, n in parts for t in s.tokens[s.computed : s.computed + n]])
+        fresh = torch.tensor([t for s, n in parts for t in s.tokens[s.computed : s.computed + n]])
         pages = self.pool.tables([s.pages for s, _ in parts])
-        hidden = self._base.decoder.hidden(tokens, segments, self._bank, pages)
+        hidden = self._base.decoder.hidden(fresh, segments, self._bank, pages)
         ready, rows = [], []
         for (sequence, count), last in zip(parts, segments.last.tolist(), strict=True):
             sequence.computed += count
@@ -235,8 +241,13 @@ class Batch:
                 rows.append(last)
         if ready:
             logits = self._base.decoder.logits(hidden[rows])
-            for sequence, row in zip(ready, logits, strict=True):
-                self._choose(sequence, row)
+            best, tokens = logits.max(-1)
+            for sequence, row, token, highest in zip(ready, logits, tokens.tolist(), best.tolist(), strict=True):
+                if not math.isfinite(highest):
+                    self._spoil(sequence)
+                else:
+                    plain = sequence.chooser.greedy
+                    self._take(sequence, Choice(token) if plain else sequence.chooser.choose(row, sequence.answer))
         return ready + [s for s, _ in parts if s.request.embed and s.finish is not None]
 
     def _add_hidden(self, sequence: _Sequence, hidden: torch.Tensor) -> None:
@@ -252,20 +263,30 @@ class Batch:
             sequence.branch = self.pool.learn(sequence.branch, sequence.tokens[at : at + PAGE_TOKENS], page)
             sequence.learned += 1
 
-    def _choose(self, sequence: _Sequence, logits: torch.Tensor) -> None:
-        token, score = sequence.chooser.choose(logits, sequence.answer)
-        if token in self._base.stop_token_ids:
+    def _spoil(self, sequence: _Sequence) -> None:
+        whose = f"adapter {sequence.request.adapter!r}" if sequence.request.adapter else "the base"
+        sequence.error = AdapterMismatchError(f"{whose} turns the logits into NaN or infinity; it is broken")
+        sequence.finish = "stop"
+
+    def _take(self, sequence: _Sequence, choice: Choice) -> None:
+        if choice.token in self._stops:
             sequence.finish = "stop"
             return
-        sequence.tokens.append(token)
-        if score is not None:
-            sequence.scores.append(score)
+        sequence.tokens.append(choice.token)
+        if choice.score is not None:
+            sequence.scores.append(choice.score)
+        if choice.ends:
+            sequence.finish = "stop"
+            return
         length = len(sequence.tokens) - len(sequence.request.prompt)
         at_limit = len(sequence.tokens) == self._base.config.max_sequence_tokens
         if length == sequence.request.sampling.max_tokens or at_limit:
             sequence.finish = "length"
 
     def _piece(self, sequence: _Sequence) -> Piece | None:
+        if sequence.error is not None:
+            self._drop_pages(sequence)
+            return Piece(sequence.number, "", error=sequence.error)
         text = sequence.stream.take(sequence.answer, sequence.finish is not None)
         if sequence.stream.stopped:
             sequence.finish = "stop"

@@ -19,7 +19,7 @@ def stream(base: Base, bank: Bank, requests: Sequence[Request]) -> Iterator[Piec
 
     Greedy text of a request is what it would be alone, whatever else is in the batch.
     Raises AdapterNotFoundError for an adapter that is not resident, SettingError for an empty or too long prompt; both
-    before anything is computed.
+    before anything is computed; and AdapterMismatchError when logits become NaN.
     """
     if not requests:
         return
@@ -30,6 +30,8 @@ def stream(base: Base, bank: Bank, requests: Sequence[Request]) -> Iterator[Piec
     numbers = {batch.add(request, bank.slot(request.adapter)): i for i, request in enumerate(requests)}
     while not batch.idle:
         for piece in batch.step():
+            if piece.error is not None:
+                raise piece.error
             yield replace(piece, request=numbers[piece.request])
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from kameleon.generation.constraint import Constraint
 from kameleon.generation.request import Request, ScoredToken
 from kameleon.model import Base
 from kameleon.settings import Sampling
@@ -16,26 +18,41 @@ from kameleon.settings import Sampling
 _SORTED_FIRST = 1024
 
 
+class Choice(NamedTuple):
+    """A token, its score if that was asked for, and whether the answer's constraint is fulfilled with it."""
+
+    token: int
+    score: ScoredToken | None = None
+    ends: bool = False
+
+
 class Chooser:
-    """One request's choices, with a random stream of its own."""
+    """One request's choices, with a random stream of its own. Raises SettingError, MissingExtraError for a constraint
+    that cannot be followed."""
 
     def __init__(self, request: Request, base: Base) -> None:
         self.sampling = request.sampling
         self._generator = new_generator(self.sampling.seed)
         self._prompt = frozenset(request.prompt) if self.sampling.repetition_penalty != 1 else frozenset[int]()
+        constrained = self.sampling.json_schema is not None or self.sampling.regex is not None
+        self._constraint = Constraint(self.sampling, base) if constrained else None
 
     @property
     def greedy(self) -> bool:
         """Whether the choice is the most likely token, and nothing else is asked for."""
         one = self.sampling
         changed = one.repetition_penalty != 1 or one.presence_penalty or one.frequency_penalty or one.logit_bias
-        return one.temperature == 0 and not changed and one.logprobs is None
+        return one.temperature == 0 and not changed and one.logprobs is None and self._constraint is None
 
-    def choose(self, logits: Tensor, answer: Sequence[int]) -> tuple[int, ScoredToken | None]:
-        """The next token after `answer`, from `logits` [vocab_size] fp32; and its score, if asked for."""
-        token = choose(self._changed(logits, answer), self.sampling, self._generator)
+    def choose(self, logits: Tensor, answer: Sequence[int]) -> Choice:
+        """The next token after `answer`, from `logits` [vocab_size] fp32."""
+        changed = self._changed(logits, answer)
+        if self._constraint is not None:
+            changed = self._constraint.apply(changed)
+        token = choose(changed, self.sampling, self._generator)
         count = self.sampling.logprobs
-        return token, None if count is None else score(logits, token, count)
+        ends = self._constraint is not None and self._constraint.take(token)
+        return Choice(token, None if count is None else score(logits, token, count), ends)
 
     def _changed(self, logits: Tensor, answer: Sequence[int]) -> Tensor:
         """Logits after penalties and biases."""
@@ -70,14 +87,17 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     if sampling.temperature == 0:
         return int(logits.argmax())
     probabilities = (logits / sampling.temperature).softmax(-1)
-    wanted = sampling.top_k or len(logits)
-    kept, tokens = probabilities.topk(min(wanted, _SORTED_FIRST, len(logits)))
+    if sampling.top_p == 1 and not sampling.top_k:
+        probabilities = probabilities * (probabilities >= sampling.min_p * probabilities.max())
+        return int(torch.multinomial(probabilities, 1, generator=generator))
+    wanted = min(sampling.top_k or len(logits), len(logits))
+    kept, tokens = probabilities.topk(min(wanted, _SORTED_FIRST))
     if len(kept) < wanted and float(kept.sum()) < sampling.top_p:
-        kept, tokens = probabilities.sort(descending=True)
-        kept, tokens = kept[:wanted], tokens[:wanted]
+        kept, tokens = probabilities.topk(wanted)
     # A token stays when those before it have not yet reached top_p; the first one always stays.
     before = kept.cumsum(-1) - kept
-    kept = kept * (before < sampling.top_p * kept.sum()) * (kept >= sampling.min_p * kept[0])
+    mass = kept.sum() if sampling.top_k else 1.0
+    kept = kept * (before < sampling.top_p * mass) * (kept >= sampling.min_p * kept[0])
     return int(tokens[torch.multinomial(kept, 1, generator=generator)])
 
 

@@ -8,18 +8,24 @@ from transformers import PreTrainedTokenizerBase
 
 
 class TextStream:
-    """The text of one growing answer: what of it is certain, and whether a stop string ended it."""
+    """The text of one growing answer: what of it is certain, and whether a stop string ended it.
+
+    Only the newest tokens are decoded again, behind the few before them that their text may depend on.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
         self._tokenizer, self._stops = tokenizer, stops
+        self._fixed = ""  # text of the tokens before `_read`
+        self._before, self._read = 0, 0  # tokens from `_before` on are decoded together, those before `_read` are known
         self._shown = 0  # characters already given out
         self.text = ""
         self.stopped = False
 
     def take(self, tokens: list[int], finished: bool) -> str:
         """`tokens` are all of the answer so far; returns the characters that became certain now."""
-        text = str(self._tokenizer.decode(tokens, skip_special_tokens=True))
-        found = min((at for stop in self._stops if (at := text.find(stop)) >= 0), default=None)
+        searched = max(0, len(self._fixed) - max(map(len, self._stops), default=0))
+        text = self._decode(tokens)
+        found = min((at for stop in self._stops if (at := text.find(stop, searched)) >= 0), default=None)
         if found is not None:
             text, self.stopped = text[:found], True
         self.text = text
@@ -27,6 +33,14 @@ class TextStream:
         new = text[self._shown : certain]
         self._shown = max(self._shown, certain)
         return new
+
+    def _decode(self, tokens: list[int]) -> str:
+        known = str(self._tokenizer.decode(tokens[self._before : self._read], skip_special_tokens=True))
+        longer = str(self._tokenizer.decode(tokens[self._before :], skip_special_tokens=True))
+        text = self._fixed + longer[len(known) :]
+        if len(longer) > len(known) and not longer.endswith("\N{REPLACEMENT CHARACTER}"):
+            self._fixed, self._before, self._read = text, self._read, len(tokens)
+        return text
 
     def _certain(self, text: str) -> int:
         """All but half a character or half a stop string that waits at the end."""

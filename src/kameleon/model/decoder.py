@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -49,6 +49,11 @@ class SidePaths(Protocol):
     """The resident adapters, as the decoder sees them: the factors in each slot for one joined projection."""
 
     def sides(self, layer: int, group: str) -> Sequence[SidePath | None]: ...
+
+
+@runtime_checkable
+class SideTables(Protocol):
+    """The same as generation's kernels take them: one table for each slot."""
 
     def table(self, slot: int) -> SideTable: ...
 
@@ -141,7 +146,9 @@ class Decoder:
         turns = {one: rotation(segments.positions, *ready) for one, ready in self._ropes.items()}
         if cache is not None and layers is None and self._runs_as_one(x):
             slots = {run.adapter for run in segments.runs}
-            sides = {slot: adapters.table(slot) for slot in slots} if adapters is not None else {}
+            tables = adapters if isinstance(adapters, SideTables) else None
+            assert not slots or tables is not None
+            sides = {slot: tables.table(slot) for slot in slots} if tables is not None else {}
             if all(table.is_plain for table in sides.values()):
                 return self._stack.run(x, segments, list(turns.values()), cache.keys, cache.values, cache.tables, sides)
         for index in layers if layers is not None else range(len(self.layers)):

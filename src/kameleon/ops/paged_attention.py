@@ -62,7 +62,7 @@ def attention_paged(
     `window` of them if that is given. Returns [tokens, heads · head_dim]. No gradients.
     """
     if not native.runs(qkv):
-        return _reference(qkv, heads, kv_heads, segments, pages, window)
+        return reference(qkv, heads, kv_heads, segments, pages, window)
     head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
     raw, held = fill_pages(segments, pages.tables, heads, kv_heads, head_dim, window, pages.keys, pages.values)
     out = qkv.new_empty(len(qkv), heads * head_dim)
@@ -104,9 +104,10 @@ def fill_pages(
     return PagesStruct(count, *per_segment, heads, kv_heads, head_dim, window or _NO_WINDOW, *pages), (lengths, offsets)
 
 
-def _reference(
+def reference(
     qkv: Tensor, heads: int, kv_heads: int, segments: Segments, pages: LayerPages, window: int | None
 ) -> Tensor:
+    """`attention_paged`, plain and slow."""
     q, k, v = qkv.unflatten(1, (heads + 2 * kv_heads, -1)).split([heads, kv_heads, kv_heads], dim=1)
     step, out = page_step(qkv.dtype), torch.empty_like(q)
     for i, (start, length, offset) in enumerate(zip(segments.starts, segments.lengths, segments.offsets, strict=True)):

@@ -7,13 +7,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from kameleon.errors import KameleonError, QueueFullError
-from kameleon.generation import Batch, Completion, Piece, Request
+from kameleon.generation import Batch, Chooser, Completion, Piece, Request
 from kameleon.model import Base
 from kameleon.ops import PAGE_TOKENS
 from kameleon.serving.fair_queue import FairQueue
@@ -34,11 +34,10 @@ class Ticket:
     user: str
     on_piece: OnPiece
     version: Version
+    chooser: Chooser
     submitted_s: float
     in_batch: int | None = None
-    last_token_s: float | None = field(default=None)
-    charged: int = 0
-    cancelled: bool = False
+    last_token_s: float | None = None
 
 
 class Engine:
@@ -82,16 +81,17 @@ class Engine:
         The last piece has a `completion` or an `error`. Raises AdapterNotFoundError, AdapterFileError, SettingError for
         a prompt that is empty or too long, and QueueFullError, which says when to try again.
         """
-        self._batch.check(request)
+        self._refuse_if_full()
+        chooser = self._batch.check(request)
+        version = self.adapters.hold(request.adapter)
         with self._lock:
-            self._refuse_if_closed()
-            if len(self._queue) >= self.limits.max_queue:
-                raise QueueFullError(
-                    f"{len(self._queue)} requests are waiting already; try again later", self._retry_after_s()
-                )
-            version = self.adapters.hold(request.adapter)
+            try:
+                self._refuse_if_full()
+            except KameleonError:
+                self.adapters.release(version)
+                raise
             self._numbers += 1
-            ticket = Ticket(self._numbers, request, user, on_piece, version, time.monotonic())
+            ticket = Ticket(self._numbers, request, user, on_piece, version, chooser, time.monotonic())
             self._queue.put(ticket, user, request.adapter)
             self._counters[request.adapter].requests += 1
             self._lock.notify_all()
@@ -100,7 +100,6 @@ class Engine:
     def cancel(self, ticket: Ticket) -> None:
         """End a request; its last piece says "cancelled". One that has ended is left alone."""
         with self._lock:
-            ticket.cancelled = True
             self._cancels.append(ticket)
             self._lock.notify_all()
 
@@ -151,11 +150,13 @@ class Engine:
     def _is_done(self) -> bool:
         return self._failure is not None or not (len(self._queue) or self._running)
 
-    def _refuse_if_closed(self) -> None:
+    def _refuse_if_full(self) -> None:
         if self._failure is not None:
             raise KameleonError(f"the engine has failed and answers nothing: {self._failure}") from self._failure
         if self._draining:
             raise QueueFullError("the server is shutting down", 5.0)
+        if (waiting := len(self._queue)) >= self.limits.max_queue:
+            raise QueueFullError(f"{waiting} requests are waiting already; try again later", self._retry_after_s())
 
     def _retry_after_s(self) -> float:
         """When a place in the queue should be free: what waits, at the pace of late."""
@@ -184,9 +185,9 @@ class Engine:
             self._expire()
             self._admit()
         pieces = self._batch.step()
-        for piece in pieces:
-            self._deliver(piece)
         with self._lock:
+            for piece in pieces:
+                self._deliver(piece)
             if not self._running:
                 self._lock.notify_all()
             return not self._closed or not self._is_done()
@@ -220,7 +221,9 @@ class Engine:
                 self._batch.end(ticket.in_batch, "length")
 
     def _admit(self) -> None:
-        while self._batch.running + self._batch.waiting < self.limits.max_batch and not self._batch.waiting:
+        if self._batch.waiting:
+            return  # there is no room for those who are in already
+        while self._batch.running + self._batch.waiting < self.limits.max_batch:
             ticket = self._queue.take(self._is_settled)
             if ticket is None:
                 return
@@ -228,13 +231,13 @@ class Engine:
                 self._end(ticket, Piece(ticket.number, "", error=ticket.version.error))
                 continue
             key = ticket.version if ticket.request.adapter is not None else None
-            ticket.in_batch = self._batch.add(ticket.request, ticket.version.slot, key)
+            ticket.in_batch = self._batch.add(ticket.request, ticket.version.slot, key, ticket.chooser)
             self._running[ticket.in_batch] = ticket
             self._counters[ticket.request.adapter].queue_s.note(time.monotonic() - ticket.submitted_s)
+            self._queue.charge(ticket.user, ticket.request.adapter, len(ticket.request.prompt))
 
     def _deliver(self, piece: Piece) -> None:
         ticket = self._running[piece.request]
-        piece = replace(piece, request=ticket.number)
         now, counters = time.monotonic(), self._counters[ticket.request.adapter]
         if piece.tokens:
             if ticket.last_token_s is None:
@@ -244,17 +247,17 @@ class Engine:
             ticket.last_token_s = now
             counters.completion_tokens += len(piece.tokens)
             self._queue.charge(ticket.user, ticket.request.adapter, len(piece.tokens))
-        if piece.completion is None:
-            self._send(ticket, piece)
+        if piece.completion is None and piece.error is None:
+            self._send(ticket, replace(piece, request=ticket.number))
             return
-        with self._lock:
-            del self._running[ticket.in_batch or 0]
+        del self._running[piece.request]
+        piece = replace(piece, request=ticket.number)
+        if piece.completion is not None:
             counters.prompt_tokens += piece.completion.prompt_tokens
             counters.cached_tokens += piece.completion.cached_tokens
             self._found_tokens += piece.completion.cached_tokens
-            self._queue.charge(ticket.user, ticket.request.adapter, piece.completion.prompt_tokens)
-            self._mean_request_s += 0.1 * (now - ticket.submitted_s - self._mean_request_s)
-            self._end(ticket, piece)
+        self._mean_request_s += 0.1 * (now - ticket.submitted_s - self._mean_request_s)
+        self._end(ticket, piece)
 
     def _leave_queue(self, ticket: Ticket, piece: Piece) -> None:
         if ticket in list(self._queue):

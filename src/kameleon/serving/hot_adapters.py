@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kameleon.adapters import Adapter, Bank, Proof, Shelf, prove
-from kameleon.errors import AdapterError, AdapterNotFoundError, KameleonError
+from kameleon.errors import AdapterError, AdapterMismatchError, AdapterNotFoundError, KameleonError
 from kameleon.model import Base
 from kameleon.ops import NO_ADAPTER
 from kameleon.serving.state import AdapterState
@@ -34,8 +34,8 @@ class HotAdapters:
     """The resident adapters over one base, under a budget of memory. Safe for several threads.
 
     An adapter is loaded by a thread of its own, beside running requests. When the budget is used up, those leave that
-    nobody holds and that were used longest ago; pinned ones stay. The budget is exceeded only by pinned ones and by
-    those that requests hold.
+    nobody holds and that were used longest ago; pinned ones stay, and so do values that were added. An adapter waits
+    for room until requests have let go of others.
     """
 
     def __init__(self, base: Base, shelf: Shelf | None = None, budget_bytes: int = 0, any_base: bool = False) -> None:
@@ -74,6 +74,7 @@ class HotAdapters:
         with self._lock:
             version.holders -= 1
             self._shrink()
+            self._lock.notify_all()
 
     def load(self, name: str) -> None:
         """Make an adapter resident and wait for it. Raises AdapterError."""
@@ -93,11 +94,14 @@ class HotAdapters:
         """
         proof = prove(self.base, adapter, self._any_base)
         version = Version(adapter.name, adapter, None)
+        with self._lock:
+            version.holders += 1  # until it is current
+            self._versions.append(version)
         self._settle(version, adapter)
         with self._lock:
             self._current[adapter.name] = version
-            self._versions.append(version)
-            self._shrink()
+            self._touch(version)
+        self.release(version)
         return proof
 
     def pin(self, name: str) -> None:
@@ -138,10 +142,13 @@ class HotAdapters:
     def bytes(self) -> int:
         """Memory of all resident versions."""
         with self._lock:
-            return sum(v.bytes for v in self._versions)
+            return self._resident_bytes()
 
     def close(self) -> None:
         self._wanted.put(None)
+
+    def _resident_bytes(self) -> int:
+        return sum(v.bytes for v in self._versions)
 
     def _names(self) -> str:
         return ", ".join(sorted(self._current))
@@ -171,39 +178,61 @@ class HotAdapters:
 
     def _load_wanted(self) -> None:
         while (version := self._wanted.get()) is not None:
-            assert isinstance(version.source, Path)
             try:
-                self._settle(version, replace(Adapter.load(version.source), name=version.name))
+                self._load_one(version)
             except KameleonError as error:
-                with self._lock:
-                    version.error = error
-                    self._drop(version)
-            with self._lock:
-                self._lock.notify_all()
+                self._give_up(version, error)
+            except Exception as error:  # noqa: BLE001 (a file may hold anything; whoever waits for it must hear of it)
+                self._give_up(version, AdapterError(f"adapter {version.name!r} cannot be loaded: {error!r}"))
             self.on_change()
+
+    def _load_one(self, version: Version) -> None:
+        assert isinstance(version.source, Path)
+        adapter = replace(Adapter.load(version.source), name=version.name)
+        broken = [name for name, f in adapter.modules.items() if not bool((f.a.sum() + f.b.sum()).isfinite())]
+        if broken:
+            raise AdapterMismatchError(f"adapter {version.name!r} holds NaN or infinity in {', '.join(broken[:3])}")
+        size = self.base.compute_dtype.itemsize * adapter.parameters
+        with self._lock:
+            self._lock.wait_for(lambda: self._has_room(size))
+        self._settle(version, adapter)
+
+    def _has_room(self, size: int) -> bool:
+        """Whether `size` bytes fit after whoever is idle has left; one adapter always does."""
+        self._shrink(size)
+        held = any(v.ready and v.holders for v in self._versions)
+        return self._resident_bytes() + size <= self.budget_bytes or not held
 
     def _settle(self, version: Version, adapter: Adapter) -> None:
         """Give an adapter a slot. Raises AdapterError."""
-        size = self.base.compute_dtype.itemsize * adapter.parameters
+        resident = self.bank.lay_out(adapter, self._any_base)
         with self._lock:
-            self._shrink(size)
-            version.slot = self.bank.place(adapter, self._any_base)
+            version.slot = self.bank.place(resident)
             version.bytes, version.ready = self.bank.bytes(version.slot), True
+            self._shrink()
+            self._lock.notify_all()
+
+    def _give_up(self, version: Version, error: KameleonError) -> None:
+        with self._lock:
+            version.error = error
+            self._drop(version)
+            self._lock.notify_all()
 
     def _shrink(self, needed_bytes: int = 0) -> None:
-        """Versions that nobody holds leave: those that are no longer current, and while the budget is exceeded those
-        used longest ago."""
+        """Versions that nobody holds leave: those that are no longer current, and those used longest ago while the
+        budget is exceeded. Values that were added have no file to come back from, so they stay."""
         for version in [v for v in self._versions if v.ready and not v.holders and not self._is_current(v)]:
             self._drop(version)
         idle = [v for v in self._versions if v.ready and not v.holders and v.name not in self._pinned]
         for version in sorted(idle, key=lambda v: v.used):
-            if self.bytes + needed_bytes <= self.budget_bytes or isinstance(version.source, Adapter):
-                continue
-            self._drop(version)
+            over = self._resident_bytes() + needed_bytes > self.budget_bytes
+            if over and not isinstance(version.source, Adapter):
+                self._drop(version)
 
     def _drop(self, version: Version) -> None:
         self._versions.remove(version)
         if self._is_current(version):
             del self._current[version.name]
         if version.ready:
+            version.ready = False
             self.bank.free(version.slot)

@@ -1,0 +1,262 @@
+"""The engine under many threads: every answer comes, whole, from its own adapter; whoever cannot be served is told."""
+
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from fakes import random_adapter
+
+from kameleon import Sampling
+from kameleon.errors import AdapterFileError, AdapterNotFoundError, KameleonError, QueueFullError, SettingError
+from kameleon.generation import Request, generate
+from kameleon.serving import Engine, HotAdapters, Limits
+
+LIMITS = Limits(kv_cache_bytes=1 << 21, adapter_bytes=1 << 20, max_request_s=60)
+
+
+class Answer:
+    """What came of one request."""
+
+    def __init__(self):
+        self.text, self.last, self.ended = "", None, threading.Event()
+
+    def __call__(self, piece):
+        self.text += piece.text
+        if piece.completion is not None or piece.error is not None:
+            self.last = piece
+            self.ended.set()
+
+    def wait(self):
+        assert self.ended.wait(60), "no answer came"
+        return self.last
+
+
+@pytest.fixture
+def serve(tiny):
+    engines = []
+
+    def start(limits=LIMITS, on_failure=None, adapters=None):
+        engines.append(Engine(tiny.base, adapters or HotAdapters(tiny.base, tiny.shelf), limits, on_failure))
+        return engines[-1]
+
+    yield start
+    for engine in engines:
+        engine.close(0)
+
+
+def shelve(tiny, count):
+    for i in range(count):
+        tiny.shelf.save(random_adapter(tiny.base, f"a{i}", seed=i, rank=2 + i % 7))
+
+
+def ask(engine, tiny, text, adapter=None, user="", **wish):
+    answer = Answer()
+    wish = {"max_tokens": 8, **wish}
+    answer.ticket = engine.submit(Request(tiny.encode_prompt(text), adapter, Sampling(**wish)), answer, user)
+    return answer
+
+
+def expected(tiny, text, adapter=None, **wish):
+    wish = {"max_tokens": 8, **wish}
+    return tiny.generate([text], [adapter], Sampling(**wish))[0]
+
+
+def test_answers_to_many_threads_are_those_that_each_request_gets_alone(tiny, serve):
+    shelve(tiny, 6)
+    engine = serve()
+    wanted = [(f"question {i % 5}", [None, *(f"a{j}" for j in range(6))][i % 7]) for i in range(42)]
+    answers: list = [None] * len(wanted)
+
+    def client(k):
+        for i in range(k, len(wanted), 6):
+            answers[i] = ask(engine, tiny, *wanted[i], user=f"user {k}")
+
+    threads = [threading.Thread(target=client, args=(k,)) for k in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    alone = {}
+    for (text, adapter), answer in zip(wanted, answers, strict=True):
+        got = answer.wait().completion
+        if (text, adapter) not in alone:
+            alone[text, adapter] = expected(tiny, text, adapter)
+        assert (got.tokens, answer.text) == (alone[text, adapter].tokens, got.text)
+    state = engine.state()
+    assert (state.queued, state.running, state.cache_used_tokens, state.alive) == (0, 0, 0, True)
+    assert sum(c.requests for c in state.counters.values()) == 42
+    assert state.counters["a0"].completion_tokens == sum(
+        len(a.last.completion.tokens) for (_, name), a in zip(wanted, answers, strict=True) if name == "a0"
+    )
+    assert state.cache_found_tokens > 0
+
+
+def test_a_new_version_takes_over_for_new_requests_while_running_ones_finish_on_the_old(tiny, serve):
+    shelve(tiny, 1)
+    engine = serve()
+    old = expected(tiny, "hello", "a0", max_tokens=60)
+    running = ask(engine, tiny, "hello", "a0", max_tokens=60)
+    while not running.text and not running.ended.is_set():
+        time.sleep(0.001)
+    other = random_adapter(tiny.base, "a0", seed=99, rank=4)
+    tiny.shelf.save(other)
+    late = ask(engine, tiny, "hello", "a0", max_tokens=20)
+    assert running.wait().completion.tokens == old.tokens
+    tiny.load_adapter(other)
+    new = expected(tiny, "hello", "a0", max_tokens=20)
+    assert late.wait().completion.tokens == new.tokens != old.tokens[:20]
+    assert [a.version for a in engine.state().adapters] == [2]
+
+
+def test_an_adapter_deleted_while_in_use_finishes_its_answers_and_is_then_unknown(tiny, serve):
+    shelve(tiny, 1)
+    engine = serve()
+    old = expected(tiny, "hello", "a0", max_tokens=40)
+    running = ask(engine, tiny, "hello", "a0", max_tokens=40)
+    while not running.text and not running.ended.is_set():
+        time.sleep(0.001)
+    tiny.shelf.remove("a0")
+    with pytest.raises(AdapterNotFoundError, match="a0"):
+        ask(engine, tiny, "hello", "a0")
+    assert running.wait().completion.tokens == old.tokens
+
+
+def test_a_broken_adapter_is_an_error_for_its_requests_alone(tiny, serve):
+    shelve(tiny, 2)
+    file = tiny.shelf.path("a0") / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    engine = serve()
+    broken, fine = ask(engine, tiny, "hello", "a0"), ask(engine, tiny, "hello", "a1")
+    assert isinstance(broken.wait().error, AdapterFileError)
+    assert fine.wait().completion.tokens == expected(tiny, "hello", "a1").tokens
+    tiny.shelf.save(random_adapter(tiny.base, "a0", seed=0))
+    assert ask(engine, tiny, "hello", "a0").wait().completion is not None
+
+
+def test_cancelling_frees_everything_and_leaves_the_others_alone(tiny, serve):
+    engine = serve(replace(LIMITS, max_batch=2))
+    answers = [ask(engine, tiny, f"question {i}", max_tokens=100) for i in range(5)]
+    for i in (0, 2, 4):
+        engine.cancel(answers[i].ticket)
+    for i, answer in enumerate(answers):
+        got = answer.wait().completion
+        whole = expected(tiny, f"question {i}", max_tokens=100)
+        assert got.tokens == whole.tokens[: len(got.tokens)]
+        assert got.finish == "cancelled" if i % 2 == 0 else got.tokens == whole.tokens
+    engine.cancel(answers[1].ticket)
+    assert engine.state().cache_used_tokens == 0
+
+
+def test_a_listener_that_breaks_is_cancelled(tiny, serve):
+    engine = serve()
+
+    def gone(piece):
+        raise ConnectionResetError
+
+    engine.submit(Request(tiny.encode_prompt("x"), None, Sampling(max_tokens=200)), gone)
+    assert ask(engine, tiny, "hello").wait().completion is not None
+    while engine.state().running:
+        time.sleep(0.01)
+
+
+def test_a_full_queue_says_when_to_come_back_and_time_limits_hold(tiny, serve):
+    engine = serve(replace(LIMITS, max_batch=1, max_queue=2))
+    answers = [ask(engine, tiny, "hello", max_tokens=150)]
+    with pytest.raises(QueueFullError) as caught:
+        answers += [ask(engine, tiny, "hello", max_tokens=150) for _ in range(10)]
+    assert caught.value.retry_after_s >= 1
+    for answer in answers:
+        assert answer.wait().completion is not None
+    short = serve(replace(LIMITS, max_batch=1, max_request_s=0.05))
+    first = ask(short, tiny, "hello", max_tokens=200)
+    second = ask(short, tiny, "hello", max_tokens=200)
+    assert len(first.wait().completion.tokens) < 200
+    assert isinstance(second.wait().error, QueueFullError) or second.last.completion.finish == "length"
+
+
+def test_what_can_never_be_answered_is_refused_by_submit(tiny, serve):
+    engine = serve()
+    with pytest.raises(AdapterNotFoundError, match="nobody"):
+        ask(engine, tiny, "hello", "nobody")
+    with pytest.raises(SettingError, match="fewer than 256"):
+        ask(engine, tiny, "a" * 300)
+    with pytest.raises(SettingError, match="regex"):
+        ask(engine, tiny, "hello", regex="(")
+
+
+def test_embeddings_wait_their_turn_and_differ_by_adapter(tiny, serve):
+    shelve(tiny, 1)
+    engine = serve()
+    tokens = tiny.encode_prompt("hello")
+    plain, adapted = engine.embed(tokens), engine.embed(tokens, "a0")
+    assert plain.shape == (tiny.base.config.hidden_size,) and not torch.equal(plain, adapted)
+    assert torch.equal(plain, engine.embed(tokens))
+
+
+def test_closing_drains_what_runs_and_refuses_what_comes(tiny, serve):
+    engine = serve()
+    answer = ask(engine, tiny, "hello", max_tokens=50)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    assert answer.wait().completion.tokens == expected(tiny, "hello", max_tokens=50).tokens
+    closing.join(20)
+    with pytest.raises(QueueFullError, match="shutting down"):
+        ask(engine, tiny, "hello")
+
+
+def test_a_crash_tells_everybody_and_whoever_runs_the_engine(tiny, serve, monkeypatch):
+    failures = []
+    engine = serve(on_failure=failures.append)
+    monkeypatch.setattr(engine._batch, "step", lambda: 1 / 0)
+    answer = ask(engine, tiny, "hello")
+    assert "division by zero" in str(answer.wait().error)
+    with pytest.raises(KameleonError, match="failed"):
+        ask(engine, tiny, "hello")
+    engine.close(0)
+    assert isinstance(failures[0], ZeroDivisionError) and not engine.state().alive
+
+
+@pytest.mark.slow
+def test_no_answer_comes_from_a_wrong_adapter_while_hundreds_share_little_memory(tiny, serve):
+    """Each adapter answers with its own marker; memory holds a tenth of them, and they are replaced meanwhile."""
+    count, each = 200, 20_000
+    marks = {}
+    for i in range(count):
+        tiny.shelf.save(random_adapter(tiny.base, f"a{i}", seed=i, rank=2))
+        adapter = tiny.shelf.load(f"a{i}")
+        tiny.bank.add(adapter)
+        prompt = tiny.encode_prompt("who")
+        (said,) = generate(tiny.base, tiny.bank, [Request(prompt, f"a{i}", Sampling(max_tokens=4))])
+        marks[f"a{i}"] = said.tokens
+        tiny.bank.remove(f"a{i}")
+    size = tiny.shelf.load("a0").parameters * 4
+    hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=20 * size)
+    engine = serve(replace(LIMITS, max_queue=100_000, adapter_bytes=20 * size), adapters=hot)
+    prompt, wish, wrong, left = tiny.encode_prompt("who"), Sampling(max_tokens=4), [], threading.Semaphore(0)
+    torch.manual_seed(0)
+    ranks = torch.distributions.Pareto(1.0, 0.8).sample((each,)).long().clamp(max=count) - 1
+
+    def check(name):
+        def on_piece(piece):
+            if piece.completion is not None or piece.error is not None:
+                if piece.error is not None or piece.completion.tokens != marks[name]:
+                    wrong.append((name, piece))
+                left.release()
+
+        return on_piece
+
+    most = 0
+    for i, rank in enumerate(ranks.tolist()):
+        name = f"a{rank}"
+        if i % 500 == 0:
+            tiny.shelf.save(tiny.shelf.load(name))  # another version with the same marker
+        engine.submit(Request(prompt, name, wish), check(name))
+        if i >= 128:
+            assert left.acquire(timeout=60)
+        most = max(most, engine.adapters.bytes)
+    for _ in range(128):
+        assert left.acquire(timeout=60)
+    assert wrong == []
+    assert most <= 21 * size

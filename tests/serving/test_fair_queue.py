@@ -1,0 +1,52 @@
+"""Nobody waits for those who came first or ask for most."""
+
+from kameleon.serving.fair_queue import FairQueue
+
+
+def drained(queue, charge=10):
+    order = []
+    while (item := queue.take(lambda _: True)) is not None:
+        user, adapter, _ = item
+        order.append(item)
+        queue.charge(user, adapter, charge)
+    return order
+
+
+def filled(*flows):
+    queue = FairQueue()
+    for user, adapter, count in flows:
+        for i in range(count):
+            queue.put((user, adapter, i), user, adapter)
+    return queue
+
+
+def test_a_user_with_many_requests_shares_with_one_who_has_few():
+    order = drained(filled(("many", None, 20), ("few", None, 3)))
+    assert max(i for i, item in enumerate(order) if item[0] == "few") <= 6
+    assert [i for user, _, i in order if user == "many"] == list(range(20))
+
+
+def test_adapters_of_one_user_share_and_users_count_before_adapters():
+    queue = filled(("a", "x", 9), ("a", "y", 9), ("a", "z", 9), ("b", "x", 9))
+    first = drained(queue)[:12]
+    assert sum(user == "b" for user, _, _ in first) == 6
+    assert {adapter for user, adapter, _ in first if user == "a"} == {"x", "y", "z"}
+
+
+def test_who_comes_back_after_a_pause_has_saved_up_no_claim():
+    queue = filled(("busy", None, 1))
+    for _ in range(50):
+        queue.charge("busy", None, 10)
+    queue.put(("busy", None, 1), "busy", None)
+    for i in range(30):
+        queue.put(("new", None, i), "new", None)
+        queue.put(("busy", None, 2 + i), "busy", None)
+    assert sum(user == "busy" for user, _, _ in drained(queue)[:20]) >= 8
+
+
+def test_what_does_not_fit_is_passed_over_and_can_be_removed():
+    queue = filled(("a", "cold", 1), ("a", "warm", 1))
+    assert queue.take(lambda item: item[1] == "warm") == ("a", "warm", 0)
+    assert len(queue) == 1
+    queue.remove(("a", "cold", 0))
+    assert len(queue) == 0 and queue.take(lambda _: True) is None

@@ -1,0 +1,92 @@
+"""Adapters come from the shelf at first use and leave by least recent use, inside their budget."""
+
+import threading
+
+import pytest
+from fakes import random_adapter
+
+from kameleon.errors import AdapterError, AdapterNotFoundError, WrongBaseError
+from kameleon.serving import HotAdapters
+
+
+@pytest.fixture
+def size(tiny):
+    for i in range(5):
+        tiny.shelf.save(random_adapter(tiny.base, f"a{i}", seed=i))
+    hot = HotAdapters(tiny.base, tiny.shelf)
+    hot.load("a0")
+    return hot.bytes
+
+
+def names(hot):
+    return [a.name for a in hot.state()]
+
+
+def test_those_used_longest_ago_leave_and_pinned_ones_stay(tiny, size):
+    hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=3 * size)
+    hot.pin("a0")
+    for name in ("a1", "a2", "a1", "a3"):
+        hot.load(name)
+    assert sorted(names(hot)) == ["a0", "a1", "a3"]
+    hot.unpin("a0")
+    hot.load("a4")
+    assert sorted(names(hot)) == ["a1", "a3", "a4"]
+    assert hot.bytes <= hot.budget_bytes
+    assert hot.names() == ["a0", "a1", "a2", "a3", "a4"]
+
+
+def test_held_ones_stay_and_one_who_needs_room_waits_for_it(tiny, size):
+    hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=size)
+    hot.load("a0")
+    held = hot.hold("a0")
+    waiter = threading.Thread(target=hot.load, args=("a1",))
+    waiter.start()
+    waiter.join(0.3)
+    assert waiter.is_alive() and held.ready
+    hot.release(held)
+    waiter.join(10)
+    assert not waiter.is_alive() and names(hot) == ["a1"]
+
+
+def test_a_new_version_replaces_the_old_when_nobody_holds_that(tiny, size):
+    hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=9 * size)
+    hot.load("a0")
+    old = hot.hold("a0")
+    tiny.shelf.save(random_adapter(tiny.base, "a0", seed=7))
+    hot.load("a0")
+    assert [(a.version, a.current) for a in hot.state()] == [(1, False), (2, True)]
+    hot.release(old)
+    assert [(a.version, a.current) for a in hot.state()] == [(2, True)]
+
+
+def test_a_value_goes_before_the_shelf_until_it_is_unloaded(tiny, size):
+    hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=size)
+    proof = hot.add(random_adapter(tiny.base, "fresh", seed=9))
+    assert proof.live and "fresh" in hot.names()
+    hot.load("a0")
+    assert sorted(names(hot)) == ["a0", "fresh"]  # it has no file to come back from
+    hot.unload("fresh")
+    assert names(hot) == ["a0"]
+    with pytest.raises(AdapterNotFoundError, match="not resident"):
+        hot.unload("fresh")
+    with pytest.raises(AdapterNotFoundError):
+        hot.hold("fresh")
+
+
+def test_what_cannot_be_loaded_is_told_and_leaves_no_trace(tiny, size, tmp_path):
+    stranger = random_adapter(tiny.base, "stranger")
+    card = type(stranger.card)(base_id="other", base_fingerprint="sha256:0")
+    tiny.shelf.save(type(stranger)("stranger", stranger.modules, card))
+    hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=9 * size)
+    with pytest.raises(WrongBaseError):
+        hot.load("stranger")
+    with pytest.raises(AdapterError):
+        hot.pin("stranger")
+    broken = random_adapter(tiny.base, "broken")
+    next(iter(broken.modules.values())).a[0, 0] = float("nan")
+    tiny.shelf.save(broken)
+    with pytest.raises(AdapterError, match=r"NaN|finite"):
+        hot.load("broken")
+    assert names(hot) == [] and not any(a.pinned for a in hot.state())
+    hot.load("a1")
+    assert names(hot) == ["a1"]
