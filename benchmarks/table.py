@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,29 @@ def table_block(document: Mapping[str, Any]) -> str:
         cells += [_number(case["gemm_floor_multiple"], ".2f")]
         cells += [_gigabytes(case[key]) for key in ("peak_bytes", "peft_peak_bytes")]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *_wrapped(_sentences(document))])
+    return "\n".join([*lines, "", *wrapped(_sentences(document))])
 
 
 def write_table(readme: Path, result: Path) -> None:
     """Put the table of `result` between the README's markers."""
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    block = table_block(json.loads(result.read_text(encoding="utf-8")))
-    readme.write_text(f"{before}{BEGIN}\n{block}\n{END}{after}", encoding="utf-8")
+    put_between(readme, BEGIN, END, table_block(json.loads(result.read_text(encoding="utf-8"))))
+
+
+def put_between(readme: Path, begin: str, end: str, block: str) -> None:
+    """Put `block` between two markers; `end` is the first one after `begin`."""
+    before, rest = readme.read_text(encoding="utf-8").split(begin)
+    after = rest.split(end, 1)[1]
+    readme.write_text(f"{before}{begin}\n{block}\n{end}{after}", encoding="utf-8")
+
+
+def machine_words(document: Mapping[str, Any], libraries: Sequence[str]) -> str:
+    """On what it was measured, and with which versions."""
+    machine, versions = document["machine"], document["machine"]["versions"]
+    named = ", ".join(f"{name} {versions[name]}" for name in libraries if versions[name])
+    return (
+        f"{machine['cores']} cores of {machine['cpu']} ({_units(machine)}), {document['threads']} threads; {named}; "
+        f"commit {machine['commit']}."
+    )
 
 
 def _sentences(document: Mapping[str, Any]) -> str:
@@ -74,7 +87,8 @@ def _units(machine: Mapping[str, Any]) -> str:
     return f"{machine['cpu_capability']}, {amx}"
 
 
-def _wrapped(text: str) -> list[str]:
+def wrapped(text: str) -> list[str]:
+    """Lines of the README's width."""
     lines = [""]
     for word in text.split():
         if len(lines[-1]) + len(word) >= _WIDTH:
