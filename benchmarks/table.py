@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,12 @@ def table_block(document: Mapping[str, Any]) -> str:
         cells += [_number(case["gemm_floor_multiple"], ".2f")]
         cells += [_gigabytes(case[key]) for key in ("peak_bytes", "peft_peak_bytes")]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *_wrapped(_sentences(document))])
+    return "\n".join([*lines, "", *wrapped(_sentences(document))])
 
 
 def write_table(readme: Path, result: Path) -> None:
     """Put the table of `result` between the README's markers."""
-    _put(readme, BEGIN, table_block(_read(result)))
+    put_between(readme, BEGIN, END, table_block(_read(result)))
 
 
 def giants_block(giants: Mapping[str, Any], memory: Mapping[str, Any], plans: Mapping[str, Any]) -> str:
@@ -81,7 +81,7 @@ def giants_block(giants: Mapping[str, Any], memory: Mapping[str, Any], plans: Ma
 
 def write_giants_table() -> None:
     """Put the table of giants between the README's markers."""
-    _put(README, GIANTS_BEGIN, giants_block(*giants_results()))
+    put_between(README, GIANTS_BEGIN, END, giants_block(*giants_results()))
 
 
 def giants_results() -> list[dict[str, Any]]:
@@ -93,10 +93,21 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _put(readme: Path, begin: str, block: str) -> None:
+def put_between(readme: Path, begin: str, end: str, block: str) -> None:
+    """Put `block` between two markers; `end` is the first one after `begin`."""
     before, rest = readme.read_text(encoding="utf-8").split(begin)
-    after = rest.split(END, 1)[1]
-    readme.write_text(f"{before}{begin}\n{block}\n{END}{after}", encoding="utf-8")
+    after = rest.split(end, 1)[1]
+    readme.write_text(f"{before}{begin}\n{block}\n{end}{after}", encoding="utf-8")
+
+
+def machine_words(document: Mapping[str, Any], libraries: Sequence[str]) -> str:
+    """On what it was measured, and with which versions."""
+    machine, versions = document["machine"], document["machine"]["versions"]
+    named = ", ".join(f"{name} {versions[name]}" for name in libraries if versions[name])
+    return (
+        f"{machine['cores']} cores of {machine['cpu']} ({_units(machine)}), {document['threads']} threads; {named}; "
+        f"commit {machine['commit']}."
+    )
 
 
 def _sentences(document: Mapping[str, Any]) -> str:
@@ -133,7 +144,8 @@ def _units(machine: Mapping[str, Any]) -> str:
     return f"{machine['cpu_capability']}, {amx}"
 
 
-def _wrapped(text: str) -> list[str]:
+def wrapped(text: str) -> list[str]:
+    """Lines of the README's width."""
     lines = [""]
     for word in text.split():
         if len(lines[-1]) + len(word) >= _WIDTH:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from kameleon.errors import SettingError
 
@@ -179,6 +180,35 @@ class Limits:
             ("max_queue", "at least 1", self.max_queue >= 1),
             ("max_request_s", "0 (no limit) or more", 0 <= self.max_request_s < math.inf),
             ("prefill_chunk_tokens", "at least 16", self.prefill_chunk_tokens >= 16),
+        )
+
+
+@dataclass(frozen=True)
+class HttpSettings:
+    """Where a server listens, who may come in, and how much one request may bring."""
+
+    host: str = "127.0.0.1"
+    """Where to listen: this machine alone. Another address lets others in, and needs --api-key-file."""
+    port: int = 8000
+    """The port, the one that OpenAI-compatible servers are looked for on; 0 takes a free one and prints it."""
+    api_key_file: Path | None = None
+    """Demand a key of every request: one a line, optionally with the models it is for (KEY law,medicine)."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages of these origins (https://example.org) may call the server from a browser; none by default."""
+    max_request_bytes: int = 4_000_000
+    """The largest body of a request: more than any base here reads at once."""
+    max_upload_bytes: int = 500_000_000
+    """The largest upload of an adapter: far more than one of rank 16 on a base of 8 billion weights has."""
+    drain_s: float = 30.0
+    """Seconds that running answers may go on for after SIGTERM or Ctrl-C, before they are cut."""
+
+    def __post_init__(self) -> None:
+        _check(
+            self,
+            ("port", "from 0 to 65535", 0 <= self.port < 2**16),
+            ("max_request_bytes", "at least 1000", self.max_request_bytes >= 1000),
+            ("max_upload_bytes", "at least 1000", self.max_upload_bytes >= 1000),
+            ("drain_s", "0 or more", 0 <= self.drain_s < math.inf),
         )
 
 

@@ -10,6 +10,7 @@ Whoever changes the shelf holds its lock; whoever reads needs none.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import shutil
 import tempfile
@@ -52,12 +53,12 @@ class Shelf:
         """Names in order; folders whose name starts with a dot, or that have no version yet, are unfinished writes."""
         if not self.root.is_dir():
             return []
-        marks = (_CURRENT, "adapter_config.json")
-        folders = (p for p in self.root.iterdir() if not p.name.startswith("."))
-        return sorted(p.name for p in folders if any((p / mark).exists() for mark in marks))
+        return sorted(p.name for p in self.root.iterdir() if _is_there(p))
 
     def has(self, name: str) -> bool:
-        return check_name(name) in self.names()
+        """Whether an adapter of exactly this name is there: a file system may take Law for law."""
+        check_name(name)
+        return self.root.is_dir() and name in os.listdir(self.root) and _is_there(self.root / name)
 
     def entries(self) -> list[ShelfEntry]:
         """The current version of every adapter with its card; a broken one is listed with its fault."""
@@ -145,7 +146,7 @@ class Shelf:
             raise AdapterFileError(f"the shelf {self.root} cannot be written: {error}") from error
 
     def _check_there(self, name: str) -> None:
-        if not (self.root / check_name(name) / _CURRENT).exists() and not self.has(name):
+        if not self.has(name):
             near = difflib.get_close_matches(name, self.names(), 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise AdapterNotFoundError(
@@ -189,3 +190,9 @@ class Shelf:
         except (AdapterError, OSError) as error:
             return ShelfEntry(name, path, size, None, str(error), version)
         return ShelfEntry(name, path, size, card and card[0], None, version)
+
+
+def _is_there(folder: Path) -> bool:
+    return not folder.name.startswith(".") and any(
+        (folder / mark).exists() for mark in (_CURRENT, "adapter_config.json")
+    )

@@ -19,6 +19,7 @@ from kameleon.cli.doctor import doctor
 from kameleon.cli.evaluate import evaluate
 from kameleon.cli.lab import lab
 from kameleon.cli.plan import plan
+from kameleon.cli.serve import serve
 from kameleon.cli.train import train
 from kameleon.errors import KameleonError, RunInterruptedError
 
@@ -29,7 +30,7 @@ app = App(
     version=version("kameleon"),
     help="One frozen base model, many small LoRA adapters, on the computer you already own.\n\n"
     "Start with: kameleon base pull smollm2; kameleon data check rows.jsonl; "
-    "kameleon train --data rows.jsonl --name mine; kameleon chat --adapter mine\n\n"
+    "kameleon train --data rows.jsonl --name mine; kameleon chat --adapter mine; kameleon serve\n\n"
     "Exit status: 0 done, 1 the answer is no (a check failed), 2 an error, 130 interrupted.",
 )
 app.command(bases.app)
@@ -38,12 +39,13 @@ app.command(plan)
 app.command(train)
 app.command(evaluate, name="eval")
 app.command(chat)
+app.command(serve)
 arithmetic.register(adapters.app)
 app.command(adapters.app)
 app.command(
     "kameleon.cli.bench:app",
     name="bench",
-    help="How fast training is here, beside others, and where the time goes.",
+    help="How fast training and serving are here, beside others, and where the time goes.",
 )
 app.command(lab)
 app.command(doctor)

@@ -23,10 +23,12 @@ from kameleon.bench import (
     profile_steps,
     run_bench,
 )
+from kameleon.cli.bench_serve import serve
 from kameleon.cli.console import BaseRef, Json, megabytes, notes, progress, show, table
 from kameleon.home import atomic_write
 
-app = App(name="bench", help="How fast training is here, beside others, and where the time goes.")
+app = App(name="bench", help="How fast training and serving are here, beside others, and where the time goes.")
+app.command(serve)
 # Packed cases write bases of gigabytes, and a step of theirs takes minutes: they run when they are asked for.
 _SMALL_CASES = ",".join(name for name, case in CASES.items() if not case.packed)
 _ALL_CONTENDERS = ",".join(CONTENDERS)

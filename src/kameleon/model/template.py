@@ -33,18 +33,19 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         source = tokenizer.chat_template
-        self._source: str | None = source.get("default") if isinstance(source, dict) else source
+        self.source: str | None = source.get("default") if isinstance(source, dict) else source
+        """The template's text; None for a base without one."""
 
     @property
     def hash(self) -> str | None:
         """sha256 of the template's text; None for a base without one."""
-        return None if self._source is None else f"sha256:{hashlib.sha256(self._source.encode()).hexdigest()}"
+        return None if self.source is None else f"sha256:{hashlib.sha256(self.source.encode()).hexdigest()}"
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Any] | None = None, add_generation_prompt: bool = False
     ) -> str:
         """The conversation as text. Raises DataError without a template, or when the template refuses the messages."""
-        if self._source is None:
+        if self.source is None:
             raise DataError("this base has no chat template: use rows with `text`, or --raw for prompt and completion")
         try:
             return str(
@@ -129,7 +130,7 @@ class ChatTemplate:
         """
         own = self.tokenizer.eos_token_id
         ends = {own} if isinstance(own, int) else set()
-        if self._source is not None:
+        if self.source is not None:
             probe = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
             encoded = self.encode_conversation(probe)
             ends.add([token for token, trained in zip(*encoded, strict=True) if trained][-1])

@@ -1,0 +1,206 @@
+"""Everyone measured in turn on the same loads, and what comes of it as one document."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib.util import find_spec
+from statistics import median
+from typing import Any
+
+from kameleon.bench.machine import machine
+from kameleon.bench.serving.contender import Contender, Stage
+from kameleon.bench.serving.servers import KameleonServer, LlamaServer, Vllm
+from kameleon.bench.serving.settings import MIXES, ServeBenchSettings, spread
+from kameleon.bench.serving.stage import set_stage
+from kameleon.bench.serving.workers import OpenVino, Peft
+from kameleon.errors import ContenderError, SettingError
+
+OURS, OURS_GGUF, PEFT, LLAMA, VLLM, OPENVINO = "kameleon", "kameleon_gguf", "peft", "llama_server", "vllm", "openvino"
+TITLES = {
+    OURS: "Kameleon, bf16",
+    OURS_GGUF: "Kameleon, the GGUF file",
+    PEFT: "transformers + PEFT, bf16",
+    LLAMA: "llama-server, the GGUF file",
+    VLLM: "vLLM's CPU backend, bf16",
+    OPENVINO: "OpenVINO GenAI, bf16",
+}
+_GGUF_CASES = (("base", 1), ("1", 1))  # what a packed base is measured in: one person
+_SWITCHES = 12
+
+Start = Callable[[Stage], Contender]
+Rates = Mapping[str, Mapping[str, float]]
+
+
+def find_contenders(names: str) -> tuple[dict[str, Start], dict[str, str]]:
+    """How each contender that is here is started, and why the others are not; Kameleon always takes part.
+
+    Raises SettingError for an unknown name.
+    """
+    wanted = {name.strip() for name in names.split(",") if name.strip()} | {OURS}
+    if unknown := sorted(wanted - TITLES.keys()):
+        raise SettingError(f"no contender {', '.join(unknown)}; there are {', '.join(TITLES)}")
+    llama = os.environ.get("KAMELEON_LLAMA_SERVER") or shutil.which("llama-server")
+    vllm = os.environ.get("KAMELEON_VLLM") or shutil.which("vllm")
+    openvino = os.environ.get("KAMELEON_OPENVINO_PYTHON")
+    found: dict[str, Start | str] = {
+        OURS: KameleonServer,
+        OURS_GGUF: lambda stage: KameleonServer(stage, gguf=True),
+        PEFT: Peft if find_spec("peft") else 'peft is not installed (pip install -c constraints.txt "kameleon[bench]")',
+        LLAMA: (lambda stage: LlamaServer(stage, llama))
+        if llama
+        else "no llama-server on PATH, and KAMELEON_LLAMA_SERVER names none",
+        VLLM: (lambda stage: Vllm(stage, vllm)) if vllm else "no vllm on PATH, and KAMELEON_VLLM names none",
+        OPENVINO: (lambda stage: OpenVino(stage, openvino))
+        if openvino
+        else "KAMELEON_OPENVINO_PYTHON names no Python that has it",
+    }
+    starts = {name: how for name, how in found.items() if name in wanted and not isinstance(how, str)}
+    return starts, {name: why for name, why in found.items() if name in wanted and isinstance(why, str)}
+
+
+def run_serve_bench(
+    ref: str, contenders: str, settings: ServeBenchSettings, on_event: Callable[[str], None] = lambda told: None
+) -> dict[str, Any]:
+    """Measure everyone and return the whole document. Raises SettingError, ContenderError, and what bases raise."""
+    starts, skipped = find_contenders(contenders)
+    rates: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    first: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with set_stage(ref, settings) as stage, ExitStack() as stack:
+        seats: dict[str, Contender] = {}
+        for name, start in starts.items():
+            on_event(f"{TITLES[name]} starts")
+            try:
+                seats[name] = start(stage)
+            except ContenderError as error:
+                if name == OURS:
+                    raise
+                skipped[name] = str(error)
+            else:
+                stack.callback(seats[name].close)
+        _measure(seats, settings, rates, first, skipped, on_event)
+        ours = seats[OURS]
+        assert isinstance(ours, KameleonServer)
+        on_event("switching")
+        switching = _switching(ours, settings)
+    return {
+        "machine": machine(),
+        "threads": settings.used_threads,
+        "settings": asdict(settings),
+        "skipped": {name: f"skipped: {why}" for name, why in skipped.items()},
+        **document_of(_medians(rates), settings),
+        "first_token_s": _medians(first),
+        "contenders": _medians(rates),
+        **switching,
+    }
+
+
+def document_of(rates: Rates, settings: ServeBenchSettings) -> dict[str, Any]:
+    """The figures that are asked for by name, out of all rates; None where somebody was missing."""
+    most = max(settings.stream_counts)
+
+    def rate(name: str, mix: str, streams: int) -> float | None:
+        return rates.get(name, {}).get(case_name(mix, streams))
+
+    def ratio(ours: float | None, theirs: float | None) -> float | None:
+        return ours / theirs if ours and theirs else None
+
+    ours = {mix: rate(OURS, mix, most) for mix in ("base", "1", "4", "16")}
+    return {
+        "decode_tokens_per_s": {
+            mix: {str(n): rate(OURS, mix, n) for n in settings.stream_counts if rate(OURS, mix, n)}
+            for mix in settings.mix_names
+        },
+        "prefill_tokens_per_s": {name: cases["prefill"] for name, cases in rates.items() if "prefill" in cases},
+        "streams": most,
+        "mixed4_vs_base": ratio(ours["4"], ours["base"]),
+        "mixed16_vs_base": ratio(ours["16"], ours["base"]),
+        "mixed4_vs_llama_server": ratio(ours["4"], rate(LLAMA, "4", most)),
+        "mixed4_vs_vllm": ratio(ours["4"], rate(VLLM, "4", most)),
+        "mixed4_vs_peft": ratio(ours["4"], rate(PEFT, "4", most)),
+        "mixed16_vs_peft": ratio(ours["16"], rate(PEFT, "16", most)),
+        "base_vs_peft": ratio(ours["base"], rate(PEFT, "base", most)),
+        "base_vs_openvino": ratio(ours["base"], rate(OPENVINO, "base", most)),
+        "base_vs_vllm": ratio(ours["base"], rate(VLLM, "base", most)),
+        "mixed4_vs_openvino_one_adapter": ratio(ours["4"], rate(OPENVINO, "1", most)),
+        "one_stream_vs_llama_server": ratio(rate(OURS_GGUF, "base", 1), rate(LLAMA, "base", 1)),
+        "one_stream_adapter_vs_base": ratio(rate(OURS_GGUF, "1", 1), rate(OURS_GGUF, "base", 1)),
+    }
+
+
+def case_name(mix: str, streams: int) -> str:
+    """How a load is called in the document."""
+    return f"{mix} × {streams}"
+
+
+def _measure(
+    seats: Mapping[str, Contender],
+    settings: ServeBenchSettings,
+    rates: dict[str, dict[str, list[float]]],
+    first: dict[str, dict[str, list[float]]],
+    skipped: dict[str, str],
+    on_event: Callable[[str], None],
+) -> None:
+    """Every load, contenders in turn; the first round warms up and does not count. Who fails is out."""
+    numbers = random.Random(0)
+
+    def prompts(count: int, tokens: int) -> list[list[int]]:
+        """Random tokens: nothing that any cache could know."""
+        return [[numbers.randrange(1000, 40000) for _ in range(tokens)] for _ in range(count)]
+
+    # A mix over more adapters than there are streams would be another mix.
+    cases = [(mix, n) for mix in settings.mix_names for n in settings.stream_counts if MIXES[mix] <= n]
+    for round_ in range(-1, settings.rounds):
+        for mix, streams in [("prefill", 1), *cases]:
+            adapters: list[int | None] = [None] if mix == "prefill" else spread(mix, streams)
+            length = settings.prefill_tokens if mix == "prefill" else settings.prompt_tokens
+            tokens = 1 if mix == "prefill" else settings.tokens
+            tokens = min(tokens, 4) if round_ < 0 else tokens
+            name = mix if mix == "prefill" else case_name(mix, streams)
+            for who, seat in seats.items():
+                is_left_out = who == OURS_GGUF and mix != "prefill" and (mix, streams) not in _GGUF_CASES
+                if who in skipped or is_left_out or not seat.can(adapters):
+                    continue
+                try:
+                    done = seat.run(adapters, prompts(len(adapters), length), tokens)
+                except ContenderError as error:
+                    if who == OURS:
+                        raise
+                    skipped[who] = f"stopped in {name}: {error}"
+                    continue
+                if round_ < 0:
+                    continue
+                count = length if mix == "prefill" else done.tokens
+                rates[who][name].append(count / done.seconds)
+                on_event(f"round {round_ + 1}, {name}, {TITLES[who]}: {count / done.seconds:,.0f} tokens/s")
+                if done.first_token_s:
+                    first[who][name].append(median(done.first_token_s))
+
+
+def _switching(ours: KameleonServer, settings: ServeBenchSettings) -> dict[str, float]:
+    """What a request of one token costs more when the adapter is another than the last one's, or is not in memory."""
+    numbers = random.Random(1)
+
+    def ask_ms(adapter: int) -> float:
+        prompt = [numbers.randrange(1000, 40000) for _ in range(32)]
+        return 1000 * ours.run([adapter], [prompt], 1).seconds
+
+    for adapter in range(4):
+        ask_ms(adapter)
+    # In turn, since the machine's speed may drift.
+    pairs = [(ask_ms(0), ask_ms(0), ask_ms(1 + at % 3)) for at in range(_SWITCHES)]
+    same, other = median(pair[1] for pair in pairs), median(pair[2] for pair in pairs)
+    cold = []
+    for _ in range(_SWITCHES // 2):
+        ours.unload(4)
+        cold.append(ask_ms(4))
+    return {"same_adapter_ms": same, "switch_ms": other - same, "cold_switch_ms": median(cold) - same}
+
+
+def _medians(values: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, dict[str, float]]:
+    return {who: {case: median(found) for case, found in cases.items()} for who, cases in values.items()}

@@ -1,0 +1,76 @@
+"""Many answers asked for over HTTP at once, each streamed to a client of its own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from kameleon.errors import ContenderError
+
+_TIMEOUT_S = 600.0
+
+
+class Drive(NamedTuple):
+    """What came of one load: the whole time, all tokens, and of each answer the time to its first token."""
+
+    seconds: float
+    tokens: int
+    first_token_s: list[float]
+
+
+def drive(netloc: str, path: str, bodies: Sequence[dict[str, Any]]) -> Drive:
+    """Post all bodies at once and read their streams. Raises ContenderError when one fails.
+
+    Little is parsed while others are computing, since clients share the machine with the server.
+    """
+    clients = [_Client(netloc, path, body) for body in bodies]
+    start = time.perf_counter()
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    seconds = time.perf_counter() - start
+    for client in clients:
+        if client.fault is not None:
+            raise ContenderError(f"a request failed: {client.fault}")
+    return Drive(seconds, sum(map(_Client.tokens, clients)), [client.first_s for client in clients])
+
+
+class _Client(threading.Thread):
+    def __init__(self, netloc: str, path: str, body: dict[str, Any]) -> None:
+        super().__init__(daemon=True)
+        self._connection = http.client.HTTPConnection(netloc, timeout=_TIMEOUT_S)
+        self._path, self._body = path, json.dumps(body)
+        self._content = b""
+        self.first_s = 0.0
+        self.fault: str | None = None
+
+    def run(self) -> None:
+        start = time.perf_counter()
+        try:
+            self._connection.request("POST", self._path, self._body, {"Content-Type": "application/json"})
+            with self._connection.getresponse() as response:
+                first = response.readline()
+                self.first_s = time.perf_counter() - start
+                self._content = first + response.read()
+                if response.status != 200:
+                    self.fault = f"{response.status}: {self._content[:300]!r}"
+        except (OSError, http.client.HTTPException) as error:
+            self.fault = repr(error)
+        finally:
+            self._connection.close()
+
+    def tokens(self) -> int:
+        """How many were generated, as the last event that counts them says."""
+        for event in reversed(self._content.split(b"\n\n")):
+            if event.startswith(b"data: {"):
+                document = json.loads(event[6:])
+                if document.get("usage"):
+                    return int(document["usage"]["completion_tokens"])
+                if "tokens_predicted" in document:  # llama-server's own
+                    return int(document["tokens_predicted"])
+        raise ContenderError(f"a stream did not say how many tokens it had: {self._content[-300:]!r}")

@@ -1,0 +1,128 @@
+"""Contenders that are HTTP servers: Kameleon itself, llama-server, vLLM's CPU backend."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kameleon.adapters import Adapter, write_gguf_adapter
+from kameleon.bench.serving.contender import Contender, Program, Stage
+from kameleon.bench.serving.load import Drive, drive
+from kameleon.errors import ContenderError
+from kameleon.model import load_base
+
+_PLAIN_ADAPTERS = 16  # as many as a server has to be told of at its start
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
+class KameleonServer(Contender):
+    """kameleon serve, on the base in bf16 or as GGUF."""
+
+    def __init__(self, stage: Stage, gguf: bool = False) -> None:
+        base = stage.gguf if gguf else stage.folder
+        command = [Path(sys.executable).with_name("kameleon"), "serve", "--base", base, "--port", "0", "--json"]
+        words = ["--any-base", "--max-batch", "64", "--max-queue", "2000"]
+        self._program = Program([*command, *words], stage.settings.used_threads, {"KAMELEON_HOME": str(stage.home)})
+        assert self._program.process.stdout is not None
+        line = self._program.process.stdout.readline()
+        if not line:
+            self._program.process.wait()
+            raise ContenderError(f"it ended before it was ready: {self._program.last_words()}")
+        ready = json.loads(line)
+        self._base, self.netloc = ready["base"], ready["address"].removeprefix("http://")
+
+    def run(self, adapters: Sequence[int | None], prompts: Sequence[Sequence[int]], tokens: int) -> Drive:
+        bodies = [
+            _openai_body(self._base if adapter is None else f"a{adapter}", prompt, tokens)
+            for adapter, prompt in zip(adapters, prompts, strict=True)
+        ]
+        return drive(self.netloc, "/v1/completions", bodies)
+
+    def unload(self, adapter: int) -> None:
+        """Take an adapter out of memory, so that the next request meets it cold."""
+        connection = http.client.HTTPConnection(self.netloc, timeout=30)
+        connection.request("POST", f"/v1/adapters/a{adapter}/unload")
+        connection.getresponse().read()
+        connection.close()
+
+    def close(self) -> None:
+        self._program.end()
+
+
+class LlamaServer(Contender):
+    """llama.cpp's server on the GGUF file, four adapters loaded at its start, as it needs."""
+
+    def __init__(self, stage: Stage, binary: str) -> None:
+        base, files = load_base(str(stage.folder), torch.bfloat16), []
+        for at, folder in enumerate(stage.adapters[:4]):
+            path = stage.home / f"a{at}.gguf"
+            write_gguf_adapter(Adapter.load(folder), base, path)
+            files.append(str(path))
+        port, threads = free_port(), stage.settings.used_threads
+        command = [binary, "-m", str(stage.gguf), "--lora", ",".join(files), "--lora-init-without-apply"]
+        command += ["--host", "127.0.0.1", "--port", str(port), "-t", str(threads), "-np", "16", "-c", "16384"]
+        self._program = Program([*command, "--no-webui"], threads, {"LD_LIBRARY_PATH": str(Path(binary).parent)})
+        self._netloc = f"127.0.0.1:{port}"
+        self._program.wait_until_ready(self._netloc, "/health")
+
+    def can(self, adapters: Sequence[int | None]) -> bool:
+        return all(adapter is None or adapter < 4 for adapter in adapters) and len(adapters) <= 16
+
+    def run(self, adapters: Sequence[int | None], prompts: Sequence[Sequence[int]], tokens: int) -> Drive:
+        bodies = []
+        for adapter, prompt in zip(adapters, prompts, strict=True):
+            # One that is not named has scale 0 only if another is named; without any, all apply at 1.
+            lora = [{"id": 0, "scale": 0.0}] if adapter is None else [{"id": adapter, "scale": 1.0}]
+            wish = {"prompt": list(prompt), "n_predict": tokens, "ignore_eos": True, "temperature": 0, "stream": True}
+            bodies.append({**wish, "cache_prompt": False, "lora": lora})
+        return drive(self._netloc, "/completion", bodies)
+
+    def close(self) -> None:
+        self._program.end()
+
+
+class Vllm(Contender):
+    """vLLM's CPU backend, from an environment of its own."""
+
+    def __init__(self, stage: Stage, binary: str) -> None:
+        port, threads = free_port(), stage.settings.used_threads
+        modules = [f"a{at}={path}" for at, path in enumerate(stage.adapters[:_PLAIN_ADAPTERS])]
+        command = [binary, "serve", str(stage.folder), "--port", str(port), "--host", "127.0.0.1"]
+        command += ["--served-model-name", "base", "--dtype", "bfloat16", "--max-model-len", "1024"]
+        command += ["--max-num-seqs", "64", "--no-enable-prefix-caching", "--enable-lora", "--max-loras", "4"]
+        command += ["--max-lora-rank", str(stage.settings.rank), "--max-cpu-loras", "16", "--lora-modules", *modules]
+        environment = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}"}
+        self._program = Program(command, threads, {**environment, "VLLM_NO_USAGE_STATS": "1"})
+        self._netloc = f"127.0.0.1:{port}"
+        self._program.wait_until_ready(self._netloc, "/health")
+
+    def can(self, adapters: Sequence[int | None]) -> bool:
+        return all(adapter is None or adapter < _PLAIN_ADAPTERS for adapter in adapters)
+
+    def run(self, adapters: Sequence[int | None], prompts: Sequence[Sequence[int]], tokens: int) -> Drive:
+        bodies = [
+            _openai_body("base" if adapter is None else f"a{adapter}", prompt, tokens)
+            for adapter, prompt in zip(adapters, prompts, strict=True)
+        ]
+        return drive(self._netloc, "/v1/completions", bodies)
+
+    def close(self) -> None:
+        self._program.end()
+
+
+def _openai_body(model: str, prompt: Sequence[int], tokens: int) -> dict[str, Any]:
+    wish = {"model": model, "prompt": list(prompt), "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    return {**wish, "stream": True, "stream_options": {"include_usage": True}}

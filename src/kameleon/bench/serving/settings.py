@@ -1,0 +1,70 @@
+"""How serving is compared, apart from who takes part."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from kameleon.errors import SettingError
+
+MIXES = {"base": 0, "1": 1, "4": 4, "16": 16, "1000": 1000}
+"""Names of mixes, and how many adapters each spreads its streams over."""
+
+
+@dataclass(frozen=True)
+class ServeBenchSettings:
+    """Settings of a comparison. The sentence under each field is its help text and the reason for its default."""
+
+    mixes: str = "base,1,4,16"
+    """How many adapters the streams are spread over, by commas: base (none), 1, 4, 16, 1000."""
+    streams: str = "1,16"
+    """Answers being written at once, by commas: one person, and what sixteen share."""
+    rounds: int = 2
+    """Times that everything is measured, contenders in turn; the median counts."""
+    tokens: int = 64
+    """Tokens of each answer: long enough that decoding outweighs the prompt."""
+    prompt_tokens: int = 16
+    """Tokens of each prompt where decoding is measured."""
+    prefill_tokens: int = 512
+    """Tokens of the prompt where reading a prompt is measured."""
+    rank: int = 16
+    """Rank of every adapter, on all linear layers."""
+    threads: int = 0
+    """Threads of each contender; 0 means one for every core that this process may use."""
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} is {getattr(self, name)}; it must be at least {least}"
+            for name, least in (("rounds", 1), ("tokens", 2), ("prompt_tokens", 1), ("prefill_tokens", 1), ("rank", 1))
+            if getattr(self, name) < least
+        ]
+        unknown = [mix for mix in self.mix_names if mix not in MIXES]
+        if unknown:
+            faults.append(f"mixes has {unknown[0]!r}; there are {', '.join(MIXES)}")
+        if not all(part.strip().isdecimal() and int(part) > 0 for part in self.streams.split(",")):
+            faults.append(f"streams is {self.streams!r}; it must be numbers by commas, as 1,4,16")
+        if faults:
+            raise SettingError("; ".join(faults))
+
+    @property
+    def mix_names(self) -> list[str]:
+        return [mix.strip() for mix in self.mixes.split(",")]
+
+    @property
+    def stream_counts(self) -> list[int]:
+        return [int(part) for part in self.streams.split(",")]
+
+    @property
+    def used_threads(self) -> int:
+        return self.threads or len(os.sched_getaffinity(0))
+
+    @property
+    def adapters(self) -> int:
+        """How many adapters have to be there; one for all that is measured apart from the mixes."""
+        return max(5, *(MIXES[mix] for mix in self.mix_names))
+
+
+def spread(mix: str, streams: int) -> list[int | None]:
+    """Which adapter each stream asks for."""
+    count = MIXES[mix]
+    return [i % count if count else None for i in range(streams)]

@@ -1,0 +1,69 @@
+"""Contenders without a server: a library's batched `generate` in a process of its own, asked by lines of JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kameleon.bench.serving.contender import Contender, Program, Stage
+from kameleon.bench.serving.load import Drive
+from kameleon.errors import ContenderError
+
+_HERE = Path(__file__).parent
+
+
+class Worker(Contender):
+    """A script that answers {"adapters", "prompts", "tokens"} with {"seconds", "tokens"}, after its first line."""
+
+    def __init__(self, stage: Stage, python: str, script: str) -> None:
+        what = {
+            "folder": str(stage.folder),
+            "adapters": [str(path) for path in stage.adapters[:16]],
+            "threads": stage.settings.used_threads,
+            "work": str(stage.home),
+        }
+        self._program = Program([python, _HERE / script, json.dumps(what)], stage.settings.used_threads)
+        self._receive()
+
+    def run(self, adapters: Sequence[int | None], prompts: Sequence[Sequence[int]], tokens: int) -> Drive:
+        wish = {"adapters": list(adapters), "prompts": [list(prompt) for prompt in prompts], "tokens": tokens}
+        assert self._program.process.stdin is not None
+        try:
+            self._program.process.stdin.write(json.dumps(wish).encode() + b"\n")
+            self._program.process.stdin.flush()
+        except OSError as error:
+            raise ContenderError(f"it ended: {self._program.last_words()}") from error
+        done = self._receive()
+        return Drive(done["seconds"], int(done["tokens"]), [])
+
+    def _receive(self) -> dict[str, float]:
+        assert self._program.process.stdout is not None
+        line = self._program.process.stdout.readline()
+        if not line:
+            raise ContenderError(f"it ended: {self._program.last_words()}")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self._program.end()
+
+
+class Peft(Worker):
+    """transformers + PEFT: one padded batch, each row's adapter by `adapter_names`."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage, sys.executable, "peft_worker.py")
+
+    def can(self, adapters: Sequence[int | None]) -> bool:
+        return all(adapter is None or adapter < 16 for adapter in adapters)
+
+
+class OpenVino(Worker):
+    """OpenVINO GenAI, from an environment of its own: one set of adapters for a whole batch."""
+
+    def __init__(self, stage: Stage, python: str) -> None:
+        super().__init__(stage, python, "openvino_worker.py")
+
+    def can(self, adapters: Sequence[int | None]) -> bool:
+        return len(set(adapters)) == 1

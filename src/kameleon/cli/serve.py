@@ -1,0 +1,101 @@
+"""kameleon serve: the base and every adapter behind OpenAI's HTTP interface."""
+
+from __future__ import annotations
+
+import json as json_
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Group
+from rich.text import Text
+
+from kameleon.cli.console import BaseRef, Json, Quantize, megabytes, notes, open_base, results
+from kameleon.settings import HttpSettings, Limits
+
+if TYPE_CHECKING:
+    from kameleon.serving.http import Service
+
+_SHOWN_ADAPTERS = 12
+
+
+def serve(
+    *,
+    base: BaseRef = "smollm2",
+    quantize: Quantize = None,
+    pin: Annotated[
+        list[str] | None, Parameter(help="Load this adapter now and keep it in memory; may be given again.")
+    ] = None,
+    any_base: Annotated[bool, Parameter(help="Accept adapters that were trained on another base.")] = False,
+    http: Annotated[HttpSettings, Parameter(name="*")] = HttpSettings(),  # noqa: B008 (frozen)
+    limits: Annotated[Limits, Parameter(name="*")] = Limits(),  # noqa: B008 (frozen)
+    json: Json = False,
+) -> None:
+    """Serve the base and all adapters of the shelf over HTTP, as OpenAI's clients expect it: model = adapter name.
+
+    Requests with different adapters share a batch; an adapter is loaded when it is first asked for, a new version of
+    one takes over without a restart. Unless a request says otherwise its temperature is 1, as with OpenAI.
+
+    Paths: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /v1/adapters (list, load, pin, unload,
+    upload), /health, /ready, /metrics (Prometheus), /openapi.json.
+
+    Ctrl-C or SIGTERM lets running answers end. With --json one line on standard output says when it is ready.
+
+    Exit status 0 after a signal, 2 when it cannot start or the engine breaks.
+
+    Try: kameleon serve; or kameleon serve --base qwen.gguf --pin law --port 9000
+    """
+    from kameleon.serving import Engine, HotAdapters
+    from kameleon.serving.http import KeyRing, Runner, Service, create_app, open_socket
+
+    keys = None if http.api_key_file is None else KeyRing.read(http.api_key_file)
+    with open_socket(http) as opened:
+        loaded = open_base(base, quantize)
+        runner = Runner(http.drain_s)
+        adapters = HotAdapters(loaded.base, loaded.shelf, any_base=any_base)
+        engine = Engine(loaded.base, adapters, limits, runner.failed)
+        service = Service(loaded.base, engine, adapters, loaded.shelf, any_base)
+        try:
+            for name in pin or ():
+                adapters.pin(name)
+        except BaseException:
+            engine.close(0)
+            raise
+        address = _address(http.host, opened.getsockname()[1])
+
+        def on_ready() -> None:
+            if json:
+                sys.stdout.write(json_.dumps(_document(service, address)) + "\n")
+                sys.stdout.flush()
+            else:
+                results.print(_picture(service, address, with_key=keys is not None))
+
+        runner.run(create_app(service, http, keys), opened, on_ready)
+    notes.print("ended", style="dim")
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _document(service: Service, address: str) -> dict[str, Any]:
+    return {"address": address, "base": service.name, "adapters": service.adapter_names()}
+
+
+def _picture(service: Service, address: str, with_key: bool) -> Group:
+    names, limits = service.adapter_names(), service.engine.limits
+    shown = ", ".join(names[:_SHOWN_ADAPTERS]) + (
+        f" and {len(names) - _SHOWN_ADAPTERS} more" if len(names) > 12 else ""
+    )
+    model = names[0] if names else service.name
+    body = json_.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
+    key = " -H 'Authorization: Bearer KEY'" if with_key else ""
+    lines = (
+        f"listening on {address}/v1",
+        f"base {service.name}; adapters: {shown or 'none yet (kameleon train makes one)'}",
+        f"memory: {megabytes(limits.kv_cache_bytes)} for keys and values ({service.room_tokens:,} tokens), "
+        f"{megabytes(limits.adapter_bytes)} for adapters",
+        "",
+        f"curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'",
+    )
+    return Group(*(Text(line, overflow="fold") for line in lines))

@@ -1,0 +1,63 @@
+"""POST /v1/embeddings: the mean of the last hidden states over a text's tokens, made as long as 1."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from kameleon.generation import Request as Prompt
+from kameleon.serving.http.answers import Answers, unless_client_leaves
+from kameleon.serving.http.bodies import EmbeddingBody
+from kameleon.serving.http.errors import ApiError, json_response
+from kameleon.serving.http.guard import key_of
+from kameleon.serving.http.service import service_of, user_of
+
+router = APIRouter()
+
+
+@router.post("/v1/embeddings")
+async def embeddings(body: EmbeddingBody, request: Request) -> Response:
+    """One vector for each text, as the base or an adapter sees it."""
+    return json_response(await unless_client_leaves(request, _embed(body, request)))
+
+
+async def _embed(body: EmbeddingBody, request: Request) -> dict[str, Any]:
+    service = service_of(request)
+    size = service.base.config.hidden_size
+    if body.dimensions not in (None, size):
+        raise ApiError(400, f"vectors here have {size} dimensions, no other number", "invalid_value", "dimensions")
+    adapter: list[str | None] = []
+
+    def prepare() -> Sequence[Prompt]:
+        adapter.append(service.adapter_of(body.model, key_of(request)))
+        return [Prompt(tuple(service.prompts.of_text(text)), adapter[0], embed=True) for text in body.inputs()]
+
+    async with Answers(service.engine, user_of(request, body.user)) as answers:
+        await answers.ask(prepare)
+        done = await answers.completions()
+    tokens = sum(one.prompt_tokens for one in done)
+    data = []
+    for index, one in enumerate(done):
+        if one.embedding is None:
+            raise ApiError(503, "the time for this request was over before it was computed", "timeout")
+        vector = _encode(normalize(one.embedding, dim=0), body.encoding_format)
+        data.append({"object": "embedding", "index": index, "embedding": vector})
+    return {
+        "object": "list",
+        "data": data,
+        "model": adapter[0] or service.name,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def _encode(vector: Tensor, form: str | None) -> str | list[float]:
+    """Numbers, or the bytes of little-endian fp32 in base64, as OpenAI's own client asks for them."""
+    if form != "base64":
+        return vector.tolist()
+    return base64.b64encode(vector.numpy().astype("<f4").tobytes()).decode()

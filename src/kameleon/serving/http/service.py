@@ -1,0 +1,68 @@
+"""What all routes share: the engine, its adapters, and what is known about the one base."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import cast
+
+from starlette.requests import Request
+
+from kameleon.adapters import Shelf
+from kameleon.model import Base
+from kameleon.serving.engine import Engine
+from kameleon.serving.hot_adapters import HotAdapters
+from kameleon.serving.http.guard import key_of
+from kameleon.serving.http.keys import Key
+from kameleon.serving.http.logprobs import TokenTexts
+from kameleon.serving.http.names import adapter_of, base_name
+from kameleon.serving.http.prompts import Prompts
+from kameleon.serving.http.usage import Label
+
+
+@dataclass(frozen=True, eq=False)
+class Service:
+    """One base being served. `any_base` accepts adapters that do not say, or say otherwise, whose they are."""
+
+    base: Base
+    engine: Engine
+    adapters: HotAdapters
+    shelf: Shelf
+    any_base: bool = False
+    started: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", base_name(self.base.name))
+        object.__setattr__(self, "prompts", Prompts(self.base))
+        object.__setattr__(self, "texts", TokenTexts(self.base.tokenizer))
+        room = min(self.engine.state().cache_tokens, self.base.config.max_sequence_tokens)
+        object.__setattr__(self, "room_tokens", room)
+
+    name: str = field(init=False)
+    prompts: Prompts = field(init=False)
+    texts: TokenTexts = field(init=False)
+    room_tokens: int = field(init=False)
+    """The longest a prompt and its answer can be together: what the base handles, and the cache holds."""
+
+    def adapter_names(self) -> list[str]:
+        """Every adapter that can be asked for: those on the shelf, and those that are only in memory."""
+        return self.adapters.names()
+
+    def adapter_of(self, model: str, key: Key | None) -> str | None:
+        """The adapter that `model` names. Raises ApiError."""
+        return adapter_of(model, self.name, self.adapter_names(), key)
+
+    def label(self, prefix: str, kind: str, adapter: str | None) -> Label:
+        """A new label for an answer of `adapter`, or of the base."""
+        return Label(prefix, kind, adapter or self.name, self.base.fingerprint[:19])
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request reached."""
+    return cast(Service, request.app.state.service)
+
+
+def user_of(request: Request, named: str | None) -> str:
+    """Whose request this is, for fairness: the key's, and within it the user that the request names."""
+    key = key_of(request)
+    return " ".join(part for part in (key and key.user, named and named[:200]) if part)

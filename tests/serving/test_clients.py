@@ -1,0 +1,58 @@
+"""Programs that people point at such a server, run against it as they come: llm, lm-eval, schemathesis."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def run(command, folder, words, **environment):
+    """Run a client program; skips where it is not installed."""
+    path = Path(sys.executable).with_name(command)
+    if not path.exists():
+        pytest.skip(f'{command} is not installed: pip install -c constraints.txt "kameleon[clients]"')
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder), **environment}
+    ended = subprocess.run([path, *map(str, words)], capture_output=True, text=True, env=env, cwd=folder)
+    assert ended.returncode == 0, (ended.stdout[-3000:], ended.stderr[-3000:])
+    return ended.stdout
+
+
+def test_llm_talks_to_an_adapter(address, tmp_path):
+    (tmp_path / "extra-openai-models.yaml").write_text(
+        f"- model_id: local-law\n  model_name: law\n  api_base: {address}/v1\n"
+        f"- model_id: local-nobody\n  model_name: nobody\n  api_base: {address}/v1\n"
+    )
+    words = ("-m", "local-law", "Hello", "-o", "temperature", "0", "-o", "max_tokens", "12")
+    whole = run("llm", tmp_path, [*words, "--no-stream"], LLM_USER_PATH=str(tmp_path))
+    assert whole.strip("\n")
+    assert run("llm", tmp_path, words, LLM_USER_PATH=str(tmp_path)) == whole
+
+
+def test_lm_eval_scores_generated_answers(address, tmp_path, tiny_folder):
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"q": f"say {i}", "a": str(i)}) + "\n" for i in range(4)))
+    (tmp_path / "say.yaml").write_text(
+        f"task: say\ndataset_path: json\ndataset_kwargs:\n  data_files: {{test: {tmp_path}/rows.jsonl}}\n"
+        "test_split: test\noutput_type: generate_until\ndoc_to_text: '{{q}}'\ndoc_to_target: '{{a}}'\n"
+        "generation_kwargs: {until: ['\\n'], max_gen_toks: 6, temperature: 0}\n"
+        "metric_list:\n  - {metric: exact_match, aggregation: mean, higher_is_better: true}\n"
+    )
+    model = f"model=law,base_url={address}/v1/completions,tokenizer={tiny_folder},num_concurrent=2,max_length=200"
+    words = ["--model", "local-completions", "--model_args", model, "--tasks", "say", "--include_path", tmp_path]
+    run("lm_eval", tmp_path, [*words, "--output_path", tmp_path / "out", "--log_samples"])
+    (result,) = (tmp_path / "out").rglob("results_*.json")
+    assert "exact_match,none" in json.loads(result.read_text())["results"]["say"]
+    (samples,) = (tmp_path / "out").rglob("samples_*.jsonl")
+    answers = [json.loads(line)["resps"][0][0] for line in samples.read_text().splitlines()]
+    assert len(answers) == 4
+    assert any(answers)
+
+
+def test_no_request_that_the_schema_allows_or_forbids_is_a_server_error(address, tmp_path):
+    words = ["run", f"{address}/openapi.json", "--checks", "not_a_server_error", "--max-examples", "25"]
+    out = run("schemathesis", tmp_path, [*words, "--mode", "all", "--seed", "1", "--request-timeout", "60"])
+    assert "Test cases" in out or "No issues found" in out

@@ -1,0 +1,52 @@
+"""Clients that leave, and a server that ends: nothing is computed for nobody, nobody waits for nothing."""
+
+import http.client
+import json
+import time
+from urllib.parse import urlsplit
+
+import pytest
+
+LONG = {"model": "tiny", "prompt": "one", "max_tokens": 240, "ignore_eos": True, "temperature": 0}
+
+
+def open_request(address, body):
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+    return connection
+
+
+def wait_for(holds, within_s=5.0):
+    end = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_has_its_request_cancelled(service, address, stream):
+    connection = open_request(address, {**LONG, "stream": stream, "n": 4})
+    if stream:
+        with connection.getresponse() as response:
+            assert response.readline().startswith(b"data: ")
+    else:
+        wait_for(lambda: service.engine.state().running)
+    connection.close()
+    wait_for(lambda: not service.engine.state().running)
+    finished = service.engine.state().counters[None].finished
+    assert finished.get("cancelled", 0) >= 1
+    assert sum(finished.values()) == 4
+
+
+def test_an_engine_that_breaks_tells_everyone_and_the_server_is_not_ready(service, address, monkeypatch):
+    def broken():
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(service.engine._batch, "step", broken)
+    connection = open_request(address, LONG)
+    response = connection.getresponse()
+    assert response.status == 500
+    assert "out of order" in json.loads(response.read())["error"]["message"]
+    connection.request("GET", "/ready")
+    assert connection.getresponse().status == 503
+    connection.close()

@@ -1,0 +1,136 @@
+"""Answers held to a form over HTTP: JSON schemas, regular expressions, calls of tools."""
+
+import json
+import re
+import shutil
+
+import openai
+import pydantic
+import pytest
+from starlette.testclient import TestClient
+from tiny import CHATML
+
+import kameleon
+from kameleon.serving import Engine, HotAdapters, Limits
+from kameleon.serving.http import Service, create_app
+
+HI = [{"role": "user", "content": "Hello there"}]
+SCHEMA = {
+    "type": "object",
+    "properties": {"size": {"enum": ["small", "large"]}, "count": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["size", "count"],
+    "additionalProperties": False,
+}
+TOOLS = [
+    {"type": "function", "function": {"name": "order", "description": "Order some", "parameters": SCHEMA}},
+    {"type": "function", "function": {"name": "wait"}},
+]
+
+
+def chat(client, **fields):
+    wish = {"model": "tiny", "messages": HI, "max_tokens": 90, "temperature": 0, **fields}
+    return client.post("/v1/chat/completions", json=wish)
+
+
+def content(response):
+    return response.json()["choices"][0]["message"]["content"]
+
+
+def test_an_answer_follows_its_schema(client):
+    form = {"type": "json_schema", "json_schema": {"name": "order", "schema": SCHEMA}}
+    for model in ("tiny", "law"):
+        answer = json.loads(content(chat(client, model=model, response_format=form)))
+        assert set(answer) == {"size", "count"}
+        assert answer["size"] in ("small", "large")
+        assert 0 <= answer["count"] <= 99
+
+
+def test_an_answer_matches_its_expression(client):
+    form = {"type": "regex", "regex": "[ab]{4}-[0-9]{2}"}
+    assert re.fullmatch(form["regex"], content(chat(client, response_format=form)))
+    wish = {"model": "tiny", "prompt": "one", "max_tokens": 20, "response_format": form}
+    assert re.fullmatch(form["regex"], client.post("/v1/completions", json=wish).json()["choices"][0]["text"])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"type": "json_schema", "json_schema": {"schema": {"type": "soup"}}},
+        {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/nowhere"}}},
+        {"type": "regex", "regex": "(unclosed"},
+    ],
+)
+def test_a_form_that_cannot_be_followed_is_a_400_and_the_server_goes_on(client, form):
+    assert chat(client, response_format=form).status_code == 400
+    assert chat(client, max_tokens=2).status_code == 200
+
+
+def test_the_openai_client_parses_an_answer_into_a_class(address):
+    class Order(pydantic.BaseModel):
+        size: str = pydantic.Field(pattern="^(small|large)$")
+        count: int = pydantic.Field(ge=0, le=99)
+
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as api:
+        done = api.chat.completions.parse(model="law", messages=HI, response_format=Order, max_tokens=90, temperature=0)
+    assert isinstance(done.choices[0].message.parsed, Order)
+
+
+@pytest.fixture(scope="module")
+def tool_base(tiny_folder, tmp_path_factory):
+    """The tiny base with a chat template that tells of tools as Hermes' does."""
+    folder = tmp_path_factory.mktemp("bases") / "tiny"
+    shutil.copytree(tiny_folder, folder)
+    told = "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}"
+    (folder / "chat_template.jinja").write_text(told + CHATML)
+    return folder
+
+
+@pytest.fixture
+def tool_service(tool_base):
+    import torch
+
+    loaded = kameleon.load(str(tool_base), dtype=torch.float32)
+    adapters = HotAdapters(loaded.base, loaded.shelf)
+    engine = Engine(loaded.base, adapters, Limits(kv_cache_bytes=16 << 20, adapter_bytes=1 << 20))
+    yield Service(loaded.base, engine, adapters, loaded.shelf)
+    engine.close(0)
+
+
+@pytest.fixture
+def tool_client(tool_service):
+    with TestClient(create_app(tool_service), base_url="http://127.0.0.1") as opened:
+        yield opened
+
+
+SHORT = [{**TOOLS[0], "function": {"name": "order", "parameters": SCHEMA}}]
+
+
+def test_a_demanded_call_is_a_call_that_fits_the_tool(tool_client):
+    response = chat(tool_client, tools=SHORT, tool_choice="required", messages=[{"role": "user", "content": "?"}])
+    (choice,) = response.json()["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "order"
+    assert json.loads(call["function"]["arguments"])["size"] in ("small", "large")
+
+
+def test_calls_and_their_results_can_be_sent_back(tool_client):
+    call = {"id": "call_1", "type": "function", "function": {"name": "order", "arguments": '{"size": "small"}'}}
+    messages = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "done"},
+    ]
+    assert chat(tool_client, messages=messages, tools=[TOOLS[1]], max_tokens=4).status_code == 200
+
+
+def test_the_openai_client_streams_a_demanded_call(tool_service, listen):
+    with openai.OpenAI(base_url=f"{listen(create_app(tool_service))}/v1", api_key="none", max_retries=0) as api:
+        wish = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "tools": SHORT, "temperature": 0}
+        named = {"type": "function", "function": {"name": "order"}}
+        with api.chat.completions.stream(**wish, tool_choice=named, max_tokens=90) as stream:
+            done = stream.get_final_completion()
+    (call,) = done.choices[0].message.tool_calls
+    assert call.function.name == "order"
+    assert done.choices[0].finish_reason == "tool_calls"
