@@ -34,6 +34,7 @@ CAP_BYTES = 3_000_000_000
 STEPS = 1
 TOKENS = 512
 _V1, _V2 = Path("/sys/fs/cgroup/memory"), Path("/sys/fs/cgroup")
+_GROUP = (_V1 if _V1.is_dir() else _V2) / "kameleon-giant"
 
 
 def main(ref: str) -> None:
@@ -56,6 +57,7 @@ def main(ref: str) -> None:
 def one(path: str, cap: int) -> None:
     """A run in this process, which first puts itself under the cap. Prints what it took as JSON."""
     if cap:
+        _forget(path)
         _confine(cap)
     peaks = {"RssAnon": 0, "VmSwap": 0}
     threading.Thread(target=_watch, args=(peaks,), daemon=True).start()
@@ -81,14 +83,30 @@ def one(path: str, cap: int) -> None:
         "peak_bytes": usage.ru_maxrss * 1024,
         "private_bytes": peaks["RssAnon"],
         "swapped_bytes": peaks["VmSwap"],
-        "pages_read_again": usage.ru_majflt,
+        "faults_read_from_disk": usage.ru_majflt,
+        "read_bytes": usage.ru_inblock * 512,
+        "group_peak_bytes": _group_peak_bytes() if cap else None,
     }
     print(json.dumps(document))
 
 
+def _forget(path: str) -> None:
+    """Drop the file's pages, which would count for the group that read them first, and not for this one."""
+    with open(path, "rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _group_peak_bytes() -> int:
+    """The most that the group held, page cache included."""
+    name = "memory.max_usage_in_bytes" if _V1.is_dir() else "memory.peak"
+    return int((_GROUP / name).read_text())
+
+
 def _confine(cap: int) -> None:
-    group = (_V1 if _V1.is_dir() else _V2) / "kameleon-giant"
-    group.mkdir(exist_ok=True)
+    group = _GROUP
+    if group.exists():
+        group.rmdir()  # so that its peak begins anew
+    group.mkdir()
     if _V1.is_dir():
         (group / "memory.limit_in_bytes").write_text(str(cap))
         (group / "memory.swappiness").write_text("0")

@@ -76,6 +76,7 @@ SHAPES = {
     "qwen2.5-1.5b-random": Shape("qwen2", _QWEN25_15B),
     "qwen2.5-1.5b-q4_0-random": Shape("qwen2", _QWEN25_15B, "Q4_0"),
     "llama3-8b-q4_k_m-random": Shape("llama", _LLAMA3_8B, "Q4_K_M"),
+    "llama3-8b-4-layers-q4_k_m-random": Shape("llama", {**_LLAMA3_8B, "num_hidden_layers": 4}, "Q4_K_M"),
 }
 
 

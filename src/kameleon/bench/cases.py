@@ -71,6 +71,8 @@ CASES = {
         Case("1x8192", 1, 8192, checkpoint=True),
         Case("1.5B-Q4_0-1x512", 1, 512, "qwen2.5-1.5b-q4_0-random", checkpoint=True, packed=True),
         Case("8B-Q4_K_M-1x512", 1, 512, "llama3-8b-q4_k_m-random", checkpoint=True, packed=True),
+        # Of the same shape, with so few layers that the base fits unpacked beside the others.
+        Case("8B-4-layers-1x512", 1, 512, "llama3-8b-4-layers-q4_k_m-random", checkpoint=True, packed=True),
     )
 }
 
