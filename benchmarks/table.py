@@ -27,8 +27,10 @@ README = HERE.parent / "README.md"
 GIANTS_BEGIN = "<!-- written by benchmarks/table.py from giants.json, giant_memory.json and plan_vs_actual.json -->"
 _GIANTS = {
     "8B-Q4_K_M-1x512": "Llama 3 8B's shape in Q4_K_M",
+    "8B-4-layers-1x512": "the same, its first four layers and head",
     "1.5B-Q4_0-1x512": "Qwen2.5-1.5B's shape in Q4_0",
 }
+_BESIDE = ("peft_nf4", "kameleon_unpacked")
 
 
 def table_block(document: Mapping[str, Any]) -> str:
@@ -52,24 +54,27 @@ def write_table(readme: Path, result: Path) -> None:
 
 def giants_block(giants: Mapping[str, Any], memory: Mapping[str, Any], plans: Mapping[str, Any]) -> str:
     """Steps on packed bases, a run under a cap, and how plans held, as Markdown."""
-    columns = ["a step of 1 × 512 tokens", "tokens/s", "× PEFT + NF4", "time, × plain bf16's", "peak memory", "PEFT's"]
+    columns = ["a step of 1 × 512 tokens", "tokens/s", "× PEFT + NF4", "its time in plain bf16's", "peak memory", "PEFT's"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for name, title in _GIANTS.items():
-        nf4, plain = (_giant(giants, f"{name} beside {who}", who) for who in ("peft_nf4", "kameleon_unpacked"))
-        if nf4 and plain:
-            cells = [title, f"{nf4[0]:.1f}", f"{nf4[1]:.2f}", f"{1 / plain[1]:.2f}", *map(_gigabytes, nf4[2:])]
+        found = [one["cases"][name]["contenders"] for one in giants.values() if name in one["cases"]]
+        if found:
+            nf4, plain = ({k: v for c in found for k, v in c.get(who, {}).items()} for who in _BESIDE)
+            cells = [title, f"{found[0]['kameleon']['tokens_per_s']:.1f}", _number(nf4.get("kameleon_is"), ".2f")]
+            cells += [f"{1 / plain['kameleon_is']:.2f}" if plain else "–"]
+            cells += [_gigabytes(found[0]["kameleon"]["peak_bytes"]), _gigabytes(nf4.get("peak_bytes"))]
             lines.append("| " + " | ".join(cells) + " |")
-    free, capped = memory["runs"]
-    first = next(iter(giants.values()))
+    first, (free, capped) = next(iter(giants.values())), memory["runs"]
+    gb = {key: f"{free[key] / 1e9:.2f} GB" for key in ("peak_bytes", "private_bytes")}
     said = [
         f"{_where(first)}; rank {first['settings']['rank']} on all linear layers, every token trained, layers computed",
-        "again on all sides, random weights. Of the 8B file's run",
-        f"{free['private_bytes'] / 1e9:.2f} GB of {free['peak_bytes'] / 1e9:.2f} GB were private, the rest is the mapped",
-        f"file of {memory['file_bytes'] / 1e9:.2f} GB. In a control group of {capped['cap_bytes'] / 1e9:.0f} GB, page",
-        f"cache included, the same step took {capped['step_s'][-1]:.0f} s instead of {free['step_s'][-1]:.0f} s, swapped",
-        f"{capped['swapped_bytes']:,} bytes and held {capped['peak_bytes'] / 1e9:.2f} GB at most. Of {plans['of']} runs",
-        f"that were planned first, peak memory was within 10 % of the plan in {plans['memory_within_goal']}, time within",
-        f"20 % in {plans['time_within_goal']} (benchmarks/plan_vs_actual.json).",
+        f"again by all, random weights; bitsandbytes {first['machine']['versions']['bitsandbytes']}.",
+        f"Of the 8B file's {gb['peak_bytes']}, {gb['private_bytes']} were private; the rest is mapped from its",
+        f"{memory['file_bytes'] / 1e9:.2f} GB. In a control group of {capped['cap_bytes'] / 1e9:.0f} GB, page cache",
+        f"included, the same step took {capped['step_s'][-1]:.0f} s instead of {free['step_s'][-1]:.0f} s, read",
+        f"{capped['read_bytes'] / 1e9:.0f} GB from the disk, and swapped {capped['swapped_bytes']:,} bytes. Of {plans['of']}",
+        f"runs that were planned first, peak memory was within 10 % of its plan in {plans['memory_within_goal']}, time",
+        f"within 20 % in {plans['time_within_goal']} (benchmarks/plan_vs_actual.json).",
     ]
     return "\n".join([*lines, "", *_wrapped(" ".join(said))])
 
@@ -82,15 +87,6 @@ def write_giants_table() -> None:
 def giants_results() -> list[dict[str, Any]]:
     """What the table of giants is written from."""
     return [_read(HERE / f"{name}.json") for name in ("giants", "giant_memory", "plan_vs_actual")]
-
-
-def _giant(giants: Mapping[str, Any], name: str, who: str) -> tuple[float, float, float, float] | None:
-    """Kameleon's tokens/s, how many times as fast as `who` it is, its peak and that one's."""
-    if name not in giants:
-        return None
-    (case,) = giants[name]["cases"].values()
-    own, other = case["contenders"]["kameleon"], case["contenders"][who]
-    return own["tokens_per_s"], other["kameleon_is"], own["peak_bytes"], other["peak_bytes"]
 
 
 def _read(path: Path) -> dict[str, Any]:
