@@ -27,8 +27,8 @@ LEVEL = os.environ.get("KAMELEON_NATIVE", "")
 RESULT = Path(__file__).with_suffix(f".{LEVEL}.json" if LEVEL else ".json")
 STEPS = 4
 MEMORY_GOAL, TIME_GOAL = 0.10, 0.20
-DISTURBED_CORES = 0.1  # by other programs, on average
-ATTEMPTS, WAIT_S = 3, 60
+DISTURBED_CORES = 0.3  # by other programs, on average
+ATTEMPTS, WAIT_S = 2, 20
 
 
 @dataclass(frozen=True)
