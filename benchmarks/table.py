@@ -83,7 +83,7 @@ def giants_block(giants: Mapping[str, Any], memory: Mapping[str, Any], plans: Ma
         f"{plans['memory_within_goal']}, time within 20 % in {plans['time_within_goal']}",
         "(benchmarks/plan_vs_actual.json).",
     ]
-    return "\n".join([*lines, "", *_wrapped(" ".join(said))])
+    return "\n".join([*lines, "", *wrapped(" ".join(said))])
 
 
 def _under_cap(free: Mapping[str, Any], capped: Mapping[str, Any]) -> str:

@@ -129,8 +129,12 @@ def test_biases_are_not_written(tiny, tmp_path):
 def test_the_commands_export_and_import(tiny, tiny_folder, tmp_path, capsys):
     adapter = random_adapter(tiny.base, "mine")
     Shelf().save(adapter)
-    main(["adapter", "export", "mine", "--to", "mlx", "--base", str(tiny_folder), "--out", str(tmp_path / "mlx")])
-    main(["adapter", "import", str(tmp_path / "mlx"), "--name", "back", "--base", str(tiny_folder)])
+    export = ["adapter", "export", "mine", "--to", "mlx", "--base", str(tiny_folder), "--out", str(tmp_path / "mlx")]
+    back = ["adapter", "import", str(tmp_path / "mlx"), "--name", "back", "--base", str(tiny_folder)]
+    for command in (export, back):
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+        assert not ended.value.code
     assert Shelf().load("back").fingerprint == adapter.fingerprint
     assert "written to" in capsys.readouterr().err
 

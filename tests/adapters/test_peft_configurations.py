@@ -15,7 +15,10 @@ from kameleon.errors import AdapterError, AdapterFileError, AdapterMismatchError
 from kameleon.ops import Segments
 from kameleon.weights import open_weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LoRA tensor.* have invalid shape")  # PEFT of its own lora_bias
+pytestmark = [  # what PEFT says of its own lora_bias
+    pytest.mark.filterwarnings("ignore:.*LoRA tensor.* have invalid shape"),
+    pytest.mark.filterwarnings("ignore:.*lora_bias=True. was passed but the targeted layer"),
+]
 TOKENS = torch.arange(24) * 7 % 320
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PLACES = [*PROJECTIONS, "layers.1.self_attn.q_proj", r"model\.layers\.(0|2)\..*up_proj"]

@@ -80,7 +80,7 @@ def tool_base(tiny_folder, tmp_path_factory):
     """The tiny base with a chat template that tells of tools as Hermes' does."""
     folder = tmp_path_factory.mktemp("bases") / "tiny"
     shutil.copytree(tiny_folder, folder)
-    told = "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}"
+    told = "{% if tools %}{% for tool in tools %}{{ tool.function.name }} {% endfor %}<tool_call>{% endif %}"
     (folder / "chat_template.jinja").write_text(told + CHATML)
     return folder
 

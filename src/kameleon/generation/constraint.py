@@ -27,7 +27,10 @@ class Constraint:
             raise MissingExtraError("json_schema and regex need a library: pip install 'kameleon[serve]'") from None
         try:
             if sampling.json_schema is not None:
-                grammar = LLMatcher.grammar_from_json_schema(sampling.json_schema)
+                # Without space between the parts: a small model can fill its answer with nothing else.
+                grammar = LLMatcher.grammar_from_json_schema(
+                    sampling.json_schema, defaults={"whitespace_flexible": False}
+                )
             else:
                 grammar = LLMatcher.grammar_from_regex(sampling.regex or "")
         except ValueError as error:
