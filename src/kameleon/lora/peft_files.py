@@ -178,7 +178,9 @@ def _faults(model: nn.Module, name: str, pair: Mapping[str, Tensor]) -> list[str
         return [
             f"{name} is a grouped convolution, over whose groups PEFT runs A at once: no weight can hold that change"
         ]
-    out_size, *rest = module.weight.shape
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    out_size, *rest = weight.shape
     if isinstance(module, nn.Embedding) or type(module).__name__ == "Conv1D":
         out_size, rest = rest[0], [out_size]  # their weights are stored the other way round
     wanted = ([a.shape[0], *rest], [out_size, a.shape[0], *[1] * (len(rest) - 1)])
