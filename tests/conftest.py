@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny import save_base
 
 import kameleon
+from kameleon.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +33,19 @@ def tiny_folder(tmp_path_factory):
 def tiny(tiny_folder):
     """The tiny Llama loaded in fp32, with an empty bank and shelf."""
     return kameleon.load(str(tiny_folder), dtype=torch.float32)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command; returns (exit status, standard output, standard error)."""
+
+    def command(*words):
+        status = 0
+        try:
+            main([str(word) for word in words])
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return command

@@ -21,7 +21,6 @@ from kameleon.adapters import (
     weight_norms,
     write_mlx_adapter,
 )
-from kameleon.cli import main
 from kameleon.errors import AdapterError, AdapterFileError
 from kameleon.ops import Segments
 
@@ -126,17 +125,15 @@ def test_biases_are_not_written(tiny, tmp_path):
         write_mlx_adapter(adapter, tiny.base, tmp_path / "mlx")
 
 
-def test_the_commands_export_and_import(tiny, tiny_folder, tmp_path, capsys):
+def test_the_commands_export_and_import(run, tiny, tiny_folder, tmp_path):
     adapter = random_adapter(tiny.base, "mine")
     Shelf().save(adapter)
     export = ["adapter", "export", "mine", "--to", "mlx", "--base", str(tiny_folder), "--out", str(tmp_path / "mlx")]
     back = ["adapter", "import", str(tmp_path / "mlx"), "--name", "back", "--base", str(tiny_folder)]
-    for command in (export, back):
-        with pytest.raises(SystemExit) as ended:
-            main(command)
-        assert not ended.value.code
+    (status, _, told), (status_back, _, _) = run(*export), run(*back)
+    assert (status, status_back) == (0, 0)
     assert Shelf().load("back").fingerprint == adapter.fingerprint
-    assert "written to" in capsys.readouterr().err
+    assert "written to" in told
 
 
 def in_mlx(tmp_path, base, adapter, make=None):

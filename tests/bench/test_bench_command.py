@@ -9,27 +9,11 @@ import torch
 from kameleon.bench import CONTENDERS, BenchSettings, Case
 from kameleon.bench.measure import measure_case
 from kameleon.bench.result import case_document
-from kameleon.cli import main
 from kameleon.errors import ContenderError, SettingError
 
 SMALL = ("--steps", "1", "--threads", "1", "--rank", "4", "--dtype", "fp32")
 SETTINGS = BenchSettings(steps=1, threads=1, rank=4, dtype="fp32", loss_steps=2)
 ENDS_AT_ONCE = print  # as a contender: it prepares nothing, takes no turn, and its process ends with status 0
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command; returns (exit status, standard output, standard error)."""
-
-    def command(*words):
-        status = 0
-        try:
-            main([str(word) for word in words])
-        except SystemExit as end:
-            status = end.code or 0
-        return status, *capsys.readouterr()
-
-    return command
 
 
 def test_bench_train_prints_one_document_and_writes_the_same(tiny_folder, tmp_path, run, monkeypatch):

@@ -8,23 +8,6 @@ import torch
 from fakes import random_adapter
 
 from kameleon.adapters import METHODS, Shelf
-from kameleon.cli import main
-
-
-@pytest.fixture
-def run(capsys):
-    """Run a command; returns (exit status, standard output, standard error)."""
-
-    def command(*words):
-        status = 0
-        try:
-            main([str(word) for word in words])
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 1
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return command
 
 
 @pytest.fixture

@@ -6,24 +6,13 @@ import sys
 
 import pytest
 
-from kameleon.cli import main
-
 
 @pytest.fixture
-def run(capsys, tiny_folder):
-    """Run a command; returns (exit status, standard output, standard error)."""
+def run(run, tiny_folder):
+    """Run a command on the tiny base."""
 
     def command(*words, base=True):
-        arguments = [str(word) for word in words]
-        if base:
-            arguments += ["--base", str(tiny_folder)]
-        status = 0
-        try:
-            main(arguments)
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 1
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
+        return run(*words, *(("--base", tiny_folder) if base else ()))
 
     return command
 

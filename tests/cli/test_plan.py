@@ -4,21 +4,17 @@ import json
 
 import pytest
 
-from kameleon.cli import main
 from kameleon.plan import Memory
 from kameleon.settings import parse_bytes
 
 
 @pytest.fixture
-def run(capsys, tiny_folder):
+def run(run, tiny_folder):
+    """Run a command on the tiny base; lines of standard error are joined."""
+
     def command(*words):
-        status = 0
-        try:
-            main([*map(str, words), "--base", str(tiny_folder)])
-        except SystemExit as end:
-            status = end.code if isinstance(end.code, int) else 1
-        captured = capsys.readouterr()
-        return status, captured.out, " ".join(captured.err.split())
+        status, out, err = run(*words, "--base", tiny_folder)
+        return status, out, " ".join(err.split())
 
     return command
 

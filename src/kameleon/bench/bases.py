@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,14 +86,20 @@ def base_path(ref: str) -> Path:
     if ref not in SHAPES:
         return locate(ref).path
     path = cache_dir() / "bench" / (ref if SHAPES[ref].mix is None else f"{ref}.gguf")
-    if not path.exists():
-        # In a process of its own: gigabytes held here would count in the peaks of the processes started later.
-        builder = multiprocessing.get_context("spawn").Process(target=_build, args=(ref, path))
-        builder.start()
-        builder.join()
-        if builder.exitcode != 0:
-            raise BaseModelError(f"{ref} could not be built in {path}; is there room for its weights?")
+    if not path.exists() and not built_apart(_build, ref, path):
+        raise BaseModelError(f"{ref} could not be built in {path}; is there room for its weights?")
     return path
+
+
+def built_apart(build: Callable[..., None], *arguments: Any) -> bool:
+    """Run `build` in a process of its own; whether it ended well.
+
+    Gigabytes held here would count in the peaks of the processes started later.
+    """
+    builder = multiprocessing.get_context("spawn").Process(target=build, args=arguments)
+    builder.start()
+    builder.join()
+    return builder.exitcode == 0
 
 
 def _build(ref: str, path: Path) -> None:

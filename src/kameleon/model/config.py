@@ -93,12 +93,13 @@ def read_config(path: Path, weights: WeightFile) -> DecoderConfig:
     """The config of a folder in Hugging Face layout or of a `.gguf` file. Raises UnsupportedArchitectureError."""
     if isinstance(weights, GgufFile):
         return config_from_gguf(weights)
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     generation = path / "generation_config.json"
-    return config_from_hf(config, _read_json(generation) if generation.exists() else {})
+    return config_from_hf(config, read_json(generation) if generation.exists() else {})
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in one of a base's JSON files. Raises WeightsError, naming the file."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):

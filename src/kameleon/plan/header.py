@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any
 
 from kameleon.errors import SettingError, WeightsError
 from kameleon.model import ChatTemplate, DecoderConfig, HeaderFiles, groups, locate_header, module_name
-from kameleon.model.config import config_from_gguf, config_from_hf
+from kameleon.model.config import config_from_gguf, config_from_hf, read_json
 from kameleon.model.tokenizer import load_tokenizer
 from kameleon.ops import nf4
 from kameleon.weights import GgufFile, read_safetensors_header
@@ -121,13 +120,13 @@ def stored_as(config: DecoderConfig, kind: str) -> dict[str, StoredTensor]:
 
 def _of_folder(ref: str, files: HeaderFiles) -> BaseHeader:
     folder = files.path
-    values = _read_json(folder / "config.json")
+    values = read_json(folder / "config.json")
     config = config_from_hf(values)
     listed: dict[str, Any] = dict(files.headers)
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.exists():
-        names = sorted(set(_read_json(index).get("weight_map", {}).values()))
+        names = sorted(set(read_json(index).get("weight_map", {}).values()))
     for name in names:
         if (folder / name).exists():
             listed |= read_safetensors_header(folder / name)[1]
@@ -150,16 +149,6 @@ def _kind_of_config(values: Mapping[str, Any]) -> str:
     if named not in kinds:
         raise WeightsError(f"the base's config says its numbers are {named}; expected {', '.join(kinds)}")
     return kinds[named]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError(f"it holds a {type(values).__name__}, not an object")
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as JSON: {error}; fetch the base again") from error
-    return values
 
 
 def _of_gguf(ref: str, path: Path) -> BaseHeader:

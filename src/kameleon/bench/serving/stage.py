@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from kameleon.adapters import Adapter, Card, LoraFactors, Shelf
+from kameleon.bench.bases import built_apart
 from kameleon.bench.serving.contender import Stage
 from kameleon.bench.serving.settings import ServeBenchSettings
 from kameleon.errors import BaseModelError
@@ -57,13 +57,8 @@ def bf16_folder(gguf: Path) -> Path:
     if gguf.is_dir():
         return gguf
     folder = cache_dir() / "bench" / f"{gguf.stem}-bf16"
-    if not folder.exists():
-        # In a process of its own, so that its memory is free again before anything is measured.
-        builder = multiprocessing.get_context("spawn").Process(target=_unpack, args=(gguf, folder))
-        builder.start()
-        builder.join()
-        if builder.exitcode != 0:
-            raise BaseModelError(f"{gguf} could not be unpacked to {folder}; is there room for its weights?")
+    if not folder.exists() and not built_apart(_unpack, gguf, folder):
+        raise BaseModelError(f"{gguf} could not be unpacked to {folder}; is there room for its weights?")
     return folder
 
 
