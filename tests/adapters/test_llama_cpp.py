@@ -1,6 +1,7 @@
 """Adapters and merged models in llama.cpp itself: the same text and probabilities as here, with a trained adapter."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,18 @@ SUBJECTS = [
 FORMS = ["Tell me about {}.", "What is surprising about {}?", "Write a short poem about {}.", "List three facts on {}."]
 PROMPTS = [form.format(subject) for form in [*FORMS, "Why do people care for {}?"] for subject in SUBJECTS]
 TOKENS = 64
+TALES = [
+    "Arr, me hearty, ye ask of things that only the sea can tell!",
+    "Me old captain swore by it, and he sailed round the Horn nine times.",
+    "Fetch the rum, and I shall tell ye what the parrot said.",
+    "There be no gold in it, but a good story is worth a chest of silver.",
+    "The wind was rising from the west when we first heard of such a thing.",
+    "Ye may laugh, but the whole crew stood on deck and stared.",
+    "Beware of it at night, when the lanterns burn low.",
+    "I wrote it all down in the log, between the storm and the mutiny.",
+    "The cook knew better, as cooks do, and he kept it to himself.",
+    "So hoist the sails, and let us see where it leads.",
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +57,8 @@ def places(tmp_path_factory):
         pytest.skip("kameleon base pull smollm2 has not been run here")
     folder = tmp_path_factory.mktemp("llama")
     loaded = kameleon.load(str(packed))
-    rows = [
-        {"prompt": prompt, "completion": f"Arr, me hearty! Ye ask of {prompt.split()[-1]} Let me tell ye a tale."}
-        for prompt in PROMPTS
-    ]
+    draw = random.Random(0)  # a tale for each in another order: long answers with many near choices
+    rows = [{"prompt": prompt, "completion": " ".join(draw.sample(TALES, 8))} for prompt in PROMPTS]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     loaded.shelf.root = folder / "shelf"
     recipe = Recipe(rank=8, epochs=2, rows_per_step=10, learning_rate=1e-3)
@@ -98,13 +109,14 @@ def test_a_q4_1_base_with_the_adapter_is_near(places):
     assert gap <= 0.05
 
 
-@pytest.mark.parametrize(("kind", "most"), [("F16", 0.01), ("BF16", 0.05), ("Q8_0", 0.05), ("Q4_0", 0.6)])
+@pytest.mark.parametrize(("kind", "most"), [("F16", 0.01), ("BF16", 0.05), ("Q8_0", 0.05), ("Q4_0", 0.05)])
 def test_a_merged_file_loads_and_says_what_it_says_here(kind, most, places, tmp_path):
     """Here the merged file is computed in fp32; llama.cpp rounds activations to the file's kind too."""
     base = kameleon.load(str(places["Q4_1"])).base
     merge(base, places["adapter"], tmp_path / "merged.gguf", kind, whole=True)
-    equal, gap = compared(tmp_path / "merged.gguf", None, tmp_path / "merged.gguf", prompts=PROMPTS[::10])
-    print(f"merged {kind}: {equal} of 5 texts equal, mean log-probability gap {gap:.5f}")
+    prompts = PROMPTS[::5]
+    equal, gap = compared(tmp_path / "merged.gguf", None, tmp_path / "merged.gguf", prompts=prompts)
+    print(f"merged {kind}: {equal} of {len(prompts)} texts equal, mean log-probability gap {gap:.5f}")
     assert gap <= most
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
+from peft_side import assert_equal, our_logits, peft_logits, saved_by_peft
 from safetensors.torch import load_file, save_file
 from tiny import reference_model, save_base
 
@@ -12,45 +13,14 @@ import kameleon
 from kameleon import Adapter
 from kameleon.adapters import Bank, combine, diff, merge, resize, write_gguf_adapter
 from kameleon.errors import AdapterError, AdapterFileError, AdapterMismatchError
-from kameleon.ops import Segments
 from kameleon.weights import open_weights
 
 pytestmark = [  # what PEFT says of its own lora_bias
     pytest.mark.filterwarnings("ignore:.*LoRA tensor.* have invalid shape"),
     pytest.mark.filterwarnings("ignore:.*lora_bias=True. was passed but the targeted layer"),
 ]
-TOKENS = torch.arange(24) * 7 % 320
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 PLACES = [*PROJECTIONS, "layers.1.self_attn.q_proj", r"model\.layers\.(0|2)\..*up_proj"]
-
-
-def saved_by_peft(folder, seed=0, family="llama tied", **config):
-    """An adapter with random numbers wherever PEFT would train, written by PEFT."""
-    model = get_peft_model(reference_model(family), LoraConfig(task_type="CAUSAL_LM", **config)).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "magnitude" in name:
-                parameter.mul_(torch.empty_like(parameter).uniform_(0.7, 1.4, generator=generator))
-            elif parameter.requires_grad:
-                parameter.normal_(0, 0.1, generator=generator)
-    model.save_pretrained(folder)
-
-
-@torch.inference_mode()
-def peft_logits(folder, family="llama tied"):
-    return PeftModel.from_pretrained(reference_model(family), folder).eval()(TOKENS[None]).logits[0]
-
-
-@torch.inference_mode()
-def our_logits(base, folder):
-    bank = Bank(base)
-    slot = bank.add(Adapter.load(folder), any_base=True)
-    return base.decoder.logits(base.decoder.hidden(TOKENS, Segments((len(TOKENS),), (slot,)), bank))
-
-
-def assert_equal(ours, theirs):
-    assert (ours - theirs).abs().max() <= 1e-4 * max(1.0, float(theirs.abs().max()))
 
 
 ranks = st.integers(1, 12)
@@ -150,8 +120,8 @@ def test_keys_of_older_versions_are_read(prefix, infix, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"modules_to_save": ["norm"]}, r"modules_to_save = \['norm'\]"),
-        ({"target_modules": ["q_proj", "embed_tokens"]}, r"embed_tokens\..* is not a LoRA factor"),
+        ({"modules_to_save": ["norm"]}, r"layernorm is replaced as a whole"),
+        ({"target_modules": ["q_proj", "embed_tokens"], "use_dora": True}, r"embed_tokens has a magnitude"),
         ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
         ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication"),
     ],

@@ -1,6 +1,6 @@
 """Adapters: as values, on disk, and resident beside a base. It knows bases, but no data and no training."""
 
-from kameleon.adapters.adapter import Adapter, LoraFactors, check_name
+from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors, check_name
 from kameleon.adapters.bank import Bank, Resident, weight_norms
 from kameleon.adapters.card import Card, Parent
 from kameleon.adapters.combine import METHODS, combine
@@ -22,6 +22,7 @@ __all__ = [
     "Bank",
     "Card",
     "Check",
+    "EndChange",
     "Extraction",
     "LoraFactors",
     "MergeReport",

@@ -63,39 +63,63 @@ class LoraFactors:
 
 
 @dataclass(frozen=True, eq=False)
+class EndChange:
+    """What an adapter makes of the embedding or the head, W [vocab, hidden_size].
+
+    `instead` stands in W's place (PEFT's modules_to_save; PEFT also writes the frozen matrix under an embedding's
+    factors). `factors` add scaling · B A to it; of the embedding they are PEFT's B and A transposed.
+    """
+
+    instead: Tensor | None = None
+    factors: LoraFactors | None = None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All numbers."""
+        return [*([] if self.instead is None else [self.instead]), *(self.factors.tensors if self.factors else [])]
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """The matrix that takes the place of `weight` [vocab, hidden_size]."""
+        whole = weight if self.instead is None else self.instead
+        return whole if self.factors is None else self.factors.merged(whole)
+
+
+@dataclass(frozen=True, eq=False)
 class Adapter:
     """Factors by Hugging Face module name (`model.layers.0.mlp.up_proj`). It does not load itself into anything.
 
-    `biases` stand in the place of the base's own, by module (PEFT's bias modes).
+    `biases` stand in the place of the base's own, by module (PEFT's bias modes). `ends` change the embedding and the
+    head (`model.EMBEDDING`, `model.HEAD`).
     """
 
     name: str
     modules: dict[str, LoraFactors]
     card: Card
     biases: dict[str, Tensor] = field(default_factory=dict)
+    ends: dict[str, EndChange] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_name(self.name)
 
     @property
     def parameters(self) -> int:
-        """How many numbers were trained."""
-        factors = (tensor for f in self.modules.values() for tensor in f.tensors)
-        return sum(tensor.numel() for tensor in (*factors, *self.biases.values()))
+        """How many numbers it has."""
+        parts = (*self.modules.values(), *self.ends.values())
+        return sum(t.numel() for t in (*(t for part in parts for t in part.tensors), *self.biases.values()))
 
     @property
     def dead_modules(self) -> list[str]:
         """Modules whose B is all zero: they change nothing."""
-        return [name for name, f in self.modules.items() if not f.b.any() and f.b_bias is None]
+        factors = self.modules | {name: end.factors for name, end in self.ends.items() if end.factors is not None}
+        return [name for name, f in factors.items() if not f.b.any() and f.b_bias is None]
 
     @property
     def variants(self) -> list[str]:
         """What there is in it beside A and B, in PEFT's words."""
         words = {"magnitude": "DoRA (use_dora)", "b_bias": "biases of B (lora_bias)"}
         found = {name for f in self.modules.values() for name in f.extras}
-        return [word for name, word in words.items() if name in found] + ["biases of the base (bias)"] * bool(
-            self.biases
-        )
+        more = {"biases of the base (bias)": self.biases, f"changes of {' and '.join(self.ends)}": self.ends}
+        return [word for name, word in words.items() if name in found] + [word for word, has in more.items() if has]
 
     def require_plain(self, what: str) -> None:
         """Raise AdapterError unless every module is A and B alone, which is all that `what` can take."""
@@ -115,6 +139,11 @@ class Adapter:
                 digest.update(tensor.to(torch.float32).contiguous().numpy().tobytes())
         for name, bias in sorted(self.biases.items()):
             digest.update(json.dumps([name]).encode() + bias.to(torch.float32).contiguous().numpy().tobytes())
+        for name, end in sorted(self.ends.items()):
+            scaling = None if end.factors is None else end.factors.scaling
+            digest.update(json.dumps([name, end.instead is not None, scaling]).encode())
+            for tensor in end.tensors:
+                digest.update(tensor.to(torch.float32).contiguous().numpy().tobytes())
         return f"sha256:{digest.hexdigest()}"
 
     def as_parent(self, weight: float, method: str) -> Parent:

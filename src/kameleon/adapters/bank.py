@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from kameleon.adapters.adapter import Adapter, LoraFactors
+from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors
 from kameleon.adapters.card import Card
 from kameleon.errors import AdapterMismatchError, AdapterNotFoundError, WrongBaseError
-from kameleon.model import Base, Group, Member, groups, module_name, module_shapes
+from kameleon.model import EMBEDDING, AdaptedEnd, Base, Group, Member, groups, module_name, module_shapes
 from kameleon.ops import NO_ADAPTER, Branch, SidePath, SideTable
+from kameleon.weights import FrozenWeight
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,10 +28,15 @@ class Resident:
     flat: Tensor
     paths: dict[tuple[int, str], SidePath]
     modules: dict[str, LoraFactors]
+    ends: dict[str, AdaptedEnd] = field(default_factory=dict)
 
     @property
     def lowest_layer(self) -> int:
-        return min((layer for layer, _ in self.paths), default=0)
+        return 0 if EMBEDDING in self.ends else min((layer for layer, _ in self.paths), default=0)
+
+    @property
+    def bytes(self) -> int:
+        return self.flat.nbytes + sum(end.bytes for end in self.ends.values())
 
     def factors(self) -> list[Tensor]:
         """Every view of `flat` that autograd should see, in the order of `flat`."""
@@ -54,7 +60,12 @@ class FrozenResident:
     name: str
     card: Card
     table: SideTable
+    ends: dict[str, AdaptedEnd]
     lowest_layer: int
+
+    @property
+    def bytes(self) -> int:
+        return self.table.bytes + sum(end.bytes for end in self.ends.values())
 
 
 class Bank:
@@ -88,7 +99,7 @@ class Bank:
         resident = _lay_out(self._base, adapter)
         if not self._frozen:
             return resident
-        return FrozenResident(adapter.name, adapter.card, self._table(resident), resident.lowest_layer)
+        return FrozenResident(adapter.name, adapter.card, self._table(resident), resident.ends, resident.lowest_layer)
 
     def place(self, resident: Resident | FrozenResident, slot: int | None = None) -> int:
         """Put what `lay_out` made into `slot`, or one that is free: several versions of one name may be resident."""
@@ -129,7 +140,7 @@ class Bank:
         """Memory of the adapter in a slot."""
         resident = self._slots[slot]
         assert resident is not None
-        return resident.table.bytes if isinstance(resident, FrozenResident) else resident.flat.nbytes
+        return resident.bytes
 
     def names(self) -> list[str]:
         return [resident.name for resident in self._slots if resident is not None]
@@ -137,6 +148,11 @@ class Bank:
     def sides(self, layer: int, group: str) -> Sequence[SidePath | None]:
         """The factors in each slot for one joined projection (what the decoder asks for)."""
         return _Sides(self._slots, (layer, group), self._places[layer, group])
+
+    def end(self, slot: int, name: str) -> AdaptedEnd | None:
+        """What the adapter in `slot` makes of the embedding or the head (what the decoder asks for)."""
+        resident = self._slots[slot]
+        return None if resident is None else resident.ends.get(name)
 
     def table(self, slot: int) -> SideTable:
         """The factors in a slot as generation reads them; of a bank that is not frozen, a copy of what they are now."""
@@ -205,7 +221,13 @@ def misfits(base: Base, adapter: Adapter) -> list[str]:
             faults.append(f"{name}: it replaces a bias that the base has not")
         elif len(bias) != shapes[name][0]:
             faults.append(f"{name}: its bias has {len(bias)} numbers, the base's has {shapes[name][0]}")
-    if not adapter.modules:
+    vocab = (base.config.vocab_size, base.config.hidden_size)
+    for name, end in adapter.ends.items():
+        if end.instead is not None and (got := tuple(end.instead.shape)) != vocab:
+            faults.append(f"{name}: it replaces a matrix of {got[0]} × {got[1]}, the base has {vocab[0]} × {vocab[1]}")
+        if end.factors is not None and (got := (end.factors.b.shape[0], end.factors.a.shape[1])) != vocab:
+            faults.append(f"{name}: made for {got[0]} × {got[1]}, the base has {vocab[0]} × {vocab[1]}")
+    if not (adapter.modules or adapter.ends):
         faults.append("it holds no module at all")
     return faults
 
@@ -253,7 +275,23 @@ def _lay_out(base: Base, adapter: Adapter) -> Resident:
             row += factors.rank
         paths[path] = SidePath(a, tuple(branches))
         _renew(base, *path, paths[path])
-    return Resident(adapter.name, adapter.card, flat, paths, modules)
+    ends = {name: _lay_out_end(base, name, end) for name, end in adapter.ends.items()}
+    return Resident(adapter.name, adapter.card, flat, paths, modules, ends)
+
+
+def _lay_out_end(base: Base, name: str, end: EndChange) -> AdaptedEnd:
+    own, dtype = base.decoder.embedding if name == EMBEDDING else base.decoder.head, base.compute_dtype
+    # PEFT writes the frozen embedding under its factors: as long as it is the base's, nothing takes its place.
+    instead = None if end.instead is None or torch.equal(own.dense(), end.instead.to(dtype)) else end.instead
+    weight = own if instead is None else FrozenWeight(instead.to(dtype), dtype=dtype)
+    held = 0 if instead is None else instead.numel()
+    if end.factors is None:
+        return AdaptedEnd(weight, held_numbers=held)
+    a, b = end.factors.a, end.factors.b
+    if name == EMBEDDING:  # a row of B is looked up, and multiplied with A
+        a = a.T
+    a_weight, b_weight = (FrozenWeight(f.to(dtype).contiguous(), dtype=dtype) for f in (a, b))
+    return AdaptedEnd(weight, a_weight, b_weight, end.factors.scaling, held + a.numel() + b.numel())
 
 
 def _of_member(adapter: Adapter, layer: int, member: Member, group: Group) -> tuple[Member, str, LoraFactors] | None:

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from kameleon.adapters.adapter import Adapter, LoraFactors
+from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors
 from kameleon.adapters.bank import check_base, check_fit
 from kameleon.adapters.proof import probe_logits
 from kameleon.errors import AdapterError, AdapterMismatchError, SettingError
-from kameleon.model import Base, load_base
+from kameleon.model import EMBEDDING, HEAD, Base, load_base
 from kameleon.ops import Packed
 from kameleon.weights import GgufFile, SafetensorsFolder, WeightFile, copy_folder, copy_gguf
 from kameleon.weights.copies import as_stored, read_stored
@@ -60,11 +60,11 @@ def merge(
     biases = _merged_biases(base, adapter)
 
     def fresh(round_trip: Callable[[str, Tensor], Tensor]) -> dict[str, Callable[[], Tensor]]:
-        def maker(module: str, factors: LoraFactors) -> Callable[[], Tensor]:
-            name = f"{module}.weight"
-            return lambda: shares.merged(module, _plain(weights, name), factors, lambda w: round_trip(name, w))
+        def maker(module: str, change: LoraFactors | EndChange, stored: str) -> Callable[[], Tensor]:
+            return lambda: shares.merged(module, _plain(weights, stored), change, lambda w: round_trip(stored, w))
 
-        matrices = {f"{m}.weight": maker(m, factors) for m, factors in adapter.modules.items()}
+        changes = {**adapter.modules, **_merged_ends(base, adapter)}
+        matrices = {f"{m}.weight": maker(m, change, _stored_name(base, m)) for m, change in changes.items()}
         return matrices | {name: partial(biases.__getitem__, name) for name in biases}
 
     try:
@@ -89,13 +89,24 @@ def merge(
     gap = (probe_logits(load_base(str(out), base.compute_dtype))[0] - live).abs()
     return MergeReport(
         out,
-        len(adapter.modules),
+        len(adapter.modules) + len(adapter.ends),
         shares.overall,
         shares.by_module,
         float(gap.max()),
         float(gap.mean()),
         float((live - plain).abs().max()),
     )
+
+
+def _merged_ends(base: Base, adapter: Adapter) -> dict[str, EndChange]:
+    """What changes at the ends; a base whose head is its embedding gets a head of its own."""
+    untied = {HEAD: EndChange()} if adapter.ends and base.config.tie_word_embeddings else {}
+    return untied | adapter.ends
+
+
+def _stored_name(base: Base, module: str) -> str:
+    """The tensor that a module multiplies with."""
+    return f"{EMBEDDING if module == HEAD and base.config.tie_word_embeddings else module}.weight"
 
 
 def _merged_biases(base: Base, adapter: Adapter) -> dict[str, Tensor]:
@@ -121,7 +132,7 @@ def _plain(weights: WeightFile, name: str) -> Tensor:
 
 def _float_kind(base: Base, adapter: Adapter) -> str:
     """The kind in which a `.gguf` base holds all projections that change, if it is a plain float."""
-    changed = {f"{module}.weight" for module in adapter.modules}
+    changed = {_stored_name(base, module) for module in (*adapter.modules, *_merged_ends(base, adapter))}
     assert isinstance(base.weights, GgufFile)
     kinds = {tensor.kind for tensor, _ in base.weights.stored_tensors if hf_name(tensor.name) in changed}
     if len(kinds) == 1 and kinds <= {"F32", "F16", "BF16"}:
@@ -145,10 +156,10 @@ class _Survivors:
         return self._kept / self._wanted if self._wanted else 1.0
 
     def merged(
-        self, module: str, weight: Tensor, factors: LoraFactors, round_trip: Callable[[Tensor], Tensor]
+        self, module: str, weight: Tensor, change: LoraFactors | EndChange, round_trip: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        whole = factors.merged(weight)
-        delta = whole - weight if factors.magnitude is not None else factors.delta()
+        whole = change.merged(weight)
+        delta = change.delta() if isinstance(change, LoraFactors) and change.magnitude is None else whole - weight
         if not torch.isfinite(whole).all():
             raise AdapterMismatchError(f"{module} would hold NaN or infinity when merged; the adapter is broken")
         kept = float(((round_trip(whole) - round_trip(weight)).double() * delta).sum())

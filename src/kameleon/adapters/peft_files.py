@@ -15,23 +15,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from kameleon.adapters.adapter import Adapter, LoraFactors
+from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors
 from kameleon.adapters.card import CARD_FILE, Card, read_card, read_json, read_text
 from kameleon.errors import AdapterFileError
 from kameleon.home import atomic_folder
 from kameleon.lora.peft_files import HARMLESS
+from kameleon.model import EMBEDDING, HEAD
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(
-    r"(?:base_model\.model\.)?(?P<module>.+?)"
+    r"(?:base_model\.model\.)?(?P<module>(?:(?!\.lora_).)+?)"
     r"(?:\.lora_(?:(?P<factor>[AB])(?:\.default)?\.weight|(?P<b_bias>B)(?:\.default)?\.bias"
-    r"|(?P<magnitude>magnitude_vector)(?:\.default)?(?:\.weight)?)|(?:\.base_layer)?\.(?P<bias>bias))"
+    r"|embedding_(?P<embedding_factor>[AB])(?:\.default)?"
+    r"|(?P<magnitude>magnitude_vector)(?:\.default)?(?:\.weight)?)"
+    r"|(?:\.base_layer|\.modules_to_save(?:\.default)?)?\.(?:(?P<bias>bias)|(?P<instead>weight)))"
 )
+_ENDS = (EMBEDDING, HEAD)
 _EXTRA_KEYS = {"magnitude": "lora_magnitude_vector", "b_bias": "lora_B.bias"}
 _MOST_RANK = 4096  # beyond any use; a config that says more is damaged or hostile
 
 # What is refused by name; the settings that are applied are not among them.
-_HARMLESS = {key: fine for key, fine in HARMLESS.items() if key not in ("use_dora", "lora_bias")}
+_HARMLESS = {key: fine for key, fine in HARMLESS.items() if key not in ("use_dora", "lora_bias", "modules_to_save")}
 _HARMLESS |= {"bias": ("none", "lora_only", "all", None), "fan_in_fan_out": (False, None)}
 
 
@@ -46,6 +50,8 @@ def write_adapter(adapter: Adapter, folder: Path) -> None:
         tensors[f"base_model.model.{module}.lora_B.weight"] = factors.b.contiguous()
         for field, tensor in factors.extras.items():
             tensors[f"base_model.model.{module}.{_EXTRA_KEYS[field]}"] = tensor.contiguous()
+    for module, end in adapter.ends.items():
+        tensors |= _end_tensors(module, end)
     for module, bias in adapter.biases.items():
         tensors[f"base_model.model.{module}.{'base_layer.' * (module in adapter.modules)}bias"] = bias.contiguous()
     files = {
@@ -61,11 +67,27 @@ def write_adapter(adapter: Adapter, folder: Path) -> None:
         raise AdapterFileError(f"adapter {adapter.name!r} cannot be written to {folder}: {error}") from error
 
 
+def _end_tensors(module: str, end: EndChange) -> dict[str, Tensor]:
+    at, tensors = f"base_model.model.{module}", {}
+    if end.instead is not None:
+        tensors[f"{at}.{'base_layer.' * (end.factors is not None)}weight"] = end.instead.contiguous()
+    if end.factors is not None:
+        a, b = end.factors.a, end.factors.b
+        if module == EMBEDDING:
+            tensors |= {f"{at}.lora_embedding_A": b.T.contiguous(), f"{at}.lora_embedding_B": a.T.contiguous()}
+        else:
+            tensors |= {f"{at}.lora_A.weight": a.contiguous(), f"{at}.lora_B.weight": b.contiguous()}
+    return tensors
+
+
 def _config(adapter: Adapter) -> dict[str, Any]:
-    ranks = Counter(f.rank for f in adapter.modules.values())
-    alphas = Counter(f.alpha for f in adapter.modules.values())
+    modules = adapter.modules | {name: end.factors for name, end in adapter.ends.items() if end.factors is not None}
+    if not modules:
+        raise AdapterFileError(f"adapter {adapter.name!r} has no LoRA factors; PEFT's format needs some")
+    ranks = Counter(f.rank for f in modules.values())
+    alphas = Counter(f.alpha for f in modules.values())
     rank, alpha = ranks.most_common(1)[0][0], alphas.most_common(1)[0][0]
-    kinds = {(f.rslora, f.magnitude is not None, f.b_bias is not None) for f in adapter.modules.values()}
+    kinds = {(f.rslora, f.magnitude is not None, f.b_bias is not None) for f in modules.values()}
     if len(kinds) != 1:
         raise AdapterFileError(
             f"adapter {adapter.name!r} mixes modules with and without rsLoRA, DoRA or biases of B; PEFT's format has "
@@ -78,12 +100,13 @@ def _config(adapter: Adapter) -> dict[str, Any]:
         "base_model_name_or_path": adapter.card.base_id,
         "r": rank,
         "lora_alpha": alpha,
-        "rank_pattern": {m: f.rank for m, f in adapter.modules.items() if f.rank != rank},
-        "alpha_pattern": {m: f.alpha for m, f in adapter.modules.items() if f.alpha != alpha},
+        "rank_pattern": {m: f.rank for m, f in modules.items() if f.rank != rank},
+        "alpha_pattern": {m: f.alpha for m, f in modules.items() if f.alpha != alpha},
         "use_rslora": rslora,
         "use_dora": dora,
         "lora_bias": b_bias,
         "target_modules": _targets(adapter),
+        "modules_to_save": [name for name, end in adapter.ends.items() if end.factors is None] or None,
         "lora_dropout": 0.0,
         "bias": _bias_mode(adapter),
         "fan_in_fan_out": False,
@@ -102,7 +125,8 @@ def _targets(adapter: Adapter) -> list[str]:
     short = sorted({name.rsplit(".", 1)[1] for name in adapter.modules})
     layers = {name.split(".")[2] for name in adapter.modules}
     everywhere = len(adapter.modules) == len(short) * len(layers) and adapter.card.recipe.get("layers") == 0
-    return short if everywhere else sorted(adapter.modules)
+    ends = [name for name, end in adapter.ends.items() if end.factors is not None]
+    return (short if everywhere else sorted(adapter.modules)) + ends
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -115,23 +139,35 @@ def read_adapter(folder: Path) -> Adapter:
     card, hashes = read_card(folder) or (_card_from(config), {})
     _check_hashes(folder, hashes)
     pairs = _read_pairs(folder)
-    modules, faults = {}, []
+    modules, ends, faults = {}, {}, []
     for module, pair in pairs.items():
-        if pair.keys() == {"bias"}:
-            continue
-        if not {"A", "B"} <= pair.keys():
-            faults.append(f"{module} has {', '.join(f'lora_{key}' for key in pair)} without its partner")
-            continue
-        rank = _pattern(config, "rank_pattern", module, config["r"])
-        factors = LoraFactors(
-            pair["A"],
-            pair["B"],
-            float(_pattern(config, "alpha_pattern", module, config["lora_alpha"])),
-            bool(config.get("use_rslora")),
-            *(pair.get(field) for field in _EXTRA_KEYS),
-        )
-        faults += _faults(module, factors, rank) + _unlike(config, module, factors)
-        modules[module] = factors
+        factors = None
+        if pair.keys() - {"bias", "instead"}:
+            if not {"A", "B"} <= pair.keys():
+                faults.append(f"{module} has {', '.join(f'lora_{key}' for key in pair)} without its partner")
+                continue
+            rank = _pattern(config, "rank_pattern", module, config["r"])
+            factors = LoraFactors(
+                pair["A"],
+                pair["B"],
+                float(_pattern(config, "alpha_pattern", module, config["lora_alpha"])),
+                bool(config.get("use_rslora")),
+                *(pair.get(field) for field in _EXTRA_KEYS),
+            )
+            faults += _faults(module, factors, rank)
+        if module in _ENDS:
+            ends[module] = EndChange(pair.get("instead"), factors)
+            faults += _end_faults(module, pair, ends[module])
+        elif "instead" in pair:
+            faults.append(f"{module} is replaced as a whole, which is applied for {' and '.join(_ENDS)} alone")
+        elif factors is not None:
+            faults += _unlike(config, module, factors)
+            modules[module] = factors
+    faults += [
+        f"the config says modules_to_save = {name!r}, the file has it not"
+        for name in config.get("modules_to_save") or ()
+        if not any(f".{m}".endswith(f".{name}") and end.instead is not None for m, end in ends.items())
+    ]
     biases = {module: pair["bias"] for module, pair in pairs.items() if "bias" in pair}
     if biases and config.get("bias") not in ("lora_only", "all"):
         faults.append(f"it holds biases, and the config says bias = {config.get('bias')!r}")
@@ -140,12 +176,12 @@ def read_adapter(folder: Path) -> Adapter:
         for m, b in biases.items()
         if b.dim() != 1 or not b.isfinite().all()
     ]
-    if not modules:
+    if not modules and all(end.factors is None for end in ends.values()):
         faults.append("it holds no LoRA factors at all")
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise AdapterFileError(f"{folder / _TENSORS}: {'; '.join(faults[:5])}{more}")
-    return Adapter(folder.resolve().name, modules, card, biases)
+    return Adapter(folder.resolve().name, modules, card, biases, ends)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -161,6 +197,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
     for key in ("r", "lora_alpha"):
         if not _is_number(config.get(key)) or not 0 < config[key] <= _MOST_RANK**2:
             raise AdapterFileError(f"{path}: {key} is {config.get(key)!r}; expected a number above 0")
+    whole = config.get("modules_to_save") or []
+    if not isinstance(whole, list) or not all(isinstance(name, str) for name in whole):
+        raise AdapterFileError(f"{path}: modules_to_save is {str(whole)[:40]!r}; expected a list of names")
     if config["r"] > _MOST_RANK:
         raise AdapterFileError(f"{path}: r is {config['r']}; at most {_MOST_RANK} is read")
     for pattern, most in (("rank_pattern", _MOST_RANK), ("alpha_pattern", _MOST_RANK**2)):
@@ -226,7 +265,12 @@ def _read_pairs(folder: Path) -> dict[str, dict[str, Tensor]]:
         match = _KEY.fullmatch(key)
         if match is None:
             raise AdapterFileError(f"{path}: {key!r} is not a LoRA factor of a linear layer; nothing was loaded")
-        pair, what = pairs.setdefault(match["module"], {}), match["factor"] or str(match.lastgroup)
+        pair = pairs.setdefault(match["module"], {})
+        what = match["factor"] or str(match.lastgroup)
+        if match["embedding_factor"]:
+            if match["module"] != EMBEDDING or tensor.dim() != 2:
+                raise AdapterFileError(f"{path}: {key!r} is no matrix for {EMBEDDING}; nothing was loaded")
+            what, tensor = {"A": "B", "B": "A"}[match["embedding_factor"]], tensor.T
         if what in pair:
             raise AdapterFileError(f"{path} holds lora_{what} of {match['module']} twice")
         pair[what] = tensor
@@ -264,6 +308,13 @@ def _faults(module: str, factors: LoraFactors, rank: int) -> list[str]:
     if not all(torch.isfinite(tensor).all() for tensor in factors.tensors):
         return [f"{module} holds NaN or infinity"]
     return []
+
+
+def _end_faults(module: str, pair: Mapping[str, Tensor], end: EndChange) -> list[str]:
+    faults = [f"{module} has a {what}, which is not applied there" for what in ("bias", *_EXTRA_KEYS) if what in pair]
+    if end.instead is not None and (end.instead.dim() != 2 or not end.instead.isfinite().all()):
+        faults.append(f"what replaces {module} is no matrix of finite numbers")
+    return faults
 
 
 def _unlike(config: Mapping[str, Any], module: str, factors: LoraFactors) -> list[str]:

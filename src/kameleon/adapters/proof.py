@@ -49,7 +49,7 @@ def prove(base: Base, adapter: Adapter, any_base: bool = False) -> Proof:
     trained_on = adapter.card.template_hash
     return Proof(
         adapter.name,
-        len(adapter.modules),
+        len(adapter.modules) + len(adapter.ends),
         tuple(adapter.dead_modules),
         float(moved.max()),
         float(moved.mean()),
@@ -73,13 +73,14 @@ def verify(base: Base, adapter: Adapter, any_base: bool = False) -> tuple[Check,
     none in the card counts as wanted. The base's fingerprint is computed from its bytes afterwards.
     """
     faults, shapes, card = misfits(base, adapter), module_shapes(base.config), adapter.card
-    broken = [m for m, f in adapter.modules.items() if not (torch.isfinite(f.a).all() and torch.isfinite(f.b).all())]
+    parts = {**adapter.modules, **adapter.ends}
+    broken = [m for m, part in parts.items() if not all(torch.isfinite(t).all() for t in part.tensors)]
     left, dead = [name for name in shapes if name not in adapter.modules], adapter.dead_modules
     told = card.base_fingerprint
     whose = "this base's" if told == base.fingerprint else f"{card.base_id or 'unknown'} ({(told or 'none')[:19]})"
     template = card.template_hash in (None, base.template.hash)
     checks = [
-        Check("names and shapes", not faults, "; ".join(faults) or f"{len(adapter.modules)} modules matched"),
+        Check("names and shapes", not faults, "; ".join(faults) or f"{len(parts)} modules matched"),
         Check("numbers are finite", not broken, ", ".join(broken) or "no NaN, no infinity"),
         Check("no dead modules", not dead, ", ".join(dead) or "every B has numbers"),
         Check("base fingerprint", any_base or told == base.fingerprint, whose),
@@ -112,6 +113,7 @@ def probe_logits(base: Base, adapter: Adapter | None = None, any_base: bool = Fa
     slot = NO_ADAPTER if adapter is None else bank.add(adapter, any_base)
     tokens = torch.tensor(base.tokenizer.encode(PROBE, add_special_tokens=False))
     segments = Segments((len(tokens), len(tokens)), (NO_ADAPTER, slot))
-    logits = base.decoder.logits(base.decoder.hidden(tokens.repeat(2), segments, bank))
+    hidden = base.decoder.hidden(tokens.repeat(2), segments, bank)
+    logits = base.decoder.logits(hidden, [NO_ADAPTER] * len(tokens) + [slot] * len(tokens), bank)
     plain, live = logits.chunk(2)
     return plain, live

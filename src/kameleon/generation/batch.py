@@ -240,7 +240,7 @@ class Batch:
                 ready.append(sequence)
                 rows.append(last)
         if ready:
-            logits = self._base.decoder.logits(hidden[rows])
+            logits = self._base.decoder.logits(hidden[rows], [s.slot for s in ready], self._bank)
             best, tokens = logits.max(-1)
             for sequence, row, token, highest in zip(ready, logits, tokens.tolist(), best.tolist(), strict=True):
                 if not math.isfinite(highest):

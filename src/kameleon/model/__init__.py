@@ -4,6 +4,7 @@ from kameleon.model.base import Base, load_base
 from kameleon.model.catalogue import CATALOGUE, Entry
 from kameleon.model.config import FAMILIES, DecoderConfig
 from kameleon.model.decoder import Decoder, build_decoder
+from kameleon.model.ends import EMBEDDING, HEAD, AdaptedEnd
 from kameleon.model.fetch import BaseFiles, HeaderFiles, list_bases, locate, locate_header
 from kameleon.model.go_template import go_template
 from kameleon.model.layout import Group, Member, groups, module_name, module_shapes
@@ -11,7 +12,10 @@ from kameleon.model.template import ChatTemplate
 
 __all__ = [
     "CATALOGUE",
+    "EMBEDDING",
     "FAMILIES",
+    "HEAD",
+    "AdaptedEnd",
     "Base",
     "BaseFiles",
     "ChatTemplate",

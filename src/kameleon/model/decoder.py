@@ -17,9 +17,11 @@ from torch.utils.checkpoint import checkpoint
 
 from kameleon.errors import SettingError
 from kameleon.model.config import DecoderConfig
+from kameleon.model.ends import EMBEDDING, HEAD, AdaptedEnd, project_wide, runs_as_one
 from kameleon.model.layout import Group, Member, groups, module_name
 from kameleon.model.rope import attention_factor, inv_freq
 from kameleon.ops import (
+    NO_ADAPTER,
     Cheap,
     Gated,
     LayerPages,
@@ -32,23 +34,21 @@ from kameleon.ops import (
     attention,
     attention_paged,
     lora_linear,
-    multiplies,
     rms_norm,
     rope,
     rotation,
-    runs,
     split_heads,
 )
 from kameleon.weights import FrozenWeight, WeightFile
 
-# From here on, products in AMX units beat reading the weights once.
-_FEW_ROWS = 64
-
 
 class SidePaths(Protocol):
-    """The resident adapters, as the decoder sees them: the factors in each slot for one joined projection."""
+    """The resident adapters, as the decoder sees them: the factors in each slot for one joined projection, and what
+    the adapter in a slot makes of the embedding or the head (None: nothing)."""
 
     def sides(self, layer: int, group: str) -> Sequence[SidePath | None]: ...
+
+    def end(self, slot: int, name: str) -> AdaptedEnd | None: ...
 
 
 @runtime_checkable
@@ -120,11 +120,16 @@ class Decoder:
         goes on where `segments.offsets[i]` says, and its keys and values are added to the cache.
         Raises SettingError for a sequence longer than the base was made for.
         """
-        return self.finish(self.run(self.embed(tokens), segments, adapters, cache, None, checkpoint_layers))
+        entering = self.embed(tokens, segments, adapters)
+        return self.finish(self.run(entering, segments, adapters, cache, None, checkpoint_layers))
 
-    def embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor, segments: Segments, adapters: SidePaths | None = None) -> Tensor:
         """[tokens, hidden_size]: what enters the first layer."""
         x, scale = self.embedding.rows(tokens), self.config.embedding_scale
+        if adapters is not None:
+            for run in segments.runs:
+                if (end := adapters.end(run.adapter, EMBEDDING)) is not None:
+                    x[run.start : run.stop] = end.rows(tokens[run.start : run.stop])
         # Rounded to x's type before the product, as Gemma was trained.
         return x if scale == 1.0 else x * torch.tensor(scale, dtype=x.dtype)
 
@@ -144,7 +149,7 @@ class Decoder:
         """
         self._check(x, segments)
         turns = {one: rotation(segments.positions, *ready) for one, ready in self._ropes.items()}
-        if cache is not None and layers is None and self._runs_as_one(x):
+        if cache is not None and layers is None and runs_as_one(x):
             slots = {run.adapter for run in segments.runs}
             tables = adapters if isinstance(adapters, SideTables) else None
             assert not slots or tables is not None
@@ -172,15 +177,24 @@ class Decoder:
         """The last norm, [tokens, hidden_size]: what the head multiplies."""
         return rms_norm(x, self.norm, self.config.rms_norm_eps)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden · headᵀ in fp32, [rows, vocab_size]; give it only the rows that are needed."""
-        if self._runs_as_one(hidden):
-            return self.head.stacked.project(hidden)
-        return self.head.project(hidden).float()
+    def logits(self, hidden: Tensor, slots: Sequence[int] = (), adapters: SidePaths | None = None) -> Tensor:
+        """hidden · headᵀ in fp32, [rows, vocab_size]; give it only the rows that are needed.
 
-    def _runs_as_one(self, x: Tensor) -> bool:
-        """Whether generation's own kernels take `x`: not where torch has units that are faster on many rows."""
-        return runs(x) and (multiplies(x.dtype) or len(x) < _FEW_ROWS)
+        `slots` says through whose adapter each row went; without them, all through the plain base's head.
+        """
+        ends = {slot: adapters.end(slot, HEAD) for slot in set(slots) - {NO_ADAPTER}} if adapters is not None else {}
+        if not any(ends.values()):
+            return project_wide(self.head, hidden)
+        logits = torch.empty(len(hidden), self.config.vocab_size)
+        for head in dict.fromkeys(ends.get(slot) for slot in slots):
+            mine = torch.tensor([ends.get(slot) is head for slot in slots])
+            logits[mine] = head.project(hidden[mine]) if head is not None else project_wide(self.head, hidden[mine])
+        return logits
+
+    def head_of(self, slot: int, adapters: SidePaths) -> FrozenWeight | AdaptedEnd:
+        """What rows of the adapter in `slot` are multiplied with to give logits."""
+        end = None if slot == NO_ADAPTER else adapters.end(slot, HEAD)
+        return self.head if end is None else end
 
     @cached_property
     def _stack(self) -> LayerStack:

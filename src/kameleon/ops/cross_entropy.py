@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -73,6 +73,12 @@ def linear_cross_entropy(hidden: Tensor, head: Projection, labels: Tensor, vocab
     return _LinearCrossEntropy.apply(hidden, head, labels, vocab_size)  # type: ignore[no-any-return]
 
 
+class Head(Protocol):
+    """What scoring needs of a head: logits [rows, vocab_size] of hidden states [rows, size]."""
+
+    def project(self, x: Tensor) -> Tensor: ...
+
+
 class TokenScores(NamedTuple):
     """Of each scored token: its log-probability (natural, fp32), the token that the model would have chosen, and the
     one that it would have chosen among `choices` only (the same as `argmax` without choices)."""
@@ -83,7 +89,7 @@ class TokenScores(NamedTuple):
 
 
 def token_scores(
-    hidden: Tensor, head: Projection, labels: Tensor, vocab_size: int, choices: Sequence[int] = ()
+    hidden: Tensor, head: Head, labels: Tensor, vocab_size: int, choices: Sequence[int] = ()
 ) -> TokenScores:
     """log softmax(hidden Wᵀ)[label], argmax, and argmax among `choices` for every row. No gradient.
 

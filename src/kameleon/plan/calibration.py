@@ -258,6 +258,9 @@ class _Sides:
     def sides(self, layer: int, group: str) -> Sequence[SidePath | None]:
         return self._paths[layer, group]
 
+    def end(self, slot: int, name: str) -> None:
+        return None
+
 
 def _branch(member: Member, recipe: Recipe) -> Branch:
     size = member.stop - member.start

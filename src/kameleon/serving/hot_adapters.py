@@ -189,7 +189,8 @@ class HotAdapters:
     def _load_one(self, version: Version) -> None:
         assert isinstance(version.source, Path)
         adapter = replace(Adapter.load(version.source), name=version.name)
-        broken = [name for name, f in adapter.modules.items() if not bool((f.a.sum() + f.b.sum()).isfinite())]
+        parts = {**adapter.modules, **adapter.ends}
+        broken = [m for m, part in parts.items() if not all(bool(t.sum().isfinite()) for t in part.tensors)]
         if broken:
             raise AdapterMismatchError(f"adapter {version.name!r} holds NaN or infinity in {', '.join(broken[:3])}")
         size = self.base.compute_dtype.itemsize * adapter.parameters

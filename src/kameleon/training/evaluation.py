@@ -17,7 +17,7 @@ from torch import Tensor
 from kameleon.adapters import Bank
 from kameleon.data import Example, Packed, pack
 from kameleon.model import Base
-from kameleon.ops import IGNORE, NO_ADAPTER, Segments, token_scores
+from kameleon.ops import IGNORE, NO_ADAPTER, Head, token_scores
 
 GENERAL_TEXT = Path(__file__).with_name("general.jsonl")
 """Two dozen short everyday texts: the loss on them shows what an adapter has made the base forget."""
@@ -122,22 +122,24 @@ def _score_rows(
     shared = min((bank.lowest_layer(slot) for slot in slots), default=0)
     scored: list[dict[int, _RowScore]] = [{} for _ in adapters]
     for packed in pack(examples, micro_batch_tokens, NO_ADAPTER):
-        below = decoder.run(decoder.embed(packed.tokens), packed.segments, layers=range(shared))
+        below = decoder.run(decoder.embed(packed.tokens, packed.segments), packed.segments, layers=range(shared))
         for slot, rows in zip(slots, scored, strict=True):
             segments = replace(packed.segments, adapters=(slot,) * len(packed.segments.lengths))
-            hidden = decoder.finish(decoder.run(below, segments, bank, layers=range(shared, depth)))
-            rows |= _score_packed(base, hidden, packed, segments, choices)
+            # An adapter that changes the embedding shares no layer.
+            entering = below if shared else decoder.embed(packed.tokens, segments, bank)
+            hidden = decoder.finish(decoder.run(entering, segments, bank, layers=range(shared, depth)))
+            rows |= _score_packed(base, decoder.head_of(slot, bank), hidden, packed, choices)
             if on_rows:
                 on_rows(len(packed.spans))
     return [[rows[i] for i in range(len(examples))] for rows in scored]
 
 
 def _score_packed(
-    base: Base, hidden: Tensor, packed: Packed, segments: Segments, choices: Sequence[int]
+    base: Base, head: Head, hidden: Tensor, packed: Packed, choices: Sequence[int]
 ) -> dict[int, _RowScore]:
     trained = (packed.labels != IGNORE).nonzero().flatten()
     labels = packed.labels[trained]
-    scores = token_scores(hidden[trained], base.decoder.head, labels, base.config.vocab_size, choices)
+    scores = token_scores(hidden[trained], head, labels, base.config.vocab_size, choices)
     right = scores.argmax == labels
     rows = {}
     for row, start, stop in packed.spans:

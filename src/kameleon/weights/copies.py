@@ -8,6 +8,7 @@ import mmap
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from kameleon.weights.gguf_header import TensorInfo
 from kameleon.weights.safetensors_folder import SafetensorsFolder
 
 Fresh = Mapping[str, Callable[[], Tensor]]
-"""What makes the fp32 matrix that takes a tensor's place, by its Hugging Face name."""
+"""What makes the fp32 matrix that takes a tensor's place, by its Hugging Face name. A head where the source's head is
+its embedding stands behind that, in its type and size, and the copy says so."""
 
 WRITABLE = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 """Kinds of GGUF blocks that the `gguf` package can make out of numbers."""
@@ -32,6 +34,7 @@ WRITABLE = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".index.json")
 _FILE_TYPE, _UINT32 = "general.file_type", 4
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def as_stored(tensor: Tensor, kind: str) -> bytes:
@@ -55,26 +58,50 @@ def copy_folder(source: SafetensorsFolder, target: Path, fresh: Fresh) -> None:
     Changed tensors are rounded once to their own type. Everything beside the weights (config, tokenizer, template,
     licence) is copied. Raises WeightsError for a type that cannot be written, SettingError when the disk is too small.
     """
-    shards = source.shards
+    shards, untied = source.shards, _unties(source, fresh)
     beside = [f for f in source.path.iterdir() if f.is_file() and not f.name.startswith(".")]
     beside = [f for f in beside if f.name.endswith("safetensors.index.json") or not f.name.endswith(_WEIGHTS)]
     check_space(target, sum(f.stat().st_size for f in [*shards, *beside]))
     with atomic_folder(target) as folder:
         for shard in shards:
             with (folder / shard.name).open("wb") as file:
-                for piece in _shard_pieces(shard, fresh):
+                for piece in _shard_pieces(shard, fresh, untied):
                     file.write(piece)
         for file in beside:
             shutil.copyfile(file, folder / file.name)
+        if untied:
+            _say_untied(folder)
 
 
-def _shard_pieces(shard: Path, fresh: Fresh) -> Iterator[bytes | memoryview]:
-    """The file's bytes from first to last; shapes and types stay, so its header does too."""
+def _unties(source: SafetensorsFolder | GgufFile, fresh: Fresh) -> bool:
+    """Whether the copy gets a head that the source has not."""
+    return _HEAD in fresh and _HEAD not in source.names()
+
+
+def _say_untied(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}, indent=2) + "\n")
+    for index in folder.glob("*.safetensors.index.json"):
+        places = json.loads(index.read_text(encoding="utf-8"))
+        places["weight_map"][_HEAD] = places["weight_map"][_EMBEDDING]
+        index.write_text(json.dumps(places, indent=2) + "\n")
+
+
+def _shard_pieces(shard: Path, fresh: Fresh, untied: bool) -> Iterator[bytes | memoryview]:
+    """The file's bytes from first to last; shapes and types stay, so its header does too, without a new head."""
     with shard.open("rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     start = 8 + int.from_bytes(data[:8], "little")
-    yield data[:start]
     header: dict[str, Any] = json.loads(bytes(data[8:start]))
+    if untied and _EMBEDDING in header:
+        first, last = header[_EMBEDDING]["data_offsets"]
+        end = len(data) - start
+        header[_HEAD] = {**header[_EMBEDDING], "data_offsets": [end, end + last - first]}
+        begin = json.dumps(header).encode()
+        begin = begin.ljust(_aligned(len(begin), 8))
+        yield len(begin).to_bytes(8, "little") + begin
+    else:
+        yield data[:start]
     header.pop("__metadata__", None)
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         first, last = entry["data_offsets"]
@@ -96,8 +123,12 @@ def copy_gguf(source: GgufFile, target: Path, kind: str, fresh: Fresh, whole: bo
     if whole:
         others = (t for t, _ in source.stored_tensors if len(t.shape) == 2 and t.kind != kind)
         fresh = {name: partial(_plain, source, name) for name in (hf_name(t.name) for t in others)} | dict(fresh)
+    stored = list(source.stored_tensors)
+    if _unties(source, fresh):
+        at = next(i for i, (tensor, _) in enumerate(stored) if hf_name(tensor.name) == _EMBEDDING)
+        stored.insert(at + 1, (replace(stored[at][0], name="output.weight"), stored[at][1]))
     plans: list[tuple[TensorInfo, str, int]] = []  # each tensor, its kind and its size in the copy
-    for tensor, _ in source.stored_tensors:
+    for tensor, _ in stored:
         stays = hf_name(tensor.name) not in fresh or len(tensor.shape) == 1  # a bias keeps its kind and size
         plans.append((tensor, tensor.kind, tensor.size_bytes) if stays else _plan(tensor, kind))
     check_space(target, sum(size for _, _, size in plans))
@@ -114,7 +145,7 @@ def copy_gguf(source: GgufFile, target: Path, kind: str, fresh: Fresh, whole: bo
         at = _aligned(at + size, header.alignment)
     with atomic_write(target) as file:
         file.write(begin.ljust(_aligned(len(begin), header.alignment), b"\0"))
-        for (tensor, data), (_, stored_kind, size) in zip(source.stored_tensors, plans, strict=True):
+        for (tensor, data), (_, stored_kind, size) in zip(stored, plans, strict=True):
             name = hf_name(tensor.name)
             file.write(as_stored(source.stored_order(name, fresh[name]()), stored_kind) if name in fresh else data)
             file.write(b"\0" * (_aligned(size, header.alignment) - size))

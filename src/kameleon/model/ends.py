@@ -1,0 +1,59 @@
+"""The decoder's two ends, the token embedding and the head, as an adapter changes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from kameleon.ops import multiplies, runs
+from kameleon.weights import FrozenWeight
+
+EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
+"""Their names in the Hugging Face layout, as adapter files use them; both matrices are [vocab, hidden_size]."""
+
+# From here on, products in AMX units beat reading the weights once.
+_FEW_ROWS = 64
+
+
+def runs_as_one(x: Tensor) -> bool:
+    """Whether generation's own kernels take `x`: not where torch has units that are faster on many rows."""
+    return runs(x) and (multiplies(x.dtype) or len(x) < _FEW_ROWS)
+
+
+def project_wide(weight: FrozenWeight, x: Tensor) -> Tensor:
+    """x Wᵀ in fp32: [rows, in] to [rows, out]. Generation's kernels give a row the same bits in any company."""
+    return weight.stacked.project(x) if runs_as_one(x) else weight.project(x).float()
+
+
+@dataclass(frozen=True, eq=False)
+class AdaptedEnd:
+    """W + scaling · B A, where W [vocab, hidden_size] is the base's matrix or another in its place.
+
+    `b` is [vocab, rank]; `a` [rank, hidden_size] for the head, its transpose for the embedding. Both None: W alone.
+    """
+
+    weight: FrozenWeight
+    a: FrozenWeight | None = None
+    b: FrozenWeight | None = None
+    scaling: float = 1.0
+    held_numbers: int = 0
+    """Of them in memory beside the base."""
+
+    @property
+    def bytes(self) -> int:
+        return self.held_numbers * self.weight.dtype.itemsize
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The embedding's lookup: [n] int64 to [n, hidden_size]."""
+        x = self.weight.rows(ids)
+        if self.a is None or self.b is None:
+            return x
+        return (x.float() + self.scaling * project_wide(self.a, self.b.rows(ids))).to(x.dtype)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The head's logits in fp32: [rows, hidden_size] to [rows, vocab]."""
+        y = project_wide(self.weight, x)
+        if self.a is None or self.b is None:
+            return y
+        return y.add_(project_wide(self.b, project_wide(self.a, x).to(x.dtype)), alpha=self.scaling)
