@@ -109,9 +109,9 @@ def test_a_q4_1_base_with_the_adapter_is_near(places):
     assert gap <= 0.05
 
 
-@pytest.mark.parametrize(("kind", "most"), [("F16", 0.01), ("BF16", 0.05), ("Q8_0", 0.05), ("Q4_0", 0.05)])
+@pytest.mark.parametrize(("kind", "most"), [("F16", 0.01), ("BF16", 0.05), ("Q8_0", 0.05), ("Q4_0", 0.1)])
 def test_a_merged_file_loads_and_says_what_it_says_here(kind, most, places, tmp_path):
-    """Here the merged file is computed in fp32; llama.cpp rounds activations to the file's kind too."""
+    """Here the merged file is computed in fp32; llama.cpp rounds activations to the file's kind, or to 8 bits."""
     base = kameleon.load(str(places["Q4_1"])).base
     merge(base, places["adapter"], tmp_path / "merged.gguf", kind, whole=True)
     prompts = PROMPTS[::5]
