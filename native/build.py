@@ -24,13 +24,14 @@ TARGET = HERE.parent / "src" / "kameleon" / "ops"
 
 # Strict floating point apart from fused multiply-add: no reordering, and NaN stays NaN.
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC"]
-AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mprefer-vector-width=512"]
 LEVELS = {
     "x86_64": {
         "plain": [],
-        "avx2": ["-mavx2", "-mfma"],
-        "avx512": ["-mavx2", "-mfma", *AVX512],
-        "avx512bf16": ["-mavx2", "-mfma", *AVX512, "-mavx512bf16"],
+        "avx2": AVX2,
+        "avx512": AVX512,
+        "avx512bf16": [*AVX512, "-mavx512bf16"],
     },
     "aarch64": {"neon": []},
 }

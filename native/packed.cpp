@@ -14,157 +14,118 @@ float half_at(const uint8_t* p) {
     return widen(fp16{bits});
 }
 
-// Each kind: SIZE numbers in BYTES bytes. `d` is a scale, `m` a minimum, `q` a small whole number.
+// Each kind: SIZE numbers in BYTES bytes, and of those LANES numbers from number i on, a multiple of LANES. `d` is a scale,
+// `m` a minimum, `q` small whole numbers.
+
+// Numbers i … of a block of 32: the lower halves of 16 bytes, then the upper halves.
+inline ints halves(const uint8_t* q, int i) { return i < 16 ? bytes(q + i) & 15 : bytes(q + i - 16) >> 4; }
+
+// The fifth bits of 32 numbers lie in one word.
+inline ints fifths(const uint8_t* word, int i) {
+    int32_t bits;
+    std::memcpy(&bits, word, sizeof bits);
+    return ((bits >> i) - ints{} >> lane_numbers() & 1) << 4;
+}
 
 struct Q4_0Block {
     static constexpr int64_t SIZE = 32, BYTES = 18;
-    static void unpack(const uint8_t* in, float* out) {
-        const float d = half_at(in);
-        for (int i = 0; i < 16; i++) out[i] = d * float(int(in[2 + i] & 15) - 8);
-        for (int i = 0; i < 16; i++) out[16 + i] = d * float(int(in[2 + i] >> 4) - 8);
-    }
+    static vec numbers(const uint8_t* in, int i) { return half_at(in) * floats(halves(in + 2, i) - 8); }
 };
 
 struct Q4_1Block {
     static constexpr int64_t SIZE = 32, BYTES = 20;
-    static void unpack(const uint8_t* in, float* out) {
-        const float d = half_at(in), m = half_at(in + 2);
-        for (int i = 0; i < 16; i++) out[i] = d * float(in[4 + i] & 15) + m;
-        for (int i = 0; i < 16; i++) out[16 + i] = d * float(in[4 + i] >> 4) + m;
-    }
+    static vec numbers(const uint8_t* in, int i) { return half_at(in) * floats(halves(in + 4, i)) + half_at(in + 2); }
 };
-
-// The fifth bits of 32 numbers lie in one word.
-inline int fifth(uint32_t word, int i) { return int(word >> i & 1) << 4; }
 
 struct Q5_0Block {
     static constexpr int64_t SIZE = 32, BYTES = 22;
-    static void unpack(const uint8_t* in, float* out) {
-        const float d = half_at(in);
-        uint32_t high;
-        std::memcpy(&high, in + 2, sizeof high);
-        for (int i = 0; i < 16; i++) out[i] = d * float((int(in[6 + i] & 15) | fifth(high, i)) - 16);
-        for (int i = 0; i < 16; i++) out[16 + i] = d * float((int(in[6 + i] >> 4) | fifth(high, 16 + i)) - 16);
+    static vec numbers(const uint8_t* in, int i) {
+        return half_at(in) * floats((halves(in + 6, i) | fifths(in + 2, i)) - 16);
     }
 };
 
 struct Q5_1Block {
     static constexpr int64_t SIZE = 32, BYTES = 24;
-    static void unpack(const uint8_t* in, float* out) {
-        const float d = half_at(in), m = half_at(in + 2);
-        uint32_t high;
-        std::memcpy(&high, in + 4, sizeof high);
-        for (int i = 0; i < 16; i++) out[i] = d * float(int(in[8 + i] & 15) | fifth(high, i)) + m;
-        for (int i = 0; i < 16; i++) out[16 + i] = d * float(int(in[8 + i] >> 4) | fifth(high, 16 + i)) + m;
+    static vec numbers(const uint8_t* in, int i) {
+        return half_at(in) * floats(halves(in + 8, i) | fifths(in + 4, i)) + half_at(in + 2);
     }
 };
 
 struct Q8_0Block {
     static constexpr int64_t SIZE = 32, BYTES = 34;
-    static void unpack(const uint8_t* in, float* out) {
-        const float d = half_at(in);
-        for (int i = 0; i < 32; i++) out[i] = d * float(int8_t(in[2 + i]));
-    }
+    static vec numbers(const uint8_t* in, int i) { return half_at(in) * floats(signed_bytes(in + 2 + i)); }
 };
 
 struct Q2_KBlock {  // 16 groups of 16: scale and minimum of 4 bits each
     static constexpr int64_t SIZE = 256, BYTES = 84;
-    static void unpack(const uint8_t* in, float* out) {
-        const uint8_t *scales = in, *quants = in + 16;
-        const float d = half_at(in + 80), m = half_at(in + 82);
-        for (int group = 0; group < 16; group++) {
-            const uint8_t* q = quants + group / 8 * 32 + group % 2 * 16;
-            const int shift = group % 8 / 2 * 2;
-            const float scale = d * float(scales[group] & 15), least = m * float(scales[group] >> 4);
-            for (int i = 0; i < 16; i++) out[group * 16 + i] = scale * float(q[i] >> shift & 3) - least;
-        }
+    static vec numbers(const uint8_t* in, int i) {
+        const int group = i / 16, scale = in[group];
+        const ints q = bytes(in + 16 + i / 128 * 32 + i % 32) >> i % 128 / 32 * 2 & 3;
+        return half_at(in + 80) * float(scale & 15) * floats(q) - half_at(in + 82) * float(scale >> 4);
     }
 };
 
 struct Q3_KBlock {  // 16 groups of 16: a scale of 6 bits; the numbers' third bits lie apart
     static constexpr int64_t SIZE = 256, BYTES = 110;
-    static void unpack(const uint8_t* in, float* out) {
-        const uint8_t *high = in, *quants = in + 32, *scales = in + 96;
-        const float d = half_at(in + 108);
-        for (int group = 0; group < 16; group++) {
-            const int low = group < 8 ? scales[group] & 15 : scales[group - 8] >> 4;
-            const float scale = d * float((low | (scales[8 + group % 4] >> (group / 4 * 2) & 3) << 4) - 32);
-            const uint8_t *q = quants + group / 8 * 32 + group % 2 * 16, *h = high + group % 2 * 16;
-            const int shift = group % 8 / 2 * 2, bit = group / 2;
-            for (int i = 0; i < 16; i++)
-                out[group * 16 + i] = scale * float(int(q[i] >> shift & 3) + (int(h[i] >> bit & 1) << 2) - 4);
-        }
+    static vec numbers(const uint8_t* in, int i) {
+        const uint8_t* scales = in + 96;
+        const int group = i / 16, low = group < 8 ? scales[group] & 15 : scales[group - 8] >> 4;
+        const int scale = (low | (scales[8 + group % 4] >> (group / 4 * 2) & 3) << 4) - 32;
+        const ints q = bytes(in + 32 + i / 128 * 32 + i % 32) >> i % 128 / 32 * 2 & 3;
+        const ints third = (bytes(in + i % 32) >> i / 32 & 1) << 2;
+        return half_at(in + 108) * float(scale) * floats(q + third - 4);
     }
 };
 
-// The 6-bit scales and minima of 8 groups of 32, as Q4_K and Q5_K keep them in 12 bytes.
-void scale_and_minimum(const uint8_t* packed, int group, float* scale, float* minimum) {
-    const uint8_t *a = packed + group % 4, *b = a + 4, *c = a + 8;
-    *scale = float(group < 4 ? *a & 63 : (*c & 15) | *a >> 6 << 4);
-    *minimum = float(group < 4 ? *b & 63 : *c >> 4 | *b >> 6 << 4);
-}
+// Of 8 groups of 32, as Q4_K and Q5_K keep them: d and m, and in 12 bytes 6-bit factors of both.
+struct Scales {
+    float scale, least;
+    Scales(const uint8_t* in, int group) {
+        const uint8_t *a = in + 4 + group % 4, *b = a + 4, *c = a + 8;
+        scale = half_at(in) * float(group < 4 ? *a & 63 : (*c & 15) | *a >> 6 << 4);
+        least = half_at(in + 2) * float(group < 4 ? *b & 63 : *c >> 4 | *b >> 6 << 4);
+    }
+};
 
 struct Q4_KBlock {
     static constexpr int64_t SIZE = 256, BYTES = 144;
-    static void unpack(const uint8_t* in, float* out) {
-        const float d = half_at(in), m = half_at(in + 2);
-        for (int group = 0; group < 8; group++) {
-            float scale, least;
-            scale_and_minimum(in + 4, group, &scale, &least);
-            scale *= d;
-            least *= m;
-            const uint8_t* q = in + 16 + group / 2 * 32;
-            const int shift = group % 2 * 4;
-            for (int i = 0; i < 32; i++) out[group * 32 + i] = scale * float(q[i] >> shift & 15) - least;
-        }
+    static vec numbers(const uint8_t* in, int i) {
+        const Scales at(in, i / 32);
+        return at.scale * floats(bytes(in + 16 + i / 64 * 32 + i % 32) >> i % 64 / 32 * 4 & 15) - at.least;
     }
 };
 
 struct Q5_KBlock {
     static constexpr int64_t SIZE = 256, BYTES = 176;
-    static void unpack(const uint8_t* in, float* out) {
-        const float d = half_at(in), m = half_at(in + 2);
-        const uint8_t* high = in + 16;
-        for (int group = 0; group < 8; group++) {
-            float scale, least;
-            scale_and_minimum(in + 4, group, &scale, &least);
-            scale *= d;
-            least *= m;
-            const uint8_t* q = in + 48 + group / 2 * 32;
-            const int shift = group % 2 * 4;
-            for (int i = 0; i < 32; i++)
-                out[group * 32 + i] = scale * float((q[i] >> shift & 15) | (high[i] >> group & 1) << 4) - least;
-        }
+    static vec numbers(const uint8_t* in, int i) {
+        const Scales at(in, i / 32);
+        const ints low = bytes(in + 48 + i / 64 * 32 + i % 32) >> i % 64 / 32 * 4 & 15;
+        return at.scale * floats(low | (bytes(in + 16 + i % 32) >> i / 32 & 1) << 4) - at.least;
     }
 };
 
 struct Q6_KBlock {  // 16 groups of 16: a signed scale of 8 bits; the numbers' upper two bits lie apart
     static constexpr int64_t SIZE = 256, BYTES = 210;
-    static void unpack(const uint8_t* in, float* out) {
-        const float d = half_at(in + 208);
-        for (int pair = 0; pair < 8; pair++) {  // of groups: loops of 32 become vectors
-            const int half = pair / 4, quarter = pair % 4;
-            const uint8_t *low = in + half * 64 + quarter % 2 * 32, *high = in + 128 + half * 32;
-            const uint8_t* scales = in + 192 + pair * 2;
-            const int low_shift = quarter / 2 * 4, high_shift = quarter * 2;
-            const float first = d * float(int8_t(scales[0])), second = d * float(int8_t(scales[1]));
-            for (int i = 0; i < 32; i++)
-                out[pair * 32 + i] = (i < 16 ? first : second) *
-                                     float(int((low[i] >> low_shift & 15) | (high[i] >> high_shift & 3) << 4) - 32);
-        }
+    static vec numbers(const uint8_t* in, int i) {
+        const ints low = bytes(in + i / 128 * 64 + i % 64) >> i % 128 / 64 * 4 & 15;
+        const ints high = bytes(in + 128 + i / 128 * 32 + i % 32) >> i % 128 / 32 * 2 & 3;
+        return half_at(in + 208) * float(int8_t(in[192 + i / 16])) * floats((low | high << 4) - 32);
     }
 };
 
-template <class Block>
-void blocks(const uint8_t* row, int64_t from, int64_t count, float* out) {
+template <class Block, class T>
+void blocks(const uint8_t* row, int64_t from, int64_t count, T* out) {
     const uint8_t* in = row + from / Block::SIZE * Block::BYTES;
-    for (int64_t i = 0; i < count; i += Block::SIZE, in += Block::BYTES) Block::unpack(in, out + i);
+    for (const T* end = out + count; out < end; out += Block::SIZE, in += Block::BYTES)
+#pragma GCC unroll 64
+        for (int i = 0; i < Block::SIZE; i += 2 * LANES)
+            store(out + i, Block::numbers(in, i), Block::numbers(in, i + LANES));
 }
 
-template <class T>
-void plain(const uint8_t* row, int64_t from, int64_t count, float* out) {
-    const T* in = reinterpret_cast<const T*>(row) + from;
-    for (int64_t i = 0; i < count; i++) out[i] = widen(in[i]);
+template <class From, class T>
+void plain(const uint8_t* row, int64_t from, int64_t count, T* out) {
+    const From* in = reinterpret_cast<const From*>(row) + from;
+    for (int64_t i = 0; i < count; i++) out[i] = convert<T>(in[i]);
 }
 
 // Normal-float numbers (Dettmers et al., 2023, arXiv:2305.14314, appendix E): 16 values in blocks of 64, as Kameleon
@@ -175,20 +136,26 @@ constexpr float NF4_VALUES[16] = {
     0.07958030f,  0.16093020f,  0.24611230f,  0.33791524f,  0.44070983f,  0.56261700f,  0.72295684f,  1.0f,
 };
 
-void nf4(const uint8_t* row, int64_t from, int64_t count, float* out) {
+template <class T>
+void nf4(const uint8_t* row, int64_t from, int64_t count, T* out) {
     constexpr int64_t SIZE = 64, BYTES = 33;
     float scale;
     std::memcpy(&scale, row, sizeof scale);
     const uint8_t* in = row + sizeof scale + from / SIZE * BYTES;
-    for (int64_t at = 0; at < count; at += SIZE, in += BYTES) {
+    for (const T* end = out + count; out < end; out += SIZE, in += BYTES) {
         const float largest = scale * float(in[0]);
-        for (int i = 0; i < 32; i++) out[at + i] = largest * NF4_VALUES[in[1 + i] & 15];
-        for (int i = 0; i < 32; i++) out[at + 32 + i] = largest * NF4_VALUES[in[1 + i] >> 4];
+        const auto numbers = [&](int i) {
+            return largest * of_16(NF4_VALUES, i < 32 ? bytes(in + 1 + i) & 15 : bytes(in + 1 + i - 32) >> 4);
+        };
+#pragma GCC unroll 16
+        for (int i = 0; i < SIZE; i += 2 * LANES) store(out + i, numbers(i), numbers(i + LANES));
     }
 }
 
 template <class Block>
-constexpr Kind kind{Block::SIZE, Block::BYTES, blocks<Block>};
+constexpr Kind kind{Block::SIZE, Block::BYTES, blocks<Block, float>, blocks<Block, bf16>};
+template <class T>
+constexpr Kind plain_kind{1, sizeof(T), plain<T, float>, plain<T, bf16>};
 
 // Lines of at most RUN numbers from `first` on, each a whole number of blocks.
 template <class Use>
@@ -207,9 +174,7 @@ void unpack(const Stored* in, const int64_t* ids, int64_t rows, int64_t first, i
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++) {
         const uint8_t* row = in->data + stored_row(ids ? ids[i] : i, in->half) * in->row_bytes;
-        each_run(kind, row, first, columns, [&](int64_t at, int64_t run, const float* line) {
-            for (int64_t j = 0; j < run; j++) out[i * columns + at + j] = narrow<T>(line[j]);
-        });
+        kind.unpack(row, first, columns, out + i * columns);
     }
 }
 
@@ -252,8 +217,8 @@ namespace kameleon {
 
 Kind kind_of(int64_t type) {
     switch (type) {
-        case PACKED_BF16: return {1, 2, plain<bf16>};
-        case PACKED_F16: return {1, 2, plain<fp16>};
+        case PACKED_BF16: return plain_kind<bf16>;
+        case PACKED_F16: return plain_kind<fp16>;
         case Q4_0: return kind<Q4_0Block>;
         case Q4_1: return kind<Q4_1Block>;
         case Q5_0: return kind<Q5_0Block>;
@@ -264,8 +229,8 @@ Kind kind_of(int64_t type) {
         case Q4_K: return kind<Q4_KBlock>;
         case Q5_K: return kind<Q5_KBlock>;
         case Q6_K: return kind<Q6_KBlock>;
-        case NF4: return {64, 33, nf4};
-        default: return {1, 4, plain<float>};
+        case NF4: return {64, 33, nf4<float>, nf4<bf16>};
+        default: return plain_kind<float>;
     }
 }
 

@@ -11,13 +11,15 @@ namespace kameleon {
 
 constexpr int64_t RUN = 256;  // a whole number of blocks of every kind
 
-// `count` numbers of a stored row from number `from` on; both are whole numbers of blocks.
-typedef void (*Unpack)(const uint8_t* row, int64_t from, int64_t count, float* out);
-
-// How type `type` of api.h is unpacked: in blocks of `block` numbers, each `bytes` long.
+// How a type of api.h is unpacked: in blocks of `block` numbers, each `bytes` long.
 struct Kind {
     int64_t block, bytes;
-    Unpack unpack;
+    void (*wide)(const uint8_t* row, int64_t from, int64_t count, float* out);
+    void (*rounded)(const uint8_t* row, int64_t from, int64_t count, bf16* out);
+
+    // `count` numbers of a stored row from number `from` on; both are whole numbers of blocks.
+    void unpack(const uint8_t* row, int64_t from, int64_t count, float* out) const { wide(row, from, count, out); }
+    void unpack(const uint8_t* row, int64_t from, int64_t count, bf16* out) const { rounded(row, from, count, out); }
 };
 Kind kind_of(int64_t type);
 

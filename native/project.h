@@ -12,13 +12,13 @@ namespace kameleon {
 
 constexpr int64_t COLUMNS = 32;  // of the result, one thread's task
 constexpr int64_t ROWS = 48;     // of the result at a time
+constexpr int64_t AHEAD = 8;     // lines that are asked for while those before them are multiplied
 
 // out[r · out_row + c] = u_r · w_c over k numbers, for R rows and C (4 or 8) lines. Rows of u are zero up to a whole vector.
-// Meanwhile `fetched` pieces of memory a step are fetched from `ahead` on: the next lines, so that reading them and
-// multiplying these go on together.
+// Meanwhile `fetched` lines from w[C] on are fetched, so that reading them and multiplying these go on together.
 template <class T, int R, int C>
 inline void dot_tile(const T* u, int64_t u_row, const T* const* w, int64_t k, float* out, int64_t out_row,
-                     const T* ahead, int64_t fetched) {
+                     const T* const* ahead, int64_t fetched) {
     typedef Lines<T> E;
     constexpr int64_t WIDTH = LANES * E::STEP;
     vec sum[R][C] = {};
@@ -27,7 +27,7 @@ inline void dot_tile(const T* u, int64_t u_row, const T* const* w, int64_t k, fl
         typename E::Lanes right[C];
 #pragma GCC unroll 8
         for (int c = 0; c < C; c++) right[c] = E::load(w[c] + p);
-        for (int64_t i = 0; i < fetched; i++, ahead += WIDTH) __builtin_prefetch(ahead, 0, 2);
+        for (int64_t i = 0; i < fetched; i++) __builtin_prefetch(ahead[i] + p, 0, 2);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
             const typename E::Lanes left = E::load(u + r * u_row + p);
@@ -57,22 +57,26 @@ inline void dot_tile(const T* u, int64_t u_row, const T* const* w, int64_t k, fl
         }
 }
 
-// All of `rows` rows with `columns` lines; what is beyond the last line is not looked at, but out has room for whole tiles.
+// All of `rows` rows with `columns` lines. Behind these, w names AHEAD more: the next ones that this thread takes, to be
+// fetched if they are `near`. A tile may reach beyond the last column, so out has room for whole ones.
 template <class T>
-inline void dot_block(const T* u, int64_t u_row, int64_t rows, const T* const* w, int64_t columns, int64_t k, float* out,
-                      int64_t out_row) {
+inline void dot_block(const T* u, int64_t u_row, int64_t rows, const T* const* w, int64_t columns, bool near, int64_t k,
+                      float* out, int64_t out_row) {
     const int64_t groups = ceil_div(rows, 6);
     for (int64_t c = 0; c < columns; c += 4) {
         for (int64_t g = 0, row = 0; g < groups; g++) {
             const int64_t count = rows / groups + (g < rows % groups);
             const T* left = u + row * u_row;
             float* to = out + row * out_row + c;
-            const int64_t fetched = ceil_div(rows == 1 ? 8 : 4, groups);  // by this group of rows
-            const T* ahead = w[c] + (rows == 1 ? 8 : 4) * k + g * fetched * k;
+            // Each group of rows fetches its part of the lines that follow.
+            const int64_t from = AHEAD / 2 * g / groups, fetched = near ? AHEAD / 2 * (g + 1) / groups - from : 0;
+            const T* const* ahead = w + c + AHEAD + from;
             switch (count) {
                 case 1:
-                    if (c % 8 == 0 && c + 4 < columns) dot_tile<T, 1, 8>(left, u_row, w + c, k, to, out_row, ahead, fetched);
-                    else if (c % 8 == 0) dot_tile<T, 1, 4>(left, u_row, w + c, k, to, out_row, ahead, fetched);
+                    if (c % 8 == 0 && c + 4 < columns)
+                        dot_tile<T, 1, 8>(left, u_row, w + c, k, to, out_row, ahead, 2 * fetched);
+                    else if (c % 8 == 0)
+                        dot_tile<T, 1, 4>(left, u_row, w + c, k, to, out_row, ahead, fetched);
                     break;
                 case 2: dot_tile<T, 2, 4>(left, u_row, w + c, k, to, out_row, ahead, fetched); break;
                 case 3: dot_tile<T, 3, 4>(left, u_row, w + c, k, to, out_row, ahead, fetched); break;
@@ -84,35 +88,37 @@ inline void dot_block(const T* u, int64_t u_row, int64_t rows, const T* const* w
         }
     }
 }
-
-// Rows first … first + COLUMNS of a weight as lines of type T: where they lie, or unpacked into `room` [COLUMNS, in].
-template <class T>
-int64_t lines(const Weight& w, int64_t first, T* room, const T** out) {
-    constexpr int64_t SAME = std::is_same_v<T, float> ? int64_t(PACKED_F32) : int64_t(PACKED_BF16);
-    const int64_t last = std::min(first + COLUMNS, w.out);
+// Where a row of a weight is stored, and how.
+inline const uint8_t* find(const Weight& w, int64_t row, int64_t* type) {
     const Part* part = w.parts;
-    int64_t before = 0;  // rows of earlier parts
-    for (int64_t row = first; row < last; row++) {
-        while (row - before >= part->rows) before += (part++)->rows;
-        const Stored& in = part->stored;
-        const uint8_t* stored = in.data + stored_row(row - before, in.half) * in.row_bytes;
-        if (in.type == SAME) {
-            out[row - first] = reinterpret_cast<const T*>(stored);
+    for (; row >= part->rows; part++) row -= part->rows;
+    *type = part->stored.type;
+    return part->stored.data + stored_row(row, part->stored.half) * part->stored.row_bytes;
+}
+
+// Rows first … first + columns of a weight as lines of type T, where they lie or unpacked into `room` [columns, in], and the
+// AHEAD lines behind them. Returns whether all lie there, so that fetching the next ones is of use.
+template <class T>
+bool lines(const Weight& w, int64_t first, int64_t columns, T* room, const T** out) {
+    constexpr int64_t SAME = std::is_same_v<T, float> ? int64_t(PACKED_F32) : int64_t(PACKED_BF16);
+    bool near = true;
+    int64_t type;
+    for (int64_t i = 0; i < columns; i++) {
+        const uint8_t* stored = find(w, first + i, &type);
+        if (type == SAME) {
+            out[i] = reinterpret_cast<const T*>(stored);
             continue;
         }
-        T* to = room + (row - first) * w.in;
-        const Kind kind = kind_of(in.type);
-        alignas(64) float line[RUN];
-        for (int64_t at = 0; at < w.in; at += RUN) {
-            const int64_t count = std::min(RUN, w.in - at);
-            kind.unpack(stored, at, count, line);
-            Lines<T>::pack(line, count, to + at);
-        }
-        out[row - first] = to;
+        near = false;
+        const Kind kind = kind_of(type);
+        const uint8_t* next = find(w, std::min(first + i + AHEAD, w.out - 1), &type);
+        for (int64_t byte = 0; byte < w.in / kind.block * kind.bytes; byte += 64) __builtin_prefetch(next + byte, 0, 2);
+        kind.unpack(stored, 0, w.in, room + i * w.in);
+        out[i] = room + i * w.in;
     }
-    const int64_t columns = last - first;
-    for (int64_t i = columns; i < ceil_div(columns, 8) * 8; i++) out[i] = out[columns - 1];
-    return columns;
+    for (int64_t i = columns; i < columns + AHEAD; i++)
+        out[i] = near ? reinterpret_cast<const T*>(find(w, std::min(first + i, w.out - 1), &type)) : out[columns - 1];
+    return near;
 }
 
 // Rows u [tokens, u_row ≥ in, zero up to whole vectors] that a projection multiplies, with the side paths' h [tokens, h_row].
@@ -142,14 +148,14 @@ void side_hidden(const Left<T>& left, int64_t in) {
         for (int64_t first = 0; first < most; first += LINES) {
             const Side& side = left.side(run);
             if (!side.a || first >= side.rank) continue;
-            const T* a[LINES];
+            const T* a[LINES + AHEAD];
             const int64_t columns = std::min(LINES, side.rank - first);
-            for (int64_t i = 0; i < LINES; i++)
+            for (int64_t i = 0; i < LINES + AHEAD; i++)
                 a[i] = static_cast<const T*>(side.a) + (first + std::min(i, columns - 1)) * in;
             float sums[ROWS * LINES];
             for (int64_t row = left.runs[run].start; row < left.runs[run].stop; row += ROWS) {
                 const int64_t rows = std::min(ROWS, left.runs[run].stop - row);
-                dot_block(left.u + row * left.u_row, left.u_row, rows, a, columns, in, sums, LINES);
+                dot_block(left.u + row * left.u_row, left.u_row, rows, a, columns, true, in, sums, LINES);
                 for (int64_t i = 0; i < rows; i++) {
                     T* h = left.h + (row + i) * left.h_row + first;
                     for (int64_t c = 0; c < columns; c++) h[c] = narrow<T>(sums[i * LINES + c]);
@@ -213,14 +219,22 @@ template <class T, class Out>
 void project(const Left<T>& left, const Weight& w, const Out* residual, Out* y) {
     static thread_local Workspace kept;
     alignas(64) float sums[ROWS * COLUMNS];
-    const T* line[COLUMNS];
+    const T* line[COLUMNS + AHEAD];
+    T* room = kept.take<T>(COLUMNS * w.in);
+    // Lines for one block of rows are unpacked a few at a time: they stay in the first-level cache.
+    const int64_t at_once = left.tokens > ROWS ? COLUMNS : AHEAD;
+    bool near = false;
     side_hidden(left, w.in);
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(guided)
     for (int64_t first = 0; first < w.out; first += COLUMNS) {
-        const int64_t columns = lines(w, first, kept.take<T>(COLUMNS * w.in), line);
+        const int64_t columns = std::min(COLUMNS, w.out - first);
         for (int64_t row = 0; row < left.tokens; row += ROWS) {
             const int64_t rows = std::min(ROWS, left.tokens - row);
-            dot_block(left.u + row * left.u_row, left.u_row, rows, line, columns, w.in, sums, COLUMNS);
+            for (int64_t at = 0; at < columns; at += at_once) {
+                const int64_t count = std::min(at_once, columns - at);
+                if (row == 0) near = lines(w, first + at, count, room, line);
+                dot_block(left.u + row * left.u_row, left.u_row, rows, line, count, near, w.in, sums + at, COLUMNS);
+            }
             add_sides(left, row, rows, first, columns, sums);
             for (int64_t i = 0; i < rows; i++) {
                 const int64_t at = (row + i) * w.out + first;

@@ -10,7 +10,7 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
-#ifdef __AVX512BF16__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -73,6 +73,9 @@ struct fp16 {
     uint16_t bits;
 };
 inline float widen(fp16 x) {
+#ifdef __F16C__
+    return _cvtsh_ss(x.bits);
+#else
     const uint32_t sign = uint32_t(x.bits & 0x8000) << 16, rest = uint32_t(x.bits & 0x7fff);
     uint32_t bits = rest << 13;
     float wide;
@@ -82,6 +85,7 @@ inline float widen(fp16 x) {
     bits |= rest >= 0x7c00 ? 0x7f800000u | sign : sign;  // infinity and NaN
     std::memcpy(&wide, &bits, sizeof wide);
     return wide;
+#endif
 }
 
 template <class T>
@@ -104,6 +108,56 @@ inline To convert(From x) {
         return x;
     else
         return narrow<To>(widen(x));
+}
+
+// Small whole numbers, LANES of them, from bytes.
+typedef int32_t ints __attribute__((vector_size(LANES * sizeof(int32_t))));
+
+inline vec floats(ints x) { return __builtin_convertvector(x, vec); }
+#if defined(__AVX512F__)
+inline ints bytes(const uint8_t* p) { return (ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+inline ints signed_bytes(const uint8_t* p) { return (ints)_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+#elif defined(__AVX2__)
+inline ints bytes(const uint8_t* p) { return (ints)_mm256_cvtepu8_epi32(_mm_loadu_si64(p)); }
+inline ints signed_bytes(const uint8_t* p) { return (ints)_mm256_cvtepi8_epi32(_mm_loadu_si64(p)); }
+#else
+inline ints bytes(const uint8_t* p) { return ints{p[0], p[1], p[2], p[3]}; }
+inline ints signed_bytes(const uint8_t* p) { return ints{int8_t(p[0]), int8_t(p[1]), int8_t(p[2]), int8_t(p[3])}; }
+#endif
+inline ints lane_numbers() {
+    ints numbers;
+    for (int lane = 0; lane < LANES; lane++) numbers[lane] = lane;
+    return numbers;
+}
+
+// table[i] for each lane, i from 0 to 15.
+inline vec of_16(const float* table, ints i) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_permutexvar_ps((__m512i)i, _mm512_loadu_ps(table));
+#elif defined(__AVX2__)
+    const __m256 low = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table), (__m256i)i);
+    const __m256 high = _mm256_permutevar8x32_ps(_mm256_loadu_ps(table + 8), (__m256i)i);
+    return (vec)_mm256_blendv_ps(low, high, (__m256)(i << 28));  // by the sign: i ≥ 8
+#else
+    vec found;
+    for (int lane = 0; lane < LANES; lane++) found[lane] = table[i[lane]];
+    return found;
+#endif
+}
+
+// Two vectors of numbers, rounded if need be.
+inline void store(float* p, vec first, vec second) {
+    store(p, first);
+    store(p + LANES, second);
+}
+inline void store(bf16* p, vec first, vec second) {
+#ifdef __AVX512BF16__
+    _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+#else
+    alignas(64) float line[2 * LANES];
+    store(line, first, second);
+    for (int i = 0; i < 2 * LANES; i++) p[i] = narrow<bf16>(line[i]);
+#endif
 }
 
 template <class V>
@@ -192,23 +246,12 @@ typedef Ones Bf16Steps;
 // Products whose two sides both lie in memory in their own type, as in generation: a lane is one fp32 number, or a pair of
 // neighbouring bf16 numbers, multiplied pair by pair and added up in fp32.
 template <class T>
-struct Lines : Ones {
-    // Numbers as they are multiplied.
-    static void pack(const float* from, int64_t count, float* to) { std::copy(from, from + count, to); }
-};
+struct Lines : Ones {};
 
 #ifdef __AVX512BF16__
 template <>
 struct Lines<bf16> : Twos {
     static Lanes load(const bf16* p) { return _mm512_loadu_si512(p); }
-    static void pack(const float* from, int64_t count, bf16* to) {
-        int64_t i = 0;
-        for (; i + 2 * LANES <= count; i += 2 * LANES) {
-            const vec first = kameleon::load(from + i), second = kameleon::load(from + i + LANES);
-            _mm512_storeu_si512(to + i, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
-        }
-        for (; i < count; i++) to[i] = narrow<bf16>(from[i]);
-    }
 };
 #else
 template <>
@@ -230,9 +273,6 @@ struct Lines<bf16> {
         const Lanes high = Lanes{} + 0xffff0000u;
         sum += (vec)(left << 16) * (vec)(right << 16);
         return sum + (vec)(left & high) * (vec)(right & high);
-    }
-    static void pack(const float* from, int64_t count, bf16* to) {
-        for (int64_t i = 0; i < count; i++) to[i] = narrow<bf16>(from[i]);
     }
 };
 #endif
