@@ -105,8 +105,9 @@ struct Weight {
 void kameleon_project(int64_t type, const Weight* w, const void* x, int64_t rows, float* y);
 
 // One adapter's factors for one joined projection: h = u Aᵀ, then y[:, start … stop] += scaling · h[:, first_rank …] Bᵀ.
-// A [rank, in]. B of a branch [rank / step, stop − start, step], step two for bf16 (an odd rank has a zero behind it), and
-// readable for a vector beyond its end.
+// A [rank, in]. B of a branch [(stop − start) / B_COLUMNS, rank / step, B_COLUMNS, step], step two for bf16, with zeros where
+// a rank or a number of columns is not whole: what a few columns need lies together.
+constexpr int64_t B_COLUMNS = 16;
 struct BranchB {
     const void* b;
     int64_t first_rank, rank, start, stop;

@@ -137,32 +137,35 @@ struct Left {
 // h = u Aᵀ for every run; called by all threads of a team, which go on together.
 template <class T>
 void side_hidden(const Left<T>& left, int64_t in) {
-    bool any = false;
-    for (int64_t run = 0; run < left.count; run++) any |= left.side(run).a != nullptr;
-    if (!any) return;
-    constexpr int64_t LINES = 16;
-    int64_t most = 0;
-    for (int64_t run = 0; run < left.count; run++) most = std::max(most, left.side(run).a ? left.side(run).rank : 0);
-#pragma omp for schedule(dynamic) collapse(2)
+    int64_t most = 0, longest = 0;
+    for (int64_t run = 0; run < left.count; run++) {
+        most = std::max(most, left.side(run).rank);
+        longest = std::max(longest, left.runs[run].stop - left.runs[run].start);
+    }
+    if (!most) return;
+    // Line `at` of a run's A, and behind the last one those of the next run.
+    const auto line = [&](int64_t run, int64_t at) {
+        while (run + 1 < left.count && at >= left.side(run).rank) at -= left.side(run++).rank;
+        return static_cast<const T*>(left.side(run).a) + std::min(at, left.side(run).rank) * in;
+    };
+#pragma omp for schedule(guided) collapse(3)
     for (int64_t run = 0; run < left.count; run++)
-        for (int64_t first = 0; first < most; first += LINES) {
-            const Side& side = left.side(run);
-            if (!side.a || first >= side.rank) continue;
-            const T* a[LINES + AHEAD];
-            const int64_t columns = std::min(LINES, side.rank - first);
-            for (int64_t i = 0; i < LINES + AHEAD; i++)
-                a[i] = static_cast<const T*>(side.a) + (first + std::min(i, columns - 1)) * in;
-            float sums[ROWS * LINES];
-            for (int64_t row = left.runs[run].start; row < left.runs[run].stop; row += ROWS) {
-                const int64_t rows = std::min(ROWS, left.runs[run].stop - row);
-                dot_block(left.u + row * left.u_row, left.u_row, rows, a, columns, true, in, sums, LINES);
+        for (int64_t before = 0; before < longest; before += ROWS)
+            for (int64_t first = 0; first < most; first += AHEAD) {
+                const int64_t rank = left.side(run).rank, row = left.runs[run].start + before;
+                const int64_t rows = std::min(ROWS, left.runs[run].stop - row), columns = std::min(AHEAD, rank - first);
+                if (rows <= 0 || columns <= 0) continue;
+                const T* a[2 * AHEAD];
+                for (int64_t i = 0; i < columns + AHEAD; i++) a[i] = line(run, first + i);
+                for (int64_t i = columns; i < AHEAD; i++) a[i] = a[columns - 1];
+                float sums[ROWS * AHEAD];
+                dot_block(left.u + row * left.u_row, left.u_row, rows, a, columns, true, in, sums, AHEAD);
                 for (int64_t i = 0; i < rows; i++) {
                     T* h = left.h + (row + i) * left.h_row + first;
-                    for (int64_t c = 0; c < columns; c++) h[c] = narrow<T>(sums[i * LINES + c]);
-                    if (first + columns == side.rank && side.rank % Lines<T>::STEP) h[columns] = T{};
+                    for (int64_t c = 0; c < columns; c++) h[c] = narrow<T>(sums[i * AHEAD + c]);
+                    if (first + columns == rank && rank % Lines<T>::STEP) h[columns] = T{};
                 }
             }
-        }
 }
 
 // sums[i, column − first] += scaling · h B for the columns first … last of a branch, R rows at a time.
@@ -170,22 +173,25 @@ template <class T, int R>
 inline void add_branch(const BranchB& branch, const T* h, int64_t h_row, int64_t first, int64_t last, float* sums,
                        int64_t sums_row) {
     typedef Lines<T> E;
-    const int64_t steps = ceil_div(branch.rank, E::STEP), width = branch.stop - branch.start;
-    const T* b = static_cast<const T*>(branch.b) + (first - branch.start) * E::STEP;
-    for (int64_t at = first; at < last; at += LANES, b += LANES * E::STEP) {
+    const int64_t steps = ceil_div(branch.rank, E::STEP), group = steps * B_COLUMNS * E::STEP;
+    for (int64_t at = (first - branch.start) / B_COLUMNS * B_COLUMNS; branch.start + at < last; at += LANES) {
+        const T* b = static_cast<const T*>(branch.b) + at / B_COLUMNS * group + at % B_COLUMNS * E::STEP;
         vec sum[R] = {};
-        for (int64_t p = 0; p < steps; p++) {
-            const typename E::Lanes right = E::load(b + p * width * E::STEP);
+        for (int64_t p = 0; p < steps; p++, b += B_COLUMNS * E::STEP) {
+            const typename E::Lanes right = E::load(b);
+            __builtin_prefetch(b + COLUMNS / B_COLUMNS * group, 0, 2);  // of this thread's next columns
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++)
                 sum[r] = E::add_product(sum[r], E::splat(h + r * h_row + p * E::STEP), right);
         }
+        const int64_t column = branch.start + at - first;
         for (int r = 0; r < R; r++) {
-            float* to = sums + r * sums_row + (at - first);
-            if (at + LANES <= last)
+            float* to = sums + r * sums_row + column;
+            if (column >= 0 && column + LANES <= last - first)
                 store(to, load(to) + branch.scaling * sum[r]);
             else
-                for (int64_t i = 0; i < last - at; i++) to[i] += branch.scaling * sum[r][i];
+                for (int64_t i = std::max<int64_t>(0, -column); i < std::min<int64_t>(LANES, last - first - column); i++)
+                    to[i] += branch.scaling * sum[r][i];
         }
     }
 }

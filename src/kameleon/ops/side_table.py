@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Sequence
 from ctypes import c_float, c_int64, c_void_p
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor
 from kameleon.ops.lora_linear import Branch, SidePath
 from kameleon.ops.paged_attention import page_step
 
-_BEYOND = 64  # numbers that a vector may read behind the last one
+_COLUMNS = 16  # B_COLUMNS of native/api.h
 
 
 class _BranchB(ctypes.Structure):
@@ -40,7 +41,7 @@ class _Placed:
     """One joined projection's factors in the table's memory."""
 
     a: Tensor  # [sum of ranks, in]
-    b: tuple[Tensor, ...]  # of each branch [rank / step, out, step], zero behind an odd rank
+    b: tuple[Tensor, ...]  # of each branch [out / _COLUMNS, rank / step, _COLUMNS, step], zero where there is no number
     branches: tuple[tuple[int, int, int, float], ...]  # rank, start, stop, scaling
     finishes: tuple[tuple[Tensor | None, Tensor | None], ...]  # gain and shift of each branch, fp32
 
@@ -50,7 +51,7 @@ class _Placed:
             self.a,
             tuple(
                 Branch(
-                    b.permute(1, 0, 2).flatten(1)[:, :rank],
+                    _rows(b)[: stop - start, :rank],
                     start,
                     stop,
                     scaling,
@@ -65,6 +66,17 @@ class _Placed:
         )
 
 
+def _cells(b: Tensor, step: int) -> tuple[int, int, int, int]:
+    """The shape in which B [out, rank] is kept."""
+    out, rank = b.shape
+    return -(-out // _COLUMNS), -(-rank // step), _COLUMNS, step
+
+
+def _rows(cells: Tensor) -> Tensor:
+    """B as it was, [out, rank], each rounded up."""
+    return cells.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
 class SideTable:
     """All side paths of one adapter, in one block of memory of type `dtype`.
 
@@ -74,11 +86,11 @@ class SideTable:
     def __init__(self, sides: Sequence[SidePath | None], dtype: torch.dtype) -> None:
         step = page_step(dtype)
         cells = [
-            side.a.numel() + sum(-(-b.b.shape[1] // step) * step * b.b.shape[0] for b in side.branches)
+            side.a.numel() + sum(math.prod(_cells(b.b, step)) for b in side.branches)
             for side in sides
             if side is not None
         ]
-        self._flat = torch.zeros(sum(cells) + _BEYOND, dtype=dtype)
+        self._flat = torch.zeros(sum(cells), dtype=dtype)
         self._used = 0
         self._placed = [None if side is None else self._place(side, step) for side in sides]
         self._raw, self._raw_branches = self._structs()
@@ -114,12 +126,11 @@ class SideTable:
         b, branches = [], []
         for branch in side.branches:
             out, rank = branch.b.shape
-            cells = self._take(-(-rank // step), out, step)
-            rows = cells.permute(1, 0, 2)  # [out, rank / step, step]
-            whole = rank // step * step
-            rows[:, : rank // step].copy_(branch.b[:, :whole].unflatten(1, (-1, step)))
-            if whole < rank:
-                rows[:, -1, 0].copy_(branch.b[:, -1])
+            cells = self._take(*_cells(branch.b, step))
+            groups, steps = cells.shape[:2]
+            padded = cells.new_zeros(groups * _COLUMNS, steps * step)
+            padded[:out, :rank] = branch.b
+            cells.copy_(padded.view(groups, _COLUMNS, steps, step).transpose(1, 2))
             b.append(cells)
             branches.append((rank, branch.start, branch.stop, branch.scaling))
         finishes = tuple((branch.gain, branch.shift) for branch in side.branches)
