@@ -21,29 +21,28 @@ struct PageHead {
     const T *keys, *values;
 };
 
-// scores[r · KEY_BLOCK + key] = q_r · k for two pages of keys.
-template <class T, int R>
-inline void score_pages(const T* const* q, const T* first, const T* second, int64_t head_dim, float* scores) {
+// scores[r · KEY_BLOCK + key] = q_r · k for the keys of PAGES pages.
+template <class T, int R, int PAGES>
+inline void score_pages(const T* const* q, const T* const* keys, int64_t head_dim, float* scores) {
     typedef Lines<T> E;
-    vec sum[R][2 * PAGE_VECTORS] = {};
+    constexpr int V = PAGES * PAGE_VECTORS;
+    vec sum[R][V] = {};
     for (int64_t p = 0; p < head_dim; p += E::STEP) {
-        typename E::Lanes right[2 * PAGE_VECTORS];
+        typename E::Lanes right[V];
 #pragma GCC unroll 8
-        for (int v = 0; v < PAGE_VECTORS; v++) {
-            right[v] = E::load(first + p * PAGE_TOKENS + v * LANES * E::STEP);
-            right[PAGE_VECTORS + v] = E::load(second + p * PAGE_TOKENS + v * LANES * E::STEP);
-        }
+        for (int v = 0; v < V; v++)
+            right[v] = E::load(keys[v / PAGE_VECTORS] + p * PAGE_TOKENS + v % PAGE_VECTORS * LANES * E::STEP);
 #pragma GCC unroll 6
         for (int r = 0; r < R; r++) {
             const typename E::Lanes left = E::splat(q[r] + p);
 #pragma GCC unroll 8
-            for (int v = 0; v < 2 * PAGE_VECTORS; v++) sum[r][v] = E::add_product(sum[r][v], left, right[v]);
+            for (int v = 0; v < V; v++) sum[r][v] = E::add_product(sum[r][v], left, right[v]);
         }
     }
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-        for (int v = 0; v < 2 * PAGE_VECTORS; v++) store(scores + r * KEY_BLOCK + v * LANES, sum[r][v]);
+        for (int v = 0; v < V; v++) store(scores + r * KEY_BLOCK + v * LANES, sum[r][v]);
 }
 
 // sums[r · sums_row + d] += Σ over the keys of some pages of weights_r · v.
@@ -90,9 +89,12 @@ struct Queries {
 
 template <class T, int R>
 inline void score_rows(Queries<T>& at, int64_t row, const PageHead<T>* pages, int64_t count, int64_t head_dim) {
-    for (int64_t page = 0; page < count; page += 2)
-        score_pages<T, R>(at.q + row, pages[page].keys, pages[std::min(page + 1, count - 1)].keys, head_dim,
-                          at.scores + row * KEY_BLOCK + page * PAGE_TOKENS);
+    constexpr int PAGES = LANES < PAGE_TOKENS ? 2 : 4;  // as many as fit the registers
+    for (int64_t page = 0; page < count; page += PAGES) {
+        const T* keys[PAGES];
+        for (int i = 0; i < PAGES; i++) keys[i] = pages[std::min(page + i, count - 1)].keys;
+        score_pages<T, R, PAGES>(at.q + row, keys, head_dim, at.scores + row * KEY_BLOCK + page * PAGE_TOKENS);
+    }
 }
 
 template <class T, int R>
@@ -129,21 +131,24 @@ inline void weigh(Queries<T>& at, int64_t row, int64_t from, int64_t whole, int6
         std::fill(weight, weight + whole, T{});
         return;
     }
-    float highest = at.top[row];
-    for (int64_t j = first; j < last; j++) highest = std::max(highest, scale * score[j]);
-    const float shrink = fast_exp(at.top[row] - highest);
-    float added[LANES] = {};
-    for (int64_t j = 0; j < whole; j += LANES) {
-#pragma omp simd
-        for (int64_t lane = 0; lane < LANES; lane++) {
-            const int64_t key = j + lane;
-            const float one = key >= first && key < last ? fast_exp(scale * score[key] - highest) : 0.0f;
-            weight[key] = narrow<T>(one);
-            added[lane] += one;
-        }
+    const auto seen = [&](int64_t key) {  // scores of LANES keys, −∞ where they are not seen
+        const ints keys = int32_t(key) + lane_numbers();
+        return keys >= int32_t(first) & keys < int32_t(last) ? scale * load(score + key) : vec{} - INFINITY;
+    };
+    vec best = splat(at.top[row]);
+    for (int64_t key = 0; key < whole; key += LANES) best = larger(best, seen(key));
+    const float highest = over_lanes(best, larger), shrink = fast_exp(at.top[row] - highest);
+    const auto weigh_keys = [&](int64_t key) {
+        const vec one = seen(key);
+        return one == -INFINITY ? vec{} : fast_exp(one - highest);
+    };
+    vec added = {};
+    for (int64_t key = 0; key < whole; key += 2 * LANES) {
+        const vec one = weigh_keys(key), other = weigh_keys(key + LANES);
+        store(weight + key, one, other);
+        added += one + other;
     }
-    float sum = 0;
-    for (int lane = 0; lane < LANES; lane++) sum += added[lane];
+    const float sum = over_lanes(added, total);
     if (shrink != 1.0f)
         for (int64_t d = 0; d < head_dim; d++) sums[d] *= shrink;
     at.total[row] = at.total[row] * shrink + sum;
