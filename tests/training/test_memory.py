@@ -76,13 +76,14 @@ def test_a_run_stays_inside_its_memory(tmp_path):
     rows.write_text("".join(json.dumps({"prompt": "Go on.", "completion": text}) + "\n" for text in words))
 
     def kameleon(*command):
-        given = [sys.executable, "-c", "from kameleon.cli import main; main()", *command, "--data", str(rows), "--json"]
+        given = [sys.executable, "-c", "from kameleon.cli import main; main()", *command, "--json"]
         return json.loads(subprocess.run(given, stdout=subprocess.PIPE, check=True).stdout)
 
-    planned = kameleon("plan", "--base", "smollm2", "--rows-per-step", "16")
+    kameleon("base", "pull", "smollm2")
+    data = "--base", "smollm2", "--data", str(rows), "--rows-per-step", "16"
+    planned = kameleon("plan", *data)
     least = planned["cheaper"][-1]["peak_bytes"]
     for share in (0.25, 0.75):
         budget = int((least + share * (planned["peak_bytes"] - least)) / 0.95)
-        sizes = "--memory", str(budget), "--rows-per-step", "16", "--name", f"x{share}"
-        trained = kameleon("train", "--base", "smollm2", *sizes)
+        trained = kameleon("train", *data, "--memory", str(budget), "--name", f"x{share}")
         assert least < trained["peak_bytes"] <= budget, share
