@@ -44,11 +44,11 @@ void kameleon_few_rows(const Stored* in, int64_t type, const void* x, int64_t x_
 void kameleon_gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type, void* c, int64_t c_row,
                    int64_t accumulate);
 
-// y = weight · x / sqrt(mean(x²) + eps), each row of `size`; the weight is fp32.
+// y = weight · x / sqrt(mean(x²) + eps), each row of `size`; the weight is fp32, x and dx of `type`, y and dy of `y_type`.
 void kameleon_rms_norm(int64_t type, const void* x, const float* weight, float eps, int64_t rows, int64_t size,
-                       void* y);
-void kameleon_rms_norm_back(int64_t type, const void* x, const float* weight, float eps, const void* dy, int64_t rows,
-                            int64_t size, void* dx);
+                       int64_t y_type, void* y);
+void kameleon_rms_norm_back(int64_t type, const void* x, const float* weight, float eps, int64_t y_type, const void* dy,
+                            int64_t rows, int64_t size, void* dx);
 
 // Turns the pairs (x[i], x[i + half]) of the first `heads` heads of each token in place; direction 1 or −1.
 // cos and sin [tokens, half] are fp32.

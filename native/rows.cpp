@@ -7,19 +7,20 @@ using namespace kameleon;
 
 namespace {
 
-template <class T>
-void rms_norm(const T* x, const float* weight, float eps, int64_t rows, int64_t size, T* y) {
+template <class X, class Y>
+void rms_norm(const X* x, const float* weight, float eps, int64_t rows, int64_t size, Y* y) {
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < rows; row++) rms_norm_row(x + row * size, weight, eps, size, y + row * size);
 }
 
 // With n = x · scale and g = dy · weight: dx = scale · (g − n · mean(g · n)).
-template <class T>
-void rms_norm_back(const T* x, const float* weight, float eps, const T* dy, int64_t rows, int64_t size, T* dx) {
+template <class X, class Y>
+void rms_norm_back(const X* x, const float* weight, float eps, const Y* dy, int64_t rows, int64_t size, X* dx) {
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < rows; row++) {
-        const T *in = x + row * size, *grad = dy + row * size;
-        T* out = dx + row * size;
+        const X* in = x + row * size;
+        const Y* grad = dy + row * size;
+        X* out = dx + row * size;
         const float scale = inverse_rms(in, size, eps);
         float shift = 0;
 #pragma omp simd reduction(+ : shift)
@@ -27,7 +28,7 @@ void rms_norm_back(const T* x, const float* weight, float eps, const T* dy, int6
         shift *= scale * scale / float(size);
 #pragma omp simd
         for (int64_t i = 0; i < size; i++)
-            out[i] = narrow<T>(scale * (widen(grad[i]) * weight[i] - widen(in[i]) * shift));
+            out[i] = narrow<X>(scale * (widen(grad[i]) * weight[i] - widen(in[i]) * shift));
     }
 }
 
@@ -63,13 +64,17 @@ void gated_back(const T* gate_up, const T* dy, int64_t rows, int64_t size, T* d_
 }  // namespace
 
 void kameleon_rms_norm(int64_t type, const void* x, const float* weight, float eps, int64_t rows, int64_t size,
-                       void* y) {
-    FOR_TYPE(type, rms_norm((const T*)x, weight, eps, rows, size, (T*)y));
+                       int64_t y_type, void* y) {
+    const auto from = [&](const auto* in) { FOR_TYPE(y_type, rms_norm(in, weight, eps, rows, size, (T*)y)); };
+    FOR_TYPE(type, from((const T*)x));
 }
 
-void kameleon_rms_norm_back(int64_t type, const void* x, const float* weight, float eps, const void* dy, int64_t rows,
-                            int64_t size, void* dx) {
-    FOR_TYPE(type, rms_norm_back((const T*)x, weight, eps, (const T*)dy, rows, size, (T*)dx));
+void kameleon_rms_norm_back(int64_t type, const void* x, const float* weight, float eps, int64_t y_type, const void* dy,
+                            int64_t rows, int64_t size, void* dx) {
+    const auto to = [&](const auto* in, auto* out) {
+        FOR_TYPE(y_type, rms_norm_back(in, weight, eps, (const T*)dy, rows, size, out));
+    };
+    FOR_TYPE(type, to((const T*)x, (T*)dx));
 }
 
 void kameleon_rope(int64_t type, void* x, const float* cos, const float* sin, float direction, int64_t tokens,

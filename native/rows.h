@@ -14,11 +14,11 @@ inline float inverse_rms(const T* x, int64_t size, float eps) {
     return 1.0f / std::sqrt(sum / float(size) + eps);
 }
 
-template <class T>
-inline void rms_norm_row(const T* in, const float* weight, float eps, int64_t size, T* out) {
+template <class From, class To>
+inline void rms_norm_row(const From* in, const float* weight, float eps, int64_t size, To* out) {
     const float scale = inverse_rms(in, size, eps);
 #pragma omp simd
-    for (int64_t i = 0; i < size; i++) out[i] = narrow<T>(widen(in[i]) * scale * weight[i]);
+    for (int64_t i = 0; i < size; i++) out[i] = narrow<To>(widen(in[i]) * scale * weight[i]);
 }
 
 // `heads` heads of one token, with the token's cos and sin.

@@ -47,6 +47,20 @@ def test_rms_norm(shape, dtype, tolerance):
     assert_same(lambda: ops.rms_norm(x, weight, 1e-5), lambda: reference.rms_norm(x, weight, 1e-5), [x], tolerance)
 
 
+def test_rms_norm_of_wide_numbers_in_a_narrow_type():
+    x, weight = leaf(9, 64), torch.randn(64)
+    fast, slow = (lambda f=f: f(x, weight, 1e-5, torch.bfloat16) for f in (ops.rms_norm, reference.rms_norm))
+    assert fast().dtype == torch.bfloat16
+    assert_same(fast, slow, [x], 2e-2)
+
+
+def test_rope_of_wide_numbers_to_a_narrow_type():
+    x, (cos, sin) = leaf(11, 40), ops.rotation(torch.arange(3, 14), torch.rand(4))
+    fast, slow = (lambda f=f: f(x * 1, cos, sin, 3, torch.bfloat16) for f in (ops.rope, reference.rope))
+    assert fast().dtype == torch.bfloat16
+    assert_same(fast, slow, [x], 2e-2)
+
+
 @TYPES
 @pytest.mark.parametrize(("heads", "turned"), [(1, 1), (5, 3)])
 def test_rope_turns_the_first_heads_and_leaves_the_rest(heads, turned, dtype, tolerance):

@@ -38,6 +38,7 @@ from kameleon.ops import (
     rope,
     rotation,
     split_heads,
+    torch_has_amx,
 )
 from kameleon.weights import FrozenWeight, WeightFile
 
@@ -88,6 +89,8 @@ class Layer:
     gate_up: FrozenWeight
     down: FrozenWeight
     down_norm: Tensor | None
+    dtype: torch.dtype
+    """What it multiplies in, in training and evaluation; generation is in the base's compute type throughout."""
 
 
 class Decoder:
@@ -146,8 +149,10 @@ class Decoder:
 
         Layers below the lowest adapted one give every adapter the same; whoever compares adapters runs them once.
         With `checkpoint_layers`, each layer keeps its input alone and runs again when its gradient is asked for.
+        Returns fp32 without `cache`: what the layers add up is rounded nowhere between them.
         """
         self._check(x, segments)
+        x = x.float() if cache is None else x
         turns = {one: rotation(segments.positions, *ready) for one, ready in self._ropes.items()}
         if cache is not None and layers is None and runs_as_one(x):
             slots = {run.adapter for run in segments.runs}
@@ -175,7 +180,7 @@ class Decoder:
 
     def finish(self, x: Tensor) -> Tensor:
         """The last norm, [tokens, hidden_size]: what the head multiplies."""
-        return rms_norm(x, self.norm, self.config.rms_norm_eps)
+        return rms_norm(x, self.norm, self.config.rms_norm_eps, self.head.dtype)
 
     def logits(self, hidden: Tensor, slots: Sequence[int] = (), adapters: SidePaths | None = None) -> Tensor:
         """hidden · headᵀ in fp32, [rows, vocab_size]; give it only the rows that are needed.
@@ -232,12 +237,18 @@ class Decoder:
     ) -> Tensor:
         layer, config, eps = self.layers[index], self.config, self.config.rms_norm_eps
         heads, window = (config.num_heads, config.num_kv_heads), config.window(index)
+        dtype = layer.dtype if cache is None else x.dtype
 
         def project(
-            group: str, x: Tensor, before: Cheap | None = None, residual: Tensor | None = None, unread: bool = False
+            group: str,
+            x: Tensor,
+            before: Cheap | None = None,
+            residual: Tensor | None = None,
+            unread: bool = False,
+            dtype: torch.dtype | None = None,
         ) -> Tensor:
             sides = adapters.sides(index, group) if adapters is not None else ()
-            return lora_linear(x, getattr(layer, group), sides, segments, before, residual, unread)
+            return lora_linear(x, getattr(layer, group), sides, segments, before, residual, unread, dtype)
 
         def add(x: Tensor, group: str, part: Tensor, norm: Tensor | None, before: Cheap | None = None) -> Tensor:
             """x + norm(the projection of `part`)."""
@@ -245,14 +256,15 @@ class Decoder:
                 return project(group, part, before, residual=x, unread=unread and group == "down")
             return x + rms_norm(project(group, part, before), norm, eps)
 
-        qkv = project("qkv", x, RmsNorm(layer.input_norm, eps))
-        qkv = rope(self._finish_qkv(layer, qkv), *turn, sum(heads))
+        # In x's type until queries and keys are turned: rounding them twice would be half of the error of their scores.
+        qkv = project("qkv", x, RmsNorm(layer.input_norm, eps, dtype), dtype=x.dtype)
+        qkv = rope(self._finish_qkv(layer, qkv), *turn, sum(heads), dtype)
         if cache is None:
             mixed = attention(qkv, *heads, segments, window)
         else:
             mixed = attention_paged(qkv, *heads, segments, cache.layer(index), window)
         x = add(x, "o", mixed, layer.o_norm)
-        gate_up = project("gate_up", x, RmsNorm(layer.mlp_norm, eps))
+        gate_up = project("gate_up", x, RmsNorm(layer.mlp_norm, eps, dtype))
         return add(x, "down", gate_up, layer.down_norm, Gated(config.activation))
 
     def _finish_qkv(self, layer: Layer, qkv: Tensor) -> Tensor:
@@ -273,10 +285,22 @@ class Decoder:
             raise SettingError(f"a sequence of {longest} tokens; this base handles at most {limit}: shorten the text")
 
 
+def wide_layers(config: DecoderConfig) -> int:
+    """How many layers, from the first, are trained in fp32 although the others are not.
+
+    All later layers magnify what these round: on SmolLM2 the first two (and of these attention's scores in the second)
+    were behind nine tenths of the error of gradients in bf16. Where torch drives AMX units they are not: its fp32
+    products take some eight times as long there.
+    """
+    return 0 if torch_has_amx() else min(2, config.num_layers // 8)
+
+
 def build_decoder(
     config: DecoderConfig, weights: WeightFile, dtype: torch.dtype, on_layer: Callable[[int, int], None] | None = None
 ) -> Decoder:
     """A decoder out of a weight file, in compute type `dtype`; projections that share their input are joined.
+
+    The first few layers of a deep base are trained in fp32 (see `wide_layers`).
 
     `on_layer(done, of)` reports progress. Raises WeightsError for a tensor that is missing or of another shape.
     """
@@ -312,6 +336,7 @@ def build_decoder(
                 o_norm=norm(f"{at}.post_attention_layernorm") if config.sandwich_norms else None,
                 mlp_norm=norm(f"{at}.{mlp_norm}_layernorm"),
                 down_norm=norm(f"{at}.post_feedforward_layernorm") if config.sandwich_norms else None,
+                dtype=torch.float32 if i < wide_layers(config) else dtype,
                 **by_name,
             )
         )

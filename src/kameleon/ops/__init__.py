@@ -13,7 +13,7 @@ from kameleon.ops.cross_entropy import Head, TokenScores, chunk_rows, linear_cro
 from kameleon.ops.gated import Gated, gated
 from kameleon.ops.layer_stack import LayerStack, LayerWeights, Stacked
 from kameleon.ops.lora_linear import Branch, SidePath, lora_linear
-from kameleon.ops.native import Choice, keep_memory, multiplies, runs
+from kameleon.ops.native import Choice, keep_memory, multiplies, runs, torch_has_amx
 from kameleon.ops.native import choice as kernels
 from kameleon.ops.packed import KINDS, Packed, tile_bytes
 from kameleon.ops.paged_attention import PAGE_TOKENS, LayerPages, attention_paged, new_pages
@@ -72,4 +72,5 @@ __all__ = [
     "sum_products",
     "tile_bytes",
     "token_scores",
+    "torch_has_amx",
 ]

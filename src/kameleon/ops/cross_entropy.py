@@ -16,8 +16,9 @@ LOGITS_BYTES = 64 << 20  # of logits held at once; enough rows for a good produc
 
 
 def _chunks(rows: int, vocab_size: int, dtype: torch.dtype) -> Iterator[slice]:
-    step = chunk_rows(vocab_size, dtype)
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+    count = -(-rows // chunk_rows(vocab_size, dtype))
+    step = -(-rows // max(1, count))  # chunks of one size: a small one at the end would unpack the head for few rows
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, max(1, step)))
 
 
 def chunk_rows(vocab_size: int, dtype: torch.dtype) -> int:

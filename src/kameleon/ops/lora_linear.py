@@ -23,10 +23,18 @@ from kameleon.ops.segments import Run, Segments
 class Projection(Protocol):
     """What this operator needs of a frozen weight [out, in]; gradients never reach the weight itself."""
 
+    dtype: torch.dtype
+
     @property
     def shape(self) -> tuple[int, int]: ...
 
-    def project(self, x: Tensor, additions: Sequence[Addition] = (), residual: Tensor | None = None) -> Tensor: ...
+    def project(
+        self,
+        x: Tensor,
+        additions: Sequence[Addition] = (),
+        residual: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor: ...
 
     def project_back(self, dy: Tensor, additions: Sequence[Addition] = ()) -> Tensor: ...
 
@@ -100,12 +108,13 @@ def _project(
     sides: Sequence[SidePath],
     additions: Sequence[Addition],
     residual: Tensor | None,
+    dtype: torch.dtype,
 ) -> Tensor:
     """All products, and behind them gains and shifts. Runs that have these are multiplied apart and get their residual
     last, so that no other token notices."""
     apart = [(run, side) for run, side in zip(runs, sides, strict=True) if side.finishes]
     if not apart:
-        return weight.project(entering, additions, residual)
+        return weight.project(entering, additions, residual, dtype)
     finishing = {(run.start, run.stop): side for run, side in apart}
     borders = sorted({0, len(entering), *(border for run, _ in apart for border in (run.start, run.stop))})
     blocks = []
@@ -113,7 +122,7 @@ def _project(
         inside = [a._replace(start=a.start - start, stop=a.stop - start) for a in additions if start <= a.start < stop]
         before = None if residual is None else residual[start:stop]
         side = finishing.get((start, stop))
-        y = weight.project(entering[start:stop], inside, before if side is None else None)
+        y = weight.project(entering[start:stop], inside, before if side is None else None, dtype)
         if side is not None:
             for branch in side.branches:
                 part, gain = y[:, branch.start : branch.stop], branch.gain
@@ -127,7 +136,7 @@ def _project(
 
 
 class _LoraLinear(torch.autograd.Function):
-    """Arguments after `unread` are the trained tensors of `sides`, flat, so that autograd sees them."""
+    """Arguments after `dtype` are the trained tensors of `sides`, flat, so that autograd sees them."""
 
     @staticmethod
     def forward(
@@ -139,9 +148,11 @@ class _LoraLinear(torch.autograd.Function):
         before: Cheap | None,
         residual: Tensor | None,
         unread: bool,
+        dtype: torch.dtype | None,
         *factors: Tensor,
     ) -> Tensor:
         entering = x if before is None else before.forward(x)
+        dtype = dtype or (entering if residual is None else residual).dtype
         hiddens, additions = [], []
         for (start, stop, _), side in zip(runs, sides, strict=True):
             h = multiply(entering[start:stop], side.a.T)  # [run, sum of ranks]
@@ -151,21 +162,23 @@ class _LoraLinear(torch.autograd.Function):
                 for branch, ranks in zip(side.branches, side.ranks, strict=True)
             ]
         ctx.weight, ctx.runs, ctx.sides, ctx.before = weight, runs, sides, before
-        ctx.save_for_backward(x, *hiddens, *factors)
+        # All of the backward pass is in the weight's type, even behind a wider forward pass: no later layer magnifies
+        # what it rounds.
+        ctx.save_for_backward(*(tensor.to(weight.dtype) for tensor in (x, *hiddens)), *factors)
         if unread:
-            return x.new_empty(len(x), weight.shape[0])
-        return _project(entering, weight, runs, sides, additions, residual)
+            return x.new_empty(len(x), weight.shape[0], dtype=dtype)
+        return _project(entering, weight, runs, sides, additions, residual, dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        dy = grads[0].contiguous()
+        dy_all = grads[0].contiguous()
+        dy = dy_all.to(ctx.weight.dtype)
         x, *saved = ctx.saved_tensors
         before: Cheap | None = ctx.before
         entering = x if before is None or not ctx.runs else before.forward(x)
         factor_grads: list[Tensor] = []
         additions = []
-        dy_all = dy
-        if any(branch.magnitude is not None for side in ctx.sides for branch in side.branches):
+        if dy is dy_all and any(branch.magnitude is not None for side in ctx.sides for branch in side.branches):
             dy = dy.clone()  # becomes the gradient before the gain; the residual's is as it came
         for (start, stop, _), side, h in zip(ctx.runs, ctx.sides, saved[: len(ctx.runs)], strict=True):
             dys = [dy[start:stop, branch.start : branch.stop] for branch in side.branches]
@@ -185,7 +198,7 @@ class _LoraLinear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = ctx.weight.project_back(dy, additions)
             dx = dx if before is None else before.backward(x, dx)
-        return dx, None, None, None, None, dy_all if ctx.needs_input_grad[5] else None, None, *factor_grads
+        return dx, None, None, None, None, dy_all if ctx.needs_input_grad[5] else None, None, None, *factor_grads
 
 
 def _through_gain(
@@ -221,19 +234,21 @@ def lora_linear(
     before: Cheap | None = None,
     residual: Tensor | None = None,
     unread: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """y = u Wᵀ + scaling · (u Aᵀ) Bᵀ + residual, with u = before(x) and each segment's own A and B
     (Hu et al., 2021, arXiv:2106.09685), times a gain and plus a shift where a `Branch` has them.
 
     `x` [tokens, in], or what `before` makes [tokens, in] of: u is computed again in the backward pass, not stored.
     `weight` [out, in], frozen; `sides[slot]` the factors of the adapter in that slot, None where it does not touch this
-    projection; `residual` [tokens, out]. Factors are fp32 masters, used in x's type; their gradients come back in fp32.
-    Returns [tokens, out] in x's type. Tokens of the plain base get exactly u Wᵀ + residual. `unread`: nobody will
-    look at y, only its gradient will be asked for; the frozen product is left out, and y holds nothing.
+    projection; `residual` [tokens, out]. Factors are fp32 masters, used in u's type, in which all is multiplied; their
+    gradients come back in fp32. Returns [tokens, out] in `dtype`, by default the residual's, or u's. Tokens of the
+    plain base get exactly u Wᵀ + residual. `unread`: nobody will look at y, only its gradient will be asked for; the
+    frozen product is left out, and y holds nothing.
     """
     if before is not None and not native.runs(x):
         x, before = before(x), None
     live = [(run, side) for run in segments.runs if (side := sides[run.adapter]) is not None]
     runs, used = [run for run, _ in live], [side for _, side in live]
     factors = [tensor for side in used for tensor in side.trained]
-    return _LoraLinear.apply(x, weight, runs, used, before, residual, unread, *factors)  # type: ignore[no-any-return]
+    return _LoraLinear.apply(x, weight, runs, used, before, residual, unread, dtype, *factors)  # type: ignore[no-any-return]

@@ -33,8 +33,8 @@ _SIGNATURES = {
     "gemm": "pnnnnpnn",
     "unpack": "ppnnnnp",
     "few_rows": "pnpnnnnpn",
-    "rms_norm": "nppfnnp",
-    "rms_norm_back": "nppfpnnp",
+    "rms_norm": "nppfnnnp",
+    "rms_norm_back": "nppfnpnnp",
     "rope": "npppfnnnn",
     "gated": "nnpnnp",
     "gated_back": "nnppnnp",
@@ -125,11 +125,12 @@ def multiplies(dtype: torch.dtype) -> bool:
     They are as fast as torch's, add the side path while the output is still in registers, and unpack a weight straight
     into what is multiplied; in bf16 on CPUs that have no units for it they are tens of times faster.
     """
-    return available() and dtype in _TYPES and not _torch_has_amx()
+    return available() and dtype in _TYPES and not torch_has_amx()
 
 
 @lru_cache(maxsize=1)
-def _torch_has_amx() -> bool:
+def torch_has_amx() -> bool:
+    """Whether torch drives AMX units here, which multiply bf16 some eight times as fast as it multiplies fp32."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_amx_tile_supported()
 
 

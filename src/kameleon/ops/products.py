@@ -42,7 +42,7 @@ class Addition(NamedTuple):
     stop: int
     first_column: int
     last_column: int
-    a: Tensor  # [stop - start, rank] in y's type
+    a: Tensor  # [stop - start, rank] in the type of what is multiplied
     b: Tensor  # [rank, last_column - first_column] fp32
     scale: float
 
@@ -80,27 +80,29 @@ def sum_products(
     residual: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
-    """Σ `terms` (+ residual) with all `additions`, in `dtype` (that of a term's `a` by default).
+    """Σ `terms` (+ residual) with all `additions`, in `dtype` (by default the residual's, or that of a term's `a`).
 
     All terms have the same rows, and all `a` one type; `residual` [rows, columns]. Summed in fp32 and rounded once,
     where Kameleon's own products run.
     """
     x = terms[0].a
+    dtype = dtype or (x if residual is None else residual).dtype
     few = len(x) < _FEW_ROWS
     if not native.multiplies(x.dtype) or (few and all(_is_plain(term) for term in terms)):
-        y = _by_torch(terms, residual)
+        later = None if residual is None or residual.dtype == x.dtype else residual
+        y = _by_torch(terms, residual if later is None else None)
         for start, stop, first, last, a, b, scale in additions:
             y[start:stop, first:last].addmm_(a, b.to(a.dtype), alpha=scale)
-        return y.to(dtype or x.dtype)
+        return (y if later is None else y + later).to(dtype)
     columns = max(term.last_column for term in terms)
     if few and all(_reads_rows(term) for term in terms):
         y = x.new_empty(len(x), columns)
         for term in terms:
             matrix = term.b if isinstance(term.b, Packed) else Packed.view(term.b.T).T
             matrix.times_few(term.a, y[:, term.first_column : term.last_column])
-        y = y if residual is None else y.add_(residual)
+        y = y if residual is None else y + residual
     else:
-        y = x.new_empty(len(x), columns, dtype=dtype) if residual is None else residual.clone()
+        y = x.new_empty(len(x), columns, dtype=dtype) if residual is None else residual.to(dtype, copy=True)
         if all((one.start, one.stop) == (0, len(x)) for one in additions):
             # All of them while a piece of y is in registers.
             return gemm(
@@ -109,7 +111,7 @@ def sum_products(
         gemm(y, terms, residual is not None)
     for start, stop, first, last, a, b, scale in additions:
         gemm(y[start:stop, first:last], [Term(a, b, scale)], True)
-    return y.to(dtype or x.dtype)
+    return y.to(dtype)
 
 
 def _is_plain(term: Term) -> bool:

@@ -32,20 +32,20 @@ def unpack(kind: str, rows: Tensor) -> Tensor:
         return torch.from_numpy(gguf.dequantize(rows.contiguous().numpy(), gguf.GGMLQuantizationType[kind]))
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """y = weight · x / sqrt(mean(x²) + eps)."""
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
+    """y = weight · x / sqrt(mean(x²) + eps) in `dtype`, x's own by default."""
     wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(dtype or x.dtype)
 
 
-def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int, dtype: torch.dtype | None = None) -> Tensor:
     """Rotate each pair (x[i], x[i + head_dim/2]) of the first `heads` heads; `x` [tokens, any heads · head_dim]."""
     size = 2 * cos.shape[1]
     turned, rest = x.unflatten(1, (-1, size)).split([heads, x.shape[1] // size - heads], dim=1)
     first, second = turned.float().chunk(2, dim=-1)
     c, s = cos[:, None], sin[:, None]
-    rotated = torch.cat([first * c - second * s, second * c + first * s], dim=-1).to(x.dtype)
-    return torch.cat([rotated, rest], dim=1).flatten(1)
+    rotated = torch.cat([first * c - second * s, second * c + first * s], dim=-1)
+    return torch.cat([rotated, rest], dim=1).flatten(1).to(dtype or x.dtype)
 
 
 def gated(gate_up: Tensor, activation: str) -> Tensor:

@@ -12,30 +12,31 @@ from kameleon.ops import cheap, native, reference
 
 @dataclass(frozen=True, eq=False)
 class RmsNorm:
-    """y = weight · x / sqrt(mean(x²) + eps); `weight` [size] fp32."""
+    """y = weight · x / sqrt(mean(x²) + eps) in `dtype`, x's own by default; `weight` [size] fp32."""
 
     weight: Tensor
     eps: float
+    dtype: torch.dtype | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch.empty_like(x)
-        size = x.shape[-1]
-        native.call("rms_norm", native.type_code(x), x, self.weight, self.eps, x.numel() // size, size, y)
+        y = torch.empty_like(x, dtype=self.dtype)
+        code, y_code, size = native.type_code(x), native.type_code(y), x.shape[-1]
+        native.call("rms_norm", code, x, self.weight, self.eps, x.numel() // size, size, y_code, y)
         return y
 
     def backward(self, x: Tensor, dy: Tensor) -> Tensor:
         dx = torch.empty_like(x)
-        size = x.shape[-1]
-        native.call("rms_norm_back", native.type_code(x), x, self.weight, self.eps, dy, x.numel() // size, size, dx)
+        code, dy_code, size = native.type_code(x), native.type_code(dy), x.shape[-1]
+        native.call("rms_norm_back", code, x, self.weight, self.eps, dy_code, dy, x.numel() // size, size, dx)
         return dx
 
     def __call__(self, x: Tensor) -> Tensor:
-        return reference.rms_norm(x, self.weight, self.eps)
+        return reference.rms_norm(x, self.weight, self.eps, self.dtype)
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """y = weight · x / sqrt(mean(x²) + eps), over the last axis.
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
+    """y = weight · x / sqrt(mean(x²) + eps), over the last axis, in `dtype` (x's own by default).
 
     `x` [..., size] fp32 or bf16; `weight` [size] fp32, frozen (it gets no gradient). Computed in fp32, rounded once.
     """
-    return cheap.apply(RmsNorm(weight, eps), x)
+    return cheap.apply(RmsNorm(weight, eps, dtype), x)

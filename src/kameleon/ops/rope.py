@@ -27,24 +27,28 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, heads: int, direction: float) -> 
 
 class _Rope(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
         ctx.save_for_backward(cos, sin)
         ctx.heads = heads
+        turned = _turn(x, cos, sin, heads, 1.0)
+        if dtype != x.dtype:
+            return turned.to(dtype)
         ctx.mark_dirty(x)
-        return _turn(x, cos, sin, heads, 1.0)
+        return turned
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _turn(grads[0].clone(), cos, sin, ctx.heads, -1.0), None, None, None
+        return _turn(grads[0].clone(), cos, sin, ctx.heads, -1.0), None, None, None, None
 
 
-def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tensor:
-    """Rotate each pair (x[i], x[i + head_dim/2]) of the first `heads` heads by its position's angle.
+def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Rotate each pair (x[i], x[i + head_dim/2]) of the first `heads` heads by its position's angle, to `dtype`
+    (x's own by default).
 
     `x` [tokens, any heads · head_dim], dense, may be overwritten: go on with what is returned. `cos`, `sin` from
     `rotation`. The backward pass turns the other way.
     """
     if native.runs(x):
-        return _Rope.apply(x, cos, sin, heads)  # type: ignore[no-any-return]
-    return reference.rope(x, cos, sin, heads)
+        return _Rope.apply(x, cos, sin, heads, dtype or x.dtype)  # type: ignore[no-any-return]
+    return reference.rope(x, cos, sin, heads, dtype)

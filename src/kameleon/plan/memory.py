@@ -98,9 +98,10 @@ def _activation_bytes(config: DecoderConfig, recipe: Recipe, watch: Watch, large
     """What the layers keep for the backward pass, what one of them makes in between, and attention's work space."""
     stored = config.num_layers - lowest_layer(config, recipe)
     layer = _layer_bytes(config, recipe, itemsize)
-    between = itemsize * (4 * config.intermediate_size + 2 * config.hidden_size)
+    stream = torch.float32.itemsize * config.hidden_size  # what layers add up is never rounded
+    between = itemsize * 4 * config.intermediate_size + 2 * stream
     if watch.checkpoint_layers:
-        kept = (stored + 1) * itemsize * config.hidden_size + layer
+        kept = (stored + 1) * stream + layer
     else:
         kept = int((1 + _HOLES) * stored * layer)
     return largest.tokens * (kept + between) + _attention_bytes(config, largest)

@@ -28,9 +28,15 @@ class FrozenWeight:
         """(out, in)."""
         return sum(part.shape[0] for part in self._parts), self._parts[0].shape[1]
 
-    def project(self, x: Tensor, additions: Sequence[Addition] = (), residual: Tensor | None = None) -> Tensor:
-        """x Wᵀ (+ residual) with all `additions`: [rows, in] to [rows, out]."""
-        return sum_products([Term(x, part.T, 1.0, first) for first, part in self._placed()], additions, residual)
+    def project(
+        self,
+        x: Tensor,
+        additions: Sequence[Addition] = (),
+        residual: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """x Wᵀ (+ residual) with all `additions`, in `dtype` (see `ops.sum_products`): [rows, in] to [rows, out]."""
+        return sum_products([Term(x, part.T, 1.0, first) for first, part in self._placed()], additions, residual, dtype)
 
     def project_back(self, dy: Tensor, additions: Sequence[Addition] = ()) -> Tensor:
         """dy W with all `additions`: [rows, out] to [rows, in], the gradient for the input of `project`."""
