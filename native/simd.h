@@ -150,15 +150,31 @@ inline void store(float* p, vec first, vec second) {
     store(p, first);
     store(p + LANES, second);
 }
-inline void store(bf16* p, vec first, vec second) {
 #ifdef __AVX512BF16__
+inline void store(bf16* p, vec first, vec second) {
     _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
+}
 #else
-    alignas(64) float line[2 * LANES];
-    store(line, first, second);
-    for (int i = 0; i < 2 * LANES; i++) p[i] = narrow<bf16>(line[i]);
+inline vec_bits narrow_lanes(vec x) {  // as `narrow`
+    const vec_bits bits = (vec_bits)x;
+    return x == x ? (bits + 0x7fff + (bits >> 16 & 1)) >> 16 : vec_bits{} + 0x7fc0;
+}
+inline void store(bf16* p, vec first, vec second) {
+    const vec_bits low = narrow_lanes(first), high = narrow_lanes(second);
+#if defined(__AVX512F__)
+    _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16((__m512i)low));
+    _mm256_storeu_si256((__m256i*)p + 1, _mm512_cvtepi32_epi16((__m512i)high));
+#elif defined(__AVX2__)
+    const __m256i both = _mm256_packus_epi32((__m256i)low, (__m256i)high);  // halves of both by turns
+    _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(both, 0xd8));
+#else
+    for (int lane = 0; lane < LANES; lane++) {
+        p[lane].bits = uint16_t(low[lane]);
+        p[LANES + lane].bits = uint16_t(high[lane]);
+    }
 #endif
 }
+#endif
 
 template <class V>
 using BitsOf = std::conditional_t<std::is_same_v<V, vec>, vec_bits, uint32_t>;

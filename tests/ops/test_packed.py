@@ -62,6 +62,30 @@ def test_any_bytes_unpack_to_the_bits_of_the_reference(kind):
     assert got[number].view(torch.int32).equal(wanted[number].view(torch.int32))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_bytes_unpack_to_bf16_as_their_fp32_numbers_round(kind):
+    """Numbers below the normal ones of fp32 may become zero: units for bf16 take them as such."""
+    data = random_bytes(kind, 300, 512, seed=2)
+    wanted = reference.unpack(kind, data).bfloat16()
+    got = Packed(kind, data, 512).dense(torch.bfloat16)
+    assert got.isnan().equal(wanted.isnan())
+    tiny = wanted.abs().float() < 2.0**-126
+    assert (got[tiny].abs().float() < 2.0**-126).all()
+    number = ~wanted.isnan() & ~tiny
+    assert got[number].view(torch.int16).equal(wanted[number].view(torch.int16))
+
+
+@pytest.mark.skipif(not native.available(), reason="generation's products are kernels")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [1, 5, 60])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_of_generation_have_the_bits_of_those_with_the_unpacked_matrix(kind, rows, dtype):
+    packed = [sane(kind, 48, 768, seed=3, half=6), sane(kind, 21, 768, seed=4)]
+    x = torch.randn(rows, 768, generator=torch.Generator().manual_seed(5)).to(dtype)
+    plain_ones = [one.dense(dtype) for one in packed]
+    assert ops.Stacked(packed).project(x).equal(ops.Stacked(plain_ones).project(x))
+
+
 def test_nf4_is_near_the_numbers_it_packs():
     """Half the widest gap between its 16 values, of the block's largest number, and a 510th of the row's largest."""
     numbers = torch.randn(20, 192) * torch.logspace(-3, 2, 20)[:, None]
