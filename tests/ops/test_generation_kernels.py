@@ -10,7 +10,6 @@ from kameleon.generation import PagePool
 from kameleon.ops import (
     PAGE_TOKENS,
     LayerPages,
-    Packed,
     Segments,
     Stacked,
     attention_paged,
