@@ -289,7 +289,7 @@ def wide_layers(config: DecoderConfig) -> int:
     """How many layers, from the first, are trained in fp32 although the others are not.
 
     All later layers magnify what these round: on SmolLM2 the first two (and of these attention's scores in the second)
-    were behind nine tenths of the error of gradients in bf16. Where torch drives AMX units they are not: its fp32
+    were behind most of the error of gradients in bf16. Where torch drives AMX units they are not: its fp32
     products take some eight times as long there.
     """
     return 0 if torch_has_amx() else min(2, config.num_layers // 8)
