@@ -100,10 +100,7 @@ def _activation_bytes(config: DecoderConfig, recipe: Recipe, watch: Watch, large
     layer = _layer_bytes(config, recipe, itemsize)
     stream = torch.float32.itemsize * config.hidden_size  # what layers add up is never rounded
     between = itemsize * 4 * config.intermediate_size + 2 * stream
-    if watch.checkpoint_layers:
-        kept = (stored + 1) * stream + layer
-    else:
-        kept = int((1 + _HOLES) * stored * layer)
+    kept = (stored + 1) * stream + layer if watch.checkpoint_layers else int((1 + _HOLES) * stored * layer)
     return largest.tokens * (kept + between) + _attention_bytes(config, largest)
 
 
