@@ -93,6 +93,14 @@ def test_a_file_cut_short_is_refused(saved, kept):
         Adapter.load(saved[1])
 
 
+def test_a_kind_of_number_that_torch_does_not_know_is_refused(saved):
+    header = b'{"a":{"dtype":"F8_E8M0","shape":[8],"data_offsets":[0,8]}}      '
+    (saved[1] / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    (saved[1] / "kameleon.json").unlink()
+    with pytest.raises(AdapterFileError, match="F8_E8M0"):
+        Adapter.load(saved[1])
+
+
 def test_a_pickle_is_named_and_never_opened(saved):
     (saved[1] / "adapter_model.safetensors").rename(saved[1] / "adapter_model.bin")
     with pytest.raises(AdapterFileError, match="pickle"):

@@ -5,6 +5,7 @@ Each adapter's right answers are known beforehand, so an answer of another adapt
 
 import http.client
 import json
+import math
 import random
 import threading
 import time
@@ -27,13 +28,32 @@ class Report:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class Client(threading.Thread):
-    """One client: does one thing after the other until the time is over. `expected`: texts by model and prompt."""
+class Swaps:
+    """Which version of the adapter "swap" was current when."""
 
-    def __init__(self, address, expected, report, until, seed, pause_s=0.0):
+    def __init__(self):
+        self._spans, self._lock = [(0, 0.0, math.inf)], threading.Lock()
+
+    def change(self, version, save):
+        begun = time.monotonic()
+        save()
+        with self._lock:
+            last, since, _ = self._spans[-1]
+            self._spans[-1:] = [(last, since, time.monotonic()), (version, begun, math.inf)]
+
+    def between(self, start, end):
+        with self._lock:
+            return {version for version, since, until in self._spans if since <= end and until >= start}
+
+
+class Client(threading.Thread):
+    """One client: does one thing after the other until the time is over. `expected`: texts by model and prompt, one for
+    each version."""
+
+    def __init__(self, address, expected, report, until, seed, swaps=None):
         super().__init__(daemon=True)
         self._netloc, self._expected, self._report = urlsplit(address).netloc, expected, report
-        self._until, self._random, self._pause_s = until, random.Random(seed), pause_s
+        self._until, self._random, self._swaps = until, random.Random(seed), swaps
         self._connection = None
         kinds = (self._check, self._check_stream, self._leave, self._garbage, self._wrong_types, self._huge)
         self._kinds = [*kinds, self._unknown, self._embed]
@@ -47,7 +67,6 @@ class Client(threading.Thread):
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
                 self._tell(f"{act.__name__}: {error!r}")
-            time.sleep(self._pause_s)
         self._drop()
 
     def _post(self, path, body):
@@ -80,25 +99,27 @@ class Client(threading.Thread):
         model, prompt = self._random.choice(list(self._expected))
         return {"model": model, "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, **fields}
 
-    def _judge(self, wish, text):
+    def _judge(self, wish, text, asked_s):
         right = self._expected[wish["model"], wish["prompt"]]
+        if len(right) > 1:
+            right = [right[version] for version in self._swaps.between(asked_s, time.monotonic())]
         with self._report.lock:
             self._report.checked += 1
         if text not in right:
             self._tell(f"{wish['model']} answered {wish['prompt']!r} with {text!r}, not {right!r}")
 
     def _check(self):
-        wish = self._wish()
+        wish, asked_s = self._wish(), time.monotonic()
         status, content = self._whole("/v1/completions", wish)
         if status == 200:
-            self._judge(wish, json.loads(content)["choices"][0]["text"])
+            self._judge(wish, json.loads(content)["choices"][0]["text"], asked_s)
         elif status == 429:
             time.sleep(0.05)
         elif status not in (404, 422) or wish["model"] not in FLEETING:
             self._tell(f"{status} for {wish['model']}: {content[:200]}")
 
     def _check_stream(self):
-        wish = self._wish(stream=True)
+        wish, asked_s = self._wish(stream=True), time.monotonic()
         response = self._post("/v1/completions", wish)
         lines = [line for line in response.read().split(b"\n\n") if line]
         if response.status == 200:
@@ -106,7 +127,7 @@ class Client(threading.Thread):
                 self._tell(f"a stream ended with {lines[-1][:200]!r}")
                 return
             events = [json.loads(line.removeprefix(b"data: ")) for line in lines[:-1]]
-            self._judge(wish, "".join(event["choices"][0]["text"] for event in events))
+            self._judge(wish, "".join(event["choices"][0]["text"] for event in events), asked_s)
 
     def _leave(self):
         """Vanish in mid-stream, or while waiting."""

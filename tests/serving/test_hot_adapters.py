@@ -1,8 +1,10 @@
 """Adapters come from the shelf at first use and leave by least recent use, inside their budget."""
 
 import threading
+import time
 
 import pytest
+import torch
 from fakes import random_adapter
 
 from kameleon.errors import AdapterError, AdapterNotFoundError, WrongBaseError
@@ -16,6 +18,18 @@ def size(tiny):
     hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=1 << 30)
     hot.load("a0")
     return hot.bytes
+
+
+def wait_until(holds):
+    end = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def factors(hot, version):
+    """The first layer's A of q, k and v."""
+    return hot.bank.sides(0, "qkv")[version.slot].a.clone()
 
 
 def names(hot):
@@ -35,17 +49,67 @@ def test_those_used_longest_ago_leave_and_pinned_ones_stay(tiny, size):
     assert hot.names() == ["a0", "a1", "a2", "a3", "a4"]
 
 
-def test_held_ones_stay_and_one_who_needs_room_waits_for_it(tiny, size):
+def test_running_ones_stay_and_one_who_needs_room_waits_for_it(tiny, size):
     hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=size)
     hot.load("a0")
     held = hot.hold("a0")
+    assert hot.start(held)
     waiter = threading.Thread(target=hot.load, args=("a1",))
     waiter.start()
     waiter.join(0.3)
     assert waiter.is_alive() and held.ready
-    hot.release(held)
+    late = hot.hold("a0")
+    assert late is held and not hot.start(late)  # it makes room first
+    hot.release(held, started=True)
     waiter.join(10)
-    assert not waiter.is_alive() and names(hot) == ["a1"]
+    assert not waiter.is_alive() and hot.state()[0].loading
+    wait_until(lambda: late.ready)  # and comes back for who still waits, in another stay
+    assert hot.start(late) and names(hot) == ["a0"]
+
+
+def test_one_that_just_came_stays_until_a_request_had_its_turn_on_it(tiny, size):
+    hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=size)
+    first, second = hot.hold("a0"), hot.hold("a1")
+    wait_until(lambda: first.ready)
+    threading.Event().wait(0.2)
+    assert first.ready and not first.leaving and not second.ready
+    assert hot.start(first)
+    hot.release(first, started=True)
+    wait_until(lambda: second.ready)
+
+
+def test_a_name_removed_and_saved_again_is_another_adapter_though_its_number_is_the_same(tiny, size):
+    hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=9 * size)
+    hot.load("a0")
+    old = hot.hold("a0")
+    tiny.shelf.remove("a0")
+    other = random_adapter(tiny.base, "a0", seed=70)
+    tiny.shelf.save(other)
+    new = hot.hold("a0")
+    wait_until(lambda: new.ready)
+    assert (old.number, new.number) == (1, 1) and new is not old
+    assert new.residence != old.residence
+    assert not torch.equal(factors(hot, new), factors(hot, old))
+
+
+def test_what_changes_on_disk_while_it_waits_to_be_read_is_read_as_it_is_then(tiny, size):
+    hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=size)
+    running = hot.hold("a0")
+    wait_until(lambda: hot.start(running))
+    first, replaced, removed = (hot.hold(name) for name in ("a1", "a2", "a3"))  # read in turn, as there is room
+    for name in ("a2", "a3"):
+        tiny.shelf.remove(name)
+    tiny.shelf.save(random_adapter(tiny.base, "a2", seed=71))
+    for before, after in ((running, first), (first, replaced)):
+        hot.release(before, started=True)
+        wait_until(lambda version=after: hot.start(version))
+    fresh = HotAdapters(tiny.base, tiny.shelf, budget_bytes=size)
+    again = fresh.hold("a2")
+    wait_until(lambda: again.ready)
+    assert torch.equal(factors(hot, replaced), factors(fresh, again))
+    hot.release(replaced, started=True)
+    wait_until(lambda: removed.error)
+    assert isinstance(removed.error, AdapterNotFoundError)
 
 
 def test_a_new_version_replaces_the_old_when_nobody_holds_that(tiny, size):

@@ -1,12 +1,13 @@
 """A server under load from clients of all kinds, while adapters are replaced and deleted on disk."""
 
+import itertools
 import os
 import threading
 import time
 
 import pytest
 from fakes import random_adapter
-from load import TOKENS, Client, Report
+from load import TOKENS, Client, Report, Swaps
 from served import serving
 
 from kameleon.adapters import Adapter
@@ -54,20 +55,21 @@ def known(tiny):
 def test_nothing_breaks_leaks_or_answers_for_another(tiny, tiny_folder, known, tmp_path):
     expected, kinds, swaps = known
     assert len(expected) > 60
-    report, over = Report(), threading.Event()
+    report, over, swapped = Report(), threading.Event(), Swaps()
 
     def change_shelf():
-        turn = 0
-        while not over.wait(0.2):
-            turn += 1
-            tiny.shelf.save(swaps[turn % 2])
+        for turn in itertools.count(1):
+            if over.wait(0.2):
+                return
             if turn % 2:
                 tiny.shelf.remove("gone")
             else:
                 tiny.shelf.save(kinds["gone"])
-            if turn % 20 == 0:  # versions would fill the disk
-                tiny.shelf.remove("swap")
-                tiny.shelf.save(swaps[0])
+            if turn % 10 == 0:  # longer than an answer takes, so that one from the version before shows
+                version = turn // 10 % 2
+                if turn // 10 % 4 > 1:  # numbers begin anew
+                    tiny.shelf.remove("swap")
+                swapped.change(version, lambda version=version: tiny.shelf.save(swaps[version]))
 
     memory = []
     log = (tmp_path / "log").open("w+")
@@ -76,7 +78,7 @@ def test_nothing_breaks_leaks_or_answers_for_another(tiny, tiny_folder, known, t
         serving(tiny_folder, "--kv-cache-bytes", "4000000", "--adapter-bytes", "300000", log=log, exact=True) as served,
     ):
         until = time.monotonic() + SECONDS
-        clients = [Client(served.address, expected, report, until, seed) for seed in range(CLIENTS)]
+        clients = [Client(served.address, expected, report, until, seed, swapped) for seed in range(CLIENTS)]
         changing = threading.Thread(target=change_shelf)
         changing.start()
         for client in clients:

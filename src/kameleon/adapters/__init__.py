@@ -13,7 +13,7 @@ from kameleon.adapters.ollama import modelfile, write_ollama
 from kameleon.adapters.overview import ModuleOverview, draw_norms, norms_by, overview
 from kameleon.adapters.proof import Check, Proof, prove, verify
 from kameleon.adapters.resize import Truncation, resize, total_error
-from kameleon.adapters.shelf import Shelf, ShelfEntry
+from kameleon.adapters.shelf import Shelf, ShelfEntry, ShelfVersion
 from kameleon.adapters.spectrum import Spectrum, effective_rank, spectrum, spectrum_of
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Resident",
     "Shelf",
     "ShelfEntry",
+    "ShelfVersion",
     "Spectrum",
     "Truncation",
     "check_name",

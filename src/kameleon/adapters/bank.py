@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -32,7 +32,7 @@ class Resident:
 
     @property
     def lowest_layer(self) -> int:
-        return 0 if EMBEDDING in self.ends else min((layer for layer, _ in self.paths), default=0)
+        return _lowest_layer(self.paths, self.ends)
 
     @property
     def bytes(self) -> int:
@@ -96,10 +96,14 @@ class Bank:
     def lay_out(self, adapter: Adapter, any_base: bool = False) -> Resident | FrozenResident:
         """A copy of `adapter` as this bank keeps them, not yet in a slot. Raises what `add` raises."""
         check_base(self._base, adapter, any_base)
-        resident = _lay_out(self._base, adapter)
+        check_fit(self._base, adapter)
+        touched = _touched(self._base, adapter)
         if not self._frozen:
-            return resident
-        return FrozenResident(adapter.name, adapter.card, self._table(resident), resident.ends, resident.lowest_layer)
+            return _lay_out(self._base, adapter, touched)
+        # The table is the one copy; what it is made of stays where it was read to.
+        paths = {path: _side_path(self._base, adapter, path, present) for path, present in touched.items()}
+        ends = _ends(self._base, adapter)
+        return FrozenResident(adapter.name, adapter.card, self._table(paths), ends, _lowest_layer(paths, ends))
 
     def place(self, resident: Resident | FrozenResident, slot: int | None = None) -> int:
         """Put what `lay_out` made into `slot`, or one that is free: several versions of one name may be resident."""
@@ -158,7 +162,7 @@ class Bank:
         """The factors in a slot as generation reads them; of a bank that is not frozen, a copy of what they are now."""
         resident = self._slots[slot]
         assert resident is not None, f"slot {slot} is empty"
-        return resident.table if isinstance(resident, FrozenResident) else self._table(resident)
+        return resident.table if isinstance(resident, FrozenResident) else self._table(resident.paths)
 
     def lowest_layer(self, slot: int) -> int:
         """The lowest layer that the adapter in `slot` changes; the number of layers for the plain base."""
@@ -167,9 +171,9 @@ class Bank:
             return self._base.config.num_layers
         return resident.lowest_layer
 
-    def _table(self, resident: Resident) -> SideTable:
+    def _table(self, paths: Mapping[tuple[int, str], SidePath]) -> SideTable:
         with torch.no_grad():
-            return SideTable([resident.paths.get(place) for place in self._places], self._base.compute_dtype)
+            return SideTable([paths.get(place) for place in self._places], self._base.compute_dtype)
 
 
 class _Sides(Sequence[SidePath | None]):
@@ -240,14 +244,21 @@ def check_fit(base: Base, adapter: Adapter) -> None:
         raise AdapterMismatchError(f"adapter {adapter.name!r} does not fit {base.name}: {shown}")
 
 
-def _lay_out(base: Base, adapter: Adapter) -> Resident:
-    check_fit(base, adapter)
-    touched = {
+_Present = list[tuple[Member, str, LoraFactors]]
+"""The projections of one group that an adapter touches, with their names and factors."""
+
+
+def _touched(base: Base, adapter: Adapter) -> dict[tuple[int, str], _Present]:
+    """By layer and group, in the order in which the base runs them."""
+    return {
         (layer, group.name): present
         for layer in range(base.config.num_layers)
         for group in groups(base.config)
         if (present := [one for m in group.members if (one := _of_member(adapter, layer, m, group)) is not None])
     }
+
+
+def _lay_out(base: Base, adapter: Adapter, touched: Mapping[tuple[int, str], _Present]) -> Resident:
     trained = ([f.a, f.b, *([] if f.magnitude is None else [f.magnitude])] for p in touched.values() for _, _, f in p)
     flat = torch.empty(sum(tensor.numel() for tensors in trained for tensor in tensors))
     at = 0
@@ -262,21 +273,19 @@ def _lay_out(base: Base, adapter: Adapter) -> Resident:
     paths: dict[tuple[int, str], SidePath] = {}
     modules: dict[str, LoraFactors] = {}
     for path, present in touched.items():
-        a = place(torch.cat([factors.a for _, _, factors in present]))
-        branches, row = [], 0
-        for member, name, factors in present:
-            b = place(factors.b)
-            magnitude = None if factors.magnitude is None else place(factors.magnitude)
-            norm = None if magnitude is None else torch.empty_like(magnitude)
-            shift = _shift(base, name, factors, adapter.biases.get(name))
-            branches.append(Branch(b, member.start, member.stop, factors.scaling, magnitude, norm, shift))
+        paths[path] = side = _side_path(base, adapter, path, present, place)
+        for (_, name, factors), branch, ranks in zip(present, side.branches, side.ranks, strict=True):
             if name in adapter.modules:
-                modules[name] = replace(factors, a=a[row : row + factors.rank], b=b, magnitude=magnitude)
-            row += factors.rank
-        paths[path] = SidePath(a, tuple(branches))
-        _renew(base, *path, paths[path])
-    ends = {name: _lay_out_end(base, name, end) for name, end in adapter.ends.items()}
-    return Resident(adapter.name, adapter.card, flat, paths, modules, ends)
+                modules[name] = replace(factors, a=side.a[ranks], b=branch.b, magnitude=branch.magnitude)
+    return Resident(adapter.name, adapter.card, flat, paths, modules, _ends(base, adapter))
+
+
+def _lowest_layer(paths: Mapping[tuple[int, str], SidePath], ends: Mapping[str, AdaptedEnd]) -> int:
+    return 0 if EMBEDDING in ends else min((layer for layer, _ in paths), default=0)
+
+
+def _ends(base: Base, adapter: Adapter) -> dict[str, AdaptedEnd]:
+    return {name: _lay_out_end(base, name, end) for name, end in adapter.ends.items()}
 
 
 def _lay_out_end(base: Base, name: str, end: EndChange) -> AdaptedEnd:
@@ -292,6 +301,26 @@ def _lay_out_end(base: Base, name: str, end: EndChange) -> AdaptedEnd:
         a = a.T
     a_weight, b_weight = (FrozenWeight(f.to(dtype).contiguous(), dtype=dtype) for f in (a, b))
     return AdaptedEnd(weight, a_weight, b_weight, end.factors.scaling, held + a.numel() + b.numel())
+
+
+def _side_path(
+    base: Base,
+    adapter: Adapter,
+    path: tuple[int, str],
+    present: _Present,
+    place: Callable[[Tensor], Tensor] = lambda values: values,
+) -> SidePath:
+    """The joined side path of one group; `place` says where its numbers are kept."""
+    a, branches = place(torch.cat([factors.a for _, _, factors in present])), []
+    for member, name, factors in present:
+        b = place(factors.b)
+        magnitude = None if factors.magnitude is None else place(factors.magnitude)
+        norm = None if magnitude is None else torch.empty_like(magnitude)
+        shift = _shift(base, name, factors, adapter.biases.get(name))
+        branches.append(Branch(b, member.start, member.stop, factors.scaling, magnitude, norm, shift))
+    side = SidePath(a, tuple(branches))
+    _renew(base, *path, side)
+    return side
 
 
 def _of_member(adapter: Adapter, layer: int, member: Member, group: Group) -> tuple[Member, str, LoraFactors] | None:

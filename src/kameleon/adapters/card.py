@@ -78,7 +78,7 @@ def read_text(path: Path) -> str:
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise AdapterFileError(f"{path} has {path.stat().st_size:,} bytes; at most {_MOST_BYTES:,} are read")
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise AdapterFileError(f"{path} cannot be read: {error}") from error
 

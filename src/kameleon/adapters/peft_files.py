@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors
@@ -135,10 +138,50 @@ def read_adapter(folder: Path) -> Adapter:
     Raises AdapterFileError for missing or damaged files, pickles (never opened), settings that are not applied here,
     factors without a partner, of a wrong rank, or with NaN or infinity.
     """
-    config = _read_config(folder)
+    with reading_adapter(folder) as adapter:
+        return adapter
+
+
+@contextmanager
+def reading_adapter(folder: Path) -> Iterator[Adapter]:
+    """What `read_adapter` does, with the hashes checked beside the block: after it the files are known to be whole.
+
+    Hashing takes as long as all the rest of a load. Raises what `read_adapter` does; damage above all else.
+    """
+    text = _read_config_text(folder)
+    config = _parse_config(folder / _CONFIG, text)
     card, hashes = read_card(folder) or (_card_from(config), {})
-    _check_hashes(folder, hashes)
-    pairs = _read_pairs(folder)
+    content = _read_tensors(folder)
+    with ThreadPoolExecutor(1) as beside:
+        checking = beside.submit(_check_hashes, folder, {_CONFIG: text, _TENSORS: content}, hashes)
+        try:
+            yield _parse_adapter(folder, config, card, content)
+        finally:
+            checking.result()
+
+
+def _parse_adapter(folder: Path, config: Mapping[str, Any], card: Card, content: bytes) -> Adapter:
+    """The adapter that the files hold. Raises AdapterFileError with what is wrong with them."""
+    pairs = _pairs(folder / _TENSORS, content)
+    modules, ends, faults = _changes(config, pairs)
+    biases = {module: pair["bias"] for module, pair in pairs.items() if "bias" in pair}
+    if biases and config.get("bias") not in ("lora_only", "all"):
+        faults.append(f"it holds biases, and the config says bias = {config.get('bias')!r}")
+    faults += [
+        f"the bias of {m} is no row of finite numbers" for m, b in biases.items() if b.dim() != 1 or not _is_finite(b)
+    ]
+    if not modules and all(end.factors is None for end in ends.values()):
+        faults.append("it holds no LoRA factors at all")
+    if faults:
+        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise AdapterFileError(f"{folder / _TENSORS}: {'; '.join(faults[:5])}{more}")
+    return Adapter(folder.resolve().name, modules, card, biases, ends)
+
+
+def _changes(
+    config: Mapping[str, Any], pairs: Mapping[str, dict[str, Tensor]]
+) -> tuple[dict[str, LoraFactors], dict[str, EndChange], list[str]]:
+    """Factors of projections and what changes at the ends, by module, and what is wrong with them."""
     modules, ends, faults = {}, {}, []
     for module, pair in pairs.items():
         factors = None
@@ -168,27 +211,18 @@ def read_adapter(folder: Path) -> Adapter:
         for name in config.get("modules_to_save") or ()
         if not any(f".{m}".endswith(f".{name}") and end.instead is not None for m, end in ends.items())
     ]
-    biases = {module: pair["bias"] for module, pair in pairs.items() if "bias" in pair}
-    if biases and config.get("bias") not in ("lora_only", "all"):
-        faults.append(f"it holds biases, and the config says bias = {config.get('bias')!r}")
-    faults += [
-        f"the bias of {m} is no row of finite numbers"
-        for m, b in biases.items()
-        if b.dim() != 1 or not b.isfinite().all()
-    ]
-    if not modules and all(end.factors is None for end in ends.values()):
-        faults.append("it holds no LoRA factors at all")
-    if faults:
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise AdapterFileError(f"{folder / _TENSORS}: {'; '.join(faults[:5])}{more}")
-    return Adapter(folder.resolve().name, modules, card, biases, ends)
+    return modules, ends, faults
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config_text(folder: Path) -> bytes:
     path = folder / _CONFIG
     if not path.exists():
         raise AdapterFileError(f"{folder} is not an adapter: it has no {_CONFIG}")
-    config = read_json(read_text(path), str(path))
+    return read_text(path).encode()
+
+
+def _parse_config(path: Path, text: bytes) -> dict[str, Any]:
+    config = read_json(text.decode(), str(path))
     if config.get("peft_type") != "LORA":
         raise AdapterFileError(f"{path}: peft_type is {config.get('peft_type')!r}; only LORA adapters can be read")
     refused = [f"{k} = {config[k]!r}" for k, fine in _HARMLESS.items() if k in config and config[k] not in fine]
@@ -231,12 +265,12 @@ def _check_pattern(path: Path, key: str) -> None:
         )
 
 
-def _check_hashes(folder: Path, hashes: Mapping[str, str]) -> None:
-    for name in (_CONFIG, _TENSORS):
-        path = folder / name
-        if name in hashes and path.exists() and _sha256(path.read_bytes()) != hashes[name]:
+def _check_hashes(folder: Path, files: Mapping[str, bytes], hashes: Mapping[str, str]) -> None:
+    """The very bytes that are used, not the files again: they may be replaced at any time."""
+    for name, content in files.items():
+        if name in hashes and _sha256(content) != hashes[name]:
             raise AdapterFileError(
-                f"{path} is damaged or was changed: it is not the file that {CARD_FILE} was written for; "
+                f"{folder / name} is damaged or was changed: it is not the file that {CARD_FILE} was written for; "
                 f"take a whole copy, or delete {CARD_FILE} to read it as an adapter of unknown origin"
             )
 
@@ -250,7 +284,7 @@ def _card_from(config: Mapping[str, Any]) -> Card:
     return Card(base_id=base_id if isinstance(base_id, str) else None, created="", versions={})
 
 
-def _read_pairs(folder: Path) -> dict[str, dict[str, Tensor]]:
+def _read_tensors(folder: Path) -> bytes:
     path = folder / _TENSORS
     if not path.exists():
         pickled = next((p.name for p in folder.glob("adapter_model.*") if p.suffix in (".bin", ".pt", ".pth")), None)
@@ -260,8 +294,12 @@ def _read_pairs(folder: Path) -> dict[str, dict[str, Tensor]]:
             else ""
         )
         raise AdapterFileError(f"{folder} has no {_TENSORS}{hint}")
+    return _bytes_of(path)
+
+
+def _pairs(path: Path, content: bytes) -> dict[str, dict[str, Tensor]]:
     pairs: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in read_tensors(path).items():
+    for key, tensor in _parse_tensors(path, content).items():
         match = _KEY.fullmatch(key)
         if match is None:
             raise AdapterFileError(f"{path}: {key!r} is not a LoRA factor of a linear layer; nothing was loaded")
@@ -279,11 +317,23 @@ def _read_pairs(folder: Path) -> dict[str, dict[str, Tensor]]:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of an untrusted safetensors file, in fp32. Raises AdapterFileError."""
+    return _parse_tensors(path, _bytes_of(path))
+
+
+def _bytes_of(path: Path) -> bytes:
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+        return path.read_bytes()
+    except OSError as error:
+        raise AdapterFileError(f"{path} cannot be read: {error}") from error
+
+
+def _parse_tensors(path: Path, content: bytes) -> dict[str, Tensor]:
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
         raise AdapterFileError(f"{path} is damaged or cut short: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise AdapterFileError(f"{path} holds numbers of a kind that torch does not know: {error}") from error
     for key, tensor in tensors.items():
         if not tensor.is_floating_point():
             raise AdapterFileError(f"{path}: {key!r} holds {tensor.dtype}, not floating-point numbers")
@@ -305,16 +355,21 @@ def _faults(module: str, factors: LoraFactors, rank: int) -> list[str]:
     odd = [f"{module} has {name} {list(t.shape)}" for name, t in factors.extras.items() if t.shape != b.shape[:1]]
     if odd:
         return odd
-    if not all(torch.isfinite(tensor).all() for tensor in factors.tensors):
+    if not all(map(_is_finite, factors.tensors)):
         return [f"{module} holds NaN or infinity"]
     return []
 
 
 def _end_faults(module: str, pair: Mapping[str, Tensor], end: EndChange) -> list[str]:
     faults = [f"{module} has a {what}, which is not applied there" for what in ("bias", *_EXTRA_KEYS) if what in pair]
-    if end.instead is not None and (end.instead.dim() != 2 or not end.instead.isfinite().all()):
+    if end.instead is not None and (end.instead.dim() != 2 or not _is_finite(end.instead)):
         faults.append(f"what replaces {module} is no matrix of finite numbers")
     return faults
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are: one NaN or infinity makes the sum another, so most of the time one pass tells."""
+    return math.isfinite(float(tensor.sum())) or bool(tensor.isfinite().all())
 
 
 def _unlike(config: Mapping[str, Any], module: str, factors: LoraFactors) -> list[str]:

@@ -43,6 +43,16 @@ class ShelfEntry:
     current: bool = True
 
 
+@dataclass(frozen=True)
+class ShelfVersion:
+    """One version on disk. Two are equal only if they are the same folder: after `remove`, numbers begin anew."""
+
+    path: Path
+    number: int
+    inode: int
+    written_ns: int
+
+
 class Shelf:
     """A folder of adapters, by default the one in Kameleon's home. Safe for several processes at once."""
 
@@ -80,6 +90,23 @@ class Shelf:
         """The folder of an adapter's current version. Raises AdapterNotFoundError, naming the nearest."""
         self._check_there(name)
         return self._folder(name, self._current(name))
+
+    def current(self, name: str) -> ShelfVersion:
+        """The version that a name means now, whatever others do to the shelf meanwhile.
+
+        Raises AdapterNotFoundError, AdapterFileError.
+        """
+        while True:
+            self._check_there(name)
+            folder = _inode(self.root / name)
+            try:
+                path = self.path(name)
+                found = path.stat()
+            except (AdapterFileError, OSError) as error:
+                if folder == _inode(self.root / name):
+                    raise AdapterFileError(str(error)) from error
+            else:
+                return ShelfVersion(path, int(path.name), found.st_ino, found.st_mtime_ns)
 
     def folder(self, name: str) -> Path:
         """The folder of an adapter with all its versions, broken or not. Raises AdapterNotFoundError."""
@@ -170,7 +197,7 @@ class Shelf:
             text = pointer.read_text(encoding="ascii").strip()
         except (OSError, ValueError) as error:
             raise AdapterFileError(f"{pointer} cannot be read: {error}") from error
-        if not re.fullmatch(r"\d{4,9}", text) or int(text) not in self._versions(name):
+        if not re.fullmatch(r"\d{4,9}", text) or not self._folder(name, int(text)).is_dir():
             raise AdapterFileError(
                 f"{pointer} names version {text[:20]!r}, which is not there: kameleon adapter rollback"
             )
@@ -190,6 +217,13 @@ class Shelf:
         except (AdapterError, OSError) as error:
             return ShelfEntry(name, path, size, None, str(error), version)
         return ShelfEntry(name, path, size, card and card[0], None, version)
+
+
+def _inode(folder: Path) -> int | None:
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None
 
 
 def _is_there(folder: Path) -> bool:

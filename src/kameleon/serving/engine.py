@@ -199,7 +199,11 @@ class Engine:
 
     @staticmethod
     def _is_settled(ticket: Ticket) -> bool:
-        return ticket.version.ready or ticket.version.error is not None
+        version = ticket.version
+        return (version.ready and not version.leaving) or version.error is not None
+
+    def _starts(self, ticket: Ticket) -> bool:
+        return ticket.version.error is not None or self.adapters.start(ticket.version)
 
     def _handle_cancels(self) -> None:
         for ticket in self._cancels:
@@ -224,13 +228,13 @@ class Engine:
         if self._batch.waiting:
             return  # there is no room for those who are in already
         while self._batch.running + self._batch.waiting < self.limits.max_batch:
-            ticket = self._queue.take(self._is_settled)
+            ticket = self._queue.take(self._starts)
             if ticket is None:
                 return
             if ticket.version.error is not None:
                 self._end(ticket, Piece(ticket.number, "", error=ticket.version.error))
                 continue
-            key = ticket.version if ticket.request.adapter is not None else None
+            key = ticket.version.residence if ticket.request.adapter is not None else None
             ticket.in_batch = self._batch.add(ticket.request, ticket.version.slot, key, ticket.chooser)
             self._running[ticket.in_batch] = ticket
             self._counters[ticket.request.adapter].queue_s.note(time.monotonic() - ticket.submitted_s)
@@ -268,7 +272,7 @@ class Engine:
         return Completion("", (), finish, len(ticket.request.prompt))  # type: ignore[arg-type]
 
     def _end(self, ticket: Ticket, piece: Piece) -> None:
-        self.adapters.release(ticket.version)
+        self.adapters.release(ticket.version, started=ticket.in_batch is not None)
         finished = self._counters[ticket.request.adapter].finished
         how = piece.completion.finish if piece.completion is not None else "error"
         finished[how] = finished.get(how, 0) + 1

@@ -6,10 +6,11 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from kameleon.adapters import Adapter, Bank, Proof, Shelf, prove
-from kameleon.errors import AdapterError, AdapterMismatchError, AdapterNotFoundError, KameleonError
+from kameleon.adapters import Adapter, Bank, Proof, Shelf, ShelfVersion, prove
+from kameleon.adapters.bank import FrozenResident, Resident
+from kameleon.adapters.peft_files import reading_adapter
+from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError, KameleonError
 from kameleon.model import Base
 from kameleon.ops import NO_ADAPTER
 from kameleon.serving.state import AdapterState
@@ -17,25 +18,47 @@ from kameleon.serving.state import AdapterState
 
 @dataclass(eq=False)
 class Version:
-    """One version of an adapter: wanted, then resident in a slot, or broken. Whoever holds it keeps it resident."""
+    """One version of an adapter: wanted, then resident in a slot, or broken.
+
+    Whoever has a request for it holds it; one that a request runs on stays resident. It may leave memory and come back
+    while requests wait for it.
+    """
 
     name: str
-    source: Path | Adapter | None
-    number: int | None
+    source: ShelfVersion | Adapter | None
     slot: int = NO_ADAPTER
+    residence: int = 0
+    """A number of its own for each stay in memory: what was computed in one stay is found in no other."""
     bytes: int = 0
-    holders: int = 0
+    holders: int = 0  # requests that wait for it or run on it
+    running: int = 0
+    used: int = 0  # the moment somebody last asked for it, in uses of any adapter
+    had_turn: bool = False  # whether a request started on it in this stay
+    leaving: bool = False  # it makes room for another: nobody starts on it any more
     ready: bool = False
     error: KameleonError | None = None
-    used: int = 0  # the moment of its last use, in uses of any adapter
+
+    @property
+    def number(self) -> int | None:
+        return self.source.number if isinstance(self.source, ShelfVersion) else None
+
+    @property
+    def may_leave(self) -> bool:
+        """Values that were added have no file to come back from."""
+        return self.ready and isinstance(self.source, ShelfVersion)
+
+    def is_overtaken_by(self, source: ShelfVersion | Adapter) -> bool:
+        """Whether new requests get another version, now that `source` is what the name means."""
+        return self.error is not None or (isinstance(self.source, ShelfVersion) and self.source != source)
 
 
 class HotAdapters:
     """The resident adapters over one base, under a budget of memory. Safe for several threads.
 
     An adapter is loaded by a thread of its own, beside running requests. When the budget is used up, those leave that
-    nobody holds and that were used longest ago; pinned ones stay, and so do values that were added. An adapter waits
-    for room until requests have let go of others.
+    nobody holds and that were used longest ago; pinned ones stay, and so do values that were added. When all are held,
+    those that came longest ago take no more requests, finish what runs, and leave; whoever still waits for one gets it
+    back after the others. So an adapter that is asked for is loaded in the end, however many ask for others.
     """
 
     def __init__(self, base: Base, shelf: Shelf | None = None, budget_bytes: int = 0, any_base: bool = False) -> None:
@@ -47,7 +70,7 @@ class HotAdapters:
         self._versions: list[Version] = []
         self._current: dict[str, Version] = {}
         self._pinned: set[str] = set()
-        self._uses = 0
+        self._uses = self._residences = 0
         self._wanted: queue.SimpleQueue[Version | None] = queue.SimpleQueue()
         self._loader: threading.Thread | None = None
         self.on_change: Callable[[], None] = lambda: None
@@ -63,16 +86,32 @@ class HotAdapters:
         """The version of `name` that new requests get, loaded in the background if it is not resident; held until
         `release`. None is the plain base. Raises AdapterNotFoundError, AdapterFileError."""
         if name is None:
-            return Version("", None, None, ready=True)
+            return Version("", None, ready=True)
+        # The disk is asked before the lock is taken: whoever computes needs that too.
+        source = self._added(name) or self.shelf.current(name)
         with self._lock:
-            version = self._find(name)
+            version = self._current.get(name)
+            if version is None or version.is_overtaken_by(source):
+                version = self._want(Version(name, source))
             version.holders += 1
             self._touch(version)
         return version
 
-    def release(self, version: Version) -> None:
+    def start(self, version: Version) -> bool:
+        """Whether a request that holds `version` may run on it now; it then stays resident until the release."""
+        with self._lock:
+            if not version.ready or version.leaving:
+                return False
+            version.running += 1
+            version.had_turn = True
+            self._lock.notify_all()
+        return True
+
+    def release(self, version: Version, started: bool = False) -> None:
+        """End a `hold`, of a request that `start` let run or of one that never did."""
         with self._lock:
             version.holders -= 1
+            version.running -= started
             self._shrink()
             self._lock.notify_all()
 
@@ -82,6 +121,7 @@ class HotAdapters:
         try:
             with self._lock:
                 self._lock.wait_for(lambda: version.ready or version.error is not None)
+                version.had_turn = True
             if version.error is not None:
                 raise version.error
         finally:
@@ -93,21 +133,22 @@ class HotAdapters:
         Raises AdapterError.
         """
         proof = prove(self.base, adapter, self._any_base)
-        version = Version(adapter.name, adapter, None)
+        version = Version(adapter.name, adapter)
+        resident = self.bank.lay_out(adapter, self._any_base)
         with self._lock:
-            version.holders += 1  # until it is current
             self._versions.append(version)
-        self._settle(version, adapter)
-        with self._lock:
             self._current[adapter.name] = version
+            self._settle(version, resident)
             self._touch(version)
-        self.release(version)
+            self._shrink()
         return proof
 
     def pin(self, name: str) -> None:
         """Keep an adapter resident from now on; loads it if need be. Raises AdapterError."""
         with self._lock:
             self._pinned.add(name)
+            for version in self._versions:
+                version.leaving = version.leaving and version.name != name
         try:
             self.load(name)
         except AdapterError:
@@ -120,12 +161,13 @@ class HotAdapters:
             self._shrink()
 
     def unload(self, name: str) -> None:
-        """Let an adapter go: at once, or when its running requests have ended. Raises AdapterNotFoundError."""
+        """Let an adapter go: at once, or when its requests have ended. Raises AdapterNotFoundError."""
         with self._lock:
             version = self._current.pop(name, None)
             self._pinned.discard(name)
             if version is None:
-                raise AdapterNotFoundError(f"adapter {name!r} is not resident; resident: {self._names() or 'none'}")
+                resident = ", ".join(sorted(self._current)) or "none"
+                raise AdapterNotFoundError(f"adapter {name!r} is not resident; resident: {resident}")
             self._shrink()
 
     def state(self) -> tuple[AdapterState, ...]:
@@ -147,24 +189,19 @@ class HotAdapters:
     def close(self) -> None:
         self._wanted.put(None)
 
+    def _added(self, name: str) -> Adapter | None:
+        with self._lock:
+            known = self._current.get(name)
+        return known.source if known is not None and isinstance(known.source, Adapter) else None
+
     def _resident_bytes(self) -> int:
         return sum(v.bytes for v in self._versions)
-
-    def _names(self) -> str:
-        return ", ".join(sorted(self._current))
 
     def _is_current(self, version: Version) -> bool:
         return self._current.get(version.name) is version
 
-    def _find(self, name: str) -> Version:
-        known = self._current.get(name)
-        if known is not None and isinstance(known.source, Adapter):
-            return known
-        path = self.shelf.path(name)
-        if known is not None and known.source == path and known.error is None:
-            return known
-        version = Version(name, path, int(path.name))
-        self._current[name] = version
+    def _want(self, version: Version) -> Version:
+        self._current[version.name] = version
         self._versions.append(version)
         if self._loader is None:
             self._loader = threading.Thread(target=self._load_wanted, name="kameleon-adapters", daemon=True)
@@ -187,31 +224,51 @@ class HotAdapters:
             self.on_change()
 
     def _load_one(self, version: Version) -> None:
-        assert isinstance(version.source, Path)
-        adapter = replace(Adapter.load(version.source), name=version.name)
-        parts = {**adapter.modules, **adapter.ends}
-        broken = [m for m, part in parts.items() if not all(bool(t.sum().isfinite()) for t in part.tensors)]
-        if broken:
-            raise AdapterMismatchError(f"adapter {version.name!r} holds NaN or infinity in {', '.join(broken[:3])}")
-        size = self.base.compute_dtype.itemsize * adapter.parameters
+        """Read a wanted version and give it a slot; what the shelf has in its place by now is as good."""
+        while True:
+            source = version.source
+            assert isinstance(source, ShelfVersion)
+            try:
+                with reading_adapter(source.path) as read:
+                    adapter = replace(read, name=version.name)
+                    if not self._wait_for_room(version, self.base.compute_dtype.itemsize * adapter.parameters):
+                        return
+                    resident = self.bank.lay_out(adapter, self._any_base)
+            except AdapterFileError:
+                version.source = self.shelf.current(version.name)
+                if version.source == source:
+                    raise
+            else:
+                with self._lock:
+                    self._settle(version, resident)
+                    self._shrink()
+                return
+
+    def _wait_for_room(self, version: Version, size: int) -> bool:
+        """Wait until `size` bytes fit; false if nobody wants the version any more, which is then dropped."""
         with self._lock:
-            self._lock.wait_for(lambda: self._has_room(size))
-        self._settle(version, adapter)
+            self._lock.wait_for(lambda: not version.holders or self._has_room(size))
+            if not version.holders:
+                self._drop(version)
+            return bool(version.holders)
 
     def _has_room(self, size: int) -> bool:
-        """Whether `size` bytes fit after whoever is idle has left; one adapter always does."""
+        """Whether `size` bytes fit after whoever can leave has left; beside pinned and added ones, one always does."""
         self._shrink(size)
-        held = any(v.ready and v.holders for v in self._versions)
-        return self._resident_bytes() + size <= self.budget_bytes or not held
+        over = self._resident_bytes() + size - self.budget_bytes
+        there = [v for v in self._versions if v.may_leave and v.name not in self._pinned]
+        for version in sorted(there, key=lambda v: v.residence):
+            if over > 0 and (version.leaving or version.had_turn):
+                version.leaving = True
+                over -= version.bytes
+        self._shrink(size)
+        return self._resident_bytes() + size <= self.budget_bytes or not any(v.ready for v in there)
 
-    def _settle(self, version: Version, adapter: Adapter) -> None:
-        """Give an adapter a slot. Raises AdapterError."""
-        resident = self.bank.lay_out(adapter, self._any_base)
-        with self._lock:
-            version.slot = self.bank.place(resident)
-            version.bytes, version.ready = self.bank.bytes(version.slot), True
-            self._shrink()
-            self._lock.notify_all()
+    def _settle(self, version: Version, resident: Resident | FrozenResident) -> None:
+        self._residences += 1
+        version.slot, version.residence = self.bank.place(resident), self._residences
+        version.bytes, version.ready, version.had_turn = self.bank.bytes(version.slot), True, False
+        self._lock.notify_all()
 
     def _give_up(self, version: Version, error: KameleonError) -> None:
         with self._lock:
@@ -220,20 +277,33 @@ class HotAdapters:
             self._lock.notify_all()
 
     def _shrink(self, needed_bytes: int = 0) -> None:
-        """Versions that nobody holds leave: those that are no longer current, and those used longest ago while the
-        budget is exceeded. Values that were added have no file to come back from, so they stay."""
-        for version in [v for v in self._versions if v.ready and not v.holders and not self._is_current(v)]:
-            self._drop(version)
-        idle = [v for v in self._versions if v.ready and not v.holders and v.name not in self._pinned]
-        for version in sorted(idle, key=lambda v: v.used):
-            over = self._resident_bytes() + needed_bytes > self.budget_bytes
-            if over and not isinstance(version.source, Adapter):
+        """Let those go that can: whoever nobody holds and is no longer current, whoever makes room and has nothing
+        running, and while the budget is exceeded those that nobody holds, used longest ago first."""
+        for version in [v for v in self._versions if v.ready]:
+            if not version.holders and not self._is_current(version):
                 self._drop(version)
+            elif version.leaving and not version.running:
+                self._vacate(version)
+                if version.holders:
+                    self._wanted.put(version)
+                else:
+                    self._drop(version)
+        over = self._resident_bytes() + needed_bytes - self.budget_bytes
+        if over <= 0:
+            return
+        idle = [v for v in self._versions if v.may_leave and not v.holders and v.name not in self._pinned]
+        for version in sorted(idle, key=lambda v: v.used):
+            if over > 0:
+                over -= version.bytes
+                self._drop(version)
+
+    def _vacate(self, version: Version) -> None:
+        version.ready, version.leaving, version.bytes = False, False, 0
+        self.bank.free(version.slot)
 
     def _drop(self, version: Version) -> None:
         self._versions.remove(version)
         if self._is_current(version):
             del self._current[version.name]
         if version.ready:
-            version.ready = False
-            self.bank.free(version.slot)
+            self._vacate(version)
