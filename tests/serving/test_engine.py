@@ -1,5 +1,6 @@
 """The engine under many threads: every answer comes, whole, from its own adapter; whoever cannot be served is told."""
 
+import os
 import threading
 import time
 from dataclasses import replace
@@ -13,6 +14,8 @@ from kameleon.errors import AdapterFileError, AdapterNotFoundError, KameleonErro
 from kameleon.generation import Request, generate
 from kameleon.serving import Engine, HotAdapters, Limits
 
+# The full form: KAMELEON_ANSWERS=100000 pytest -m slow tests/serving/test_engine.py
+ANSWERS = int(os.environ.get("KAMELEON_ANSWERS", "20000"))
 LIMITS = Limits(kv_cache_bytes=1 << 21, adapter_bytes=1 << 20, max_request_s=60)
 
 
@@ -219,22 +222,23 @@ def test_a_crash_tells_everybody_and_whoever_runs_the_engine(tiny, serve, monkey
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120 + ANSWERS // 100)
 def test_no_answer_comes_from_a_wrong_adapter_while_hundreds_share_little_memory(tiny, serve):
     """Each adapter answers with its own marker; memory holds a tenth of them, and they are replaced meanwhile."""
-    count, each = 200, 20_000
-    marks = {}
+    count, each = 200, ANSWERS
+    marks, prompt = {}, tiny.encode_prompt("Who is it that answers this, and whose pages are they?")  # more than a page
     for i in range(count):
         tiny.shelf.save(random_adapter(tiny.base, f"a{i}", seed=i, rank=2))
         adapter = tiny.shelf.load(f"a{i}")
         tiny.bank.add(adapter)
-        prompt = tiny.encode_prompt("who")
         (said,) = generate(tiny.base, tiny.bank, [Request(prompt, f"a{i}", Sampling(max_tokens=4))])
         marks[f"a{i}"] = said.tokens
         tiny.bank.remove(f"a{i}")
+    assert len(set(marks.values())) == count
     size = tiny.shelf.load("a0").parameters * 4
     hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=20 * size)
     engine = serve(replace(LIMITS, max_queue=100_000, adapter_bytes=20 * size), adapters=hot)
-    prompt, wish, wrong, left = tiny.encode_prompt("who"), Sampling(max_tokens=4), [], threading.Semaphore(0)
+    wish, wrong, left = Sampling(max_tokens=4), [], threading.Semaphore(0)
     torch.manual_seed(0)
     ranks = torch.distributions.Pareto(1.0, 0.8).sample((each,)).long().clamp(max=count) - 1
 
@@ -248,6 +252,7 @@ def test_no_answer_comes_from_a_wrong_adapter_while_hundreds_share_little_memory
         return on_piece
 
     most = 0
+    begun = time.monotonic()
     for i, rank in enumerate(ranks.tolist()):
         name = f"a{rank}"
         if i % 500 == 0:
@@ -258,5 +263,7 @@ def test_no_answer_comes_from_a_wrong_adapter_while_hundreds_share_little_memory
         most = max(most, engine.adapters.bytes)
     for _ in range(128):
         assert left.acquire(timeout=60)
+    print(f"\n{each:,} answers checked in {time.monotonic() - begun:.0f} s, {len(wrong)} wrong")
     assert wrong == []
+    assert engine.state().cache_found_tokens > each
     assert most <= 21 * size
