@@ -50,3 +50,28 @@ def test_what_does_not_fit_is_passed_over_and_can_be_removed():
     assert len(queue) == 1
     queue.remove(("a", "cold", 0))
     assert len(queue) == 0 and queue.take(lambda _: True) is None
+
+
+def test_a_newcomer_has_no_claim_on_what_was_served_before_though_nobody_waits():
+    queue = filled(("busy", None, 1))
+    queue.charge("busy", None, 1000)
+    queue.put(("busy", None, 1), "busy", None)
+    assert queue.take(lambda _: True) and queue.take(lambda _: True)
+    for i in range(20):
+        queue.put(("new", None, i), "new", None)
+        queue.put(("busy", None, i), "busy", None)
+    assert sum(user == "busy" for user, _, _ in drained(queue)[:20]) >= 8
+
+
+def test_names_that_never_come_back_are_forgotten_and_those_that_wait_are_not():
+    queue = FairQueue()
+    for i in range(3000):
+        queue.put(i, f"user {i}", f"adapter {i}")
+        if i % 3:
+            assert queue.take(lambda _: True) is not None
+            queue.charge(f"user {i}", None, 5)
+    assert len(queue) == 1000
+    for i in range(1001):
+        queue.put(-1, "one", f"adapter {i}")
+    assert len(queue._users) <= 2002
+    assert len([queue.take(lambda _: True) for _ in range(2001)]) == 2001 and len(queue) == 0

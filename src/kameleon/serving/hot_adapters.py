@@ -82,6 +82,13 @@ class HotAdapters:
             added = {name for name, v in self._current.items() if isinstance(v.source, Adapter)}
         return sorted({*self.shelf.names(), *added})
 
+    def has(self, name: str) -> bool:
+        """Whether `name` is one of `names`."""
+        try:
+            return self._added(name) is not None or self.shelf.has(name)
+        except AdapterError:
+            return False  # it cannot even be a name
+
     def hold(self, name: str | None) -> Version:
         """The version of `name` that new requests get, loaded in the background if it is not resident; held until
         `release`. None is the plain base. Raises AdapterNotFoundError, AdapterFileError."""

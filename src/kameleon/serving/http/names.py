@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
+from typing import Protocol
 
 from kameleon.serving.http.errors import ApiError
 from kameleon.serving.http.keys import Key
@@ -15,7 +16,15 @@ def base_name(ref: str) -> str:
     return path.stem if path.suffix == ".gguf" else path.name if path.is_absolute() or path.is_dir() else ref
 
 
-def adapter_of(model: str, base: str, adapters: list[str], key: Key | None) -> str | None:
+class Names(Protocol):
+    """The adapters that there are."""
+
+    def names(self) -> list[str]: ...
+
+    def has(self, name: str) -> bool: ...
+
+
+def adapter_of(model: str, base: str, adapters: Names, key: Key | None) -> str | None:
     """The adapter that `model` names: None for the base's own name, else an adapter's, alone or as base:adapter.
 
     A name is only ever compared with the names that there are. Raises ApiError 404, naming the nearest; a key that is
@@ -23,10 +32,10 @@ def adapter_of(model: str, base: str, adapters: list[str], key: Key | None) -> s
     """
     if model == base and (key is None or key.may_use(base)):
         return None
-    allowed = [name for name in adapters if key is None or key.may_use(name)]
     name = model.removeprefix(f"{base}:")
-    if name in allowed:
+    if (key is None or key.may_use(name)) and adapters.has(name):
         return name
+    allowed = [name for name in adapters.names() if key is None or key.may_use(name)]
     near = difflib.get_close_matches(name, [base, *allowed], 1, cutoff=0.0)
     hint = f"did you mean {near[0]!r}?" if near else "there is none for this key"
     raise ApiError(404, f"no model {model[:80]!r}: {hint} (GET /v1/models lists them)", "model_not_found", "model")

@@ -50,7 +50,7 @@ class Service:
 
     def adapter_of(self, model: str, key: Key | None) -> str | None:
         """The adapter that `model` names. Raises ApiError."""
-        return adapter_of(model, self.name, self.adapter_names(), key)
+        return adapter_of(model, self.name, self.adapters, key)
 
     def label(self, prefix: str, kind: str, adapter: str | None) -> Label:
         """A new label for an answer of `adapter`, or of the base."""
