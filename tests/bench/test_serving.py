@@ -1,5 +1,8 @@
 """Serving compared: who takes part, what is reported, and a real small run of Kameleon and PEFT."""
 
+import random
+from collections import Counter
+
 import pytest
 
 from kameleon.bench.serving import ServeBenchSettings, case_name, document_of, find_contenders, run_serve_bench, spread
@@ -11,6 +14,7 @@ KEYS = {
     "decode_tokens_per_s",
     "mixed4_vs_base",
     "mixed16_vs_base",
+    "mixed1000_vs_10",
     "mixed4_vs_llama_server",
     "mixed4_vs_vllm",
     "mixed16_vs_peft",
@@ -22,9 +26,12 @@ KEYS = {
 
 
 def test_streams_are_spread_over_adapters():
-    assert spread("base", 3) == [None, None, None]
-    assert spread("1", 3) == [0, 0, 0]
-    assert spread("4", 6) == [0, 1, 2, 3, 0, 1]
+    draws = random.Random(0)
+    assert spread("base", 3, draws) == [None, None, None]
+    assert spread("1", 3, draws) == [0, 0, 0]
+    assert spread("4", 6, draws) == [0, 1, 2, 3, 0, 1]
+    drawn = Counter(spread("1000", 10_000, draws))
+    assert len(drawn) > 800 and 1.5 < drawn[0] / drawn[1] < 2.5
 
 
 def test_ratios_are_taken_at_the_most_streams_and_none_where_somebody_is_missing():

@@ -15,8 +15,9 @@ from typing import Any
 
 from kameleon.bench.machine import machine
 from kameleon.bench.serving.contender import Contender, Stage
-from kameleon.bench.serving.servers import KameleonServer, LlamaServer, Vllm
-from kameleon.bench.serving.settings import MIXES, ServeBenchSettings, spread
+from kameleon.bench.serving.load import joined
+from kameleon.bench.serving.servers import ADAPTER_BYTES, KameleonServer, LlamaServer, Vllm
+from kameleon.bench.serving.settings import POWER_LAW, ServeBenchSettings, spread
 from kameleon.bench.serving.stage import set_stage
 from kameleon.bench.serving.workers import OpenVino, Peft
 from kameleon.errors import ContenderError, SettingError
@@ -86,6 +87,7 @@ def run_serve_bench(
         _measure(seats, settings, rates, first, skipped, on_event)
         ours = seats[OURS]
         assert isinstance(ours, KameleonServer)
+        resident = {"adapter_bytes": ours.adapter_bytes(), "adapter_bytes_budget": ADAPTER_BYTES}
         on_event("switching")
         switching = _switching(ours, settings)
     return {
@@ -96,6 +98,7 @@ def run_serve_bench(
         **document_of(_medians(rates), settings),
         "first_token_s": _medians(first),
         "contenders": _medians(rates),
+        **resident,
         **switching,
     }
 
@@ -120,6 +123,7 @@ def document_of(rates: Rates, settings: ServeBenchSettings) -> dict[str, Any]:
         "streams": most,
         "mixed4_vs_base": ratio(ours["4"], ours["base"]),
         "mixed16_vs_base": ratio(ours["16"], ours["base"]),
+        "mixed1000_vs_10": ratio(rate(OURS, POWER_LAW, most), rate(OURS, "10", most)),
         "mixed4_vs_llama_server": ratio(ours["4"], rate(LLAMA, "4", most)),
         "mixed4_vs_vllm": ratio(ours["4"], rate(VLLM, "4", most)),
         "mixed4_vs_peft": ratio(ours["4"], rate(PEFT, "4", most)),
@@ -153,21 +157,23 @@ def _measure(
         """Random tokens: nothing that any cache could know."""
         return [[numbers.randrange(1000, 40000) for _ in range(tokens)] for _ in range(count)]
 
-    # A mix over more adapters than there are streams would be another mix.
-    cases = [(mix, n) for mix in settings.mix_names for n in settings.stream_counts if MIXES[mix] <= n]
+    draws = random.Random(2)
+    cases = [(mix, n) for mix in settings.mix_names for n in settings.stream_counts if settings.can_measure(mix, n)]
     for round_ in range(-1, settings.rounds):
         for mix, streams in [("prefill", 1), *cases]:
-            adapters: list[int | None] = [None] if mix == "prefill" else spread(mix, streams)
+            waves: list[list[int | None]] = [[None]]
+            if mix != "prefill":
+                waves = [spread(mix, streams, draws) for _ in range(settings.waves(mix))]
             length = settings.prefill_tokens if mix == "prefill" else settings.prompt_tokens
             tokens = 1 if mix == "prefill" else settings.tokens
             tokens = min(tokens, 4) if round_ < 0 else tokens
             name = mix if mix == "prefill" else case_name(mix, streams)
             for who, seat in seats.items():
                 is_left_out = who == OURS_GGUF and mix != "prefill" and (mix, streams) not in _GGUF_CASES
-                if who in skipped or is_left_out or not seat.can(adapters):
+                if who in skipped or is_left_out or not all(map(seat.can, waves)):
                     continue
                 try:
-                    done = seat.run(adapters, prompts(len(adapters), length), tokens)
+                    done = joined([seat.run(wave, prompts(len(wave), length), tokens) for wave in waves])
                 except ContenderError as error:
                     if who == OURS:
                         raise

@@ -18,6 +18,7 @@ from kameleon.bench.serving.load import Drive, drive
 from kameleon.errors import ContenderError
 from kameleon.model import load_base
 
+ADAPTER_BYTES = 1 << 30  # a hundred of SmolLM2's adapters of rank 16: what a laptop would give
 _PLAIN_ADAPTERS = 16  # as many as a server has to be told of at its start
 
 
@@ -34,7 +35,7 @@ class KameleonServer(Contender):
     def __init__(self, stage: Stage, gguf: bool = False) -> None:
         base = stage.gguf if gguf else stage.folder
         command = [Path(sys.executable).with_name("kameleon"), "serve", "--base", base, "--port", "0", "--json"]
-        words = ["--any-base", "--max-batch", "64", "--max-queue", "2000"]
+        words = ["--any-base", "--max-batch", "64", "--max-queue", "2000", "--adapter-bytes", str(ADAPTER_BYTES)]
         self._program = Program([*command, *words], stage.settings.used_threads, {"KAMELEON_HOME": str(stage.home)})
         assert self._program.process.stdout is not None
         line = self._program.process.stdout.readline()
@@ -50,6 +51,14 @@ class KameleonServer(Contender):
             for adapter, prompt in zip(adapters, prompts, strict=True)
         ]
         return drive(self.netloc, "/v1/completions", bodies)
+
+    def adapter_bytes(self) -> int:
+        """Memory of the adapters that are resident now."""
+        connection = http.client.HTTPConnection(self.netloc, timeout=60)
+        connection.request("GET", "/v1/adapters")
+        listed = json.loads(connection.getresponse().read())["data"]
+        connection.close()
+        return sum(one["resident_bytes"] for one in listed)
 
     def unload(self, adapter: int) -> None:
         """Take an adapter out of memory, so that the next request meets it cold."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import dataclass
 
 from kameleon.errors import SettingError
 
-MIXES = {"base": 0, "1": 1, "4": 4, "16": 16, "1000": 1000}
+MIXES = {"base": 0, "1": 1, "4": 4, "10": 10, "16": 16, "1000": 1000}
 """Names of mixes, and how many adapters each spreads its streams over."""
+POWER_LAW = "1000"
+"""The mix whose adapters are drawn anew for each stream, the i-th with probability ~ 1 / i."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,7 @@ class ServeBenchSettings:
     """Settings of a comparison. The sentence under each field is its help text and the reason for its default."""
 
     mixes: str = "base,1,4,16"
-    """How many adapters the streams are spread over, by commas: base (none), 1, 4, 16, 1000."""
+    """How many adapters the streams are spread over, by commas: base (none), 1, 4, 10, 16; 1000 by a power law."""
     streams: str = "1,16"
     """Answers being written at once, by commas: one person, and what sixteen share."""
     rounds: int = 2
@@ -63,8 +66,19 @@ class ServeBenchSettings:
         """How many adapters have to be there; one for all that is measured apart from the mixes."""
         return max(5, *(MIXES[mix] for mix in self.mix_names))
 
+    def can_measure(self, mix: str, streams: int) -> bool:
+        """Whether so many streams can be that mix: over fewer adapters it would be another."""
+        return mix == POWER_LAW or MIXES[mix] <= streams
 
-def spread(mix: str, streams: int) -> list[int | None]:
+    def waves(self, mix: str) -> int:
+        """How often in a row all streams are asked for: adapters that come and go show over many requests, so the mix
+        that has them is measured longer, and the one that it is compared with as well."""
+        return 8 if mix in ("10", POWER_LAW) else 1
+
+
+def spread(mix: str, streams: int, draws: random.Random) -> list[int | None]:
     """Which adapter each stream asks for."""
     count = MIXES[mix]
+    if mix == POWER_LAW:
+        return list(draws.choices(range(count), [1 / at for at in range(1, count + 1)], k=streams))
     return [i % count if count else None for i in range(streams)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from kameleon.model.config import read_config
 from kameleon.model.tokenizer import load_tokenizer
 from kameleon.weights import open_weights
 
+_DRAWN = 16  # adapters of numbers of their own; beyond these, names of the same files
 _A_SIZE, _B_SIZE = 0.04, 0.002  # random factors that change what is said, but leave the numbers of a usual size
 
 
@@ -35,8 +37,16 @@ def set_stage(ref: str, settings: ServeBenchSettings) -> Iterator[Stage]:
     config = read_config(folder, open_weights(folder))
     with tempfile.TemporaryDirectory(prefix="kameleon-serve-") as home:
         shelf = Shelf(Path(home) / "adapters")
-        saved = [shelf.save(random_adapter(config, f"a{at}", at, settings.rank)) for at in range(settings.adapters)]
+        drawn = min(settings.adapters, _DRAWN)
+        saved = [shelf.save(random_adapter(config, f"a{at}", at, settings.rank)) for at in range(drawn)]
+        for at in range(drawn, settings.adapters):
+            _link(shelf.folder(f"a{at % drawn}"), shelf.root / f"a{at}")
         yield Stage(folder, gguf, saved, Path(home), settings)
+
+
+def _link(folder: Path, name: Path) -> None:
+    """Another adapter of the same files: a thousand of SmolLM2's would be twenty gigabytes."""
+    shutil.copytree(folder, name, copy_function=os.link)
 
 
 def random_adapter(config: DecoderConfig, name: str, seed: int, rank: int) -> Adapter:
