@@ -1,5 +1,6 @@
 """The engine under many threads: every answer comes, whole, from its own adapter; whoever cannot be served is told."""
 
+import itertools
 import os
 import threading
 import time
@@ -223,22 +224,27 @@ def test_a_crash_tells_everybody_and_whoever_runs_the_engine(tiny, serve, monkey
 
 @pytest.mark.slow
 @pytest.mark.timeout(120 + ANSWERS // 100)
-def test_no_answer_comes_from_a_wrong_adapter_while_hundreds_share_little_memory(tiny, serve):
-    """Each adapter answers with its own marker; memory holds a tenth of them, and they are replaced meanwhile."""
-    count, each = 200, ANSWERS
+def test_no_answer_comes_from_a_wrong_adapter_while_a_thousand_share_little_memory(tiny, serve):
+    """Each adapter answers with its own marker; memory holds one in twenty, and they are replaced meanwhile."""
+    count, each = 1000, ANSWERS
     marks, prompt = {}, tiny.encode_prompt("Who is it that answers this, and whose pages are they?")  # more than a page
-    for i in range(count):
-        tiny.shelf.save(random_adapter(tiny.base, f"a{i}", seed=i, rank=2))
-        adapter = tiny.shelf.load(f"a{i}")
+    for seed in itertools.count():
+        name = f"a{len(marks)}"
+        adapter = random_adapter(tiny.base, name, seed=seed, rank=2)
         tiny.bank.add(adapter)
-        (said,) = generate(tiny.base, tiny.bank, [Request(prompt, f"a{i}", Sampling(max_tokens=4))])
-        marks[f"a{i}"] = said.tokens
-        tiny.bank.remove(f"a{i}")
-    assert len(set(marks.values())) == count
-    size = tiny.shelf.load("a0").parameters * 4
-    hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=20 * size)
-    engine = serve(replace(LIMITS, max_queue=100_000, adapter_bytes=20 * size), adapters=hot)
-    wish, wrong, left = Sampling(max_tokens=4), [], threading.Semaphore(0)
+        (said,) = generate(tiny.base, tiny.bank, [Request(prompt, name, Sampling(max_tokens=5))])
+        tiny.bank.remove(name)
+        if said.tokens and said.tokens not in marks.values():  # a marker of its own
+            marks[name] = said.tokens
+            tiny.shelf.save(adapter)
+        if len(marks) == count:
+            break
+    alone = HotAdapters(tiny.base, tiny.shelf)
+    alone.add(tiny.shelf.load("a0"))
+    budget = count // 20 * alone.bytes
+    hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=budget)
+    engine = serve(replace(LIMITS, max_queue=100_000, adapter_bytes=budget), adapters=hot)
+    wish, wrong, left = Sampling(max_tokens=5), [], threading.Semaphore(0)
     torch.manual_seed(0)
     ranks = torch.distributions.Pareto(1.0, 0.8).sample((each,)).long().clamp(max=count) - 1
 
@@ -266,4 +272,4 @@ def test_no_answer_comes_from_a_wrong_adapter_while_hundreds_share_little_memory
     print(f"\n{each:,} answers checked in {time.monotonic() - begun:.0f} s, {len(wrong)} wrong")
     assert wrong == []
     assert engine.state().cache_found_tokens > each
-    assert most <= 21 * size
+    assert budget / 2 < most <= budget
