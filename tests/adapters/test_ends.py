@@ -160,7 +160,7 @@ def test_a_frozen_embedding_that_peft_wrote_takes_no_memory(bases, tmp_path):
 
 def test_an_adapter_file_of_llama_cpp_cannot_hold_a_saved_head(tiny, tmp_path):
     saved_by_peft(tmp_path / "peft", 1, r=3, target_modules=["q_proj"], modules_to_save=["lm_head"])
-    with pytest.raises(AdapterError, match="has changes of lm_head, .*merge it into a full model"):
+    with pytest.raises(AdapterError, match=r"has changes of lm_head, .*merge it into a full model"):
         write_gguf_adapter(Adapter.load(tmp_path / "peft"), tiny.base, tmp_path / "x.gguf")
     assert not (tmp_path / "x.gguf").exists()
 
