@@ -29,7 +29,8 @@ _MIXES = {
     "1": "one adapter",
     "4": "4 adapters mixed",
     "16": "16 adapters mixed",
-    "1000": "1000 mixed",
+    "10": "10 adapters mixed",
+    "1000": "1000 adapters by a power law",
 }
 
 

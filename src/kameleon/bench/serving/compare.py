@@ -17,7 +17,7 @@ from kameleon.bench.machine import machine
 from kameleon.bench.serving.contender import Contender, Stage
 from kameleon.bench.serving.load import joined
 from kameleon.bench.serving.servers import ADAPTER_BYTES, KameleonServer, LlamaServer, Vllm
-from kameleon.bench.serving.settings import POWER_LAW, ServeBenchSettings, spread
+from kameleon.bench.serving.settings import OWN_MIXES, POWER_LAW, ServeBenchSettings, spread
 from kameleon.bench.serving.stage import set_stage
 from kameleon.bench.serving.workers import OpenVino, Peft
 from kameleon.errors import ContenderError, SettingError
@@ -170,6 +170,7 @@ def _measure(
             name = mix if mix == "prefill" else case_name(mix, streams)
             for who, seat in seats.items():
                 is_left_out = who == OURS_GGUF and mix != "prefill" and (mix, streams) not in _GGUF_CASES
+                is_left_out |= who != OURS and mix in OWN_MIXES
                 if who in skipped or is_left_out or not all(map(seat.can, waves)):
                     continue
                 try:

@@ -11,6 +11,8 @@ from kameleon.errors import SettingError
 MIXES = {"base": 0, "1": 1, "4": 4, "10": 10, "16": 16, "1000": 1000}
 """Names of mixes, and how many adapters each spreads its streams over."""
 POWER_LAW = "1000"
+OWN_MIXES = ("10", POWER_LAW)
+"""Of Kameleon beside itself: what a thousand adapters cost that come and go, against ten that stay."""
 """The mix whose adapters are drawn anew for each stream, the i-th with probability ~ 1 / i."""
 
 
@@ -73,7 +75,7 @@ class ServeBenchSettings:
     def waves(self, mix: str) -> int:
         """How often in a row all streams are asked for: adapters that come and go show over many requests, so the mix
         that has them is measured longer, and the one that it is compared with as well."""
-        return 8 if mix in ("10", POWER_LAW) else 1
+        return 8 if mix in OWN_MIXES else 1
 
 
 def spread(mix: str, streams: int, draws: random.Random) -> list[int | None]:
