@@ -187,13 +187,15 @@ class Decoder:
 
         `slots` says through whose adapter each row went; without them, all through the plain base's head.
         """
-        ends = {slot: adapters.end(slot, HEAD) for slot in set(slots) - {NO_ADAPTER}} if adapters is not None else {}
-        if not any(ends.values()):
+        heads = {slot: self.head_of(slot, adapters) for slot in set(slots)} if adapters is not None else {}
+        if all(head is self.head for head in heads.values()):
             return project_wide(self.head, hidden)
         logits = torch.empty(len(hidden), self.config.vocab_size)
-        for head in dict.fromkeys(ends.get(slot) for slot in slots):
-            mine = torch.tensor([ends.get(slot) is head for slot in slots])
-            logits[mine] = head.project(hidden[mine]) if head is not None else project_wide(self.head, hidden[mine])
+        for head in dict.fromkeys(heads.values()):
+            mine = torch.tensor([heads[slot] is head for slot in slots])
+            logits[mine] = (
+                head.project(hidden[mine]) if isinstance(head, AdaptedEnd) else project_wide(head, hidden[mine])
+            )
         return logits
 
     def head_of(self, slot: int, adapters: SidePaths) -> FrozenWeight | AdaptedEnd:

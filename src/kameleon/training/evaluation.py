@@ -122,11 +122,13 @@ def _score_rows(
     shared = min((bank.lowest_layer(slot) for slot in slots), default=0)
     scored: list[dict[int, _RowScore]] = [{} for _ in adapters]
     for packed in pack(examples, micro_batch_tokens, NO_ADAPTER):
-        below = decoder.run(decoder.embed(packed.tokens, packed.segments), packed.segments, layers=range(shared))
+        below = None
+        if shared:
+            below = decoder.run(decoder.embed(packed.tokens, packed.segments), packed.segments, layers=range(shared))
         for slot, rows in zip(slots, scored, strict=True):
             segments = replace(packed.segments, adapters=(slot,) * len(packed.segments.lengths))
             # An adapter that changes the embedding shares no layer.
-            entering = below if shared else decoder.embed(packed.tokens, segments, bank)
+            entering = decoder.embed(packed.tokens, segments, bank) if below is None else below
             hidden = decoder.finish(decoder.run(entering, segments, bank, layers=range(shared, depth)))
             rows |= _score_packed(base, decoder.head_of(slot, bank), hidden, packed, choices)
             if on_rows:
