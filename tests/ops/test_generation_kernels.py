@@ -14,6 +14,7 @@ from kameleon.ops import (
     Stacked,
     attention_paged,
     kernels,
+    multiplies,
     new_pages,
     paged_attention,
 )
@@ -98,8 +99,12 @@ def _compare(family, dtype, tmp_path):
     for slot, sequence, got in zip(slots, tokens, together, strict=True):
         (whole,) = _decode(base, bank, [slot], [sequence], [(len(sequence),)])
         (single,) = _decode(base, bank, [slot], [sequence], [(1,)] * len(sequence))
-        assert torch.equal(got, whole[: len(got)])
-        assert torch.equal(single, whole)
+        for other, part in ((whole, got), (whole, single)):
+            other = other[: len(part)]
+            if multiplies(dtype):
+                assert torch.equal(part, other)
+            else:  # where torch has AMX, long passes are torch's, which promises no bits
+                assert float((part - other).norm() / other.norm()) < 0.02
         slow = base.decoder.hidden(sequence, Segments((len(sequence),), (slot,)), bank)
         if dtype == torch.float32:
             torch.testing.assert_close(whole, slow, rtol=1e-3, atol=1e-3)

@@ -132,10 +132,13 @@ def _by_torch(terms: Sequence[Term], residual: Tensor | None) -> Tensor:
         wide = b.to(a.dtype)
         return a @ wide if residual is None else torch.addmm(residual, a, wide)
     columns = max(term.last_column for term in terms)
-    y = a.new_zeros(len(a), columns) if residual is None else residual.clone()
+    y = a.new_empty(len(a), columns) if residual is None else residual.clone()
+    written = 0 if residual is None else columns  # terms come by their first column, and leave none out
     for a, b, scale, first in terms:
         for cut, tile in _tiles(b, a.dtype):
-            y[:, first + cut.start : first + cut.stop].addmm_(a, tile, alpha=scale)
+            start, stop = first + cut.start, first + cut.stop
+            y[:, start:stop].addmm_(a, tile, beta=float(start < written), alpha=scale)
+        written = max(written, first + b.shape[1])
     return y
 
 
