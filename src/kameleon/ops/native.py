@@ -120,7 +120,7 @@ def runs(*tensors: Tensor) -> bool:
 
 
 def multiplies(dtype: torch.dtype) -> bool:
-    """Whether products of this type are Kameleon's own: all but bf16's on a CPU with AMX units, which torch alone drives.
+    """Whether products of this type are Kameleon's own: all but bf16's on CPUs with AMX units, which only torch drives.
 
     They are as fast as torch's, add the side path while the output is still in registers, and unpack a weight straight
     into what is multiplied; in bf16 on CPUs that have no units for it they are tens of times faster.
