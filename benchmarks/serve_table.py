@@ -16,6 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from table import END, machine_words, put_between, wrapped
 
 BEGIN = "<!-- written by benchmarks/serve_table.py from benchmarks/serve_vs_peers.json -->"
+LARGE = Path(__file__).parent / "serve_large_base.json"
+"""A larger base, beside no peer; docs/structures.md has the command."""
 _COLUMNS = {
     "kameleon": "Kameleon, bf16",
     "peft": "transformers + PEFT",
@@ -39,7 +41,10 @@ def table_block(document: Mapping[str, Any]) -> str:
     present = [name for name in _COLUMNS if name in document["contenders"]]
     lines = ["| tokens/s | " + " | ".join(_COLUMNS[name] for name in present) + " |", "|" + "---|" * (len(present) + 1)]
     for case in document["contenders"]["kameleon"]:
-        cells = [_number(document["contenders"][name].get(case)) for name in present]
+        died = document.get("died", {})
+        cells = [
+            "died" if died.get(name) == case else _number(document["contenders"][name].get(case)) for name in present
+        ]
         lines.append("| " + " | ".join([_case(case, document), *cells]) + " |")
     return "\n".join([*lines, "", *wrapped(_sentences(document))])
 
@@ -65,8 +70,19 @@ def _sentences(document: Mapping[str, Any]) -> str:
         f"Switching to another resident adapter took {document['switch_ms']:+.1f} ms of a request's "
         f"{document['same_adapter_ms']:.1f}, to one on disk {document['cold_switch_ms']:+.1f} ms.",
     ]
+    if LARGE.exists():
+        said.append(_large_sentence(json.loads(LARGE.read_text(encoding="utf-8"))))
     said += [f"{_COLUMNS[name]}: {why}." for name, why in document["skipped"].items()]
     return " ".join(said)
+
+
+def _large_sentence(document: Mapping[str, Any]) -> str:
+    rates = document["contenders"]["kameleon"]
+    return (
+        f"Random weights in the shape of Qwen2.5-1.5B, Q4_0: 16 streams of the base reached {rates['base × 16']:.0f} "
+        f"tokens/s, 16 adapters mixed {rates['16 × 16']:.0f}, {document['mixed16_vs_base']:.2f} of that "
+        "(benchmarks/serve_large_base.json)."
+    )
 
 
 def _number(value: float | None) -> str:

@@ -113,6 +113,9 @@ struct BranchB {
     int64_t first_rank, rank, start, stop;
     float scaling;
 };
+// B [out, rank] of a branch as `BranchB` wants it. In one thread: it is called beside a running pass.
+void kameleon_place_b(int64_t type, const float* b, int64_t out, int64_t rank, void* cells);
+
 struct Side {
     const void* a;  // null: this projection has no side path
     const BranchB* branches;
@@ -173,4 +176,7 @@ void kameleon_layers(int64_t type, const Stack* stack, const Pass* pass, void* x
 // Freed blocks of less than so many bytes (at most 32 MiB) stay with this process (glibc): fetching fresh pages from the
 // system in every step costs more than the kernels save. Larger ones go back at once and leave no holes.
 void kameleon_keep_memory(int64_t up_to_bytes);
+
+// The calling thread's parallel regions, torch's among them, have so many threads from now on; other threads' keep theirs.
+void kameleon_use_threads(int64_t count);
 }

@@ -102,7 +102,7 @@ class Sampling:
     """One request's wishes. The default is greedy: the most likely token, the same every time."""
 
     max_tokens: int = 256
-    """Stop after so many new tokens."""
+    """Stop after so many new tokens; 0 only where the prompt's own probabilities are what is asked for."""
     temperature: float = 0.0
     """0 is greedy; 1 samples from the model's own distribution; higher is wilder."""
     top_p: float = 1.0
@@ -133,7 +133,7 @@ class Sampling:
     def __post_init__(self) -> None:
         _check(
             self,
-            ("max_tokens", "at least 1", self.max_tokens >= 1),
+            ("max_tokens", "0 or more", self.max_tokens >= 0),
             ("temperature", "0 (greedy) or more", 0 <= self.temperature < math.inf),
             ("top_p", "above 0 and at most 1", 0 < self.top_p <= 1),
             ("top_k", "0 (all) or more", self.top_k >= 0),

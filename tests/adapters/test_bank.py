@@ -9,9 +9,9 @@ import torch
 from fakes import random_adapter
 
 import kameleon
-from kameleon.adapters import Adapter, Bank, LoraFactors, prove, verify
+from kameleon.adapters import Adapter, Bank, EndChange, LoraFactors, prove, verify
 from kameleon.errors import AdapterMismatchError, AdapterNotFoundError, WrongBaseError
-from kameleon.model import module_shapes
+from kameleon.model import EMBEDDING, HEAD, module_shapes
 from kameleon.ops import NO_ADAPTER, Segments
 from kameleon.training import Recipe
 from kameleon.training.step import fresh_adapter
@@ -177,3 +177,32 @@ def test_loading_warns_of_another_chat_template(tiny):
     with pytest.warns(UserWarning, match="another chat template"):
         tiny.load_adapter(replace(adapter, card=replace(adapter.card, template_hash="sha256:0")))
     assert tiny.load_adapter(adapter).template_equal is None
+
+
+def test_a_frozen_bank_keeps_nothing_of_what_it_was_given_and_passes_memory_on(tiny):
+    """What is read next goes where this was read to, and an adapter that comes may lie where one that left lay."""
+    base, bank = tiny.base, Bank(tiny.base, frozen=True)
+    vocab, hidden = base.config.vocab_size, base.config.hidden_size
+    factors = LoraFactors(torch.randn(2, hidden), torch.randn(vocab, 2), 2.0)
+    ends = {HEAD: EndChange(torch.randn(vocab, hidden)), EMBEDDING: EndChange(None, factors)}
+    given = [replace(random_adapter(base, f"a{i}", i), ends=ends) for i in range(3)]
+    bank.add(given[0])
+    left = bank.table(0).memory.data_ptr()
+    stays = bank.add(given[1])
+    bank.remove("a0")
+    slot = bank.add(given[2])
+    assert bank.table(slot).memory.data_ptr() == left
+    expected = [logits_of(base, bank, s) for s in (stays, slot)]
+    for adapter in given:
+        for part in (*adapter.modules.values(), *adapter.ends.values()):
+            for tensor in part.tensors:
+                tensor.fill_(torch.nan)
+    for s, logits in zip((stays, slot), expected, strict=True):
+        assert torch.isfinite(logits).all() and torch.equal(logits_of(base, bank, s), logits)
+    assert not torch.equal(*expected)
+
+
+@torch.inference_mode()
+def logits_of(base, bank, slot):
+    segments = Segments((5,), (slot,))
+    return base.decoder.logits(base.decoder.hidden(torch.arange(5), segments, bank), [slot] * 5, bank)

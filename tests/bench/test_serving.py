@@ -1,14 +1,27 @@
 """Serving compared: who takes part, what is reported, and a real small run of Kameleon and PEFT."""
 
 import random
-from collections import Counter
+import sys
+import threading
+from collections import Counter, defaultdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from kameleon.bench.serving import ServeBenchSettings, case_name, document_of, find_contenders, run_serve_bench, spread
+from kameleon.bench.serving import (
+    ServeBenchSettings,
+    case_name,
+    compare,
+    document_of,
+    find_contenders,
+    run_serve_bench,
+    spread,
+)
+from kameleon.bench.serving.contender import Contender, Program
+from kameleon.bench.serving.load import Drive, drive
 from kameleon.bench.serving.stage import random_adapter
 from kameleon.cli import main
-from kameleon.errors import SettingError
+from kameleon.errors import ContenderError, SettingError
 
 KEYS = {
     "decode_tokens_per_s",
@@ -69,11 +82,68 @@ def test_random_adapters_change_what_is_said(tiny):
     assert tiny.load_adapter(adapter, any_base=True).live
 
 
+class Silent(BaseHTTPRequestHandler):
+    """A server whose engine died in the middle of an answer: it begins, and never goes on."""
+
+    def do_POST(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"data: {}\n\n")
+        self.wfile.flush()
+        self.server.released.wait(20)
+
+    def log_message(self, *words):
+        pass
+
+
+def test_a_peer_that_goes_silent_is_not_waited_for_for_ever():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        server.released = threading.Event()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ContenderError, match="said nothing for 0 s"):
+            drive(f"127.0.0.1:{server.server_port}", "/", [{}, {}], silent_s=0.2)
+        server.released.set()
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("script", "told"), [("input()", "said nothing"), ("exit('out of memory')", "status 1: out of")]
+)
+def test_a_worker_that_hangs_or_ends_says_so(script, told):
+    program = Program([sys.executable, "-c", script], 1)
+    with pytest.raises(ContenderError, match=told):
+        program.line(0.5 if "said" in told else 20)
+    program.end()
+
+
+class Dying(Contender):
+    def __init__(self, dies_in):
+        self.left, self.closed = dies_in, 0
+
+    def run(self, adapters, prompts, tokens):
+        self.left -= 1
+        if self.left < 0:
+            raise ContenderError("it said nothing for 120 s")
+        return Drive(1.0, 100, [])
+
+    def close(self):
+        self.closed += 1
+
+
+def test_a_peer_that_dies_is_ended_and_counts_as_not_measured_from_there_on(monkeypatch):
+    settings = ServeBenchSettings(mixes="base,4", streams="4", rounds=2)
+    seats = {"kameleon": Dying(99), "vllm": Dying(5)}  # three loads that warm it up, the prompt and the base once
+    rates, first, skipped = defaultdict(lambda: defaultdict(list)), defaultdict(lambda: defaultdict(list)), {}
+    died = compare._measure(seats, settings, rates, first, skipped, lambda told: None)
+    assert died == {"vllm": "4 × 4"}
+    assert seats["vllm"].closed == 1 and seats["vllm"].left == -1
+    assert skipped["vllm"] == "died in 4 × 4: it said nothing for 120 s"
+    assert list(rates["vllm"]) == ["prefill", "base × 4"] and len(rates["kameleon"]["4 × 4"]) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_small_run_measures_everyone_who_is_here(monkeypatch, tmp_path, capsys):
-    import kameleon.bench.serving.compare as compare
-
     monkeypatch.setattr(compare, "_SWITCHES", 2)
     settings = ServeBenchSettings(mixes="base,4", streams="4", rounds=1, tokens=4, prefill_tokens=32)
     document = run_serve_bench("smollm2", "peft", settings)

@@ -115,7 +115,7 @@ def test_choices_of_the_sampler():
 @pytest.mark.parametrize(
     ("wish", "told"),
     [
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
         ({"top_p": 0}, "top_p"),

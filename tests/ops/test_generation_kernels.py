@@ -17,7 +17,9 @@ from kameleon.ops import (
     multiplies,
     new_pages,
     paged_attention,
+    reference,
 )
+from kameleon.ops.side_table import place_b
 
 pytestmark = pytest.mark.skipif(kernels().level is None, reason="the reference path has no kernels to test")
 DTYPES = [torch.float32, torch.bfloat16]
@@ -110,3 +112,15 @@ def _compare(family, dtype, tmp_path):
             torch.testing.assert_close(whole, slow, rtol=1e-3, atol=1e-3)
         else:
             assert float((whole - slow).norm() / slow.norm()) < 0.05
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("out", "rank"), [(16, 16), (1, 1), (33, 3), (48, 64), (40, 131)])
+def test_b_lies_in_the_order_of_its_use(dtype, out, rank):
+    torch.manual_seed(0)
+    step = 2 if dtype == torch.bfloat16 else 1
+    b, shape = torch.randn(out, rank), (-(-out // 16), -(-rank // step), 16, step)
+    got, expected = torch.full(shape, 7.0, dtype=dtype), torch.full(shape, 7.0, dtype=dtype)
+    place_b(b.T.contiguous().T, got)
+    reference.place_b(b, expected)
+    assert torch.equal(got, expected)

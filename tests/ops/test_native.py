@@ -1,6 +1,7 @@
 """Which kernels run is decided in one place, and a wish that cannot be met is an error."""
 
 import platform
+import threading
 
 import pytest
 import torch
@@ -61,3 +62,20 @@ def test_results_do_not_depend_on_the_number_of_threads(threads):
         assert torch.equal(gemm(torch.empty(101, 90), [Term(a, b)]), wanted)
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_thread_can_compute_alone_while_others_keep_their_teams():
+    if native.choice().level is None:
+        pytest.skip("no kernels here")
+    found = []
+
+    def alone():
+        native.compute_in_one_thread()
+        torch.ones(1 << 20).sum()
+        found.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=alone)
+    thread.start()
+    thread.join()
+    assert found == [1]
+    assert torch.get_num_threads() == 2

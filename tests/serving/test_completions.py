@@ -4,9 +4,11 @@ import base64
 import struct
 
 import pytest
+import torch
 from events import events_of
 
 from kameleon.generation import Sampling
+from kameleon.ops import Segments
 
 
 def ask(client, **fields):
@@ -49,6 +51,39 @@ def test_probabilities_have_the_older_shape(client):
     assert logprobs["token_logprobs"][0] == max(logprobs["top_logprobs"][0].values())
 
 
+def test_prompts_are_scored_where_echo_and_logprobs_meet(client, tiny):
+    """What lm-eval's local-completions asks for: several prompts of tokens, one more token, all scored."""
+    texts = ["one two three", "four"]
+    prompts = [list(tiny.base.template.encode_text(text)) for text in texts]
+    answer = ask(client, model="law", prompt=prompts, echo=True, logprobs=2, max_tokens=1).json()
+    slot = tiny.bank.add(tiny.shelf.load("law"))
+    for text, prompt, choice in zip(texts, prompts, answer["choices"], strict=True):
+        told = choice["logprobs"]
+        assert len({len(column) for column in told.values()}) == 1
+        assert told["token_logprobs"][0] is told["top_logprobs"][0] is None
+        with torch.inference_mode():
+            hidden = tiny.base.decoder.hidden(torch.tensor(prompt), Segments((len(prompt),), (slot,)), tiny.bank)
+            expected = tiny.base.decoder.logits(hidden, [slot] * len(prompt), tiny.bank).log_softmax(-1)
+        own = [float(row[token]) for row, token in zip(expected, prompt[1:], strict=False)]
+        assert told["token_logprobs"][1:-1] == pytest.approx(own, abs=1e-4)
+        best = [max(top.values()) for top in told["top_logprobs"][1:]]
+        assert best == pytest.approx(expected.amax(-1).tolist(), abs=1e-4)
+        assert choice["text"].startswith(text) and told["text_offset"][len(prompt)] == len(text)
+
+
+def test_prompts_are_scored_without_generating_and_in_streams(client):
+    whole = ask(client, prompt="one", echo=True, logprobs=1, max_tokens=0).json()
+    (choice,) = whole["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("one", "length")
+    assert whole["usage"]["completion_tokens"] == 0
+    more = {"echo": True, "logprobs": 1, "max_tokens": 4, "ignore_eos": True}
+    told = ask(client, prompt="one", **more).json()["choices"][0]["logprobs"]
+    assert told["token_logprobs"][: len(choice["logprobs"]["tokens"])] == choice["logprobs"]["token_logprobs"]
+    pieces = [event["choices"][0]["logprobs"] for event in events_of(ask(client, prompt="one", stream=True, **more))]
+    for column, values in told.items():
+        assert [value for piece in pieces for value in piece[column]] == values
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -60,7 +95,7 @@ def test_probabilities_have_the_older_shape(client):
         ({"prompt": [1] * 256}, "fewer than 256"),
         ({"prompt": "one", "suffix": "three"}, "suffix"),
         ({"prompt": "one", "best_of": 3}, "best_of"),
-        ({"prompt": "one", "echo": True, "logprobs": 1}, "no probabilities of prompts"),
+        ({"prompt": "one", "max_tokens": 0}, "max_tokens is 0"),
         ({"prompt": ["one"] * 10, "n": 10}, "at most 64"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -78,6 +79,8 @@ class Bank:
     def __init__(self, base: Base, frozen: bool = False) -> None:
         self._base, self._frozen = base, frozen
         self._slots: list[Resident | FrozenResident | None] = []
+        self._memory: deque[Tensor] = deque(maxlen=1)  # of the next table
+        self._last_numbers = 0  # of the last table
         self._places = {
             (layer, group.name): layer * len(groups(base.config)) + at
             for layer in range(base.config.num_layers)
@@ -113,8 +116,17 @@ class Bank:
         return slot
 
     def free(self, slot: int) -> None:
-        """Empty a slot; others keep their numbers."""
+        """Empty a slot that nothing runs on any more; others keep their numbers. The next one may get its memory."""
+        resident = self._slots[slot]
+        if isinstance(resident, FrozenResident):
+            self._memory.append(resident.table.memory)
         self._slots[slot] = None
+
+    def prepare(self) -> None:
+        """Have memory ready for one more adapter like the last one: fetching it from the system may take several times
+        as long as laying the adapter out in it."""
+        if not self._memory and self._last_numbers:
+            self._memory.append(torch.zeros(self._last_numbers, dtype=self._base.compute_dtype))
 
     def renew(self, name: str) -> None:
         """Take the norms anew by which the magnitudes of a resident adapter are divided, after its numbers changed."""
@@ -172,8 +184,14 @@ class Bank:
         return resident.lowest_layer
 
     def _table(self, paths: Mapping[tuple[int, str], SidePath]) -> SideTable:
+        try:
+            memory = self._memory.pop()
+        except IndexError:  # several threads may take it
+            memory = None
         with torch.no_grad():
-            return SideTable([paths.get(place) for place in self._places], self._base.compute_dtype)
+            table = SideTable([paths.get(place) for place in self._places], self._base.compute_dtype, memory)
+        self._last_numbers = len(table.memory)
+        return table
 
 
 class _Sides(Sequence[SidePath | None]):
@@ -292,14 +310,14 @@ def _lay_out_end(base: Base, name: str, end: EndChange) -> AdaptedEnd:
     own, dtype = base.decoder.embedding if name == EMBEDDING else base.decoder.head, base.compute_dtype
     # PEFT writes the frozen embedding under its factors: as long as it is the base's, nothing takes its place.
     instead = None if end.instead is None or torch.equal(own.dense(), end.instead.to(dtype)) else end.instead
-    weight = own if instead is None else FrozenWeight(instead.to(dtype), dtype=dtype)
+    weight = own if instead is None else FrozenWeight(instead.to(dtype, copy=True), dtype=dtype)
     held = 0 if instead is None else instead.numel()
     if end.factors is None:
         return AdaptedEnd(weight, held_numbers=held)
     a, b = end.factors.a, end.factors.b
     if name == EMBEDDING:  # a row of B is looked up, and multiplied with A
         a = a.T
-    a_weight, b_weight = (FrozenWeight(f.to(dtype).contiguous(), dtype=dtype) for f in (a, b))
+    a_weight, b_weight = (FrozenWeight(f.to(dtype, copy=True).contiguous(), dtype=dtype) for f in (a, b))
     return AdaptedEnd(weight, a_weight, b_weight, end.factors.scaling, held + a.numel() + b.numel())
 
 
@@ -311,7 +329,8 @@ def _side_path(
     place: Callable[[Tensor], Tensor] = lambda values: values,
 ) -> SidePath:
     """The joined side path of one group; `place` says where its numbers are kept."""
-    a, branches = place(torch.cat([factors.a for _, _, factors in present])), []
+    several = [factors.a for _, _, factors in present]
+    a, branches = place(several[0] if len(several) == 1 else torch.cat(several)), []
     for member, name, factors in present:
         b = place(factors.b)
         magnitude = None if factors.magnitude is None else place(factors.magnitude)

@@ -10,16 +10,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors
 from kameleon.adapters.card import CARD_FILE, Card, read_card, read_json, read_text
+from kameleon.adapters.safetensors_views import ReadBuffer, raw_bytes, views
 from kameleon.errors import AdapterFileError
 from kameleon.home import atomic_folder
 from kameleon.lora.peft_files import HARMLESS
@@ -33,6 +34,7 @@ _KEY = re.compile(
     r"|(?P<magnitude>magnitude_vector)(?:\.default)?(?:\.weight)?)"
     r"|(?:\.base_layer|\.modules_to_save(?:\.default)?)?\.(?:(?P<bias>bias)|(?P<instead>weight)))"
 )
+_match_key = lru_cache(maxsize=4096)(_KEY.fullmatch)  # adapters of one base have the same keys
 _ENDS = (EMBEDDING, HEAD)
 _EXTRA_KEYS = {"magnitude": "lora_magnitude_vector", "b_bias": "lora_B.bias"}
 _MOST_RANK = 4096  # beyond any use; a config that says more is damaged or hostile
@@ -143,24 +145,25 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 @contextmanager
-def reading_adapter(folder: Path) -> Iterator[Adapter]:
+def reading_adapter(folder: Path, buffer: ReadBuffer | None = None) -> Iterator[Adapter]:
     """What `read_adapter` does, with the hashes checked beside the block: after it the files are known to be whole.
 
-    Hashing takes as long as all the rest of a load. Raises what `read_adapter` does; damage above all else.
+    Hashing takes as long as all the rest of a load. With a `buffer` the adapter lasts until that is read into again.
+    Raises what `read_adapter` does; damage above all else.
     """
     text = _read_config_text(folder)
     config = _parse_config(folder / _CONFIG, text)
     card, hashes = read_card(folder) or (_card_from(config), {})
-    content = _read_tensors(folder)
+    content = _read_tensors(folder, buffer or ReadBuffer())
     with ThreadPoolExecutor(1) as beside:
-        checking = beside.submit(_check_hashes, folder, {_CONFIG: text, _TENSORS: content}, hashes)
+        checking = beside.submit(_check_hashes, folder, {_CONFIG: text, _TENSORS: raw_bytes(content)}, hashes)
         try:
             yield _parse_adapter(folder, config, card, content)
         finally:
             checking.result()
 
 
-def _parse_adapter(folder: Path, config: Mapping[str, Any], card: Card, content: bytes) -> Adapter:
+def _parse_adapter(folder: Path, config: Mapping[str, Any], card: Card, content: Tensor) -> Adapter:
     """The adapter that the files hold. Raises AdapterFileError with what is wrong with them."""
     pairs = _pairs(folder / _TENSORS, content)
     modules, ends, faults = _changes(config, pairs)
@@ -265,7 +268,7 @@ def _check_pattern(path: Path, key: str) -> None:
         )
 
 
-def _check_hashes(folder: Path, files: Mapping[str, bytes], hashes: Mapping[str, str]) -> None:
+def _check_hashes(folder: Path, files: Mapping[str, bytes | memoryview], hashes: Mapping[str, str]) -> None:
     """The very bytes that are used, not the files again: they may be replaced at any time."""
     for name, content in files.items():
         if name in hashes and _sha256(content) != hashes[name]:
@@ -275,7 +278,7 @@ def _check_hashes(folder: Path, files: Mapping[str, bytes], hashes: Mapping[str,
             )
 
 
-def _sha256(content: bytes) -> str:
+def _sha256(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
@@ -284,7 +287,7 @@ def _card_from(config: Mapping[str, Any]) -> Card:
     return Card(base_id=base_id if isinstance(base_id, str) else None, created="", versions={})
 
 
-def _read_tensors(folder: Path) -> bytes:
+def _read_tensors(folder: Path, buffer: ReadBuffer) -> Tensor:
     path = folder / _TENSORS
     if not path.exists():
         pickled = next((p.name for p in folder.glob("adapter_model.*") if p.suffix in (".bin", ".pt", ".pth")), None)
@@ -294,13 +297,13 @@ def _read_tensors(folder: Path) -> bytes:
             else ""
         )
         raise AdapterFileError(f"{folder} has no {_TENSORS}{hint}")
-    return _bytes_of(path)
+    return buffer.read(path)
 
 
-def _pairs(path: Path, content: bytes) -> dict[str, dict[str, Tensor]]:
+def _pairs(path: Path, content: Tensor) -> dict[str, dict[str, Tensor]]:
     pairs: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in _parse_tensors(path, content).items():
-        match = _KEY.fullmatch(key)
+    for key, tensor in _wide_tensors(path, content).items():
+        match = _match_key(key)
         if match is None:
             raise AdapterFileError(f"{path}: {key!r} is not a LoRA factor of a linear layer; nothing was loaded")
         pair = pairs.setdefault(match["module"], {})
@@ -317,27 +320,11 @@ def _pairs(path: Path, content: bytes) -> dict[str, dict[str, Tensor]]:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Every tensor of an untrusted safetensors file, in fp32. Raises AdapterFileError."""
-    return _parse_tensors(path, _bytes_of(path))
+    return _wide_tensors(path, ReadBuffer().read(path))
 
 
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise AdapterFileError(f"{path} cannot be read: {error}") from error
-
-
-def _parse_tensors(path: Path, content: bytes) -> dict[str, Tensor]:
-    try:
-        tensors = load(content)
-    except SafetensorError as error:
-        raise AdapterFileError(f"{path} is damaged or cut short: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise AdapterFileError(f"{path} holds numbers of a kind that torch does not know: {error}") from error
-    for key, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise AdapterFileError(f"{path}: {key!r} holds {tensor.dtype}, not floating-point numbers")
-    return {key: tensor.to(torch.float32) for key, tensor in tensors.items()}
+def _wide_tensors(path: Path, content: Tensor) -> dict[str, Tensor]:
+    return {key: tensor.to(torch.float32) for key, tensor in views(path, content).items()}
 
 
 def _pattern(config: Mapping[str, Any], kind: str, module: str, default: Any) -> Any:
@@ -374,8 +361,9 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def _unlike(config: Mapping[str, Any], module: str, factors: LoraFactors) -> list[str]:
     """Where the config and a module's tensors do not say the same."""
-    said = {
-        "use_dora": (bool(config.get("use_dora")), factors.magnitude is not None),
-        "lora_bias": (bool(config.get("lora_bias")), factors.b_bias is not None),
-    }
-    return [f"{module}: the config says {k} = {s}, the file has it not so" for k, (s, has) in said.items() if s != has]
+    said = bool(config.get("use_dora")), bool(config.get("lora_bias"))
+    has = factors.magnitude is not None, factors.b_bias is not None
+    if said == has:
+        return []
+    both = zip(("use_dora", "lora_bias"), said, has, strict=True)
+    return [f"{module}: the config says {k} = {s}, the file has it not so" for k, s, h in both if s != h]

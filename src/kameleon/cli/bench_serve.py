@@ -44,6 +44,9 @@ def serve(
     All are in memory at once and are asked in turn, with random prompts and adapters of random numbers. A GGUF base is
     unpacked to bf16 for all but llama-server, which gets the file itself, as one more Kameleon does.
 
+    --base qwen2.5-1.5b-q4_0-random is written with random weights in that shape, and served as it lies, which of the
+    others only llama-server can: --base qwen2.5-1.5b-q4_0-random --contenders kameleon --mixes base,16 --streams 16
+
     llama-server and vllm are looked for on PATH, or where KAMELEON_LLAMA_SERVER and KAMELEON_VLLM say; for OpenVINO
     KAMELEON_OPENVINO_PYTHON names the Python of an environment that has openvino-genai and optimum-intel.
 
@@ -64,8 +67,9 @@ def _picture(document: dict[str, Any]) -> Group:
     names = list(document["contenders"])
     shown = table("load", *(f">{TITLES[name]}" for name in names))
     for case in document["contenders"]["kameleon"]:
-        rates = (document["contenders"][name].get(case) for name in names)
-        shown.add_row(case, *("–" if rate is None else f"{rate:,.0f}" for rate in rates))
+        rates = {name: document["contenders"][name].get(case) for name in names}
+        missing = {name: "died" if document["died"].get(name) == case else "–" for name in names}
+        shown.add_row(case, *(missing[name] if rate is None else f"{rate:,.0f}" for name, rate in rates.items()))
     shown.caption, shown.caption_justify = "tokens/s", "left"
     said = [f"{words}: {document[key]:.2f}" for key, words in _RATIOS.items() if document[key] is not None]
     said.append(

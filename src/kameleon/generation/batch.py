@@ -17,10 +17,10 @@ from kameleon.adapters import Bank
 from kameleon.errors import AdapterMismatchError, KameleonError, SettingError
 from kameleon.generation.pages import PagePool, page_bytes, pages_for
 from kameleon.generation.request import Completion, Finish, Piece, Request, ScoredToken
-from kameleon.generation.sampling import Choice, Chooser
+from kameleon.generation.sampling import Choice, Chooser, scores_of
 from kameleon.generation.text import TextStream
 from kameleon.model import Base
-from kameleon.ops import PAGE_TOKENS, Segments
+from kameleon.ops import PAGE_TOKENS, Segments, chunk_rows
 
 
 @dataclass(eq=False)
@@ -39,8 +39,9 @@ class _Sequence:
     learned: int = 0  # full pages that others can find
     branch: Hashable = None
     cached: int | None = None
-    told: int = 0  # tokens of the answer already given out
+    told: int | None = None  # tokens of the answer already given out; None before the first piece
     scores: list[ScoredToken] = field(default_factory=list)
+    prompt_scores: list[ScoredToken] = field(default_factory=list)  # of the prompt's tokens from the second on
     finish: Finish | None = None
     error: KameleonError | None = None
     hidden: torch.Tensor | None = None  # sum of final hidden states, for a request that asked to embed
@@ -48,6 +49,11 @@ class _Sequence:
     @property
     def answer(self) -> list[int]:
         return self.tokens[len(self.request.prompt) :]
+
+    @property
+    def unscored(self) -> range:
+        """Positions whose logits are still wanted for the scores of the tokens behind them."""
+        return range(len(self.prompt_scores), len(self.request.prompt) - 1 if self.request.score_prompt else 0)
 
     @property
     def left(self) -> int:
@@ -110,6 +116,8 @@ class Batch:
             raise SettingError("the prompt is empty; give it at least one token")
         if held >= limit:
             raise SettingError(f"the prompt has {held} tokens; this base takes fewer than {limit}")
+        if not (request.sampling.max_tokens or request.embed or request.score_prompt):
+            raise SettingError("max_tokens is 0, so nothing would come of this; ask for at least one token")
         longest = held if request.embed else min(held + request.sampling.max_tokens, limit)
         room = self.pool.pages * PAGE_TOKENS
         if longest > room:
@@ -170,8 +178,8 @@ class Batch:
         """Waiting requests start in their order while there is room for all that they have so far."""
         while self._waiting and len(self._running) < self._max_sequences:
             sequence = self._waiting[0]
-            # Who wants a mean of hidden states has to compute them all.
-            tokens = () if sequence.request.embed else sequence.tokens
+            # Whoever wants a mean of hidden states, or logits of the prompt, has to compute them all.
+            tokens = () if sequence.request.embed or sequence.unscored else sequence.tokens
             found, branch = self.pool.find(sequence.adapter_key, tokens)
             # One page more than now needed, so that nobody starts only to be put off by the next token of another.
             needed = pages_for(len(sequence.tokens) + 1) - len(found)
@@ -232,11 +240,16 @@ class Batch:
         hidden = self._base.decoder.hidden(fresh, segments, self._bank, pages)
         ready, rows = [], []
         for (sequence, count), last in zip(parts, segments.last.tolist(), strict=True):
+            mine = hidden[last + 1 - count : last + 1]
+            if sequence.unscored:
+                self._score_prompt(sequence, mine)
             sequence.computed += count
             self._learn(sequence)
             if sequence.request.embed:
-                self._add_hidden(sequence, hidden[last + 1 - count : last + 1])
-            elif not sequence.left:
+                self._add_hidden(sequence, mine)
+            elif not sequence.left and not sequence.request.sampling.max_tokens:
+                sequence.finish = sequence.finish or "length"
+            elif not sequence.left and sequence.finish is None:
                 ready.append(sequence)
                 rows.append(last)
         if ready:
@@ -248,7 +261,22 @@ class Batch:
                 else:
                     plain = sequence.chooser.greedy
                     self._take(sequence, Choice(token) if plain else sequence.chooser.choose(row, sequence.answer))
-        return ready + [s for s, _ in parts if s.request.embed and s.finish is not None]
+        return ready + [s for s, _ in parts if s not in ready and s.finish is not None]
+
+    def _score_prompt(self, sequence: _Sequence, hidden: torch.Tensor) -> None:
+        """Score the tokens behind those whose final hidden states these are, as many at a time as the head takes."""
+        first, wanted, tokens = sequence.computed, sequence.unscored, sequence.request.prompt
+        stop = min(first + len(hidden), wanted.stop)
+        rows = chunk_rows(self._base.config.vocab_size, torch.float32)
+        for at in range(max(first, wanted.start), stop, rows):
+            end = min(at + rows, stop)
+            slots = [sequence.slot] * (end - at)
+            logits = self._base.decoder.logits(hidden[at - first : end - first], slots, self._bank)
+            if not torch.isfinite(logits.amax(-1)).all():
+                return self._spoil(sequence)
+            alternatives = sequence.request.sampling.logprobs or 0
+            sequence.prompt_scores += scores_of(logits, tokens[at + 1 : end + 1], alternatives)
+        return None
 
     def _add_hidden(self, sequence: _Sequence, hidden: torch.Tensor) -> None:
         total = hidden.float().sum(0)
@@ -271,6 +299,8 @@ class Batch:
     def _take(self, sequence: _Sequence, choice: Choice) -> None:
         if choice.token in self._stops:
             sequence.finish = "stop"
+            if choice.score is not None and sequence.request.score_prompt:
+                sequence.scores.append(choice.score)
             return
         sequence.tokens.append(choice.token)
         if choice.score is not None:
@@ -296,7 +326,7 @@ class Batch:
             return piece
         if not text:
             return None
-        return Piece(sequence.number, text, None, *self._news(sequence))
+        return self._news(sequence, text)
 
     def _last_piece(self, sequence: _Sequence) -> Piece:
         return self._end(sequence, sequence.stream.take(sequence.answer, True))
@@ -311,11 +341,14 @@ class Batch:
             sequence.cached or 0,
             tuple(sequence.scores),
             None if sequence.hidden is None else sequence.hidden / len(sequence.request.prompt),
+            tuple(sequence.prompt_scores),
         )
-        return Piece(sequence.number, text, completion, *self._news(sequence))
+        return self._news(sequence, text, completion)
 
-    def _news(self, sequence: _Sequence) -> tuple[tuple[int, ...], tuple[ScoredToken, ...]]:
-        """Tokens, and their scores, since the piece before."""
-        answer, told = sequence.answer, sequence.told
+    def _news(self, sequence: _Sequence, text: str, completion: Completion | None = None) -> Piece:
+        """`text` with the tokens, and their scores, since the piece before."""
+        answer, told = sequence.answer, sequence.told or 0
+        prompt_scores = tuple(sequence.prompt_scores) if sequence.told is None else ()
         sequence.told = len(answer)
-        return tuple(answer[told:]), tuple(sequence.scores[told:])
+        fresh = tuple(answer[told:]), tuple(sequence.scores[told:])
+        return Piece(sequence.number, text, completion, *fresh, prompt_scores=prompt_scores)

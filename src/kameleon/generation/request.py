@@ -22,11 +22,13 @@ class Request:
     sampling: Sampling = Sampling()  # noqa: RUF009 (frozen, so one shared default is safe)
     embed: bool = False
     """Only the mean of the prompt's final hidden states is wanted; nothing is generated."""
+    score_prompt: bool = False
+    """The tokens of the prompt are scored too, with as many alternatives as `Sampling.logprobs` says."""
 
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """A generated token with the natural logarithm of its probability, and the most likely tokens in its place.
+    """A token with the natural logarithm of its probability, and the most likely tokens in its place.
 
     Probabilities are the model's own, before temperature, penalties, biases and constraints.
     """
@@ -53,14 +55,17 @@ class Completion:
     scores: tuple[ScoredToken, ...] = ()
     embedding: Tensor | None = field(default=None, compare=False)
     """[hidden_size] fp32, for a request that asked to `embed`."""
+    prompt_scores: tuple[ScoredToken, ...] = ()
+    """Of the prompt's tokens from the second on, for a request that asked to `score_prompt`. `scores` then has an entry
+    for an end token as well, though `tokens` has not: whoever scores texts counts positions."""
 
 
 @dataclass(frozen=True)
 class Piece:
     """New text of one request, as soon as no later token can change it; `completion` is set with its last piece.
 
-    `tokens` (and `scores`, if asked for) are those generated since the piece before. `error` instead of a completion
-    ends a request that cannot be answered.
+    `tokens` (and `scores`, if asked for) are those generated since the piece before; the first piece has
+    `prompt_scores`, if asked for. `error` instead of a completion ends a request that cannot be answered.
     """
 
     request: int
@@ -69,3 +74,4 @@ class Piece:
     tokens: tuple[int, ...] = ()
     scores: tuple[ScoredToken, ...] = ()
     error: KameleonError | None = None
+    prompt_scores: tuple[ScoredToken, ...] = ()

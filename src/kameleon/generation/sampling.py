@@ -52,7 +52,7 @@ class Chooser:
         token = choose(changed, self.sampling, self._generator)
         count = self.sampling.logprobs
         ends = self._constraint is not None and self._constraint.take(token)
-        return Choice(token, None if count is None else score(logits, token, count), ends)
+        return Choice(token, None if count is None else scores_of(logits[None], [token], count)[0], ends)
 
     def _changed(self, logits: Tensor, answer: Sequence[int]) -> Tensor:
         """Logits after penalties and biases."""
@@ -101,9 +101,14 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     return int(tokens[torch.multinomial(kept, 1, generator=generator)])
 
 
-def score(logits: Tensor, token: int, alternatives: int) -> ScoredToken:
-    """The log-probability of `token` and of the `alternatives` most likely ones, under `logits` [vocab_size] fp32."""
-    logprobs = logits.log_softmax(-1)
-    best, which = logprobs.topk(alternatives)
-    others = tuple(zip(which.tolist(), best.tolist(), strict=True))
-    return ScoredToken(token, float(logprobs[token]), others)
+def scores_of(logits: Tensor, tokens: Sequence[int], alternatives: int) -> list[ScoredToken]:
+    """The log-probability of each of `tokens` and of the `alternatives` most likely ones in its place, under its row of
+    `logits` [tokens, vocab_size] fp32."""
+    total = logits.logsumexp(-1, keepdim=True)
+    own = (logits.gather(1, torch.tensor(tokens)[:, None]) - total).flatten().tolist()
+    best, which = logits.topk(alternatives)
+    others = zip(which.tolist(), (best - total).tolist(), strict=True)
+    return [
+        ScoredToken(token, logprob, tuple(zip(*other, strict=True)))
+        for token, logprob, other in zip(tokens, own, others, strict=True)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from kameleon.model.config import DecoderConfig
 
@@ -33,6 +34,7 @@ def _group(name: str, in_size: int, *members: tuple[str, int]) -> Group:
     return Group(name, in_size, tuple(joined))
 
 
+@lru_cache
 def groups(config: DecoderConfig) -> tuple[Group, ...]:
     """The four joined projections of every layer, in the order in which a token meets them."""
     heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim

@@ -13,7 +13,7 @@ from kameleon.ops.cross_entropy import Head, TokenScores, chunk_rows, linear_cro
 from kameleon.ops.gated import Gated, gated
 from kameleon.ops.layer_stack import LayerStack, LayerWeights, Stacked
 from kameleon.ops.lora_linear import Branch, SidePath, lora_linear
-from kameleon.ops.native import Choice, keep_memory, multiplies, runs, torch_has_amx
+from kameleon.ops.native import Choice, compute_in_one_thread, keep_memory, multiplies, runs, torch_has_amx
 from kameleon.ops.native import choice as kernels
 from kameleon.ops.packed import KINDS, Packed, tile_bytes
 from kameleon.ops.paged_attention import PAGE_TOKENS, LayerPages, attention_paged, new_pages
@@ -53,6 +53,7 @@ __all__ = [
     "attention",
     "attention_paged",
     "chunk_rows",
+    "compute_in_one_thread",
     "gated",
     "keep_memory",
     "kernels",

@@ -41,6 +41,8 @@ _SIGNATURES = {
     "cross_entropy": "nppnnn",
     "adamw": "ppppndddddddn",
     "keep_memory": "n",
+    "use_threads": "n",
+    "place_b": "npnnp",
     "attention": "npppppp",
     "attention_back": "npppppppppp",
     "attention_paged": "nppp",
@@ -102,6 +104,17 @@ def keep_memory(sparing: bool) -> None:
     """
     if available():
         call("keep_memory", _SPARING_BYTES if sparing else _KEPT_BYTES)
+
+
+def compute_in_one_thread() -> None:
+    """From now on the calling thread computes alone, torch's operators included.
+
+    Each thread that starts parallel regions gets a team of its own, which would fight for the cores with the team of
+    whoever computes beside it.
+    """
+    torch.get_num_threads()  # torch sets a new thread's count when it is first asked for, and then no more
+    if available():
+        call("use_threads", 1)
 
 
 def available() -> bool:

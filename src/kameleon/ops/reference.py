@@ -32,6 +32,14 @@ def unpack(kind: str, rows: Tensor) -> Tensor:
         return torch.from_numpy(gguf.dequantize(rows.contiguous().numpy(), gguf.GGMLQuantizationType[kind]))
 
 
+def place_b(b: Tensor, cells: Tensor) -> None:
+    """B [out, rank] into `cells` [out / columns, rank / step, columns, step], zero where there is no number."""
+    groups, steps, columns, step = cells.shape
+    padded = cells.new_zeros(groups * columns, steps * step)
+    padded[: len(b), : b.shape[1]] = b
+    cells.copy_(padded.view(groups, columns, steps, step).transpose(1, 2))
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
     """y = weight · x / sqrt(mean(x²) + eps) in `dtype`, x's own by default."""
     wide = x.float()

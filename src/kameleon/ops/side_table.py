@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kameleon.ops import native, reference
 from kameleon.ops.lora_linear import Branch, SidePath
 from kameleon.ops.paged_attention import page_step
 
@@ -72,6 +73,15 @@ def _cells(b: Tensor, step: int) -> tuple[int, int, int, int]:
     return -(-out // _COLUMNS), -(-rank // step), _COLUMNS, step
 
 
+def place_b(b: Tensor, cells: Tensor) -> None:
+    """B [out, rank] fp32 into `cells`, in the order of its use and in their type."""
+    if native.runs(cells):
+        b = b.contiguous()
+        native.call("place_b", native.type_code(cells), b, *b.shape, cells)
+    else:
+        reference.place_b(b, cells)
+
+
 def _rows(cells: Tensor) -> Tensor:
     """B as it was, [out, rank], each rounded up."""
     return cells.transpose(1, 2).flatten(2).flatten(0, 1)
@@ -80,17 +90,20 @@ def _rows(cells: Tensor) -> Tensor:
 class SideTable:
     """All side paths of one adapter, in one block of memory of type `dtype`.
 
-    `sides[i]` are those of layer i div 4, projection i mod 4 (qkv, o, gate_up, down), None where it has none.
+    `sides[i]` are those of layer i div 4, projection i mod 4 (qkv, o, gate_up, down), None where it has none. `memory`
+    is that of a table that is needed no more; it is used if it is of the right size.
     """
 
-    def __init__(self, sides: Sequence[SidePath | None], dtype: torch.dtype) -> None:
+    def __init__(self, sides: Sequence[SidePath | None], dtype: torch.dtype, memory: Tensor | None = None) -> None:
         step = page_step(dtype)
         cells = [
             side.a.numel() + sum(math.prod(_cells(b.b, step)) for b in side.branches)
             for side in sides
             if side is not None
         ]
-        self._flat = torch.zeros(sum(cells), dtype=dtype)
+        fits = memory is not None and memory.dtype == dtype and len(memory) == sum(cells)
+        self.memory = memory if memory is not None and fits else torch.empty(sum(cells), dtype=dtype)
+        """All numbers, flat."""
         self._used = 0
         self._placed = [None if side is None else self._place(side, step) for side in sides]
         self._raw, self._raw_branches = self._structs()
@@ -98,7 +111,7 @@ class SideTable:
     @property
     def bytes(self) -> int:
         """Memory of the factors."""
-        return self._flat.numel() * self._flat.element_size()
+        return self.memory.nbytes
 
     @property
     def is_plain(self) -> bool:
@@ -117,7 +130,7 @@ class SideTable:
 
     def _take(self, *shape: int) -> Tensor:
         size = torch.Size(shape).numel()
-        view = self._flat[self._used : self._used + size].view(shape)
+        view = self.memory[self._used : self._used + size].view(shape)
         self._used += size
         return view
 
@@ -125,14 +138,10 @@ class SideTable:
         a = self._take(*side.a.shape).copy_(side.a)
         b, branches = [], []
         for branch in side.branches:
-            out, rank = branch.b.shape
             cells = self._take(*_cells(branch.b, step))
-            groups, steps = cells.shape[:2]
-            padded = cells.new_zeros(groups * _COLUMNS, steps * step)
-            padded[:out, :rank] = branch.b
-            cells.copy_(padded.view(groups, _COLUMNS, steps, step).transpose(1, 2))
+            place_b(branch.b, cells)
             b.append(cells)
-            branches.append((rank, branch.start, branch.stop, branch.scaling))
+            branches.append((branch.b.shape[1], branch.start, branch.stop, branch.scaling))
         finishes = tuple((branch.gain, branch.shift) for branch in side.branches)
         return _Placed(a, tuple(b), tuple(branches), finishes)
 

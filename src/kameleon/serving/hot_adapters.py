@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from kameleon.adapters import Adapter, Bank, Proof, Shelf, ShelfVersion, prove
 from kameleon.adapters.bank import FrozenResident, Resident
 from kameleon.adapters.peft_files import reading_adapter
+from kameleon.adapters.safetensors_views import ReadBuffer
 from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError, KameleonError
 from kameleon.model import Base
-from kameleon.ops import NO_ADAPTER
+from kameleon.ops import NO_ADAPTER, compute_in_one_thread
 from kameleon.serving.state import AdapterState
+
+_IDLE_S = 0.1  # so that what a load was for is not disturbed by the next one's preparation
 
 
 @dataclass(eq=False)
@@ -73,6 +76,7 @@ class HotAdapters:
         self._uses = self._residences = 0
         self._wanted: queue.SimpleQueue[Version | None] = queue.SimpleQueue()
         self._loader: threading.Thread | None = None
+        self._buffer = ReadBuffer()
         self.on_change: Callable[[], None] = lambda: None
         """Called, from any thread, when an adapter became ready or broke."""
 
@@ -221,7 +225,8 @@ class HotAdapters:
         version.used = self._uses
 
     def _load_wanted(self) -> None:
-        while (version := self._wanted.get()) is not None:
+        compute_in_one_thread()
+        while (version := self._next_wanted()) is not None:
             try:
                 self._load_one(version)
             except KameleonError as error:
@@ -230,13 +235,25 @@ class HotAdapters:
                 self._give_up(version, AdapterError(f"adapter {version.name!r} cannot be loaded: {error!r}"))
             self.on_change()
 
+    def _next_wanted(self) -> Version | None:
+        """The next one to load; while nobody wants any, memory is made ready for it."""
+        try:
+            return self._wanted.get(timeout=_IDLE_S)
+        except queue.Empty:
+            with self._lock:
+                one = max((v.bytes for v in self._versions), default=0)
+                fits = self._resident_bytes() + one <= self.budget_bytes  # else somebody leaves, and leaves memory
+            if fits:
+                self.bank.prepare()
+            return self._wanted.get()
+
     def _load_one(self, version: Version) -> None:
         """Read a wanted version and give it a slot; what the shelf has in its place by now is as good."""
         while True:
             source = version.source
             assert isinstance(source, ShelfVersion)
             try:
-                with reading_adapter(source.path) as read:
+                with reading_adapter(source.path, self._buffer) as read:
                     adapter = replace(read, name=version.name)
                     if not self._wait_for_room(version, self.base.compute_dtype.itemsize * adapter.parameters):
                         return

@@ -84,7 +84,7 @@ def run_serve_bench(
                 skipped[name] = str(error)
             else:
                 stack.callback(seats[name].close)
-        _measure(seats, settings, rates, first, skipped, on_event)
+        died = _measure(seats, settings, rates, first, skipped, on_event)
         ours = seats[OURS]
         assert isinstance(ours, KameleonServer)
         resident = {"adapter_bytes": ours.adapter_bytes(), "adapter_bytes_budget": ADAPTER_BYTES}
@@ -94,7 +94,8 @@ def run_serve_bench(
         "machine": machine(),
         "threads": settings.used_threads,
         "settings": asdict(settings),
-        "skipped": {name: f"skipped: {why}" for name, why in skipped.items()},
+        "skipped": {name: why if name in died else f"skipped: {why}" for name, why in skipped.items()},
+        "died": died,
         **document_of(_medians(rates), settings),
         "first_token_s": _medians(first),
         "contenders": _medians(rates),
@@ -149,8 +150,12 @@ def _measure(
     first: dict[str, dict[str, list[float]]],
     skipped: dict[str, str],
     on_event: Callable[[str], None],
-) -> None:
-    """Every load, contenders in turn; the first round warms up and does not count. Who fails is out."""
+) -> dict[str, str]:
+    """Every load, contenders in turn; the first round warms up and does not count.
+
+    Who fails is ended and out: what it did before counts. Returns in which load that was.
+    """
+    died: dict[str, str] = {}
     numbers = random.Random(0)
 
     def prompts(count: int, tokens: int) -> list[list[int]]:
@@ -178,7 +183,9 @@ def _measure(
                 except ContenderError as error:
                     if who == OURS:
                         raise
-                    skipped[who] = f"stopped in {name}: {error}"
+                    skipped[who], died[who] = f"died in {name}: {error}", name
+                    on_event(f"{TITLES[who]} {skipped[who]}")
+                    seat.close()  # so that it takes nothing from the others
                     continue
                 if round_ < 0:
                     continue
@@ -187,6 +194,7 @@ def _measure(
                 on_event(f"round {round_ + 1}, {name}, {TITLES[who]}: {count / done.seconds:,.0f} tokens/s")
                 if done.first_token_s:
                     first[who][name].append(median(done.first_token_s))
+    return died
 
 
 def _switching(ours: KameleonServer, settings: ServeBenchSettings) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import select
 import subprocess
 import tempfile
 import time
@@ -79,6 +80,18 @@ class Program:
                 connection.close()
             time.sleep(0.1)
         raise ContenderError(f"it was not ready after {_START_S:.0f} s: {self.last_words()}")
+
+    def line(self, timeout_s: float = _START_S) -> bytes:
+        """Its next line of standard output. Raises ContenderError when it ends before, or says nothing for so long."""
+        assert self.process.stdout is not None
+        # Nothing is buffered here: whoever is asked by lines answers with one line.
+        if not select.select([self.process.stdout], [], [], timeout_s)[0]:
+            raise ContenderError(f"it said nothing for {timeout_s:.0f} s: {self.last_words()}")
+        line = self.process.stdout.readline()
+        if not line:
+            self.process.wait()
+            raise ContenderError(f"it ended with status {self.process.returncode}: {self.last_words()}")
+        return line
 
     def last_words(self) -> str:
         self._log.seek(0)

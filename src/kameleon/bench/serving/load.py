@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from kameleon.errors import ContenderError
 
-_TIMEOUT_S = 600.0
+ANSWER_S = 120.0
+"""How long one that says nothing is waited for: several times as long as anybody who was at work has taken."""
+_LONGEST_S = 600.0  # of one load, however slowly it goes on
 
 
 class Drive(NamedTuple):
@@ -28,28 +30,31 @@ def joined(drives: Sequence[Drive]) -> Drive:
     return Drive(sum(one.seconds for one in drives), sum(one.tokens for one in drives), first)
 
 
-def drive(netloc: str, path: str, bodies: Sequence[dict[str, Any]]) -> Drive:
-    """Post all bodies at once and read their streams. Raises ContenderError when one fails.
+def drive(netloc: str, path: str, bodies: Sequence[dict[str, Any]], silent_s: float = ANSWER_S) -> Drive:
+    """Post all bodies at once and read their streams. Raises ContenderError when one fails, is silent for `silent_s`,
+    or has no end.
 
     Little is parsed while others are computing, since clients share the machine with the server.
     """
-    clients = [_Client(netloc, path, body) for body in bodies]
+    clients = [_Client(netloc, path, body, silent_s) for body in bodies]
     start = time.perf_counter()
     for client in clients:
         client.start()
     for client in clients:
-        client.join()
+        client.join(max(0.0, start + _LONGEST_S - time.perf_counter()))
     seconds = time.perf_counter() - start
     for client in clients:
+        if client.is_alive():
+            raise ContenderError(f"a request was not answered in {_LONGEST_S:.0f} s")
         if client.fault is not None:
             raise ContenderError(f"a request failed: {client.fault}")
     return Drive(seconds, sum(map(_Client.tokens, clients)), [client.first_s for client in clients])
 
 
 class _Client(threading.Thread):
-    def __init__(self, netloc: str, path: str, body: dict[str, Any]) -> None:
+    def __init__(self, netloc: str, path: str, body: dict[str, Any], silent_s: float) -> None:
         super().__init__(daemon=True)
-        self._connection = http.client.HTTPConnection(netloc, timeout=_TIMEOUT_S)
+        self._connection = http.client.HTTPConnection(netloc, timeout=silent_s)
         self._path, self._body = path, json.dumps(body)
         self._content = b""
         self.first_s = 0.0
@@ -65,6 +70,8 @@ class _Client(threading.Thread):
                 self._content = first + response.read()
                 if response.status != 200:
                     self.fault = f"{response.status}: {self._content[:300]!r}"
+        except TimeoutError:
+            self.fault = f"it said nothing for {self._connection.timeout:.0f} s"
         except (OSError, http.client.HTTPException) as error:
             self.fault = repr(error)
         finally:

@@ -15,7 +15,6 @@ import torch
 from kameleon.adapters import Adapter, write_gguf_adapter
 from kameleon.bench.serving.contender import Contender, Program, Stage
 from kameleon.bench.serving.load import Drive, drive
-from kameleon.errors import ContenderError
 from kameleon.model import load_base
 
 ADAPTER_BYTES = 1 << 30  # a hundred of SmolLM2's adapters of rank 16: what a laptop would give
@@ -37,12 +36,7 @@ class KameleonServer(Contender):
         command = [Path(sys.executable).with_name("kameleon"), "serve", "--base", base, "--port", "0", "--json"]
         words = ["--any-base", "--max-batch", "64", "--max-queue", "2000", "--adapter-bytes", str(ADAPTER_BYTES)]
         self._program = Program([*command, *words], stage.settings.used_threads, {"KAMELEON_HOME": str(stage.home)})
-        assert self._program.process.stdout is not None
-        line = self._program.process.stdout.readline()
-        if not line:
-            self._program.process.wait()
-            raise ContenderError(f"it ended before it was ready: {self._program.last_words()}")
-        ready = json.loads(line)
+        ready = json.loads(self._program.line())
         self._base, self.netloc = ready["base"], ready["address"].removeprefix("http://")
 
     def run(self, adapters: Sequence[int | None], prompts: Sequence[Sequence[int]], tokens: int) -> Drive:

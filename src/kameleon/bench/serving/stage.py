@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from kameleon.adapters import Adapter, Card, LoraFactors, Shelf
-from kameleon.bench.bases import built_apart
+from kameleon.bench.bases import SHAPES, base_path, built_apart
 from kameleon.bench.serving.contender import Stage
 from kameleon.bench.serving.settings import ServeBenchSettings
 from kameleon.errors import BaseModelError
 from kameleon.home import cache_dir
-from kameleon.model import DecoderConfig, locate, module_shapes
+from kameleon.model import DecoderConfig, module_shapes
 from kameleon.model.config import read_config
 from kameleon.model.tokenizer import load_tokenizer
 from kameleon.weights import open_weights
@@ -30,10 +30,11 @@ _A_SIZE, _B_SIZE = 0.04, 0.002  # random factors that change what is said, but l
 def set_stage(ref: str, settings: ServeBenchSettings) -> Iterator[Stage]:
     """The base that `ref` names (a GGUF file) in both forms, and a shelf of adapters that lasts as long as the block.
 
+    A shape of random weights (see `SHAPES`) stays as it lies: those are there since unpacked ones would be too large.
     Raises FetchError, BaseModelError.
     """
-    gguf = locate(ref).path
-    folder = bf16_folder(gguf)
+    gguf = base_path(ref)
+    folder = gguf if ref in SHAPES else bf16_folder(gguf)
     config = read_config(folder, open_weights(folder))
     with tempfile.TemporaryDirectory(prefix="kameleon-serve-") as home:
         shelf = Shelf(Path(home) / "adapters")

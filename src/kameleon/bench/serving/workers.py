@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kameleon.bench.serving.contender import Contender, Program, Stage
-from kameleon.bench.serving.load import Drive
+from kameleon.bench.serving.load import ANSWER_S, Drive
 from kameleon.errors import ContenderError
 
 _HERE = Path(__file__).parent
@@ -25,7 +25,7 @@ class Worker(Contender):
             "work": str(stage.home),
         }
         self._program = Program([python, _HERE / script, json.dumps(what)], stage.settings.used_threads)
-        self._receive()
+        self._program.line()
 
     def run(self, adapters: Sequence[int | None], prompts: Sequence[Sequence[int]], tokens: int) -> Drive:
         wish = {"adapters": list(adapters), "prompts": [list(prompt) for prompt in prompts], "tokens": tokens}
@@ -35,15 +35,8 @@ class Worker(Contender):
             self._program.process.stdin.flush()
         except OSError as error:
             raise ContenderError(f"it ended: {self._program.last_words()}") from error
-        done = self._receive()
+        done = json.loads(self._program.line(ANSWER_S))
         return Drive(done["seconds"], int(done["tokens"]), [])
-
-    def _receive(self) -> dict[str, float]:
-        assert self._program.process.stdout is not None
-        line = self._program.process.stdout.readline()
-        if not line:
-            raise ContenderError(f"it ended: {self._program.last_words()}")
-        return json.loads(line)
 
     def close(self) -> None:
         self._program.end()

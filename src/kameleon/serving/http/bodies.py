@@ -71,7 +71,6 @@ class Generating(Body):
     """The fields that both kinds of generating requests share. A field that is null has its default."""
 
     model: str
-    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
@@ -209,6 +208,7 @@ class ChatBody(Generating):
     """POST /v1/chat/completions"""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -218,7 +218,10 @@ class ChatBody(Generating):
 
 
 class CompletionBody(Generating):
-    """POST /v1/completions: text, or tokens, that the answer goes on from."""
+    """POST /v1/completions: text, or tokens, that the answer goes on from.
+
+    With `echo` and `logprobs` the prompt's tokens are scored too, and `max_tokens` may be 0.
+    """
 
     prompt: (
         str
@@ -226,6 +229,7 @@ class CompletionBody(Generating):
         | Annotated[list[_Token], Field(min_length=1)]
         | Annotated[list[list[_Token]], Field(min_length=1, max_length=MOST_ANSWERS)]
     )
+    max_tokens: _Count | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
     best_of: int | None = None

@@ -38,9 +38,6 @@ class _Continuation:
     def __init__(self, service: Service, body: CompletionBody, request: Request) -> None:
         if body.suffix:
             raise ApiError(400, "suffix is not served: bases here only go on from a prompt", "invalid_value", "suffix")
-        if body.echo and body.logprobs is not None:
-            # Left out they would be taken for the prompt's by whoever scores answers with them.
-            raise ApiError(400, "echo gives no probabilities of prompts; ask without", "invalid_value", "logprobs")
         if body.best_of not in (None, body.answers):
             raise ApiError(400, "best_of other than n is not served; ask for n and choose", "invalid_value", "best_of")
         prompts = body.prompts()
@@ -57,8 +54,12 @@ class _Continuation:
         self._label = service.label("cmpl", "text_completion", adapter)
         self._encoded = [service.prompts.of_text(prompt) for prompt in self._prompts]
         form = body.response_format.constraints() if body.response_format else {}
-        wishes = body.samplings(body.max_tokens or _DEFAULT_TOKENS, body.logprobs, service.base.stop_token_ids, form)
-        return [Prompt(tuple(tokens), adapter, wish) for tokens in self._encoded for wish in wishes]
+        max_tokens = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
+        wishes = body.samplings(max_tokens, body.logprobs, service.base.stop_token_ids, form)
+        scored = bool(body.echo) and body.logprobs is not None
+        return [
+            Prompt(tuple(tokens), adapter, wish, score_prompt=scored) for tokens in self._encoded for wish in wishes
+        ]
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one document."""
@@ -74,7 +75,7 @@ class _Continuation:
     async def events(self) -> Events:
         """The answer as events, one a piece."""
         done: dict[int, Completion] = {}
-        shown: dict[int, int] = {}
+        shown: dict[int, int] = {}  # characters, of each answer that began
         async with Answers(self._service.engine, self._user) as answers:
             await answers.ask(self._prepare)
             async for index, piece in answers.pieces():
@@ -82,7 +83,10 @@ class _Continuation:
                 finish = piece.completion.finish if piece.completion else None
                 logprobs = None
                 if self._body.logprobs is not None:
-                    logprobs = self._service.texts.completion(piece.scores, shown.get(index, 0))
+                    prompt = self._encoded_of(index) if index not in shown else []
+                    logprobs = self._service.texts.completion(
+                        piece.scores, shown.get(index, len(self._echo(index))), prompt, piece.prompt_scores
+                    )
                 choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
                 shown[index] = shown.get(index, 0) + len(text)
                 yield {**self._head(), "choices": [choice], **({"usage": None} if self._body.wants_usage else {})}
@@ -95,8 +99,14 @@ class _Continuation:
     def _choice(self, index: int, text: str, completion: Completion) -> dict[str, Any]:
         logprobs = None
         if self._body.logprobs is not None:
-            logprobs = self._service.texts.completion(completion.scores, len(self._echo(index)))
+            logprobs = self._service.texts.completion(
+                completion.scores, len(self._echo(index)), self._encoded_of(index), completion.prompt_scores
+            )
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": completion.finish}
+
+    def _encoded_of(self, index: int) -> Sequence[int]:
+        """The prompt's tokens, if they are to be scored before their answer's."""
+        return self._encoded[index // self._body.answers] if self._body.echo else ()
 
     def _echo(self, index: int) -> str:
         """The prompt as text, if it is to stand before its answer."""

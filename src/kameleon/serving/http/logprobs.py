@@ -30,16 +30,38 @@ class TokenTexts:
         ]
         return {"content": content, "refusal": None}
 
-    def completion(self, scores: Sequence[ScoredToken], offset: int) -> dict[str, Any]:
-        """The shape of completions; the first token stands at character `offset`."""
-        texts = [self.text(s.token) for s in scores]
-        offsets = list(accumulate(map(len, texts[:-1]), initial=offset)) if texts else []
+    def completion(
+        self,
+        scores: Sequence[ScoredToken],
+        offset: int,
+        prompt: Sequence[int] = (),
+        prompt_scores: Sequence[ScoredToken] = (),
+    ) -> dict[str, Any]:
+        """The shape of completions; the first generated token stands at character `offset`.
+
+        `prompt` are tokens to be shown before them, whose text ends there; nothing is known about the first of all.
+        """
+        told: list[ScoredToken | None] = [None, *prompt_scores] if prompt else []
+        told += [None] * (len(prompt) - len(told))  # of a prompt that was not read to its end
+        told += scores
+        before = [self.text(token) for token in prompt]
+        after = [self.text(s.token) for s in scores]
+        # A prompt's text may lack what its first tokens stand for, such as the mark of a text's beginning.
+        start = offset - sum(map(len, before))
+        offsets = [max(0, at) for at in accumulate(map(len, before + after), initial=start)][:-1]
         return {
-            "tokens": texts,
-            "token_logprobs": [_finite(s.logprob) for s in scores],
-            "top_logprobs": [{self.text(t): _finite(value) for t, value in s.alternatives} for s in scores],
+            "tokens": before + after,
+            "token_logprobs": [s and _finite(s.logprob) for s in told],
+            "top_logprobs": [s and self._by_text(s.alternatives) for s in told],
             "text_offset": offsets,
         }
+
+    def _by_text(self, alternatives: Iterable[tuple[int, float]]) -> dict[str, float]:
+        """Of tokens that look the same, parts of characters, the likeliest."""
+        shown: dict[str, float] = {}
+        for token, logprob in alternatives:
+            shown.setdefault(self.text(token), _finite(logprob))
+        return shown
 
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
         text = self.text(token)
