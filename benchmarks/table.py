@@ -136,6 +136,12 @@ def _sentences(document: Mapping[str, Any]) -> str:
     gaps = [case["loss_gap"] for case in document["cases"].values() if case["loss_gap"] is not None]
     if gaps:
         said.append(f"Kameleon's and PEFT's losses differ by at most {max(gaps):.0e} of their value.")
+    wide = [case.get("loss_gap_to_fp32") or {} for case in document["cases"].values()]
+    if far := {
+        name: max(gap) for name in ("kameleon", "peft") if (gap := [one[name] for one in wide if one.get(name)])
+    }:
+        parts = ", ".join(f"{'Kameleon' if name == 'kameleon' else 'PEFT'}'s by {gap:.0e}" for name, gap in far.items())
+        said.append(f"From PEFT's in fp32 they differ by at most so much: {parts}.")
     said += [f"{_title(name)} {why}." for name, why in document["skipped"].items()]
     for case_name, case in document["cases"].items():
         said += [f"{_title(name)} stopped in {case_name}: {why}." for name, why in case["stopped"].items()]

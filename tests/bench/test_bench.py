@@ -50,6 +50,20 @@ def test_a_case_has_every_key_and_null_for_whoever_did_not_take_part(document):
     assert json.loads(json.dumps(document)) == document
 
 
+def test_in_bf16_the_losses_are_also_held_against_those_in_fp32(tiny_folder):
+    settings = BenchSettings(**TINY, dtype="bf16", loss_tokens=16, loss_steps=3)
+    case = run_bench([Case("2x16", 2, 16, str(tiny_folder))], "peft", settings)["cases"]["2x16"]
+    assert len(case["loss"]["peft_fp32"]) == 3
+    assert case["contenders"].keys() == case["groups"][0].keys() == {"kameleon", "peft"}  # nobody times it
+    gaps = case["loss_gap_to_fp32"]
+    assert 0 < gaps["kameleon"] < 1e-2
+    assert gaps["peft"] > 0
+
+
+def test_without_another_type_there_is_no_gap_to_fp32(document):
+    assert document["cases"]["chat"]["loss_gap_to_fp32"] == {"kameleon": None, "peft": None}
+
+
 def test_real_tokens_are_counted_not_padding(document):
     (group,) = document["cases"]["chat"]["groups"]
     sizes = [len(row) for row in Case("chat", 3, 24, shortest_tokens=8).batch(3, 320)]

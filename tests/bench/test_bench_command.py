@@ -1,6 +1,7 @@
 """`kameleon bench` as a script meets it, and contenders whose process ends too early."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,14 @@ from kameleon.errors import ContenderError, SettingError
 
 SMALL = ("--steps", "1", "--threads", "1", "--rank", "4", "--dtype", "fp32")
 SETTINGS = BenchSettings(steps=1, threads=1, rank=4, dtype="fp32", loss_steps=2)
+
+
+def never_done(job, turns):
+    """A contender that is prepared, but whose first step takes hours."""
+    turns.next()
+    time.sleep(9999)
+
+
 ENDS_AT_ONCE = print  # as a contender: it prepares nothing, takes no turn, and its process ends with status 0
 
 
@@ -45,6 +54,7 @@ def test_a_disagreement_is_status_1_and_the_missing_are_named(run, monkeypatch, 
             "chat": {
                 "tokens_per_s": 1500.0,
                 "loss_gap": 0.02,
+                "loss_gap_to_fp32": {"kameleon": 9e-4, "peft": 0.018},
                 "loss": loss,
                 "stopped": {"peft_compiled": "its process ended with status -9"},
                 "contenders": contenders,
@@ -58,7 +68,16 @@ def test_a_disagreement_is_status_1_and_the_missing_are_named(run, monkeypatch, 
     assert "chat Kameleon 1,500 2,000.0 MB PEFT 1,500 1.25 × 2,000.0 MB" in said
     assert "trl: skipped: trl is not installed" in said
     assert "chat: peft_compiled stopped: its process ended with status -9" in said
+    assert "chat: gap to the losses of PEFT in fp32: Kameleon 9.0e-04, PEFT 1.8e-02" in said
     assert "chat: losses DO NOT AGREE: gap 2.0e-02, at most 1e-04 (20 steps of 2 rows of up to 48 tokens)" in said
+
+
+def test_who_takes_too_long_is_out(tiny_folder):
+    contenders = [CONTENDERS["kameleon"], replace(CONTENDERS["gemm_floor"], run=never_done)]
+    settings = replace(SETTINGS, longest_turn_s=3, loss_steps=0)
+    measured = measure_case(Case("2x16", 2, 16, str(tiny_folder)), contenders, settings, lambda event: None)
+    assert measured.stopped == {"gemm_floor": "a step took more than 3 s"}
+    assert [len(steps) for steps in measured.groups[0].values()] == [1, 0]
 
 
 def test_bench_profile_tells_operators(tiny_folder, run):

@@ -34,6 +34,7 @@ def test_the_readme_agrees_with_the_results_on_giants():
 def test_the_table_has_a_line_for_each_case_and_words_for_whoever_is_missing(tmp_path):
     document = json.loads(RESULT.read_text())
     case = {**document["cases"]["4x512"], "tokens_per_s": 1234.4, "vs_peft": 1.5, "loss_gap": 2e-5}
+    case["loss_gap_to_fp32"] = {"kameleon": 9e-4, "peft": 2e-2}
     case |= {"vs_peft_compiled": None, "vs_trl": None}
     case["stopped"] = {"trl": "its process ended with status -9"}
     document["cases"] = {"chat": case, "7x33": {**case, "vs_peft": None, "stopped": {}}}
@@ -49,6 +50,7 @@ def test_the_table_has_a_line_for_each_case_and_words_for_whoever_is_missing(tmp
     assert lines[5].startswith("| 7x33 | 1,234 | – |")
     told = " ".join(lines)
     assert "differ by at most 2e-05" in told
+    assert "From PEFT's in fp32 they differ by at most so much: Kameleon's by 9e-04, PEFT's by 2e-02." in told
     assert "TRL packed stopped in chat: its process ended with status -9." in told
     assert "PEFT compiled skipped: torch.compile needs a C++ compiler." in told
     assert all(len(line) <= 120 for line in lines if not line.startswith("|"))

@@ -19,6 +19,7 @@ from kameleon.errors import SettingError
 from kameleon.model import DecoderConfig, module_shapes
 
 KAMELEON, PEFT, PEFT_COMPILED, TRL, FLOOR = "kameleon", "peft", "peft_compiled", "trl", "gemm_floor"
+PEFT_FP32 = "peft_fp32"  # takes part in the comparison of losses only
 UNPACKED, PEFT_NF4 = "kameleon_unpacked", "peft_nf4"
 _COMPILERS = ("g++", "clang++", "c++")
 

@@ -7,10 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from kameleon.adapters import Adapter, Card
 from kameleon.bench.bases import base_path
 from kameleon.bench.cases import Case, Rows
-from kameleon.bench.contenders import KAMELEON, PEFT, Contender, seat_together
+from kameleon.bench.contenders import CONTENDERS, KAMELEON, PEFT, PEFT_FP32, Contender, seat_together
 from kameleon.bench.ours import recipe_of
 from kameleon.bench.settings import BenchSettings
 from kameleon.bench.turns import Job, Seat, Took
@@ -50,8 +52,9 @@ def measure_case(
 ) -> Measured:
     """Compare the losses of Kameleon and PEFT over some small steps, then time everyone's steps in turn.
 
-    The first contender is Kameleon. Raises ContenderError when its process ends (without any other the case goes on),
-    and SettingError for rows that are too long for the base.
+    In bf16 PEFT takes the same small steps in fp32 too, so that one sees who is how far from that. The first contender
+    is Kameleon. Raises ContenderError when its process ends (without any other the case goes on), and SettingError for
+    rows that are too long for the base.
     """
     path = base_path(case.base)
     config = read_config(path, open_weights(path))
@@ -65,6 +68,10 @@ def measure_case(
     groups = seat_together(contenders, needs, None if free is None else _USED_SHARE * free)
     compared = [KAMELEON, PEFT] if any(one.name == PEFT for one in contenders) else []
     total = sum(map(len, groups)) * (case.warm_up_steps + settings.steps) + len(compared) * settings.loss_steps
+    wide = replace(CONTENDERS[PEFT], name=PEFT_FP32)
+    fits = free is None or wide.memory(case, config, torch.float32).idle_bytes < _USED_SHARE * free
+    has_wide = bool(compared and settings.loss_steps) and dtype != torch.float32 and fits
+    total += has_wide * settings.loss_steps
     watch = _Watch(case.name, total, on_event)
     measured = Measured([], {}, {})
     with tempfile.TemporaryDirectory(prefix="kameleon-") as folder:
@@ -72,6 +79,10 @@ def measure_case(
         recipe = recipe_of(settings)
         Adapter("first", fresh_factors(config, recipe), Card(base_id=case.base)).save(adapter)
         job = Job(case, config.vocab_size, str(path), str(adapter), dtype, settings)
+        if has_wide:
+            with _Table([wide], replace(job, dtype=torch.float32), measured, watch) as table:
+                table.load()
+                measured.losses[PEFT_FP32] = table.small_losses(PEFT_FP32)
         for group in groups:
             with _Table(group, job, measured, watch) as table:
                 table.load()

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from kameleon.bench.cases import Case
-from kameleon.bench.contenders import FLOOR, KAMELEON, PEFT, PEFT_COMPILED, TRL, find_contenders
+from kameleon.bench.contenders import FLOOR, KAMELEON, PEFT, PEFT_COMPILED, PEFT_FP32, TRL, find_contenders
 from kameleon.bench.machine import machine
 from kameleon.bench.measure import Event, Measured, measure_case
 from kameleon.bench.settings import LOSS_LIMITS, BenchSettings
@@ -63,6 +63,7 @@ def case_document(measured: Measured, settings: BenchSettings, loss_limit: float
         "peak_bytes": peaks[KAMELEON],
         "peft_peak_bytes": peaks.get(PEFT),
         "loss_gap": loss_gap(measured.losses),
+        "loss_gap_to_fp32": {name: loss_gap(measured.losses, name, PEFT_FP32) for name in (KAMELEON, PEFT)},
         "loss": {
             "rows": settings.loss_rows,
             "tokens": settings.loss_tokens,
@@ -88,9 +89,9 @@ def losses_agree(document: Mapping[str, Any]) -> bool:
     return all(gap is None or gap <= limit for gap, limit in gaps)
 
 
-def loss_gap(losses: Mapping[str, Sequence[float]]) -> float | None:
-    """The largest |ours − theirs| / theirs of any step; None when nothing was compared."""
-    pairs = list(zip(losses.get(KAMELEON, ()), losses.get(PEFT, ()), strict=False))
+def loss_gap(losses: Mapping[str, Sequence[float]], name: str = KAMELEON, other: str = PEFT) -> float | None:
+    """The largest |ours − theirs| / theirs of any step, of `name` and `other`; None when nothing was compared."""
+    pairs = list(zip(losses.get(name, ()), losses.get(other, ()), strict=False))
     return max((abs(ours - theirs) / theirs for ours, theirs in pairs), default=None)
 
 

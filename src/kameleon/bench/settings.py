@@ -34,15 +34,17 @@ class BenchSettings:
     micro_batch_tokens: int = 1024
     """Tokens per pass of Kameleon: what `kameleon train` does by default."""
     loss_steps: int = 20
-    """Steps over which the losses of Kameleon and PEFT are compared, before any is timed; 0 skips this."""
+    """Steps over which the losses of Kameleon, PEFT and, in bf16, PEFT in fp32 are compared, untimed; 0 skips this."""
     loss_rows: int = 2
     """Rows a step of that comparison, of unequal lengths, so that packing is compared with padding."""
     loss_tokens: int = 48
     """Tokens of the longest row of that comparison: small, so that large bases take a minute or two."""
+    longest_turn_s: int = 600
+    """A contender that takes longer for one step is out: a first compilation can take many minutes."""
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "threads": 0, "rank": 1, "micro_batch_tokens": 1}
-        least |= {"loss_steps": 0, "loss_rows": 1, "loss_tokens": 4}
+        least |= {"loss_steps": 0, "loss_rows": 1, "loss_tokens": 4, "longest_turn_s": 1}
         faults = [
             f"{name} is {getattr(self, name)}; it must be at least {bound}"
             for name, bound in least.items()

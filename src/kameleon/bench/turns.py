@@ -96,17 +96,21 @@ class Seat:
         self._process = context.Process(target=_serve, args=(run, job, other), daemon=True)
         with _environment(TQDM_DISABLE="1"):  # libraries' own bars would break the one that shows the turns
             self._process.start()
+        self._longest_turn_s = job.settings.longest_turn_s
         other.close()  # so that the end of the process is the end of the pipe
         self._receive()
 
     def step(self, rows: Rows) -> Took:
-        """Have it train these rows. Raises ContenderError."""
+        """Have it train these rows. Raises ContenderError, also when it takes too long; it is ended then."""
         with suppress(OSError):  # it has ended; receiving says so
             self._pipe.send(rows)
-        return self._receive()
+        return self._receive(self._longest_turn_s)
 
-    def _receive(self) -> Any:
+    def _receive(self, longest_s: float | None = None) -> Any:
         try:
+            if not self._pipe.poll(longest_s):
+                self._process.kill()  # it would go on computing in the others' turns
+                raise ContenderError(f"a step took more than {longest_s} s")
             return self._pipe.recv()
         except (EOFError, OSError) as error:
             self._process.join(_END_S)

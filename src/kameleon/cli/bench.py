@@ -105,7 +105,8 @@ def _watching() -> Iterator[Callable[[Event], None]]:
         def on_event(event: Event) -> None:
             if event.case not in tasks:
                 tasks[event.case] = bars.add_task(event.case, total=event.total)
-            told = f"{event.case}: {CONTENDERS[event.contender].title}, {event.what}"
+            one = CONTENDERS.get(event.contender)  # not PEFT in fp32, of which losses alone are wanted
+            told = f"{event.case}: {one.title if one else event.contender}, {event.what}"
             bars.update(tasks[event.case], completed=event.done, description=told)
 
         yield on_event
@@ -134,5 +135,9 @@ def _picture(document: dict[str, Any]) -> Group:
             word = "agree" if case["loss_gap"] <= loss["limit"] else "DO NOT AGREE"
             size = f"{loss['steps']} steps of {loss['rows']} rows of up to {loss['tokens']} tokens"
             said.append(f"{name}: losses {word}: gap {case['loss_gap']:.1e}, at most {loss['limit']:.0e} ({size})")
+        wide = {who: gap for who, gap in case["loss_gap_to_fp32"].items() if gap is not None}
+        if wide:
+            parts = ", ".join(f"{CONTENDERS[who].title} {gap:.1e}" for who, gap in wide.items())
+            said.append(f"{name}: gap to the losses of PEFT in fp32: {parts}")
     said.append(f"{document['dtype']}: {document['compute']}; {document['threads']} threads")
     return Group(shown, Text("\n".join(said)))
