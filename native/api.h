@@ -173,4 +173,7 @@ void kameleon_layers(int64_t type, const Stack* stack, const Pass* pass, void* x
 // Freed blocks of less than so many bytes (at most 32 MiB) stay with this process (glibc): fetching fresh pages from the
 // system in every step costs more than the kernels save. Larger ones go back at once and leave no holes.
 void kameleon_keep_memory(int64_t up_to_bytes);
+
+// What is kept so goes back to the system now.
+void kameleon_give_back_memory(void);
 }
