@@ -179,4 +179,7 @@ void kameleon_keep_memory(int64_t up_to_bytes);
 
 // The calling thread's parallel regions, torch's among them, have so many threads from now on; other threads' keep theirs.
 void kameleon_use_threads(int64_t count);
+
+// What is kept so goes back to the system now.
+void kameleon_give_back_memory(void);
 }

@@ -11,3 +11,9 @@ void kameleon_keep_memory(int64_t up_to_bytes) {
     mallopt(M_TRIM_THRESHOLD, -1);
 #endif
 }
+
+void kameleon_give_back_memory() {
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}

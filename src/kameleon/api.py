@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from kameleon.adapters import Adapter, Bank, Card, Proof, Shelf, prove
 from kameleon.data import Corpus, Example, read_corpus, split_held_out
-from kameleon.errors import SettingError
+from kameleon.errors import SettingError, WeightsError
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
 from kameleon.home import runs_dir
 from kameleon.model import Base, load_base
@@ -80,7 +81,10 @@ def plan(
     header = read_base_header(ref, quantize)
     examples: Sequence[Example] = ()
     watched: Sequence[Example] = ()
-    if data is not None:
+    if data is None:
+        with suppress(WeightsError):  # the tokenizer is part of what a run's process holds, if it is here
+            header.template()
+    else:
         template = header.template()
         corpus = read_corpus(data, template, raw, recipe.max_row_tokens)
         if held_out is None:
@@ -97,6 +101,12 @@ def plan(
     dtype = dtype or measure_compute_type().dtype  # with it the products' own libraries are loaded
     held = process_bytes()
     return make_plan(header, workload, recipe, watch, held, memory_bytes, quantize, may_quantize=True, dtype=dtype)
+
+
+def resumed(name: str, watch: Watch) -> Watch:
+    """`watch` with the passes of the unfinished run `name`, which it must keep to be gone on with."""
+    size = saved_identity(runs_dir() / name).get("micro_batch_tokens", watch.micro_batch_tokens)
+    return replace(watch, micro_batch_tokens=size)
 
 
 class LoadedBase:
@@ -197,12 +207,14 @@ class LoadedBase:
         on_step: Callable[[StepReport], None] | None = None,
         memory_bytes: int | None = None,
         on_plan: Callable[[Plan], None] | None = None,
+        plan: Plan | None = None,
     ) -> RunResult:
         """Train one adapter on rows, put it on the shelf under `name`, and make it resident.
 
         Without `held_out`, a twentieth of the rows (at most 200) is set aside to watch the run. With `memory_bytes`,
-        what stands at its default in `watch` is chosen so that the process stays inside it. `on_plan` hears what is
-        expected before the first step; afterwards the adapter's card says what came of it.
+        what stands at its default in `watch` is chosen so that the process stays inside it; or `plan` was made so
+        beforehand, of the same rows and recipe. `on_plan` hears what is expected before the first step; afterwards
+        the adapter's card says what came of it.
         Raises DataError, TrainingError, SettingError.
         """
         recipe, watch = recipe or Recipe(), watch or Watch()
@@ -214,10 +226,9 @@ class LoadedBase:
             data, watched = split_held_out(data, recipe.seed)
         else:
             watched = held_out if isinstance(held_out, Corpus) else self.read(held_out, raw, recipe.max_row_tokens)
-        if resume:  # what was chosen for the run that is gone on with
-            size = saved_identity(runs_dir() / name).get("micro_batch_tokens", watch.micro_batch_tokens)
-            watch = replace(watch, micro_batch_tokens=size) if memory_bytes else watch
-        plan = self.plan(data, watched, recipe, watch, memory_bytes)
+        if plan is None:
+            watch = resumed(name, watch) if resume and memory_bytes else watch
+            plan = self.plan(data, watched, recipe, watch, memory_bytes)
         if on_plan:
             on_plan(plan)
         overwrite = overwrite and not resume

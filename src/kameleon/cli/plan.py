@@ -34,14 +34,13 @@ def plan(
     Try: kameleon plan --data law.jsonl; or kameleon plan --base Qwen/Qwen2.5-7B-Instruct --memory 8GB
     """
     from kameleon.api import plan as make
-    from kameleon.plan import available_memory_bytes, common_bases, process_bytes
+    from kameleon.plan import available_memory_bytes, common_bases
 
     budget = None if memory is None else parse_bytes(memory)
-    held = process_bytes()
     notes.print("measuring this machine, some seconds …", style="dim")
     made = make(base, data, recipe, watch, budget, quantize, raw, held_out)
     room = budget if budget is not None else available_memory_bytes()
-    bases = common_bases(recipe, made.dtype, held, room)
+    bases = common_bases(recipe, made.dtype, made.process_bytes, room)
     show(_document(made, bases, room), Group(*_pictures(made, bases, room)), json)
 
 

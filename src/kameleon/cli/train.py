@@ -29,6 +29,7 @@ from kameleon.settings import Recipe, Watch, parse_bytes
 if TYPE_CHECKING:
     from kameleon.api import LoadedBase
     from kameleon.data import Corpus
+    from kameleon.plan import Plan
     from kameleon.training import RunResult, StepReport
 
 
@@ -56,17 +57,18 @@ def train(
 
     Try: kameleon train --data law.jsonl --name law; or kameleon train --config law.toml --epochs 2
     """
-    from kameleon.api import plan
+    from kameleon.api import plan, resumed
     from kameleon.training import draw_loss_curve
 
-    budget = None if memory is None else parse_bytes(memory)
-    if budget is not None and quantize is None:
-        planned = plan(base, data, recipe, watch, budget, raw=raw, held_out=held_out)
+    planned = None
+    if memory is not None:  # planned as `kameleon plan` does, before the base is loaded: what it promises holds here
+        watched = resumed(name, watch) if resume else watch
+        planned = plan(base, data, recipe, watched, parse_bytes(memory), quantize, raw, held_out)
         quantize = "nf4" if planned.chosen.quantize else None
     loaded = open_base(base, quantize)
     corpus = loaded.read(data, raw, recipe.max_row_tokens)
     _tell_settings(loaded, corpus, recipe, watch)
-    result = train_with_bar(loaded, corpus, name, held_out, recipe, watch, raw, resume, overwrite, budget)
+    result = train_with_bar(loaded, corpus, name, held_out, recipe, watch, raw, resume, overwrite, planned)
     folder = runs_dir() / name
     try:
         curve: Path | None = draw_loss_curve(folder, name)
@@ -100,7 +102,7 @@ def train_with_bar(
     raw: bool = False,
     resume: bool = False,
     overwrite: bool = False,
-    memory_bytes: int | None = None,
+    planned: Plan | None = None,
 ) -> RunResult:
     """`LoadedBase.train` with a bar that shows loss, speed and the time left."""
     with progress() as bars:
@@ -111,7 +113,7 @@ def train_with_bar(
             bars.update(task, total=report.total_steps, completed=report.step, description=told)
 
         return loaded.train(
-            data, name, held_out, recipe, watch, raw, resume, overwrite, on_step, memory_bytes, on_plan=tell_plan
+            data, name, held_out, recipe, watch, raw, resume, overwrite, on_step, on_plan=tell_plan, plan=planned
         )
 
 

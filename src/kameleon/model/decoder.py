@@ -13,7 +13,6 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from kameleon.errors import SettingError
 from kameleon.model.config import DecoderConfig
@@ -34,6 +33,7 @@ from kameleon.ops import (
     attention,
     attention_paged,
     lora_linear,
+    rerun,
     rms_norm,
     rope,
     rotation,
@@ -164,15 +164,10 @@ class Decoder:
         for index in layers if layers is not None else range(len(self.layers)):
             turn = turns[self.config.layer_rope(index)]
             if checkpoint_layers:
-                # torch calls it once now, and once more for the gradient; what leaves the layer is then known already.
-                unread = iter((False, True))
-                x = checkpoint(
-                    lambda x, i=index, turn=turn, again=unread: self._layer(
-                        i, x, segments, turn, adapters, cache, next(again)
-                    ),
+                x = rerun(
+                    lambda x, unread, i=index, turn=turn: self._layer(i, x, segments, turn, adapters, cache, unread),
                     x,
-                    use_reentrant=False,
-                    preserve_rng_state=False,
+                    self._trained(index, segments, adapters),
                 )
             else:
                 x = self._layer(index, x, segments, turn, adapters, cache)
@@ -268,6 +263,15 @@ class Decoder:
         x = add(x, "o", mixed, layer.o_norm)
         gate_up = project("gate_up", x, RmsNorm(layer.mlp_norm, eps, dtype))
         return add(x, "down", gate_up, layer.down_norm, Gated(config.activation))
+
+    def _trained(self, index: int, segments: Segments, adapters: SidePaths | None) -> list[Tensor]:
+        """What the segments' adapters train in a layer."""
+        if adapters is None:
+            return []
+        slots = {run.adapter for run in segments.runs}
+        paths = [adapters.sides(index, group.name) for group in groups(self.config)]
+        sides = (side[slot] for side in paths for slot in slots)
+        return [tensor for side in sides if side is not None for tensor in side.trained]
 
     def _finish_qkv(self, layer: Layer, qkv: Tensor) -> Tensor:
         """`qkv` [tokens, (heads + 2 · kv_heads) · head_dim] with its bias and q/k norms, where the family has them."""

@@ -13,11 +13,21 @@ from kameleon.ops.cross_entropy import Head, TokenScores, chunk_rows, linear_cro
 from kameleon.ops.gated import Gated, gated
 from kameleon.ops.layer_stack import LayerStack, LayerWeights, Stacked
 from kameleon.ops.lora_linear import Branch, SidePath, lora_linear
-from kameleon.ops.native import Choice, compute_in_one_thread, keep_memory, multiplies, runs, torch_has_amx
+from kameleon.ops.native import (
+    SPARING_BYTES,
+    Choice,
+    compute_in_one_thread,
+    give_back_memory,
+    keep_memory,
+    multiplies,
+    runs,
+    torch_has_amx,
+)
 from kameleon.ops.native import choice as kernels
 from kameleon.ops.packed import KINDS, Packed, tile_bytes
 from kameleon.ops.paged_attention import PAGE_TOKENS, LayerPages, attention_paged, new_pages
 from kameleon.ops.products import Addition, Matrix, Term, multiply, prepare, sum_products
+from kameleon.ops.rerun import rerun
 from kameleon.ops.rms_norm import RmsNorm, rms_norm
 from kameleon.ops.rope import rope, rotation
 from kameleon.ops.segments import IGNORE, NO_ADAPTER, NO_PARENT, Run, Segments
@@ -29,6 +39,7 @@ __all__ = [
     "NO_ADAPTER",
     "NO_PARENT",
     "PAGE_TOKENS",
+    "SPARING_BYTES",
     "AdamW",
     "Addition",
     "Branch",
@@ -55,6 +66,7 @@ __all__ = [
     "chunk_rows",
     "compute_in_one_thread",
     "gated",
+    "give_back_memory",
     "keep_memory",
     "kernels",
     "linear_cross_entropy",
@@ -65,6 +77,7 @@ __all__ = [
     "new_pages",
     "nf4",
     "prepare",
+    "rerun",
     "rms_norm",
     "rope",
     "rotation",

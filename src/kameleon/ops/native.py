@@ -24,7 +24,8 @@ from kameleon.errors import SettingError
 SWITCH = "KAMELEON_NATIVE"
 LEVELS = ("plain", "avx2", "avx512", "avx512bf16", "neon")
 _TYPES = {torch.float32: 0, torch.bfloat16: 1}
-_KEPT_BYTES, _SPARING_BYTES = 32 << 20, 1 << 20
+_KEPT_BYTES = 32 << 20
+SPARING_BYTES = 1 << 20  # smaller blocks are kept even when memory counts
 
 
 # Argument types by one letter each: p pointer, n count or stride, f float, d double.
@@ -43,6 +44,7 @@ _SIGNATURES = {
     "keep_memory": "n",
     "use_threads": "n",
     "place_b": "npnnp",
+    "give_back_memory": "",
     "attention": "npppppp",
     "attention_back": "npppppppppp",
     "attention_paged": "nppp",
@@ -103,7 +105,13 @@ def keep_memory(sparing: bool) -> None:
     Kept blocks of many sizes leave holes: with a layer's buffers of tens of megabytes they doubled a process.
     """
     if available():
-        call("keep_memory", _SPARING_BYTES if sparing else _KEPT_BYTES)
+        call("keep_memory", SPARING_BYTES if sparing else _KEPT_BYTES)
+
+
+def give_back_memory() -> None:
+    """Return to the system what this process keeps of freed memory."""
+    if available():
+        call("give_back_memory")
 
 
 def compute_in_one_thread() -> None:

@@ -29,6 +29,7 @@ from kameleon.ops import (
     SidePath,
     attention,
     chunk_rows,
+    give_back_memory,
     keep_memory,
     linear_cross_entropy,
 )
@@ -141,7 +142,8 @@ def calibrate(header: BaseHeader, rank: int, targets: str, dtype: torch.dtype, p
     forward, both = line(False), line(True)
     again = max(0.0, seconds(many, True, checkpoint_layers=True) - both(many)) / many
     keep_memory(sparing=False)
-    return Rates(
+    give_back_memory()  # so that measuring holds less at any time than the least that a run does
+    rates = Rates(
         forward,
         both,
         again,
@@ -150,6 +152,8 @@ def calibrate(header: BaseHeader, rank: int, targets: str, dtype: torch.dtype, p
         chunk_rows(header.config.vocab_size, dtype),
         _adamw_seconds(),
     )
+    give_back_memory()
+    return rates
 
 
 def _time(once: Callable[[], object]) -> float:

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from kameleon.model import DecoderConfig, groups, module_name
-from kameleon.ops import KINDS, chunk_rows, multiplies, runs, tile_bytes
+from kameleon.model.decoder import wide_layers
+from kameleon.ops import KINDS, SPARING_BYTES, chunk_rows, give_back_memory, multiplies, runs, tile_bytes
 from kameleon.plan.counts import trainable_parameters
 from kameleon.plan.header import BaseHeader, matrix_shapes
 from kameleon.plan.workload import Pass
@@ -21,8 +22,11 @@ from kameleon.training import lowest_layer
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NUMBER_BYTES = 4  # of A, B, their gradient and AdamW's two averages
-# Freed blocks are kept, and of many sizes they leave holes: measured on three shapes, 0.13 to 0.33 of what is stored.
-_HOLES = 0.2
+# Freed blocks are kept, and of many sizes they leave holes: measured on two shapes, 0.4 to 0.6 of what is stored.
+_HOLES = 0.5
+# Measured: a base beside its weights (objects, tokenizer), OpenMP's threads and autograd once they have run, and what
+# was freed before in pieces too small for a run.
+_FIRST_USE_BYTES = 60_000_000
 # Of a process with everything imported, where the system does not say what this one holds.
 _PROCESS_BYTES = 300 << 20
 _PANEL_BYTES = 8 << 20  # unpacked at a time by Kameleon's own products (native/gemm.cpp)
@@ -61,10 +65,10 @@ def training_memory(
         base_private=copied_bytes(header, dtype),
         adapters=_NUMBER_BYTES * numbers,
         optimiser=3 * _NUMBER_BYTES * numbers,
-        activations=_activation_bytes(config, recipe, watch, largest, dtype.itemsize),
+        activations=_activation_bytes(config, recipe, watch, largest, dtype),
         logits_chunk=min(largest.scored, chunk_rows(config.vocab_size, dtype)) * config.vocab_size * dtype.itemsize,
         unpack_buffers=_unpack_bytes(header, dtype),
-        interpreter_and_libraries=process_bytes,
+        interpreter_and_libraries=process_bytes + _FIRST_USE_BYTES,
     )
 
 
@@ -94,23 +98,35 @@ def copied_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
     return copied
 
 
-def _activation_bytes(config: DecoderConfig, recipe: Recipe, watch: Watch, largest: Pass, itemsize: int) -> int:
+def _activation_bytes(config: DecoderConfig, recipe: Recipe, watch: Watch, largest: Pass, dtype: torch.dtype) -> int:
     """What the layers keep for the backward pass, what one of them makes in between, and attention's work space."""
-    stored = config.num_layers - lowest_layer(config, recipe)
-    layer = _layer_bytes(config, recipe, itemsize)
-    stream = torch.float32.itemsize * config.hidden_size  # what layers add up is never rounded
-    between = itemsize * 4 * config.intermediate_size + 2 * stream
-    kept = (stored + 1) * stream + layer if watch.checkpoint_layers else int((1 + _HOLES) * stored * layer)
-    return largest.tokens * (kept + between) + _attention_bytes(config, largest)
+    lowest, stream = lowest_layer(config, recipe), 4 * config.hidden_size  # what layers add up is never rounded
+    wide = max(0, wide_layers(config) - lowest)
+    layer, more = _layer_bytes(config, recipe, dtype.itemsize), _wide_bytes(config, dtype.itemsize)
+    if watch.checkpoint_layers:
+        kept = (config.num_layers - lowest + 1) * stream + layer + (more if wide else 0)
+    else:
+        kept = (config.num_layers - lowest) * layer + wide * more
+    # Given back at once, where memory counts more than time, and no holes left.
+    if not watch.checkpoint_layers or largest.tokens * stream < SPARING_BYTES:
+        kept = int((1 + _HOLES) * kept)
+    gates = config.intermediate_size * max(4 * dtype.itemsize, 12 if wide else 0)
+    return largest.tokens * (kept + gates + 2 * stream) + _attention_bytes(config, largest)
 
 
 def _layer_bytes(config: DecoderConfig, recipe: Recipe, itemsize: int) -> int:
     """Of one layer and token: input, q/k/v, attention's output and log-sum-exp, middle state, gate/up, and x Aᵀ."""
-    heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    qkv = heads + 2 * kv + (heads + kv if config.qk_norm else 0)
+    heads, kv, size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim, config.hidden_size
     ranks = recipe.rank * trainable_modules_per_layer(config, recipe)
-    numbers = config.hidden_size + qkv + heads + config.hidden_size + 2 * config.intermediate_size + ranks
-    return itemsize * numbers + 4 * config.num_heads
+    numbers = size + (heads + 2 * kv) + heads + size + 2 * config.intermediate_size + ranks
+    numbers += 2 * size if config.sandwich_norms else 0  # what those norms are of
+    return itemsize * numbers + 4 * config.num_heads + (4 * (heads + kv) if config.qk_norm else 0)
+
+
+def _wide_bytes(config: DecoderConfig, itemsize: int) -> int:
+    """What a layer that runs in fp32 keeps more: attention's input and output, and a copy for the product behind it."""
+    heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    return 0 if itemsize == 4 else (4 - itemsize) * (heads + 2 * kv) + 4 * heads
 
 
 def trainable_modules_per_layer(config: DecoderConfig, recipe: Recipe) -> int:
@@ -136,7 +152,8 @@ def _unpack_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
 
 
 def process_bytes() -> int:
-    """What this process holds now, the mapped files of bases left out."""
+    """What this process holds now, the mapped files of bases and what it keeps of freed memory left out."""
+    give_back_memory()
     path = Path("/proc/self/smaps")
     if not path.exists():
         return _PROCESS_BYTES

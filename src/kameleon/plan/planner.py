@@ -55,6 +55,7 @@ class Plan:
     chosen: Option
     cheaper: tuple[Option, ...]
     why: tuple[str, ...]
+    process_bytes: int
     memory_bytes: int | None
 
     @property
@@ -145,7 +146,7 @@ def make_plan(
         why += _reasons(chosen, given, options, budget)
     shown = header.in_nf4() if chosen.quantize and not quantize else header
     work = work_of(chosen.watch)
-    return Plan(shown, recipe, work, dtype, chosen, _cheaper(chosen, options), tuple(why), memory_bytes)
+    return Plan(shown, recipe, work, dtype, chosen, _cheaper(chosen, options), tuple(why), process_bytes, memory_bytes)
 
 
 def _choices(watch: Watch) -> list[Watch]:
