@@ -106,7 +106,7 @@ def _compare(family, dtype, tmp_path):
             if multiplies(dtype):
                 assert torch.equal(part, other)
             else:  # where torch has AMX, long passes are torch's, which promises no bits
-                assert float((part - other).norm() / other.norm()) < 0.02
+                assert float((part - other).norm() / other.norm()) < 0.05
         slow = base.decoder.hidden(sequence, Segments((len(sequence),), (slot,)), bank)
         if dtype == torch.float32:
             torch.testing.assert_close(whole, slow, rtol=1e-3, atol=1e-3)
