@@ -57,7 +57,7 @@ def test_lm_eval_scores_generated_answers(address, tmp_path, tiny_folder):
 
 def test_lm_eval_compares_the_probabilities_of_answers(address, tmp_path, tiny, tiny_folder):
     """A multiple choice task: its loglikelihoods are those that the base and adapter have, computed here."""
-    rows = [{"q": f"say {i}:", "choices": [f" {i}", " nothing at all"], "gold": 0} for i in range(4)]
+    rows = [{"q": f"say {i}:", "choices": [str(i), "nothing at all"], "gold": 0} for i in range(4)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "pick.yaml").write_text(
         f"task: pick\ndataset_path: json\ndataset_kwargs:\n  data_files: {{test: {tmp_path}/rows.jsonl}}\n"
@@ -76,7 +76,7 @@ def test_lm_eval_compares_the_probabilities_of_answers(address, tmp_path, tiny, 
         for choice, ((got, greedy),) in zip(sample["doc"]["choices"], sample["resps"], strict=True):
             context, whole = (
                 tiny.base.tokenizer.encode(text, add_special_tokens=False)
-                for text in (sample["doc"]["q"], sample["doc"]["q"] + choice)
+                for text in (sample["doc"]["q"], f"{sample['doc']['q']} {choice}")
             )
             with torch.inference_mode():
                 hidden = tiny.base.decoder.hidden(torch.tensor(whole), Segments((len(whole),), (slot,)), tiny.bank)
