@@ -40,9 +40,9 @@ constexpr int64_t MAX_FEW_ROWS = 8;
 void kameleon_few_rows(const Stored* in, int64_t type, const void* x, int64_t x_row, int64_t rows, int64_t columns,
                        int64_t size, void* y, int64_t y_row);
 
-// C[m, n] = Σ terms, added to what C holds if `accumulate`.
+// C[m, n] = start + Σ terms; `start` [m, n] may be C itself, or null for zeros.
 void kameleon_gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type, void* c, int64_t c_row,
-                   int64_t accumulate);
+                   int64_t start_type, const void* start, int64_t start_row);
 
 // y = weight · x / sqrt(mean(x²) + eps), each row of `size`; the weight is fp32, x and dx of `type`, y and dy of `y_type`.
 void kameleon_rms_norm(int64_t type, const void* x, const float* weight, float eps, int64_t rows, int64_t size,

@@ -15,7 +15,7 @@ using namespace kameleon;
 
 namespace {
 
-constexpr int64_t QUERIES = 48, KEYS = 96;  // a block of scores; whole numbers of MR, NR and steps at every CPU level
+constexpr int64_t QUERIES = 48, KEYS = 192;  // a block of scores; whole numbers of MR, NR and steps at every CPU level
 
 // A part of a sequence: the parent's tokens, or the segment's own. Its first one stands at position `before`.
 struct Span {

@@ -87,6 +87,12 @@ struct Line {
     }
 };
 
+// Whether a right side holds cells as they are multiplied, line by line: nothing is to be unpacked, only to be laid out.
+template <class E>
+bool holds_cells(const Term& term) {
+    return term.b_type == (sizeof(typename E::Number) == 2 ? BF16 : FP32) && term.scale == 1;
+}
+
 // Panel j of a piece holds scale · B(p, column) at cell [p / STEP · NR + column − left], zero where the term has no such row
 // or column. There are two ways through B, so that memory is read in the order in which it lies: rows of all panels, or
 // one panel's columns.
@@ -96,10 +102,19 @@ void unpack_rows(const Piece<E>& piece, int64_t first_row, int64_t last_row, int
     const Term& term = *piece.term;
     const Line rows{term};
     alignas(64) float lines[2][RUN];
-    for (int64_t p = first_row; p < last_row; p += E::STEP)
-        for (int64_t at = strip; at < until; at += RUN) {
+    // A few panels at a time, all rows of each: rows of many panels lie in as many pages, and in the same cache sets.
+    for (int64_t at = strip; at < until; at += RUN)
+        for (int64_t p = first_row; p < last_row; p += E::STEP) {
             const int64_t run = std::min(RUN, until - at);
             const int64_t from = std::max(at, term.first_column), end = std::min(at + run, term.last_column);
+            if (holds_cells<E>(term) && p + E::STEP <= piece.depth && from == at && end == at + run && run % NR == 0) {
+                const auto* row = static_cast<const typename E::Number*>(term.b) + (piece.from + p) * term.b_row +
+                                  (at - term.first_column);
+                for (int64_t j = 0; j < run; j += NR)
+                    E::across(row + j, row + (E::STEP - 1) * term.b_row + j, NR,
+                              panels + piece.panel(at + j - strip) + p / E::STEP * NR);
+                continue;
+            }
             for (int64_t s = 0; s < E::STEP; s++) {
                 const bool held = p + s < piece.depth && from < end;
                 if (!held || from > at || end < at + run) std::fill(lines[s], lines[s] + ceil_div(run, NR) * NR, 0.0f);
@@ -116,6 +131,13 @@ template <class E>
 void unpack_columns(const Piece<E>& piece, int64_t left, typename E::Cell* panel) {
     const Term& term = *piece.term;
     const Line columns{term};
+    const bool whole = term.first_column <= left && left + NR <= term.last_column && piece.depth % E::STEP == 0;
+    if (holds_cells<E>(term) && whole && term.b_row == 1 && term.b_col % E::STEP == 0) {
+        const auto* first = static_cast<const typename E::Number*>(term.b) + (left - term.first_column) * term.b_col;
+        transpose_to_panel(reinterpret_cast<const typename E::Cell*>(first + piece.from), term.b_col / E::STEP,
+                           piece.steps(), panel);
+        return;
+    }
     alignas(64) float line[RUN];
     alignas(64) typename E::Cell cells[NR][RUN / E::STEP];
     for (int64_t near = 0; near < piece.depth; near += RUN) {
@@ -207,14 +229,19 @@ void prepare(const Unit<E>& unit, int64_t strip, int64_t until, int64_t m, typen
 
 bool covers(const Term& term, int64_t left) { return term.first_column < left + NR && left < term.last_column; }
 
-// A block of C as fp32 and back. Nothing is read of a C that is not added to.
-void load_block(const bf16* c, int64_t c_row, int64_t rows, int64_t columns, float* wide, int64_t wide_row) {
+// A block of numbers as fp32 and back.
+template <class From, class To>
+void copy_block(const From* from, int64_t from_row, int64_t rows, int64_t columns, To* to, int64_t to_row) {
+    if constexpr (sizeof(To) < sizeof(float)) {
+        if (columns == NR) {
+            for (int64_t i = 0; i < rows; i++)
+                for (int64_t j = 0; j < NR; j += 2 * LANES)
+                    store(to + i * to_row + j, load(from + i * from_row + j), load(from + i * from_row + j + LANES));
+            return;
+        }
+    }
     for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++) wide[i * wide_row + j] = widen(c[i * c_row + j]);
-}
-void store_block(const float* wide, int64_t wide_row, int64_t rows, int64_t columns, bf16* c, int64_t c_row) {
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < columns; j++) c[i * c_row + j] = narrow<bf16>(wide[i * wide_row + j]);
+        for (int64_t j = 0; j < columns; j++) to[i * to_row + j] = convert<To>(from[i * from_row + j]);
 }
 
 // All terms cut into pieces, and the pieces into batches that are prepared together. Only steps that lie alike are summed
@@ -246,38 +273,52 @@ std::vector<std::vector<Piece<E>>> cut(const Term* terms, int64_t count, int64_t
     return batches;
 }
 
-// What one thread multiplies at a time: ROW_BLOCK rows with PANEL_GROUP panels, all pieces of a batch.
-struct Block {
-    int64_t row, rows, left, columns;
+// What C is and what its sums begin with: nothing (null), or a matrix of its size, C itself perhaps.
+struct Result {
+    int64_t type;
+    void* c;
+    int64_t c_row, start_type;
+    const void* start;
+    int64_t start_row;
 };
 
-// Pieces are summed in registers, a few at a time: a side path of low rank costs no second pass over C.
+// C's rows `row`…, NR columns from `left` on: pieces are summed in registers, a few at a time, so a side path of low rank
+// costs no second pass over C. Sums of all batches but the last stay in `sums`, if there are several.
 template <class E>
-void multiply(const std::vector<Piece<E>>& pieces, const Block& at, int64_t strip, const typename E::Cell* panels,
-              const typename E::Number* copies, std::vector<Slice<E>>& slices, float* c, int64_t c_row, bool add) {
-    slices.resize(pieces.size());
+void multiply(const std::vector<Piece<E>>& pieces, const Result& result, int64_t row, int64_t rows, int64_t left,
+              int64_t columns, int64_t strip, const typename E::Cell* panels, const typename E::Number* copies,
+              std::vector<Slice<E>>& slices, float* sums, int64_t sums_row, bool first_batch, bool last_batch) {
+    alignas(64) float local[ROW_BLOCK * NR];
+    float* wide = result.type == FP32 ? static_cast<float*>(result.c) + row * result.c_row + left : nullptr;
+    float* sum = wide ? wide : sums ? sums + row * sums_row + left : local;
+    const int64_t sum_row = wide ? result.c_row : sums ? sums_row : NR;
+    bool add = !first_batch;
+    if (first_batch && result.start) {
+        add = true;
+        if (!wide || result.start != result.c)
+            FOR_TYPE(result.start_type, copy_block(static_cast<const T*>(result.start) + row * result.start_row + left,
+                                                   result.start_row, rows, columns, sum, sum_row));
+    }
     for (const Piece<E> *first = pieces.data(), *end = first + pieces.size(), *last; first != end; first = last) {
         int64_t steps = first->steps();
         for (last = first + 1; last != end && (steps += last->steps()) <= SUMMED;) last++;
-        for (int64_t left = at.left; left < at.left + at.columns; left += NR) {
-            int count = 0;
-            for (const Piece<E>* one = first; one != last; one++)
-                if (covers(*one->term, left)) {
-                    slices[count] = one->slice(at.row, copies);
-                    slices[count++].b = panels + one->panel(left - strip);
-                }
-            if (count || !add)
-                (first->follow ? column<E, true> : column<E, false>)(
-                    slices.data(), count, at.rows, c + (left - at.left), c_row,
-                    int(std::min<int64_t>(NR, at.left + at.columns - left)), add);
-        }
+        int count = 0;
+        for (const Piece<E>* one = first; one != last; one++)
+            if (covers(*one->term, left)) {
+                slices[count] = one->slice(row, copies);
+                slices[count++].b = panels + one->panel(left - strip);
+            }
+        if (count || !add)
+            (first->follow ? column<E, true> : column<E, false>)(slices.data(), count, rows, sum, sum_row, int(columns),
+                                                                 add);
         add = true;
     }
+    if (last_batch && !wide)
+        copy_block(sum, sum_row, rows, columns, static_cast<bf16*>(result.c) + row * result.c_row + left, result.c_row);
 }
 
 template <class E>
-void gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type, void* c, int64_t c_row,
-          bool accumulate) {
+void gemm(const Term* terms, int64_t count, int64_t m, int64_t n, const Result& result) {
     static thread_local Workspace kept, kept_copies, kept_sums;
     const int64_t width = std::min(WIDTH, ceil_div(n, NR) * NR);
     const auto batches = cut<E>(terms, count, m, width);
@@ -287,15 +328,10 @@ void gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type
             if (!piece.in_place) copied = std::max(copied, piece.left + ceil_div(m, MR) * piece.tile());
     auto* copies = kept_copies.take<typename E::Number>(copied);
     auto* panels = kept.take<typename E::Cell>(std::max(UNPACKED, DEPTH * width));
-    // A bf16 C is rounded once: it is summed as a block of a task, or, if that takes several batches, as a whole.
-    bf16* rounded = c_type ? static_cast<bf16*>(c) : nullptr;
-    const bool whole = rounded && batches.size() > 1;
-    float* sums = whole ? kept_sums.take<float>(m * n) : static_cast<float*>(c);
-    const int64_t sums_row = whole ? n : c_row;
+    // A bf16 C is rounded once, so what several batches add up to is kept as a whole.
+    float* sums = result.type == BF16 && batches.size() > 1 ? kept_sums.take<float>(m * n) : nullptr;
 #pragma omp parallel
     {
-        static thread_local Workspace kept_local;
-        float* local = kept_local.take<float>(ROW_BLOCK * PANEL_GROUP * NR);
         std::vector<Slice<E>> slices;
         for (int64_t strip = 0; strip < n; strip += width)
             for (size_t batch = 0; batch < batches.size(); batch++) {
@@ -303,23 +339,16 @@ void gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type
                 const int64_t until = std::min(strip + width, n);
                 const bool first = batch == 0, last = batch + 1 == batches.size();
                 const std::vector<Unit<E>> work = units(pieces, strip, until, m);
+                slices.resize(pieces.size());
 #pragma omp for schedule(dynamic)
                 for (size_t unit = 0; unit < work.size(); unit++) prepare(work[unit], strip, until, m, panels, copies);
 #pragma omp for schedule(dynamic) collapse(2)
                 for (int64_t row = 0; row < m; row += ROW_BLOCK)
-                    for (int64_t left = strip; left < until; left += PANEL_GROUP * NR) {
-                        const Block at{row, std::min(ROW_BLOCK, m - row), left, std::min(PANEL_GROUP * NR, until - left)};
-                        float* sum = sums + row * sums_row + left;
-                        int64_t sum_row = sums_row;
-                        bf16* out = rounded ? rounded + row * c_row + left : nullptr;
-                        if (rounded && !whole) {
-                            sum = local;
-                            sum_row = PANEL_GROUP * NR;
-                        }
-                        if (rounded && first && accumulate) load_block(out, c_row, at.rows, at.columns, sum, sum_row);
-                        multiply(pieces, at, strip, panels, copies, slices, sum, sum_row, accumulate || !first);
-                        if (rounded && last) store_block(sum, sum_row, at.rows, at.columns, out, c_row);
-                    }
+                    for (int64_t group = strip; group < until; group += PANEL_GROUP * NR)
+                        for (int64_t left = group; left < std::min(group + PANEL_GROUP * NR, until); left += NR)
+                            multiply(pieces, result, row, std::min(ROW_BLOCK, m - row), left,
+                                     std::min<int64_t>(NR, until - left), strip, panels, copies, slices, sums, n, first,
+                                     last);
             }
     }
 }
@@ -327,7 +356,7 @@ void gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type
 }  // namespace
 
 void kameleon_gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type, void* c, int64_t c_row,
-                   int64_t accumulate) {
+                   int64_t start_type, const void* start, int64_t start_row) {
     const auto run = count && terms[0].a_type == BF16 ? gemm<Bf16Steps> : gemm<Ones>;
-    run(terms, count, m, n, c_type, c, c_row, accumulate);
+    run(terms, count, m, n, {c_type, c, c_row, start_type, start, start_row});
 }

@@ -214,7 +214,7 @@ struct Ones {
     static constexpr int64_t STEP = 1;
 
     // Cells of two lines side by side (the second is not looked at), and of one line whose numbers follow each other.
-    // Whole vectors are written.
+    // Whole vectors are read and written. Lines are fp32, or already numbers.
     static void across(const float* first, const float*, int64_t count, Cell* out) { along(first, count, out); }
     static void along(const float* line, int64_t count, Cell* out) {
         for (int64_t i = 0; i < count; i += LANES) store(out + i, kameleon::load(line + i));
@@ -235,6 +235,13 @@ struct Twos {
         for (int64_t i = 0; i < count; i += LANES) {
             const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)kameleon::load(first + i)));
             const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)kameleon::load(second + i)));
+            _mm512_storeu_si512(out + i, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+        }
+    }
+    static void across(const bf16* first, const bf16* second, int64_t count, Cell* out) {
+        for (int64_t i = 0; i < count; i += LANES) {
+            const __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(first + i)));
+            const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(second + i)));
             _mm512_storeu_si512(out + i, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
         }
     }

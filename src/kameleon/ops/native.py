@@ -31,7 +31,7 @@ SPARING_BYTES = 1 << 20  # smaller blocks are kept even when memory counts
 # Argument types by one letter each: p pointer, n count or stride, f float, d double.
 _LETTERS = {"p": c_void_p, "n": c_int64, "f": c_float, "d": c_double}
 _SIGNATURES = {
-    "gemm": "pnnnnpnn",
+    "gemm": "pnnnnpnnpn",
     "unpack": "ppnnnnp",
     "few_rows": "pnpnnnnpn",
     "rms_norm": "nppfnnnp",

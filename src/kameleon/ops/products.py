@@ -102,15 +102,14 @@ def sum_products(
             matrix.times_few(term.a, y[:, term.first_column : term.last_column])
         y = y if residual is None else y + residual
     else:
-        y = x.new_empty(len(x), columns, dtype=dtype) if residual is None else residual.to(dtype, copy=True)
+        y = x.new_empty(len(x), columns, dtype=dtype)
         if all((one.start, one.stop) == (0, len(x)) for one in additions):
             # All of them while a piece of y is in registers.
-            return gemm(
-                y, [*terms, *(Term(a.a, a.b, a.scale, a.first_column) for a in additions)], residual is not None
-            )
-        gemm(y, terms, residual is not None)
+            return gemm(y, [*terms, *(Term(a.a, a.b, a.scale, a.first_column) for a in additions)], residual)
+        gemm(y, terms, residual)
     for start, stop, first, last, a, b, scale in additions:
-        gemm(y[start:stop, first:last], [Term(a, b, scale)], True)
+        part = y[start:stop, first:last]
+        gemm(part, [Term(a, b, scale)], part)
     return y.to(dtype)
 
 
@@ -169,10 +168,11 @@ class _Term(ctypes.Structure):
     ]
 
 
-def gemm(out: Tensor, terms: Sequence[Term], accumulate: bool = False) -> Tensor:
-    """out [m, n] = Σ `terms` by Kameleon's own kernel, added to what `out` holds if `accumulate`. Returns `out`.
+def gemm(out: Tensor, terms: Sequence[Term], start: Tensor | None = None) -> Tensor:
+    """out [m, n] = `start` + Σ `terms` by Kameleon's own kernel. Returns `out`.
 
-    `out` is fp32 or bf16, its rows of any stride. Sums are fp32, rounded once.
+    `out` and `start`, which may be `out` itself, are fp32 or bf16, their rows of any stride. Sums are fp32, rounded
+    once.
     """
     raw = (_Term * len(terms))()
     for one, term in zip(raw, terms, strict=True):
@@ -187,5 +187,9 @@ def gemm(out: Tensor, terms: Sequence[Term], accumulate: bool = False) -> Tensor
         one.k, one.first_column, one.last_column = a.shape[1], term.first_column, term.last_column
         one.scale = term.scale
     assert out.stride(1) == 1
-    native.call("gemm", raw, len(terms), *out.shape, native.type_code(out), out, out.stride(0), int(accumulate))
+    before = (0, None, 0)
+    if start is not None:
+        assert start.shape == out.shape and start.stride(1) == 1, (start.shape, start.stride())
+        before = (native.type_code(start), start, start.stride(0))
+    native.call("gemm", raw, len(terms), *out.shape, native.type_code(out), out, out.stride(0), *before)
     return out
