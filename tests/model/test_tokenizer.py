@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import sentencepiece
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -301,6 +301,8 @@ def test_a_sentencepiece_gguf_cuts_text_as_sentencepiece_does(sentence_piece, te
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_is_cut_as_sentencepiece_does(sentence_piece, text):
     theirs, ours = sentence_piece
+    # A text that spells a special token is that token in Hugging Face's tokenizers, and plain text in SentencePiece.
+    assume(not any(token in text for token in ours.all_special_tokens))
     assert ours.encode(text, add_special_tokens=False) == theirs.encode(text)
 
 
