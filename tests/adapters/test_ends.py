@@ -14,7 +14,7 @@ from kameleon import Adapter
 from kameleon.adapters import Bank, EndChange, merge, prove, write_gguf_adapter
 from kameleon.errors import AdapterError, AdapterFileError, AdapterMismatchError
 from kameleon.model import EMBEDDING, HEAD
-from kameleon.ops import Segments
+from kameleon.ops import Segments, multiplies
 from kameleon.settings import Sampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # what PEFT says of tied weights and of its files' size
@@ -136,7 +136,9 @@ def test_generation_and_evaluation_use_them(ended, tmp_path):
     mixed = ended.generate(prompts, names, wish, raw=True)
     alone = [ended.generate(prompts[:1], [name], wish, raw=True)[0] for name in names]
     assert [one.tokens for one in mixed] == [one.tokens for one in alone]
-    for one, other in zip(mixed, alone, strict=True):  # to the bit with kernels; torch promises nothing of the kind
+    for one, other in zip(mixed, alone, strict=True):
+        if multiplies(torch.float32):  # torch's products, on the reference path, promise no bits
+            assert one.scores == other.scores
         assert [s.logprob for s in one.scores] == pytest.approx([s.logprob for s in other.scores], abs=1e-4)
     assert len({one.scores[0].logprob for one in mixed}) == len(names)
     (tmp_path / "rows.jsonl").write_text('{"prompt": "say it", "completion": "hello"}\n' * 3)

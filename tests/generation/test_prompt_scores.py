@@ -11,7 +11,7 @@ import kameleon
 from kameleon import Sampling
 from kameleon.errors import SettingError
 from kameleon.generation import Batch, Request, batch, page_bytes
-from kameleon.ops import Segments
+from kameleon.ops import Segments, multiplies
 
 PROMPT = tuple((7 * i) % 250 for i in range(100))
 
@@ -92,10 +92,12 @@ def test_being_put_off_changes_nothing(loaded):
     done = run(crowded)
     assert crowded.preemptions
     for got in (done[number] for number in numbers):
+        if multiplies(torch.float32):
+            assert got == expected
         assert replace(got, scores=(), prompt_scores=()) == replace(expected, scores=(), prompt_scores=())
         for mine, theirs in ((got.scores, expected.scores), (got.prompt_scores, expected.prompt_scores)):
             assert [s.token for s in mine] == [s.token for s in theirs]
-            # Equal to the bit where the kernels run; torch's products are not the same in other chunks.
+            # torch's products, on the reference path, are not the same to the bit in other chunks.
             assert [s.logprob for s in mine] == pytest.approx([s.logprob for s in theirs], abs=1e-4)
 
 

@@ -11,9 +11,9 @@ from kameleon.errors import SettingError
 MIXES = {"base": 0, "1": 1, "4": 4, "10": 10, "16": 16, "1000": 1000}
 """Names of mixes, and how many adapters each spreads its streams over."""
 POWER_LAW = "1000"
+"""The mix whose adapters are drawn anew for each stream, the i-th with probability ~ 1 / i."""
 OWN_MIXES = ("10", POWER_LAW)
 """Of Kameleon beside itself: what a thousand adapters cost that come and go, against ten that stay."""
-"""The mix whose adapters are drawn anew for each stream, the i-th with probability ~ 1 / i."""
 
 
 @dataclass(frozen=True)
