@@ -214,19 +214,6 @@ void copy_left(const Piece<E>& piece, int64_t row, int64_t rows, typename E::Num
     }
 }
 
-template <class E>
-void prepare(const Unit<E>& unit, int64_t strip, int64_t until, int64_t m, typename E::Cell* panels,
-             typename E::Number* copies) {
-    const Piece<E>& piece = *unit.piece;
-    if (unit.is_left) {
-        FOR_TYPE(piece.term->a_type, (copy_left<T>(piece, unit.at, std::min(ROW_BLOCK, m - unit.at), copies)));
-    } else if (piece.term->b_col == 1) {
-        unpack_rows(piece, unit.at, std::min(unit.at + UNIT_ROWS, piece.depth), strip, until, panels);
-    } else {
-        unpack_columns(piece, unit.at, panels + piece.panel(unit.at - strip));
-    }
-}
-
 bool covers(const Term& term, int64_t left) { return term.first_column < left + NR && left < term.last_column; }
 
 // A block of numbers as fp32 and back.
@@ -280,45 +267,76 @@ struct Result {
     int64_t c_row, start_type;
     const void* start;
     int64_t start_row;
+    float* sums;  // of a bf16 C [m, columns] that several batches add up to: it is rounded once
+    int64_t columns;
+
+    // Where fp32 sums of C's cells from (row, left) on are kept, `local` if only while they are multiplied.
+    float* sum_at(int64_t row, int64_t left, float* local) const {
+        if (type == FP32) return static_cast<float*>(c) + row * c_row + left;
+        return sums ? sums + row * columns + left : local;
+    }
+    int64_t sum_row() const { return type == FP32 ? c_row : sums ? columns : NR; }
 };
 
-// C's rows `row`…, NR columns from `left` on: pieces are summed in registers, a few at a time, so a side path of low rank
-// costs no second pass over C. Sums of all batches but the last stay in `sums`, if there are several.
+// Pieces whose panels for columns strip … until, and copied left sides, are there together.
 template <class E>
-void multiply(const std::vector<Piece<E>>& pieces, const Result& result, int64_t row, int64_t rows, int64_t left,
-              int64_t columns, int64_t strip, const typename E::Cell* panels, const typename E::Number* copies,
-              std::vector<Slice<E>>& slices, float* sums, int64_t sums_row, bool first_batch, bool last_batch) {
+struct Batch {
+    const std::vector<Piece<E>>& pieces;
+    int64_t strip, until;
+    bool first, last;  // of those that add up to C
+    typename E::Cell* panels;
+    typename E::Number* copies;
+};
+
+template <class E>
+void prepare(const Unit<E>& unit, const Batch<E>& batch, int64_t m) {
+    const Piece<E>& piece = *unit.piece;
+    if (unit.is_left) {
+        FOR_TYPE(piece.term->a_type, (copy_left<T>(piece, unit.at, std::min(ROW_BLOCK, m - unit.at), batch.copies)));
+    } else if (piece.term->b_col == 1) {
+        const int64_t last = std::min(unit.at + UNIT_ROWS, piece.depth);
+        unpack_rows(piece, unit.at, last, batch.strip, batch.until, batch.panels);
+    } else {
+        unpack_columns(piece, unit.at, batch.panels + piece.panel(unit.at - batch.strip));
+    }
+}
+
+// C's rows `row`…, NR columns from `left` on: pieces are summed in registers, a few at a time, so a side path of low rank
+// costs no second pass over C.
+template <class E>
+void multiply(const Batch<E>& batch, const Result& result, int64_t row, int64_t rows, int64_t left,
+              std::vector<Slice<E>>& slices) {
     alignas(64) float local[ROW_BLOCK * NR];
-    float* wide = result.type == FP32 ? static_cast<float*>(result.c) + row * result.c_row + left : nullptr;
-    float* sum = wide ? wide : sums ? sums + row * sums_row + left : local;
-    const int64_t sum_row = wide ? result.c_row : sums ? sums_row : NR;
-    bool add = !first_batch;
-    if (first_batch && result.start) {
+    float* sum = result.sum_at(row, left, local);
+    const int64_t sum_row = result.sum_row(), columns = std::min<int64_t>(NR, batch.until - left);
+    bool add = !batch.first;
+    if (batch.first && result.start) {
         add = true;
-        if (!wide || result.start != result.c)
+        if (result.type != FP32 || result.start != result.c)
             FOR_TYPE(result.start_type, copy_block(static_cast<const T*>(result.start) + row * result.start_row + left,
                                                    result.start_row, rows, columns, sum, sum_row));
     }
-    for (const Piece<E> *first = pieces.data(), *end = first + pieces.size(), *last; first != end; first = last) {
+    for (const Piece<E> *first = batch.pieces.data(), *end = first + batch.pieces.size(), *last; first != end;
+         first = last) {
         int64_t steps = first->steps();
         for (last = first + 1; last != end && (steps += last->steps()) <= SUMMED;) last++;
         int count = 0;
         for (const Piece<E>* one = first; one != last; one++)
             if (covers(*one->term, left)) {
-                slices[count] = one->slice(row, copies);
-                slices[count++].b = panels + one->panel(left - strip);
+                slices[count] = one->slice(row, batch.copies);
+                slices[count++].b = batch.panels + one->panel(left - batch.strip);
             }
         if (count || !add)
             (first->follow ? column<E, true> : column<E, false>)(slices.data(), count, rows, sum, sum_row, int(columns),
                                                                  add);
         add = true;
     }
-    if (last_batch && !wide)
+    if (batch.last && result.type != FP32)
         copy_block(sum, sum_row, rows, columns, static_cast<bf16*>(result.c) + row * result.c_row + left, result.c_row);
 }
 
 template <class E>
-void gemm(const Term* terms, int64_t count, int64_t m, int64_t n, const Result& result) {
+void gemm(const Term* terms, int64_t count, int64_t m, int64_t n, Result result) {
     static thread_local Workspace kept, kept_copies, kept_sums;
     const int64_t width = std::min(WIDTH, ceil_div(n, NR) * NR);
     const auto batches = cut<E>(terms, count, m, width);
@@ -328,27 +346,23 @@ void gemm(const Term* terms, int64_t count, int64_t m, int64_t n, const Result& 
             if (!piece.in_place) copied = std::max(copied, piece.left + ceil_div(m, MR) * piece.tile());
     auto* copies = kept_copies.take<typename E::Number>(copied);
     auto* panels = kept.take<typename E::Cell>(std::max(UNPACKED, DEPTH * width));
-    // A bf16 C is rounded once, so what several batches add up to is kept as a whole.
-    float* sums = result.type == BF16 && batches.size() > 1 ? kept_sums.take<float>(m * n) : nullptr;
+    if (result.type == BF16 && batches.size() > 1) result.sums = kept_sums.take<float>(m * n);
 #pragma omp parallel
     {
         std::vector<Slice<E>> slices;
         for (int64_t strip = 0; strip < n; strip += width)
-            for (size_t batch = 0; batch < batches.size(); batch++) {
-                const std::vector<Piece<E>>& pieces = batches[batch];
-                const int64_t until = std::min(strip + width, n);
-                const bool first = batch == 0, last = batch + 1 == batches.size();
-                const std::vector<Unit<E>> work = units(pieces, strip, until, m);
+            for (const std::vector<Piece<E>>& pieces : batches) {
+                const Batch<E> batch{pieces, strip, std::min(strip + width, n), &pieces == &batches.front(),
+                                     &pieces == &batches.back(), panels, copies};
+                const std::vector<Unit<E>> work = units(pieces, strip, batch.until, m);
                 slices.resize(pieces.size());
 #pragma omp for schedule(dynamic)
-                for (size_t unit = 0; unit < work.size(); unit++) prepare(work[unit], strip, until, m, panels, copies);
+                for (size_t unit = 0; unit < work.size(); unit++) prepare(work[unit], batch, m);
 #pragma omp for schedule(dynamic) collapse(2)
                 for (int64_t row = 0; row < m; row += ROW_BLOCK)
-                    for (int64_t group = strip; group < until; group += PANEL_GROUP * NR)
-                        for (int64_t left = group; left < std::min(group + PANEL_GROUP * NR, until); left += NR)
-                            multiply(pieces, result, row, std::min(ROW_BLOCK, m - row), left,
-                                     std::min<int64_t>(NR, until - left), strip, panels, copies, slices, sums, n, first,
-                                     last);
+                    for (int64_t group = strip; group < batch.until; group += PANEL_GROUP * NR)
+                        for (int64_t left = group; left < std::min(group + PANEL_GROUP * NR, batch.until); left += NR)
+                            multiply(batch, result, row, std::min(ROW_BLOCK, m - row), left, slices);
             }
     }
 }
@@ -358,5 +372,5 @@ void gemm(const Term* terms, int64_t count, int64_t m, int64_t n, const Result& 
 void kameleon_gemm(const Term* terms, int64_t count, int64_t m, int64_t n, int64_t c_type, void* c, int64_t c_row,
                    int64_t start_type, const void* start, int64_t start_row) {
     const auto run = count && terms[0].a_type == BF16 ? gemm<Bf16Steps> : gemm<Ones>;
-    run(terms, count, m, n, {c_type, c, c_row, start_type, start, start_row});
+    run(terms, count, m, n, {c_type, c, c_row, start_type, start, start_row, nullptr, n});
 }

@@ -69,7 +69,7 @@ class Packed:
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns), or the other way round of a transposed view."""
-        rows = len(self.data)
+        rows = self.data.shape[0]  # len() of a tensor takes several times as long
         return (self.columns, rows) if self.transposed else (rows, self.columns)
 
     @property
