@@ -49,6 +49,14 @@ def test_an_adapter_is_loaded_pinned_and_unloaded(client):
     assert client.post("/v1/adapters/lew/load").status_code == 404
 
 
+def test_what_is_told_of_one_adapter_takes_no_walk_through_the_shelf(client, shelf, monkeypatch):
+    whole = {one["name"]: one for one in client.get("/v1/adapters").json()["data"]}["law"]
+    monkeypatch.setattr(type(shelf), "entries", lambda self: pytest.fail("a shelf of a thousand takes a while"))
+    loaded = client.post("/v1/adapters/law/load").json()
+    assert loaded["resident"] and loaded["version"] == whole["version"]
+    assert client.post("/v1/adapters/law/unload").json() == whole
+
+
 def test_an_upload_is_proven_kept_and_served_at_once(client, exported, shelf):
     response = client.put("/v1/adapters/new", files=files_of(exported))
     assert response.status_code == 201

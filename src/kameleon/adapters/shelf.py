@@ -72,13 +72,12 @@ class Shelf:
 
     def entries(self) -> list[ShelfEntry]:
         """The current version of every adapter with its card; a broken one is listed with its fault."""
-        found = []
-        for name in self.names():
-            try:
-                found.append(self._entry(name, self._current(name)))
-            except AdapterFileError as error:
-                found.append(ShelfEntry(name, self.root / name, 0, None, str(error)))
-        return found
+        return [self._current_entry(name) for name in self.names()]
+
+    def entry(self, name: str) -> ShelfEntry:
+        """One of `entries`. Raises AdapterNotFoundError."""
+        self._check_there(name)
+        return self._current_entry(name)
 
     def history(self, name: str) -> list[ShelfEntry]:
         """All versions of an adapter, oldest first. Raises AdapterNotFoundError, AdapterFileError."""
@@ -206,6 +205,12 @@ class Shelf:
     def _point(self, name: str, folder: Path) -> None:
         with atomic_write(self.root / name / _CURRENT) as file:
             file.write(f"{folder.name}\n".encode())
+
+    def _current_entry(self, name: str) -> ShelfEntry:
+        try:
+            return self._entry(name, self._current(name))
+        except AdapterFileError as error:
+            return ShelfEntry(name, self.root / name, 0, None, str(error))
 
     def _entry(self, name: str, version: int) -> ShelfEntry:
         path = self._folder(name, version)

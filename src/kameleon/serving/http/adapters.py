@@ -14,13 +14,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import PlainTextResponse, Response
 
-from kameleon.adapters import Adapter, Proof, check_name, prove
-from kameleon.errors import AdapterError, SettingError
+from kameleon.adapters import Adapter, Proof, ShelfEntry, check_name, prove
+from kameleon.errors import AdapterError, AdapterNotFoundError, SettingError
 from kameleon.home import cache_dir
 from kameleon.serving.http.bodies import LoadLora, UnloadLora
 from kameleon.serving.http.errors import ApiError, json_response
 from kameleon.serving.http.guard import key_of
 from kameleon.serving.http.service import Service, service_of
+from kameleon.serving.state import AdapterState
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors", "kameleon.json")
 _COPY_BYTES = 1 << 20
@@ -40,7 +41,7 @@ router = APIRouter(dependencies=[Depends(_unlimited)])
 def adapters(request: Request) -> Response:
     """Every adapter: whether it is on the shelf, and which version of it is in memory."""
     service = service_of(request)
-    return json_response({"object": "list", "data": list(_overview(service).values())})
+    return json_response({"object": "list", "data": _overview(service)})
 
 
 @router.post("/v1/adapters/{name}/load")
@@ -49,7 +50,7 @@ def load(name: str, request: Request) -> Response:
     service = service_of(request)
     name = _known(service, name)
     service.adapters.load(name)
-    return _described(service, name)
+    return json_response(_described(service, name))
 
 
 @router.post("/v1/adapters/{name}/pin")
@@ -58,7 +59,7 @@ def pin(name: str, request: Request) -> Response:
     service = service_of(request)
     name = _known(service, name)
     service.adapters.pin(name)
-    return _described(service, name)
+    return json_response(_described(service, name))
 
 
 @router.post("/v1/adapters/{name}/unpin")
@@ -67,7 +68,7 @@ def unpin(name: str, request: Request) -> Response:
     service = service_of(request)
     name = _known(service, name)
     service.adapters.unpin(name)
-    return _described(service, name)
+    return json_response(_described(service, name))
 
 
 @router.post("/v1/adapters/{name}/unload")
@@ -76,7 +77,7 @@ def unload(name: str, request: Request) -> Response:
     service = service_of(request)
     name = _known(service, name)
     service.adapters.unload(name)
-    return _described(service, name)
+    return json_response(_described(service, name))
 
 
 @router.put("/v1/adapters/{name}")
@@ -103,7 +104,7 @@ def upload(
         message = f"adapter {name!r} is on the shelf already; pick another name, or send overwrite=true"
         raise ApiError(409, message, "adapter_exists", "name") from error
     service.adapters.load(name)
-    return json_response({**_overview(service)[name], "proof": _told(proof)}, 201)
+    return json_response({**_described(service, name), "proof": _told(proof)}, 201)
 
 
 @router.post("/v1/load_lora_adapter")
@@ -138,38 +139,45 @@ def _known(service: Service, name: str) -> str:
     return found
 
 
-def _described(service: Service, name: str) -> Response:
+def _described(service: Service, name: str) -> dict[str, Any]:
     """The adapter as it is now; it may have left the shelf just before."""
-    return json_response(_overview(service).get(name, {"name": name, "on_shelf": False, "resident": False}))
+    try:
+        entry = service.shelf.entry(name)
+    except AdapterNotFoundError:
+        entry = None
+    return _listed(name, entry, _current_states(service).get(name))
 
 
-def _overview(service: Service) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {
-        entry.name: {
-            "name": entry.name,
-            "on_shelf": True,
+def _overview(service: Service) -> list[dict[str, Any]]:
+    entries: dict[str, ShelfEntry | None] = {entry.name: entry for entry in service.shelf.entries()}
+    for name in service.adapters.names():
+        entries.setdefault(name)
+    states = _current_states(service)
+    return [_listed(name, entry, states.get(name)) for name, entry in entries.items()]
+
+
+def _current_states(service: Service) -> dict[str, AdapterState]:
+    return {state.name: state for state in service.adapters.state() if state.current}
+
+
+def _listed(name: str, entry: ShelfEntry | None, state: AdapterState | None) -> dict[str, Any]:
+    """An adapter on the shelf (None: it is not there) and in memory (None: it is not there either)."""
+    found: dict[str, Any] = {"name": name, "on_shelf": entry is not None}
+    if entry is not None:
+        found |= {
             "version": entry.version,
             "bytes": entry.bytes,
             "base": entry.card and entry.card.base_id,
             "created": entry.card and entry.card.created,
             "fault": entry.fault,
         }
-        for entry in service.shelf.entries()
+    return found | {
+        "resident": state is not None and not state.loading,
+        "resident_version": state and state.version,
+        "resident_bytes": state.bytes if state else 0,
+        "pinned": state is not None and state.pinned,
+        "running": state.running if state else 0,
     }
-    for name in service.adapters.names():
-        found.setdefault(name, {"name": name, "on_shelf": False})
-    for one in found.values():
-        one |= {"resident": False, "resident_version": None, "resident_bytes": 0, "pinned": False, "running": 0}
-    for state in service.adapters.state():
-        if state.current and state.name in found:
-            found[state.name] |= {
-                "resident": not state.loading,
-                "resident_version": state.version,
-                "resident_bytes": state.bytes,
-                "pinned": state.pinned,
-                "running": state.running,
-            }
-    return found
 
 
 def _read(name: str, files: list[UploadFile]) -> Adapter:
