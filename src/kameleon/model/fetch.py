@@ -13,13 +13,13 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPException
+from itertools import chain
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from typing import Any
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
@@ -37,6 +37,8 @@ from kameleon.home import atomic_write, bases_dir
 from kameleon.model.catalogue import CATALOGUE, Entry, PackagedGguf, Wheel
 from kameleon.model.config import FAMILIES
 from kameleon.weights import whole_name
+from kameleon.weights.safetensors_header import place_tensors
+from kameleon.weights.tensor_info import TensorInfo
 
 _SMALL = ["*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
 _WANTED = [*_SMALL, "*.safetensors"]
@@ -83,15 +85,18 @@ def locate(ref: str, on_progress: Progress | None = None) -> BaseFiles:
 class HeaderFiles:
     """What describes a base: a folder with its config and tokenizer, or a `.gguf` file, of which the beginning does.
 
-    `headers`: dtype, shape and data_offsets of each tensor by name, of a base whose weights are still on the hub.
+    `tensors`: those of a base whose weights are still on the hub, with their places in files that are not here.
     """
 
     path: Path
-    headers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tensors: tuple[TensorInfo, ...] = ()
 
 
 def locate_header(ref: str) -> HeaderFiles:
-    """What describes the base that `ref` names (see `locate`), without fetching its weights. Raises FetchError."""
+    """What describes the base that `ref` names (see `locate`), without fetching its weights.
+
+    Raises FetchError, WeightsError for headers on the hub that cannot be.
+    """
     hub_id = CATALOGUE[ref].hub_id if ref in CATALOGUE else ref
     kept = _kept(CATALOGUE[ref]) if ref in CATALOGUE else None
     if kept is not None:
@@ -105,8 +110,11 @@ def locate_header(ref: str) -> HeaderFiles:
         path = Path(snapshot_download(hub_id, allow_patterns=_SMALL, endpoint=endpoint))
         _check_layout(path, hub_id)
         found = HfApi(endpoint=endpoint).get_safetensors_metadata(hub_id)
-    shards = found.files_metadata.values()
-    return HeaderFiles(path, {name: vars(tensor) for shard in shards for name, tensor in shard.tensors.items()})
+    listed = [
+        place_tensors({name: vars(tensor) for name, tensor in shard.tensors.items()})
+        for shard in found.files_metadata.values()
+    ]
+    return HeaderFiles(path, tuple(chain.from_iterable(listed)))
 
 
 def _is_hub_id(ref: str) -> bool:

@@ -15,8 +15,7 @@ from kameleon.model.config import config_from_gguf, config_from_hf, read_json
 from kameleon.model.tokenizer import load_tokenizer
 from kameleon.ops import nf4
 from kameleon.weights import GgufFile, read_safetensors_header
-
-_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
+from kameleon.weights.safetensors_header import KIND_BITS
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def matrix_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
 def stored_as(config: DecoderConfig, kind: str) -> dict[str, StoredTensor]:
     """Every matrix of a base of this config in a plain kind."""
     return {
-        name: StoredTensor(shape, kind, shape[0] * shape[1] * _BITS[kind] // 8)
+        name: StoredTensor(shape, kind, shape[0] * shape[1] * KIND_BITS[kind] // 8)
         for name, shape in matrix_shapes(config).items()
     }
 
@@ -122,25 +121,20 @@ def _of_folder(ref: str, files: HeaderFiles) -> BaseHeader:
     folder = files.path
     values = read_json(folder / "config.json")
     config = config_from_hf(values)
-    listed: dict[str, Any] = dict(files.headers)
+    listed = list(files.tensors)
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if index.exists():
         names = sorted(set(read_json(index).get("weight_map", {}).values()))
     for name in names:
         if (folder / name).exists():
-            listed |= read_safetensors_header(folder / name)[1]
-    tensors = {name: _from_safetensors(entry) for name, entry in listed.items()}
-    whole = not files.headers and all((folder / name).exists() for name in names)
-    if not whole and not files.headers:
+            listed += read_safetensors_header(folder / name, header_only=True).tensors
+    tensors = {one.name: StoredTensor(one.shape, one.kind, one.size_bytes) for one in listed}
+    whole = not files.tensors and all((folder / name).exists() for name in names)
+    if not whole and not files.tensors:
         tensors = stored_as(config, _kind_of_config(values)) | tensors
     fetch = 0 if whole else sum(tensor.size_bytes for tensor in tensors.values())
     return BaseHeader(ref, config, tensors, False, folder, fetch)
-
-
-def _from_safetensors(entry: Mapping[str, Any]) -> StoredTensor:
-    first, last = entry["data_offsets"]
-    return StoredTensor(tuple(entry["shape"]), entry["dtype"], last - first)
 
 
 def _kind_of_config(values: Mapping[str, Any]) -> str:
