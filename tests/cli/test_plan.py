@@ -74,6 +74,24 @@ def test_train_stays_inside_a_budget_or_says_what_would_do(run, rows):
     assert trained["peak_bytes"] > 0
 
 
+def test_rows_are_read_once_for_the_plan_and_the_run(run, rows, tmp_path, monkeypatch):
+    from kameleon import api
+    from kameleon.data import read_corpus
+
+    read = []
+
+    def counted(source, *more):
+        read.append(str(source))
+        return read_corpus(source, *more)
+
+    monkeypatch.setattr(api, "read_corpus", counted)
+    watched = tmp_path / "watched.jsonl"
+    watched.write_text(rows.read_text())
+    fast = ("--rank", "2", "--epochs", "0.5", "--memory", "40GB")
+    assert run("train", "--data", rows, "--held-out", watched, "--name", "x", *fast)[0] == 0
+    assert read == [str(rows), str(watched)]
+
+
 def test_a_finished_run_is_compared_with_its_plan_in_one_line(run, rows):
     status, out, _ = run("train", "--data", rows, "--name", "x", "--rows-per-step", "8")
     assert status == 0

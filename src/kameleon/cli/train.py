@@ -57,18 +57,23 @@ def train(
 
     Try: kameleon train --data law.jsonl --name law; or kameleon train --config law.toml --epochs 2
     """
-    from kameleon.api import plan, resumed
+    from kameleon.api import plan, read, resumed
     from kameleon.training import draw_loss_curve
 
+    corpus: Corpus | None = None
+    watched: str | Corpus | None = held_out
     planned = None
     if memory is not None:  # planned as `kameleon plan` does, before the base is loaded: what it promises holds here
-        watched = resumed(name, watch) if resume else watch
-        planned = plan(base, data, recipe, watched, parse_bytes(memory), quantize, raw, held_out)
+        budget = parse_bytes(memory)
+        corpus = read(base, data, raw, recipe.max_row_tokens)
+        watched = None if held_out is None else read(base, held_out, raw, recipe.max_row_tokens)
+        passes = resumed(name, watch) if resume else watch
+        planned = plan(base, corpus, recipe, passes, budget, quantize, raw, watched)
         quantize = "nf4" if planned.chosen.quantize else None
     loaded = open_base(base, quantize)
-    corpus = loaded.read(data, raw, recipe.max_row_tokens)
+    corpus = corpus or loaded.read(data, raw, recipe.max_row_tokens)
     _tell_settings(loaded, corpus, recipe, watch)
-    result = train_with_bar(loaded, corpus, name, held_out, recipe, watch, raw, resume, overwrite, planned)
+    result = train_with_bar(loaded, corpus, name, watched, recipe, watch, raw, resume, overwrite, planned)
     folder = runs_dir() / name
     try:
         curve: Path | None = draw_loss_curve(folder, name)
