@@ -32,11 +32,11 @@ from huggingface_hub.errors import (
     SafetensorsParsingError,
 )
 
-from kameleon.errors import FetchError
+from kameleon.errors import FetchError, WeightsError
 from kameleon.home import atomic_write, bases_dir
 from kameleon.model.catalogue import CATALOGUE, Entry, PackagedGguf, Wheel
 from kameleon.model.config import FAMILIES
-from kameleon.weights import whole_name
+from kameleon.weights import shard_names, whole_name
 from kameleon.weights.safetensors_header import place_tensors
 from kameleon.weights.tensor_info import TensorInfo
 
@@ -106,10 +106,14 @@ def locate_header(ref: str) -> HeaderFiles:
     cached = _cached(hub_id)
     if cached is not None and _is_whole(cached[0]):
         return HeaderFiles(cached[0])
-    with _asking_hub(hub_id) as endpoint:
-        path = Path(snapshot_download(hub_id, allow_patterns=_SMALL, endpoint=endpoint))
-        _check_layout(path, hub_id)
-        found = HfApi(endpoint=endpoint).get_safetensors_metadata(hub_id)
+    try:
+        with _asking_hub(hub_id) as endpoint:
+            path = Path(snapshot_download(hub_id, allow_patterns=_SMALL, endpoint=endpoint))
+            _check_layout(path, hub_id)
+            found = HfApi(endpoint=endpoint).get_safetensors_metadata(hub_id)
+    except FetchError as error:
+        instead = f"try kameleon base pull {ref}" if ref in CATALOGUE else "or give a folder or a .gguf file of it"
+        raise FetchError(f"cannot look at {ref!r}: {error}; {instead}") from error
     listed = [
         place_tensors({name: vars(tensor) for name, tensor in shard.tensors.items()})
         for shard in found.files_metadata.values()
@@ -261,13 +265,10 @@ def _unreachable(endpoint: str, hub_id: str) -> str | None:
 
 def _is_whole(path: Path) -> bool:
     """Whether a cached copy has all its weights: an interrupted download leaves some out."""
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            return all((path / name).exists() for name in json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, LookupError, TypeError, AttributeError):
-            return False  # the index itself was cut short
-    return (path / "model.safetensors").exists()
+    try:
+        return all((path / name).exists() for name in shard_names(path))
+    except WeightsError:
+        return False  # the index itself was cut short
 
 
 def _from_package(entry: Entry, packaged: PackagedGguf, on_progress: Progress | None) -> tuple[Path, str]:

@@ -14,7 +14,7 @@ from kameleon.model import ChatTemplate, DecoderConfig, HeaderFiles, groups, loc
 from kameleon.model.config import config_from_gguf, config_from_hf, read_json
 from kameleon.model.tokenizer import load_tokenizer
 from kameleon.ops import nf4
-from kameleon.weights import GgufFile, read_safetensors_header
+from kameleon.weights import GgufFile, read_safetensors_header, shard_names
 from kameleon.weights.safetensors_header import KIND_BITS
 
 
@@ -62,7 +62,11 @@ class BaseHeader:
 
     def template(self) -> ChatTemplate:
         """The base's chat template with its tokenizer. Raises WeightsError where they are not there yet."""
-        assert self.path is not None, "a base of the table has no tokenizer"
+        if self.path is None:
+            raise WeightsError(
+                f"{self.name} stands for a shape, without a tokenizer: leave the rows out, or name a folder, a .gguf "
+                "file or a hub id"
+            )
         weights = GgufFile(self.path, header_only=True) if self.packed_file else None
         return ChatTemplate(load_tokenizer(self.path, weights))
 
@@ -121,16 +125,13 @@ def _of_folder(ref: str, files: HeaderFiles) -> BaseHeader:
     folder = files.path
     values = read_json(folder / "config.json")
     config = config_from_hf(values)
+    shards = [folder / name for name in shard_names(folder)]
+    here = [shard for shard in shards if shard.exists()]
     listed = list(files.tensors)
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.exists():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-    for name in names:
-        if (folder / name).exists():
-            listed += read_safetensors_header(folder / name, header_only=True).tensors
+    for shard in here:
+        listed += read_safetensors_header(shard, header_only=True).tensors
     tensors = {one.name: StoredTensor(one.shape, one.kind, one.size_bytes) for one in listed}
-    whole = not files.tensors and all((folder / name).exists() for name in names)
+    whole = not files.tensors and here == shards
     if not whole and not files.tensors:
         tensors = stored_as(config, _kind_of_config(values)) | tensors
     fetch = 0 if whole else sum(tensor.size_bytes for tensor in tensors.values())

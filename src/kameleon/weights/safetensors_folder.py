@@ -16,7 +16,7 @@ from kameleon.weights.files import WeightFile
 from kameleon.weights.safetensors_header import read_safetensors_header
 from kameleon.weights.tensor_info import TensorInfo
 
-_INDEX = "model.safetensors.index.json"
+_INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 
 
 class SafetensorsFolder(WeightFile):
@@ -73,23 +73,33 @@ class _Place(NamedTuple):
     info: TensorInfo
 
 
-def _shards(path: Path) -> list[Path]:
-    index = path / _INDEX
+def shard_names(folder: Path) -> list[str]:
+    """The weight files of a folder in Hugging Face layout, there or not: what its index names, or the only one.
+
+    Raises WeightsError for an index that is none, or that names a file outside of the folder.
+    """
+    index = folder / _INDEX
     if not index.exists():
-        whole = path / "model.safetensors"
-        if not whole.exists():
-            pickled = next(path.glob("*.bin"), None)
-            hint = f"; {pickled.name} is a pickle, which is never opened" if pickled else ""
-            raise WeightsError(f"{path} has neither model.safetensors nor {_INDEX}{hint}")
-        return [whole]
+        return [_WHOLE]
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{index} is not a weight index: {error!r}; fetch the base again") from error
+    except (OSError, ValueError, RecursionError, KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{index} is not a weight index: {error!r:.200}; fetch the base again") from error
     if not names:
         raise WeightsError(f"{index} is not a weight index: it names no file; fetch the base again")
+    if outside:
+        raise WeightsError(f"{index} names files that are not in its folder: {', '.join(outside)}")
+    return names
+
+
+def _shards(path: Path) -> list[Path]:
+    names = shard_names(path)
     missing = [name for name in names if not (path / name).exists()]
-    if outside or missing:
-        raise WeightsError(f"{index} names files that are not in its folder: {', '.join(outside or missing)}")
+    if missing == [_WHOLE] and not (path / _INDEX).exists():
+        pickled = next(path.glob("*.bin"), None)
+        hint = f"; {pickled.name} is a pickle, which is never opened" if pickled else ""
+        raise WeightsError(f"{path} has neither {_WHOLE} nor {_INDEX}{hint}")
+    if missing:
+        raise WeightsError(f"{path / _INDEX} names files that are not in its folder: {', '.join(missing)}")
     return [path / name for name in names]
