@@ -12,8 +12,8 @@ from kameleon.settings import parse_bytes
 def run(run, tiny_folder):
     """Run a command on the tiny base; lines of standard error are joined."""
 
-    def command(*words):
-        status, out, err = run(*words, "--base", tiny_folder)
+    def command(*words, base=tiny_folder):
+        status, out, err = run(*words, "--base", base)
         return status, out, " ".join(err.split())
 
     return command
@@ -60,6 +60,20 @@ def test_a_plan_for_a_person_names_the_parts_and_the_next_cheaper(run, few_commo
     assert status == 0
     for said in ("1,000 rows of 512 tokens", "interpreter and libraries", "cheaper in memory", "Llama 3.1 8B"):
         assert said in out
+
+
+def test_a_base_of_the_table_is_planned_for_by_its_name(run, rows, few_common_bases):
+    status, out, err = run("plan", "--json", base="SmolLM2 135M")
+    assert status == 0, err
+    plan = json.loads(out)
+    assert plan["trainable_parameters"] == 4_884_480
+    assert plan["disk_bytes"]["fetch"] == 0
+    status, _, err = run("plan", "--data", rows, base="SmolLM2 135M")
+    assert status == 2
+    assert "SmolLM2 135M stands for a shape, without a tokenizer: leave the rows out" in err
+    status, _, err = run("plan", "--quantize", "nf4", base="SmolLM2 135M")
+    assert status == 2
+    assert "leave quantize out" in err
 
 
 def test_train_stays_inside_a_budget_or_says_what_would_do(run, rows):
@@ -109,6 +123,8 @@ def test_a_finished_run_is_compared_with_its_plan_in_one_line(run, rows):
         ("-1GB", None),
         ("", None),
         ("0MB", None),
+        ("8 potatoes", None),
+        ("9" * 400, None),
     ],
 )
 def test_amounts_of_memory_are_read_with_their_units(text, size):

@@ -13,6 +13,7 @@ from kameleon.cli.console import (
     Json,
     MemoryBudget,
     Quantize,
+    Raw,
     megabytes,
     notes,
     open_base,
@@ -45,10 +46,12 @@ def train(
     ] = None,
     recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 (frozen)
     watch: Annotated[Watch, Parameter(name="*")] = Watch(),  # noqa: B008 (frozen)
-    raw: Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")] = False,
+    raw: Raw = False,
     resume: Annotated[bool, Parameter(help="Go on with an interrupted run, to the same bits.")] = False,
     overwrite: Annotated[bool, Parameter(help="Replace an adapter or an unfinished run of that name.")] = False,
-    config: Annotated[Path | None, Parameter(help="Settings from the [train] table of a TOML file; flags win.")] = None,
+    config: Annotated[
+        Path | None, Parameter(help="Settings from the [train] table of a TOML file; flags win (--raw=false).")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a LoRA adapter on the frozen base and put it on the shelf.
