@@ -68,6 +68,11 @@ def test_settings_come_from_toml_and_flags_win(run, rows, tmp_path):
     assert status == 0, err
     assert "checkpoint_layers False" in " ".join(err.split())
     assert json.loads(run("adapter", "show", "count", "--json", base=False)[1])["ranks"] == [2]
+    for text in ("rank = 3\n", "[trian]\nrank = 3\n"):
+        config.write_text(text)
+        status, _, err = run("train", "--config", config, "--data", rows, "--name", "other")
+        assert status == 2
+        assert "outside of its table [train]" in " ".join(err.split())
     config.write_text("[train]\nrnk = 3\n")
     for given in (["--config", config], [f"--config={config}"]):
         status, _, err = run("train", *given, "--data", rows, "--name", "other")
@@ -103,6 +108,13 @@ def test_wrong_words_are_told_on_standard_error_with_status_2(run, words):
     status, out, err = run(*words, base=False)
     assert (status, out) == (2, "")
     assert err
+
+
+@pytest.mark.parametrize("words", [["train", "--name", "x", "--data"], ["data", "check"]])
+def test_rows_that_are_not_there_are_told_before_a_base_is_loaded(run, tmp_path, words):
+    status, _, err = run(*words, tmp_path / "absent.jsonl", "--base", tmp_path / "no-base", base=False)
+    assert status == 2
+    assert "error: there is no file" in err
 
 
 def test_data_check_shows_the_mask_counts_and_names_bad_rows(run, rows):

@@ -68,10 +68,15 @@ def _config(words: Sequence[str]) -> tuple[cyclopts.config.Dict, ...]:
     given += [after for word, after in pairwise(words) if word == "--config"]
     if not given:
         return ()
+    path = given[-1]
     try:
-        return (cyclopts.config.Dict(tomllib.loads(Path(given[-1]).read_text(encoding="utf-8")), source=given[-1]),)
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SettingError(f"{given[-1]} cannot be read: {error}") from error
+        raise SettingError(f"{path} cannot be read: {error}") from error
+    outside = ", ".join(values.keys() - {"train"})
+    if outside:
+        raise SettingError(f"{path} has {outside} outside of its table [train], where all settings go")
+    return (cyclopts.config.Dict(values, source=path),)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -34,9 +34,10 @@ def check(
     """
     from kameleon.data import colour_mask, examine, find_data, make_row, read_records
 
-    template = open_base(base).base.template
+    records = read_records(*find_data(file))
     in_test = [make_row(record) for record in read_records(*find_data(test))] if test else []
-    examined = examine(read_records(*find_data(file)), template, raw, max_row_tokens, in_test)
+    template = open_base(base).base.template
+    examined = examine(records, template, raw, max_row_tokens, in_test)
     shown: list[Text | object] = []
     for example in [e for e in examined.examples if e.trained_tokens][:rows]:
         shown += [Text(f"row {example.row}", style="bold"), colour_mask(example, template), Text("")]

@@ -259,7 +259,7 @@ def _unreachable(endpoint: str, hub_id: str) -> str | None:
     except (json.JSONDecodeError, UnicodeDecodeError):
         return "what answers there is not a hub; is a login page in between?"
     except (OSError, ValueError, HTTPException) as error:  # ValueError: HF_ENDPOINT is no address
-        return str(error)
+        return str(getattr(error, "reason", error))
     return None
 
 
