@@ -16,12 +16,13 @@ from kameleon.data import Corpus, Example, read_corpus, split_held_out
 from kameleon.errors import SettingError, WeightsError
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
 from kameleon.home import runs_dir
-from kameleon.model import Base, load_base
+from kameleon.model import Base, ChatTemplate, load_base
 from kameleon.ops import measure_compute_type
 from kameleon.plan import (
     Plan,
     Workload,
     assumed_workload,
+    common_header,
     copied_bytes,
     make_plan,
     process_bytes,
@@ -61,24 +62,33 @@ def load(
     return LoadedBase(load_base(ref, dtype, on_progress, quantize))
 
 
+def read(ref: str, data: str | Path, raw: bool = False, max_row_tokens: int = 2048) -> Corpus:
+    """Rows of a file or hub id, encoded for the base that `ref` names, of which only the tokenizer need be here.
+
+    Raises BaseModelError, DataError.
+    """
+    return read_corpus(data, read_base_header(ref).template(), raw, max_row_tokens)
+
+
 def plan(
     ref: str,
-    data: str | Path | None = None,
+    data: str | Path | Corpus | None = None,
     recipe: Recipe | None = None,
     watch: Watch | None = None,
     memory_bytes: int | None = None,
     quantize: str | None = None,
     raw: bool = False,
-    held_out: str | Path | None = None,
+    held_out: str | Path | Corpus | None = None,
     dtype: torch.dtype | None = None,
 ) -> Plan:
     """What a run on `data` would need and take on this machine; the base need not be here, its header does.
 
+    `ref` may also be a name of `plan.common_bases`, which stands for a Q4_K_M file of that base, without a tokenizer.
     With `memory_bytes` the settings are chosen for it (NF4 too, for a base that would not fit otherwise). Without
     `data`, a thousand rows of 512 tokens are assumed. Raises BaseModelError, DataError, SettingError.
     """
     recipe, watch = recipe or Recipe(), watch or Watch()
-    header = read_base_header(ref, quantize)
+    header = common_header(ref, quantize) or read_base_header(ref, quantize)
     examples: Sequence[Example] = ()
     watched: Sequence[Example] = ()
     if data is None:
@@ -86,11 +96,7 @@ def plan(
             header.template()
     else:
         template = header.template()
-        corpus = read_corpus(data, template, raw, recipe.max_row_tokens)
-        if held_out is None:
-            corpus, aside = split_held_out(corpus, recipe.seed)
-        else:
-            aside = read_corpus(held_out, template, raw, recipe.max_row_tokens)
+        corpus, aside = _rows(template, data, held_out, recipe, raw)
         examples, watched = corpus.examples, aside.examples
 
     def workload(watch: Watch) -> Workload:
@@ -101,6 +107,19 @@ def plan(
     dtype = dtype or measure_compute_type().dtype  # with it the products' own libraries are loaded
     held = process_bytes()
     return make_plan(header, workload, recipe, watch, held, memory_bytes, quantize, may_quantize=True, dtype=dtype)
+
+
+def _rows(
+    template: ChatTemplate, data: str | Path | Corpus, held_out: str | Path | Corpus | None, recipe: Recipe, raw: bool
+) -> tuple[Corpus, Corpus]:
+    """The rows to learn from and those to watch the run with, read where they are not yet."""
+    if not isinstance(data, Corpus):
+        data = read_corpus(data, template, raw, recipe.max_row_tokens)
+    if held_out is None:
+        return split_held_out(data, recipe.seed)
+    if not isinstance(held_out, Corpus):
+        held_out = read_corpus(held_out, template, raw, recipe.max_row_tokens)
+    return data, held_out
 
 
 def resumed(name: str, watch: Watch) -> Watch:
@@ -220,12 +239,7 @@ class LoadedBase:
         recipe, watch = recipe or Recipe(), watch or Watch()
         if self.shelf.has(name) and not (overwrite or resume):
             raise SettingError(f"adapter {name!r} is on the shelf already; pick another name, or --overwrite")
-        if not isinstance(data, Corpus):
-            data = self.read(data, raw, recipe.max_row_tokens)
-        if held_out is None:
-            data, watched = split_held_out(data, recipe.seed)
-        else:
-            watched = held_out if isinstance(held_out, Corpus) else self.read(held_out, raw, recipe.max_row_tokens)
+        data, watched = _rows(self.base.template, data, held_out, recipe, raw)
         if plan is None:
             watch = resumed(name, watch) if resume and memory_bytes else watch
             plan = self.plan(data, watched, recipe, watch, memory_bytes)

@@ -17,7 +17,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 
 def parse_bytes(text: str) -> int:
     """ "6GB", "512 MiB" or a plain number as bytes. Raises SettingError for anything else, and for less than one."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match and match[2].upper() in _UNITS else 0
     if size < 1:
         raise SettingError(f"{text!r} is not an amount of memory; write it as 6GB, 512MB or 4GiB")
@@ -60,10 +60,10 @@ class Recipe:
             self,
             ("rank", "at least 1", self.rank >= 1),
             ("variant", "lora or dora", self.variant in ("lora", "dora")),
-            ("alpha", "above 0", self.alpha > 0),
+            ("alpha", "above 0", 0 < self.alpha < math.inf),
             ("layers", "0 (all) or more", self.layers >= 0),
             ("learning_rate", "0 (derived) or more, and below 1", 0 <= self.learning_rate < 1),
-            ("epochs", "above 0", self.epochs > 0),
+            ("epochs", "above 0", 0 < self.epochs < math.inf),
             ("rows_per_step", "at least 1", self.rows_per_step >= 1),
             ("warmup", "a share from 0 to 1", 0 <= self.warmup <= 1),
             ("weight_decay", "0 or more", self.weight_decay >= 0),

@@ -63,14 +63,32 @@ def test_train_then_list_show_verify_eval_and_remove(run, rows):
 
 def test_settings_come_from_toml_and_flags_win(run, rows, tmp_path):
     config = tmp_path / "run.toml"
-    config.write_text(f'[train]\ndata = "{rows}"\nname = "count"\nrank = 3\nepochs = 0.5\n')
-    status, _, err = run("train", "--config", config, "--rank", "2")
+    config.write_text(f'[train]\ndata = "{rows}"\nname = "count"\nrank = 3\nepochs = 0.5\ncheckpoint_layers = true\n')
+    status, _, err = run("train", "--config", config, "--rank", "2", "--checkpoint-layers=false")
     assert status == 0, err
+    assert "checkpoint_layers False" in " ".join(err.split())
     assert json.loads(run("adapter", "show", "count", "--json", base=False)[1])["ranks"] == [2]
+    for text in ("rank = 3\n", "[trian]\nrank = 3\n"):
+        config.write_text(text)
+        status, _, err = run("train", "--config", config, "--data", rows, "--name", "other")
+        assert status == 2
+        assert "outside of its table [train]" in " ".join(err.split())
     config.write_text("[train]\nrnk = 3\n")
-    status, _, err = run("train", "--config", config, "--data", rows, "--name", "other")
-    assert status != 0
-    assert "rnk" in err
+    for given in (["--config", config], [f"--config={config}"]):
+        status, _, err = run("train", *given, "--data", rows, "--name", "other")
+        assert status == 2
+        assert "rnk" in err
+
+
+@pytest.mark.parametrize("text", [None, "[train\n", "\xff"])
+def test_a_config_that_cannot_be_read_is_one_line(run, rows, tmp_path, text):
+    config = tmp_path / "run.toml"
+    if text is not None:
+        config.write_text(text, encoding="latin-1")
+    status, out, err = run("train", "--config", config, "--data", rows, "--name", "other")
+    assert (status, out) == (2, "")
+    assert "run.toml cannot be read: " in "".join(err.splitlines())
+    assert "Traceback" not in err
 
 
 def test_an_error_is_one_line_on_standard_error_and_status_2(run, rows):
@@ -83,6 +101,20 @@ def test_an_error_is_one_line_on_standard_error_and_status_2(run, rows):
     status, _, err = run("base", "show", "smolm2", base=False)
     assert status == 2
     assert "did you mean 'smollm2'?" in err.replace("\n", " ")
+
+
+@pytest.mark.parametrize("words", [["nosuch"], ["train", "--nosuch", "3"], ["train", "--rank", "x"], ["train"]])
+def test_wrong_words_are_told_on_standard_error_with_status_2(run, words):
+    status, out, err = run(*words, base=False)
+    assert (status, out) == (2, "")
+    assert err
+
+
+@pytest.mark.parametrize("words", [["train", "--name", "x", "--data"], ["data", "check"]])
+def test_rows_that_are_not_there_are_told_before_a_base_is_loaded(run, tmp_path, words):
+    status, _, err = run(*words, tmp_path / "absent.jsonl", "--base", tmp_path / "no-base", base=False)
+    assert status == 2
+    assert "error: there is no file" in err
 
 
 def test_data_check_shows_the_mask_counts_and_names_bad_rows(run, rows):
@@ -153,6 +185,12 @@ def test_help_teaches_every_setting(run):
     text = " ".join(out.replace("│", " ").split())
     assert "Width of the side path: room for what some thousand rows teach" in text
     assert "kameleon train --data law.jsonl --name law" in text
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "serve", "chat", "eval"])
+def test_help_shows_each_switch_once(run, command):
+    out = run(command, "--help", base=False)[1]
+    assert not any(word in out for word in ("--no-", "--empty-", "[default: False]", "[default: ()]"))
 
 
 HELP = """

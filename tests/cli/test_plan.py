@@ -12,8 +12,8 @@ from kameleon.settings import parse_bytes
 def run(run, tiny_folder):
     """Run a command on the tiny base; lines of standard error are joined."""
 
-    def command(*words):
-        status, out, err = run(*words, "--base", tiny_folder)
+    def command(*words, base=tiny_folder):
+        status, out, err = run(*words, "--base", base)
         return status, out, " ".join(err.split())
 
     return command
@@ -62,6 +62,20 @@ def test_a_plan_for_a_person_names_the_parts_and_the_next_cheaper(run, few_commo
         assert said in out
 
 
+def test_a_base_of_the_table_is_planned_for_by_its_name(run, rows, few_common_bases):
+    status, out, err = run("plan", "--json", base="SmolLM2 135M")
+    assert status == 0, err
+    plan = json.loads(out)
+    assert plan["trainable_parameters"] == 4_884_480
+    assert plan["disk_bytes"]["fetch"] == 0
+    status, _, err = run("plan", "--data", rows, base="SmolLM2 135M")
+    assert status == 2
+    assert "SmolLM2 135M stands for a shape, without a tokenizer: leave the rows out" in err
+    status, _, err = run("plan", "--quantize", "nf4", base="SmolLM2 135M")
+    assert status == 2
+    assert "leave quantize out" in err
+
+
 def test_train_stays_inside_a_budget_or_says_what_would_do(run, rows):
     status, _, err = run("train", "--data", rows, "--name", "x", "--memory", "30MB")
     assert status == 2
@@ -72,6 +86,24 @@ def test_train_stays_inside_a_budget_or_says_what_would_do(run, rows):
     trained = json.loads(out)
     assert trained["predicted"].keys() == {"peak_bytes", "seconds"}
     assert trained["peak_bytes"] > 0
+
+
+def test_rows_are_read_once_for_the_plan_and_the_run(run, rows, tmp_path, monkeypatch):
+    from kameleon import api
+    from kameleon.data import read_corpus
+
+    read = []
+
+    def counted(source, *more):
+        read.append(str(source))
+        return read_corpus(source, *more)
+
+    monkeypatch.setattr(api, "read_corpus", counted)
+    watched = tmp_path / "watched.jsonl"
+    watched.write_text(rows.read_text())
+    fast = ("--rank", "2", "--epochs", "0.5", "--memory", "40GB")
+    assert run("train", "--data", rows, "--held-out", watched, "--name", "x", *fast)[0] == 0
+    assert read == [str(rows), str(watched)]
 
 
 def test_a_finished_run_is_compared_with_its_plan_in_one_line(run, rows):
@@ -91,6 +123,8 @@ def test_a_finished_run_is_compared_with_its_plan_in_one_line(run, rows):
         ("-1GB", None),
         ("", None),
         ("0MB", None),
+        ("8 potatoes", None),
+        ("9" * 400, None),
     ],
 )
 def test_amounts_of_memory_are_read_with_their_units(text, size):

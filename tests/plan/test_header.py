@@ -69,6 +69,16 @@ def test_a_ggufs_header_needs_only_its_beginning(tmp_path, mix):
         read_base_header(f"{tmp_path}/./part.gguf")
 
 
+@pytest.mark.parametrize("where", [[], {"a": 3}, {"a": "../model.safetensors"}])
+def test_an_index_of_another_form_is_refused(tiny_folder, tmp_path, where):
+    folder = shutil.copytree(tiny_folder, tmp_path / "base")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    with pytest.raises(
+        WeightsError, match=r"index\.json (is not a weight index|names files that are not in its folder)"
+    ):
+        read_base_header(str(folder))
+
+
 def test_a_base_that_lacks_a_matrix_is_refused(tmp_path):
     from safetensors.torch import save_file
 
@@ -175,4 +185,11 @@ def test_of_a_base_on_a_hub_only_small_files_and_the_header_are_fetched(hub, tin
 def test_a_hub_without_that_base_is_a_fetch_error(hub):
     hub.files.clear()
     with pytest.raises(FetchError, match=r"has no config\.json|no weights that can be read|did not deliver"):
+        read_base_header("owner/name")
+
+
+def test_what_to_do_without_a_hub_is_said():
+    with pytest.raises(FetchError, match=r"cannot look at 'smollm2': .*OFFLINE.*; try kameleon base pull smollm2"):
+        read_base_header("smollm2")
+    with pytest.raises(FetchError, match=r"cannot look at 'owner/name': .*; or give a folder or a \.gguf file of it"):
         read_base_header("owner/name")

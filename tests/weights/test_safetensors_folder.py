@@ -71,6 +71,14 @@ def test_a_missing_shard_is_named(tmp_path):
         SafetensorsFolder(folder)
 
 
+def test_a_tensor_in_two_shards_is_refused_with_both(tmp_path):
+    folder = write_sharded(tmp_path / "base")
+    twin = "model-00002-of-00003.safetensors"
+    save_file(dict(TENSORS), folder / twin)
+    with pytest.raises(WeightsError, match=rf"holds model\.norm\.weight twice, in model-00001.* and {twin}"):
+        SafetensorsFolder(folder)
+
+
 @pytest.mark.parametrize("name", ["../outside.safetensors", "sub/inside.safetensors", "{absolute}"])
 def test_an_index_cannot_name_a_file_outside_its_folder(tmp_path, name):
     folder = write_sharded(tmp_path / "base")

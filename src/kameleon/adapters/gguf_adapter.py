@@ -23,7 +23,8 @@ from kameleon.errors import AdapterFileError, AdapterMismatchError, WeightsError
 from kameleon.home import atomic_write
 from kameleon.model import Base, DecoderConfig, module_shapes
 from kameleon.weights.gguf_file import gguf_name, hf_name
-from kameleon.weights.gguf_header import GgufHeader, TensorInfo, read_header
+from kameleon.weights.gguf_header import GgufHeader, read_header
+from kameleon.weights.tensor_info import TensorInfo
 
 _MOST_BYTES = 4 << 30
 _ARCHITECTURES = {"mistral": "llama"}  # what llama.cpp calls a family, where it is not the family's own name

@@ -6,11 +6,15 @@ Commands import what needs torch when they run, not before, so that help answers
 from __future__ import annotations
 
 import sys
+import tomllib
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import cyclopts
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from kameleon.cli import adapters, arithmetic, bases, data
 from kameleon.cli.chat import chat
@@ -21,12 +25,19 @@ from kameleon.cli.lab import lab
 from kameleon.cli.plan import plan
 from kameleon.cli.serve import serve
 from kameleon.cli.train import train
-from kameleon.errors import KameleonError, RunInterruptedError
+from kameleon.errors import KameleonError, RunInterruptedError, SettingError
 
 __all__ = ["main"]
 
+
+def _shown(default: Any) -> str | None:
+    """A default as help shows it; that a switch is off goes without saying."""
+    return None if default is None or default is False or default == () else str(default)
+
+
 app = App(
     name="kameleon",
+    default_parameter=Parameter(negative=(), show_default=_shown),
     version=version("kameleon"),
     help="One frozen base model, many small LoRA adapters, on the computer you already own.\n\n"
     "Start with: kameleon base pull smollm2; kameleon data check rows.jsonl; "
@@ -51,13 +62,31 @@ app.command(lab)
 app.command(doctor)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command. Kameleon's own errors become one line on standard error and exit status 2."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    path = words[words.index("--config") + 1] if "--config" in words[:-1] else None
-    app.config = () if path is None else (cyclopts.config.Toml(path, must_exist=True),)
+def _config(words: Sequence[str]) -> tuple[cyclopts.config.Dict, ...]:
+    """The settings of the TOML file that --config names. Raises SettingError for one that cannot be read."""
+    given = [word.partition("=")[2] for word in words if word.startswith("--config=")]
+    given += [after for word, after in pairwise(words) if word == "--config"]
+    if not given:
+        return ()
+    path = given[-1]
     try:
-        app(words)
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingError(f"{path} cannot be read: {error}") from error
+    outside = ", ".join(values.keys() - {"train"})
+    if outside:
+        raise SettingError(f"{path} has {outside} outside of its table [train], where all settings go")
+    return (cyclopts.config.Dict(values, source=path),)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command. Kameleon's own errors become one line on standard error and exit status 2, as wrong words do."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app.config = _config(words)
+        app(words, exit_on_error=False)
+    except cyclopts.CycloptsError:  # it has said what is wrong with the words
+        sys.exit(2)
     except RunInterruptedError as error:
         notes.print(str(error), style="yellow", markup=False, highlight=False)
         sys.exit(130)

@@ -11,7 +11,19 @@ from cyclopts import App, Parameter
 from rich.console import Group
 from rich.text import Text
 
-from kameleon.cli.console import BaseRef, Json, Quantize, bars, megabytes, notes, open_base, show, table
+from kameleon.cli.console import (
+    AnyBase,
+    BaseRef,
+    Json,
+    Overwrite,
+    Quantize,
+    bars,
+    megabytes,
+    notes,
+    open_base,
+    show,
+    table,
+)
 
 app = App(name="adapter", help="The adapters on the shelf.")
 Name = Annotated[str, Parameter(help="An adapter's name on the shelf.")]
@@ -86,7 +98,7 @@ def verify(
     *,
     base: BaseRef = "smollm2",
     quantize: Quantize = None,
-    any_base: Annotated[bool, Parameter(help="Accept an adapter that was trained on another base.")] = False,
+    any_base: AnyBase = False,
     json: Json = False,
 ) -> None:
     """Prove that an adapter is whole, fits its base, is live on it, and leaves the base as it is.
@@ -163,7 +175,7 @@ def export(
         Parameter(help="The library PEFT; llama.cpp's file; that and a Modelfile for Ollama; mlx-lm."),
     ] = "peft",
     base: Annotated[str, Parameter(help="For all but peft: its base, whose sizes and template they need.")] = "smollm2",
-    any_base: Annotated[bool, Parameter(help="Accept an adapter that was trained on another base.")] = False,
+    any_base: AnyBase = False,
 ) -> None:
     """Write an adapter for another program.
 
@@ -191,7 +203,7 @@ def import_(
     *,
     name: Name,
     base: Annotated[str | None, Parameter(help="Its base: proven on it, then named in its card.")] = None,
-    overwrite: Annotated[bool, Parameter(help="Put it in the place of an adapter of that name.")] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Put an adapter that another program made, or that somebody gave you, on the shelf.
 

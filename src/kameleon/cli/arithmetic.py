@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from kameleon.cli.console import BaseRef, Json, megabytes, notes, open_base, show, table
+from kameleon.cli.console import AnyBase, BaseRef, Json, Overwrite, megabytes, notes, open_base, show, table
 from kameleon.errors import SettingError
 
 if TYPE_CHECKING:
     from kameleon.adapters import Adapter, Truncation
 
 Name = Annotated[str, Parameter(help="The new adapter's name on the shelf.")]
-Overwrite = Annotated[bool, Parameter(help="Put it in the place of an adapter of that name.")]
-AnyBase = Annotated[bool, Parameter(help="Accept adapters of different bases.")]
+DifferentBases = Annotated[bool, Parameter(help="Accept adapters of different bases.")]
 Method = Literal[
     "linear",
     "cat",
@@ -51,7 +50,7 @@ def merge(
         str | None, Parameter(help="From a quantised .gguf: write the changed weights in this kind, such as Q8_0.")
     ] = None,
     whole: Annotated[bool, Parameter(help="Write the matrices that do not change in that kind too.")] = False,
-    any_base: Annotated[bool, Parameter(help="Accept an adapter that was trained on another base.")] = False,
+    any_base: AnyBase = False,
     json: Json = False,
 ) -> None:
     """Write base and adapter as one full model, and measure what that cost: logits, and the share that survived.
@@ -90,7 +89,7 @@ def combine(
         float | None, Parameter(help="The share of numbers that ties, dare and magnitude_prune keep.")
     ] = None,
     seed: Annotated[int, Parameter(help="Which numbers dare drops.")] = 0,
-    any_base: AnyBase = False,
+    any_base: DifferentBases = False,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:

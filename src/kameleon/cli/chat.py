@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from kameleon.cli.console import BaseRef, Quantize, open_base, results
+from kameleon.cli.console import AnyBase, BaseRef, Quantize, open_base, results
 from kameleon.errors import KameleonError
 from kameleon.settings import Sampling
 
@@ -27,7 +27,7 @@ def chat(
     adapter: Annotated[str | None, Parameter(help="Start with this adapter.")] = None,
     base: BaseRef = "smollm2",
     quantize: Quantize = None,
-    any_base: Annotated[bool, Parameter(help="Accept adapters that were trained on another base.")] = False,
+    any_base: AnyBase = False,
     sampling: Annotated[Sampling, Parameter(name="*")] = Sampling(),  # noqa: B008 (frozen)
 ) -> None:
     """Talk with the base or an adapter; /help lists the commands.

@@ -31,7 +31,12 @@ MemoryBudget = Annotated[
         "set, and 4 bits for a base that would not fit otherwise."
     ),
 ]
-BaseRef = Annotated[str, Parameter(help="The frozen base: smollm2, a folder, a .gguf file, or a hub id owner/name.")]
+BaseRef = Annotated[
+    str, Parameter(help="The frozen base: smollm2 or gemma3-270m, a folder, a .gguf file, or a hub id owner/name.")
+]
+Raw = Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")]
+AnyBase = Annotated[bool, Parameter(help="Accept adapters that were trained on another base.")]
+Overwrite = Annotated[bool, Parameter(help="Put it in the place of an adapter of that name.")]
 
 
 def show(document: Any, picture: RenderableType, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from rich.console import Group
 from rich.text import Text
 
-from kameleon.cli.console import BaseRef, Json, open_base, show, table
+from kameleon.cli.console import BaseRef, Json, Raw, open_base, show, table
 
 app = App(name="data", help="Look at training data before training.")
 _MOST_SHOWN = 20
@@ -22,7 +22,7 @@ def check(
     base: BaseRef = "smollm2",
     test: Annotated[str | None, Parameter(help="The test set: rows that also stand there are named.")] = None,
     rows: Annotated[int, Parameter(help="How many rows to show with their mask.")] = 2,
-    raw: Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")] = False,
+    raw: Raw = False,
     max_row_tokens: Annotated[int, Parameter(help="Rows are cut here, as in training.")] = 2048,
     json: Json = False,
 ) -> None:
@@ -34,9 +34,10 @@ def check(
     """
     from kameleon.data import colour_mask, examine, find_data, make_row, read_records
 
-    template = open_base(base).base.template
+    records = read_records(*find_data(file))
     in_test = [make_row(record) for record in read_records(*find_data(test))] if test else []
-    examined = examine(read_records(*find_data(file)), template, raw, max_row_tokens, in_test)
+    template = open_base(base).base.template
+    examined = examine(records, template, raw, max_row_tokens, in_test)
     shown: list[Text | object] = []
     for example in [e for e in examined.examples if e.trained_tokens][:rows]:
         shown += [Text(f"row {example.row}", style="bold"), colour_mask(example, template), Text("")]

@@ -36,7 +36,7 @@ def doctor(*, json: Json = False) -> None:
         "compute_reason": compute.reason,
     }
     picture = table("what", "found")
-    picture.add_row("processor", f"{cpu}, {document['cores']} cores, {document['threads']} threads used")
+    picture.add_row("processor", f"{cpu}, cores: {document['cores']}, threads used: {document['threads']}")
     picture.add_row("features", ", ".join(features) or "none that matter")
     picture.add_row("memory", f"{document['memory_bytes'] / 1e9:.1f} GB")
     picture.add_row("torch", f"{document['torch']} ({document['torch_capability']})")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from kameleon.cli.console import BaseRef, Json, Quantize, open_base, progress, show, table
+from kameleon.cli.console import AnyBase, BaseRef, Json, Quantize, Raw, open_base, progress, show, table
 from kameleon.errors import SettingError
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ def evaluate(
     base: BaseRef = "smollm2",
     quantize: Quantize = None,
     rows: Annotated[int, Parameter(help="Score only the first rows of each set; 0 means all.")] = 0,
-    raw: Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")] = False,
+    raw: Raw = False,
     general: Annotated[
         Path | None, Parameter(help="Text on which forgetting is measured; by default two dozen short everyday texts.")
     ] = None,
-    any_base: Annotated[bool, Parameter(help="Accept adapters that were trained on another base.")] = False,
+    any_base: AnyBase = False,
     json: Json = False,
 ) -> None:
     """Score the base and every adapter on every test set.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.console import Group
 
-from kameleon.cli.console import BaseRef, Json, MemoryBudget, Quantize, megabytes, notes, show, table
+from kameleon.cli.console import Json, MemoryBudget, Quantize, Raw, megabytes, notes, show, table
 from kameleon.settings import Recipe, Watch, parse_bytes
 
 if TYPE_CHECKING:
@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 
 def plan(
     *,
-    base: BaseRef = "smollm2",
+    base: Annotated[
+        str,
+        Parameter(
+            help="The frozen base: smollm2 or gemma3-270m, a folder, a .gguf file, a hub id owner/name, or a name out "
+            "of the table of common bases (as a Q4_K_M file)."
+        ),
+    ] = "smollm2",
     data: Annotated[str | None, Parameter(help="The rows of the run; without, 1,000 rows of 512 tokens.")] = None,
     held_out: Annotated[str | None, Parameter(help="Rows to watch the run with, as for `kameleon train`.")] = None,
     memory: MemoryBudget = None,
     quantize: Quantize = None,
     recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 (frozen)
     watch: Annotated[Watch, Parameter(name="*")] = Watch(),  # noqa: B008 (frozen)
-    raw: Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")] = False,
+    raw: Raw = False,
     json: Json = False,
 ) -> None:
     """Show what a training run needs and takes on this machine: memory by part, minutes, disk, adapter size.
@@ -31,7 +37,8 @@ def plan(
     Of the base only config and headers are looked at: of one on the hub nothing else is fetched, and a .gguf file may
     still be coming in. Some seconds of measuring tell the speed here.
 
-    Try: kameleon plan --data law.jsonl; or kameleon plan --base Qwen/Qwen2.5-7B-Instruct --memory 8GB
+    Try: kameleon plan --data law.jsonl; or kameleon plan --base Qwen/Qwen2.5-7B-Instruct --memory 8GB;
+    or kameleon plan --base "Llama 3.1 8B"
     """
     from kameleon.api import plan as make
     from kameleon.plan import available_memory_bytes, common_bases
@@ -96,7 +103,7 @@ def _pictures(made: Plan, bases: list[CommonBase], room: int | None) -> list[Any
     told.add_row("rows", work.assumed or f"{work.steps:,} steps, {work.tokens:,.0f} tokens through the base")
     told.add_row("trained", f"{made.trainable_parameters:,} numbers, a file of {megabytes(made.adapter_bytes)}")
     told.add_row("peak memory", f"{_gb(memory.peak_bytes)}, of which private {_gb(memory.private_bytes)}")
-    told.add_row("time", f"{made.chosen.minutes_per_epoch:.1f} minutes an epoch")
+    told.add_row("time", f"{_long(made.chosen.minutes_per_epoch)} an epoch")
     disk = made.disk_bytes
     told.add_row(
         "disk", f"{_gb(sum(disk.values()))} ({', '.join(f'{k} {megabytes(v)}' for k, v in disk.items() if v)})"
@@ -133,8 +140,8 @@ def _cheaper_table(made: Plan) -> Any:
 
 
 def _bases_table(bases: list[CommonBase]) -> Any:
-    title = "common bases as Q4_K_M files, rows of 512 tokens, all linear layers (time: about, by multiplications)"
-    shown = table("base", ">file", ">peak", ">s per 1,000 tokens", "layers", "fits here", title=title)
+    title = "common bases as Q4_K_M files, rows of 512 tokens, all linear layers"
+    shown = table("base", ">file", ">peak", ">about s per 1,000 tokens", "layers", "fits here", title=title)
     for one in bases:
         fits = "?" if one.fits is None else "yes" if one.fits else "no"
         again = "computed again" if one.checkpoint_layers else "stored"
@@ -151,9 +158,13 @@ def tell_plan(made: Plan) -> None:
         notes.print(f"plan: {reason}", highlight=False)
     notes.print(
         f"plan: peak {_gb(memory.peak_bytes)} ({_gb(memory.private_bytes)} private), "
-        f"{made.chosen.seconds / 60:.1f} minutes; {shown}",
+        f"{_long(made.chosen.seconds / 60)}; {shown}",
         highlight=False,
     )
+
+
+def _long(minutes: float) -> str:
+    return f"{minutes:.1f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
 
 
 def _gb(size_bytes: float) -> str:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.console import Group
 from rich.text import Text
 
-from kameleon.cli.console import BaseRef, Json, Quantize, megabytes, notes, open_base, results
+from kameleon.cli.console import AnyBase, BaseRef, Json, Quantize, megabytes, notes, open_base, results
 from kameleon.settings import HttpSettings, Limits
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def serve(
     pin: Annotated[
         list[str] | None, Parameter(help="Load this adapter now and keep it in memory; may be given again.")
     ] = None,
-    any_base: Annotated[bool, Parameter(help="Accept adapters that were trained on another base.")] = False,
+    any_base: AnyBase = False,
     http: Annotated[HttpSettings, Parameter(name="*")] = HttpSettings(),  # noqa: B008 (frozen)
     limits: Annotated[Limits, Parameter(name="*")] = Limits(),  # noqa: B008 (frozen)
     json: Json = False,
@@ -85,7 +85,7 @@ def _document(service: Service, address: str) -> dict[str, Any]:
 def _picture(service: Service, address: str, with_key: bool) -> Group:
     names, limits = service.adapter_names(), service.engine.limits
     shown = ", ".join(names[:_SHOWN_ADAPTERS]) + (
-        f" and {len(names) - _SHOWN_ADAPTERS} more" if len(names) > 12 else ""
+        f" and {len(names) - _SHOWN_ADAPTERS} more" if len(names) > _SHOWN_ADAPTERS else ""
     )
     model = names[0] if names else service.name
     body = json_.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})

@@ -13,6 +13,7 @@ from kameleon.cli.console import (
     Json,
     MemoryBudget,
     Quantize,
+    Raw,
     megabytes,
     notes,
     open_base,
@@ -45,10 +46,12 @@ def train(
     ] = None,
     recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 (frozen)
     watch: Annotated[Watch, Parameter(name="*")] = Watch(),  # noqa: B008 (frozen)
-    raw: Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")] = False,
+    raw: Raw = False,
     resume: Annotated[bool, Parameter(help="Go on with an interrupted run, to the same bits.")] = False,
     overwrite: Annotated[bool, Parameter(help="Replace an adapter or an unfinished run of that name.")] = False,
-    config: Annotated[Path | None, Parameter(help="Settings from the [train] table of a TOML file; flags win.")] = None,
+    config: Annotated[
+        Path | None, Parameter(help="Settings from the [train] table of a TOML file; flags win (--raw=false).")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train a LoRA adapter on the frozen base and put it on the shelf.
@@ -57,18 +60,27 @@ def train(
 
     Try: kameleon train --data law.jsonl --name law; or kameleon train --config law.toml --epochs 2
     """
-    from kameleon.api import plan, resumed
+    from kameleon.api import plan, read, resumed
+    from kameleon.data import find_data
     from kameleon.training import draw_loss_curve
 
+    for source in (data, held_out):
+        if source is not None:
+            find_data(source)  # a file that is not there is told before a base is fetched
+    corpus: Corpus | None = None
+    watched: str | Corpus | None = held_out
     planned = None
     if memory is not None:  # planned as `kameleon plan` does, before the base is loaded: what it promises holds here
-        watched = resumed(name, watch) if resume else watch
-        planned = plan(base, data, recipe, watched, parse_bytes(memory), quantize, raw, held_out)
+        budget = parse_bytes(memory)
+        corpus = read(base, data, raw, recipe.max_row_tokens)
+        watched = None if held_out is None else read(base, held_out, raw, recipe.max_row_tokens)
+        passes = resumed(name, watch) if resume else watch
+        planned = plan(base, corpus, recipe, passes, budget, quantize, raw, watched)
         quantize = "nf4" if planned.chosen.quantize else None
     loaded = open_base(base, quantize)
-    corpus = loaded.read(data, raw, recipe.max_row_tokens)
+    corpus = corpus or loaded.read(data, raw, recipe.max_row_tokens)
     _tell_settings(loaded, corpus, recipe, watch)
-    result = train_with_bar(loaded, corpus, name, held_out, recipe, watch, raw, resume, overwrite, planned)
+    result = train_with_bar(loaded, corpus, name, watched, recipe, watch, raw, resume, overwrite, planned)
     folder = runs_dir() / name
     try:
         curve: Path | None = draw_loss_curve(folder, name)

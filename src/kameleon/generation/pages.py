@@ -104,13 +104,6 @@ class PagePool:
             self._known[key], self._place[page], self._serial[page] = page, key, self._serials
         return self._serial[self._known[key]]
 
-    def forget_all(self) -> None:
-        """No later prompt finds what is there now."""
-        for page in list(self._place):
-            self._forget(page)
-        self._free.extend(self._idle)
-        self._idle.clear()
-
     def tables(self, rows: Sequence[Sequence[int]]) -> PassPages:
         """For one pass: the pages of each of its segments."""
         widest = max(map(len, rows))

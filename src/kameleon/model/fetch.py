@@ -13,13 +13,13 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.client import HTTPException
+from itertools import chain
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
-from typing import Any
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
@@ -32,11 +32,13 @@ from huggingface_hub.errors import (
     SafetensorsParsingError,
 )
 
-from kameleon.errors import FetchError
+from kameleon.errors import FetchError, WeightsError
 from kameleon.home import atomic_write, bases_dir
 from kameleon.model.catalogue import CATALOGUE, Entry, PackagedGguf, Wheel
 from kameleon.model.config import FAMILIES
-from kameleon.weights import whole_name
+from kameleon.weights import shard_names, whole_name
+from kameleon.weights.safetensors_header import place_tensors
+from kameleon.weights.tensor_info import TensorInfo
 
 _SMALL = ["*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
 _WANTED = [*_SMALL, "*.safetensors"]
@@ -83,15 +85,18 @@ def locate(ref: str, on_progress: Progress | None = None) -> BaseFiles:
 class HeaderFiles:
     """What describes a base: a folder with its config and tokenizer, or a `.gguf` file, of which the beginning does.
 
-    `headers`: dtype, shape and data_offsets of each tensor by name, of a base whose weights are still on the hub.
+    `tensors`: those of a base whose weights are still on the hub, with their places in files that are not here.
     """
 
     path: Path
-    headers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tensors: tuple[TensorInfo, ...] = ()
 
 
 def locate_header(ref: str) -> HeaderFiles:
-    """What describes the base that `ref` names (see `locate`), without fetching its weights. Raises FetchError."""
+    """What describes the base that `ref` names (see `locate`), without fetching its weights.
+
+    Raises FetchError, WeightsError for headers on the hub that cannot be.
+    """
     hub_id = CATALOGUE[ref].hub_id if ref in CATALOGUE else ref
     kept = _kept(CATALOGUE[ref]) if ref in CATALOGUE else None
     if kept is not None:
@@ -101,12 +106,19 @@ def locate_header(ref: str) -> HeaderFiles:
     cached = _cached(hub_id)
     if cached is not None and _is_whole(cached[0]):
         return HeaderFiles(cached[0])
-    with _asking_hub(hub_id) as endpoint:
-        path = Path(snapshot_download(hub_id, allow_patterns=_SMALL, endpoint=endpoint))
-        _check_layout(path, hub_id)
-        found = HfApi(endpoint=endpoint).get_safetensors_metadata(hub_id)
-    shards = found.files_metadata.values()
-    return HeaderFiles(path, {name: vars(tensor) for shard in shards for name, tensor in shard.tensors.items()})
+    try:
+        with _asking_hub(hub_id) as endpoint:
+            path = Path(snapshot_download(hub_id, allow_patterns=_SMALL, endpoint=endpoint))
+            _check_layout(path, hub_id)
+            found = HfApi(endpoint=endpoint).get_safetensors_metadata(hub_id)
+    except FetchError as error:
+        instead = f"try kameleon base pull {ref}" if ref in CATALOGUE else "or give a folder or a .gguf file of it"
+        raise FetchError(f"cannot look at {ref!r}: {error}; {instead}") from error
+    listed = [
+        place_tensors({name: vars(tensor) for name, tensor in shard.tensors.items()})
+        for shard in found.files_metadata.values()
+    ]
+    return HeaderFiles(path, tuple(chain.from_iterable(listed)))
 
 
 def _is_hub_id(ref: str) -> bool:
@@ -247,19 +259,16 @@ def _unreachable(endpoint: str, hub_id: str) -> str | None:
     except (json.JSONDecodeError, UnicodeDecodeError):
         return "what answers there is not a hub; is a login page in between?"
     except (OSError, ValueError, HTTPException) as error:  # ValueError: HF_ENDPOINT is no address
-        return str(error)
+        return str(getattr(error, "reason", error))
     return None
 
 
 def _is_whole(path: Path) -> bool:
     """Whether a cached copy has all its weights: an interrupted download leaves some out."""
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        try:
-            return all((path / name).exists() for name in json.loads(index.read_text())["weight_map"].values())
-        except (ValueError, LookupError, TypeError, AttributeError):
-            return False  # the index itself was cut short
-    return (path / "model.safetensors").exists()
+    try:
+        return all((path / name).exists() for name in shard_names(path))
+    except WeightsError:
+        return False  # the index itself was cut short
 
 
 def _from_package(entry: Entry, packaged: PackagedGguf, on_progress: Progress | None) -> tuple[Path, str]:

@@ -85,6 +85,12 @@ def common_headers() -> Iterator[BaseHeader]:
         yield BaseHeader(name, config, tensors, packed_file=True)
 
 
+def common_header(name: str, quantize: str | None = None) -> BaseHeader | None:
+    """The base of that name in the table, if there is one. Raises SettingError for a `quantize`, as of any GGUF."""
+    found = next((header for header in common_headers() if header.name == name), None)
+    return found.in_nf4() if found is not None and quantize else found
+
+
 def _in_q4_k_m(name: str, shape: tuple[int, int], config: DecoderConfig) -> StoredTensor:
     """llama.cpp's mix: the head, and V and the down projection of every second layer, in six bits, the rest in four."""
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"

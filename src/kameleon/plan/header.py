@@ -14,9 +14,8 @@ from kameleon.model import ChatTemplate, DecoderConfig, HeaderFiles, groups, loc
 from kameleon.model.config import config_from_gguf, config_from_hf, read_json
 from kameleon.model.tokenizer import load_tokenizer
 from kameleon.ops import nf4
-from kameleon.weights import GgufFile, read_safetensors_header
-
-_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
+from kameleon.weights import GgufFile, read_safetensors_header, shard_names
+from kameleon.weights.safetensors_header import KIND_BITS
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,11 @@ class BaseHeader:
 
     def template(self) -> ChatTemplate:
         """The base's chat template with its tokenizer. Raises WeightsError where they are not there yet."""
-        assert self.path is not None, "a base of the table has no tokenizer"
+        if self.path is None:
+            raise WeightsError(
+                f"{self.name} stands for a shape, without a tokenizer: leave the rows out, or name a folder, a .gguf "
+                "file or a hub id"
+            )
         weights = GgufFile(self.path, header_only=True) if self.packed_file else None
         return ChatTemplate(load_tokenizer(self.path, weights))
 
@@ -113,7 +116,7 @@ def matrix_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
 def stored_as(config: DecoderConfig, kind: str) -> dict[str, StoredTensor]:
     """Every matrix of a base of this config in a plain kind."""
     return {
-        name: StoredTensor(shape, kind, shape[0] * shape[1] * _BITS[kind] // 8)
+        name: StoredTensor(shape, kind, shape[0] * shape[1] * KIND_BITS[kind] // 8)
         for name, shape in matrix_shapes(config).items()
     }
 
@@ -122,25 +125,17 @@ def _of_folder(ref: str, files: HeaderFiles) -> BaseHeader:
     folder = files.path
     values = read_json(folder / "config.json")
     config = config_from_hf(values)
-    listed: dict[str, Any] = dict(files.headers)
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.exists():
-        names = sorted(set(read_json(index).get("weight_map", {}).values()))
-    for name in names:
-        if (folder / name).exists():
-            listed |= read_safetensors_header(folder / name)[1]
-    tensors = {name: _from_safetensors(entry) for name, entry in listed.items()}
-    whole = not files.headers and all((folder / name).exists() for name in names)
-    if not whole and not files.headers:
+    shards = [folder / name for name in shard_names(folder)]
+    here = [shard for shard in shards if shard.exists()]
+    listed = list(files.tensors)
+    for shard in here:
+        listed += read_safetensors_header(shard, header_only=True).tensors
+    tensors = {one.name: StoredTensor(one.shape, one.kind, one.size_bytes) for one in listed}
+    whole = not files.tensors and here == shards
+    if not whole and not files.tensors:
         tensors = stored_as(config, _kind_of_config(values)) | tensors
     fetch = 0 if whole else sum(tensor.size_bytes for tensor in tensors.values())
     return BaseHeader(ref, config, tensors, False, folder, fetch)
-
-
-def _from_safetensors(entry: Mapping[str, Any]) -> StoredTensor:
-    first, last = entry["data_offsets"]
-    return StoredTensor(tuple(entry["shape"]), entry["dtype"], last - first)
 
 
 def _kind_of_config(values: Mapping[str, Any]) -> str:

@@ -9,7 +9,8 @@ from kameleon.weights.frozen import FrozenWeight
 from kameleon.weights.gguf_file import GgufFile, whole_name
 from kameleon.weights.metadata import Metadata
 from kameleon.weights.nf4_file import Nf4File
-from kameleon.weights.safetensors_folder import SafetensorsFolder, read_safetensors_header
+from kameleon.weights.safetensors_folder import SafetensorsFolder, shard_names
+from kameleon.weights.safetensors_header import read_safetensors_header
 
 __all__ = [
     "WRITABLE",
@@ -23,6 +24,7 @@ __all__ = [
     "copy_gguf",
     "open_weights",
     "read_safetensors_header",
+    "shard_names",
     "whole_name",
 ]
 

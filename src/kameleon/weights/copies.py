@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -21,8 +20,9 @@ from torch import Tensor
 from kameleon.errors import SettingError, WeightsError
 from kameleon.home import atomic_folder, atomic_write
 from kameleon.weights.gguf_file import GgufFile, hf_name
-from kameleon.weights.gguf_header import TensorInfo
 from kameleon.weights.safetensors_folder import SafetensorsFolder
+from kameleon.weights.safetensors_header import header_bytes, read_safetensors_header
+from kameleon.weights.tensor_info import TensorInfo
 
 Fresh = Mapping[str, Callable[[], Tensor]]
 """What makes the fp32 matrix that takes a tensor's place, by its Hugging Face name. A head where the source's head is
@@ -89,28 +89,23 @@ def _say_untied(folder: Path) -> None:
 
 def _shard_pieces(shard: Path, fresh: Fresh, untied: bool) -> Iterator[bytes | memoryview]:
     """The file's bytes from first to last; shapes and types stay, so its header does too, without a new head."""
+    header = read_safetensors_header(shard)
     with shard.open("rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    start = 8 + int.from_bytes(data[:8], "little")
-    header: dict[str, Any] = json.loads(bytes(data[8:start]))
-    if untied and _EMBEDDING in header:
-        first, last = header[_EMBEDDING]["data_offsets"]
-        end = len(data) - start
-        header[_HEAD] = {**header[_EMBEDDING], "data_offsets": [end, end + last - first]}
-        begin = json.dumps(header).encode()
-        begin = begin.ljust(_aligned(len(begin), 8))
-        yield len(begin).to_bytes(8, "little") + begin
+    tensors = list(header.tensors)
+    embedding = next((tensor for tensor in tensors if tensor.name == _EMBEDDING), None)
+    if untied and embedding:
+        tensors.append(replace(embedding, name=_HEAD))
+        yield header_bytes({t.name: (t.kind, t.shape, t.size_bytes) for t in tensors}, header.metadata)
     else:
-        yield data[:start]
-    header.pop("__metadata__", None)
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        first, last = entry["data_offsets"]
-        if name not in fresh:
-            yield data[start + first : start + last]
-        elif entry["dtype"] not in _TYPES:
-            raise WeightsError(f"{name} in {shard} is stored as {entry['dtype']}, which cannot be written here")
+        yield data[: len(data) - sum(tensor.size_bytes for tensor in tensors)]
+    for tensor in tensors:
+        if tensor.name not in fresh:
+            yield data[tensor.offset : tensor.offset + tensor.size_bytes]
+        elif tensor.kind not in _TYPES:
+            raise WeightsError(f"{tensor.name} in {shard} is stored as {tensor.kind}, which cannot be written here")
         else:
-            yield _bytes(fresh[name]().to(_TYPES[entry["dtype"]]))
+            yield _bytes(fresh[tensor.name]().to(_TYPES[tensor.kind]))
 
 
 def copy_gguf(source: GgufFile, target: Path, kind: str, fresh: Fresh, whole: bool = False) -> None:

@@ -16,8 +16,9 @@ from torch import Tensor
 from kameleon.errors import WeightsError
 from kameleon.ops import KINDS, Matrix, Packed
 from kameleon.weights.files import WeightFile
-from kameleon.weights.gguf_header import GgufHeader, TensorInfo, read_header
+from kameleon.weights.gguf_header import GgufHeader, read_header
 from kameleon.weights.metadata import Metadata
+from kameleon.weights.tensor_info import TensorInfo
 
 _OUTER = {
     "token_embd.weight": "model.embed_tokens.weight",

@@ -16,6 +16,7 @@ import gguf
 import numpy as np
 
 from kameleon.errors import WeightsError
+from kameleon.weights.tensor_info import TensorInfo
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -27,18 +28,6 @@ _LARGEST_ALIGNMENT = 1 << 16
 # Far beyond any real header, and small enough to hold: a large file could back a larger claim with its tensors' bytes.
 _LONGEST_HEADER_BYTES = 256 << 20
 _MOST_VALUES = 1 << 24
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """One tensor: its shape as the file lists it (the first axis runs along a row), its kind by ggml's name ("Q4_K"),
-    and where its bytes lie, counted from the start of the file."""
-
-    name: str
-    shape: tuple[int, ...]
-    kind: str
-    offset: int
-    size_bytes: int
 
 
 @dataclass(frozen=True)

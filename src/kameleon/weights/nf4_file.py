@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from kameleon.home import atomic_write, cache_dir
 from kameleon.ops import Matrix, Packed, nf4
 from kameleon.weights.files import Progress, WeightFile
 from kameleon.weights.safetensors_folder import SafetensorsFolder
+from kameleon.weights.safetensors_header import header_bytes
 
 _PACKED_AT_ONCE = 2 << 20  # numbers
 
@@ -65,17 +65,13 @@ class Nf4File(WeightFile):
     def _pack(self, on_progress: Progress | None) -> None:
         """A few rows at a time of one matrix after another: what packing makes of them is several times as large."""
         names = [name for name in self.names() if len(self.shape(name)) == 2 and _fits(self.shape(name))]
-        header, at = {}, 0
+        packed = {}
         for name in names:
             rows, columns = self.shape(name)
-            size = rows * nf4.row_bytes(columns)
-            shape = [rows, nf4.row_bytes(columns)]
-            header[name] = {"dtype": "U8", "shape": shape, "data_offsets": [at, at + size]}
-            at += size
+            packed[name] = ("U8", (rows, nf4.row_bytes(columns)), rows * nf4.row_bytes(columns))
         self.packed_path.parent.mkdir(parents=True, exist_ok=True)
-        written = json.dumps(header).encode()
         with atomic_write(self.packed_path) as file:
-            file.write(len(written).to_bytes(8, "little") + written)
+            file.write(header_bytes(packed, {}))
             for done, name in enumerate(names):
                 if on_progress:
                     on_progress("packing to NF4", done, len(names))

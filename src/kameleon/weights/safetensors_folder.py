@@ -6,16 +6,17 @@ import json
 import mmap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kameleon.errors import WeightsError
 from kameleon.weights.files import WeightFile
+from kameleon.weights.safetensors_header import read_safetensors_header
+from kameleon.weights.tensor_info import TensorInfo
 
-_INDEX = "model.safetensors.index.json"
-_LONGEST_HEADER_BYTES = 100 << 20  # as the format's own library allows
+_INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 
 
 class SafetensorsFolder(WeightFile):
@@ -25,13 +26,18 @@ class SafetensorsFolder(WeightFile):
         self.path = path
         self.shards = _shards(path)
         """Its weight files."""
-        self._where: dict[str, Any] = {}
+        self._where: dict[str, _Place] = {}
         for shard in self.shards:
+            listed = read_safetensors_header(shard).tensors
             try:
                 opened = safe_open(shard, "pt")
             except (SafetensorError, OSError) as error:
                 raise WeightsError(f"{shard} is damaged or cut short: {error}; fetch the base again") from error
-            self._where |= dict.fromkeys(opened.keys(), opened)
+            for info in listed:
+                if info.name in self._where:
+                    both = f"{self._where[info.name].shard.name} and {shard.name}"
+                    raise WeightsError(f"{path} holds {info.name} twice, in {both}; fetch the base again")
+                self._where[info.name] = _Place(shard, opened, info)
         self._names = sorted(self._where)
 
     def names(self) -> Sequence[str]:
@@ -40,66 +46,60 @@ class SafetensorsFolder(WeightFile):
     def shape(self, name: str) -> tuple[int, ...]:
         if name not in self._where:
             raise self._missing(name)
-        return tuple(self._where[name].get_slice(name).get_shape())
+        return self._where[name].info.shape
 
     def _read(self, name: str) -> Tensor:
-        return self._where[name].get_tensor(name)
+        return self._where[name].opened.get_tensor(name)
 
     def _files(self) -> list[Path]:
         return self.shards
 
     def _stored(self) -> Iterable[tuple[str, Sequence[int], str, memoryview]]:
-        stored = []
-        for shard in self.shards:
-            start, header = read_safetensors_header(shard)
-            for name, entry in header.items():
-                first, last = entry["data_offsets"]
-                stored.append((name, entry["shape"], entry["dtype"], shard, start + first, start + last))
-        # Mapped one at a time, so that the whole base is never resident a second time.
-        for name, shape, kind, shard, first, last in sorted(stored):
-            before = first % mmap.ALLOCATIONGRANULARITY
+        # Headers anew, since the files may have changed; mapped one at a time, so that the whole base is never resident
+        # a second time.
+        now = {info.name: (shard, info) for shard in self.shards for info in read_safetensors_header(shard).tensors}
+        for name, (shard, info) in sorted(now.items()):
+            before = info.offset % mmap.ALLOCATIONGRANULARITY
+            length, offset = before + info.size_bytes, info.offset - before
             with shard.open("rb") as file:
-                length, offset = last - first + before, first - before
-                data = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=offset) if last > first else b""
-            yield name, shape, kind, memoryview(data)[before:]
+                whole = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=offset) if length else b""
+            yield name, info.shape, info.kind, memoryview(whole)[before:]
 
 
-def read_safetensors_header(path: Path) -> tuple[int, dict[str, Any]]:
-    """Where the tensors' bytes begin, and each tensor's dtype, shape and data_offsets; the tensors need not be there.
+class _Place(NamedTuple):
+    shard: Path
+    opened: Any
+    """The shard, mapped."""
+    info: TensorInfo
 
-    Raises WeightsError for what is not a header.
+
+def shard_names(folder: Path) -> list[str]:
+    """The weight files of a folder in Hugging Face layout, there or not: what its index names, or the only one.
+
+    Raises WeightsError for an index that is none, or that names a file outside of the folder.
     """
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 0 < length <= _LONGEST_HEADER_BYTES:
-                raise ValueError(f"it claims a header of {length:,} bytes")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        if not all({"dtype", "shape", "data_offsets"} <= entry.keys() for entry in header.values()):
-            raise ValueError("an entry of it lacks dtype, shape or data_offsets")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path} has no whole safetensors header: {error}; fetch it again") from error
-    return 8 + length, header
-
-
-def _shards(path: Path) -> list[Path]:
-    index = path / _INDEX
+    index = folder / _INDEX
     if not index.exists():
-        whole = path / "model.safetensors"
-        if not whole.exists():
-            pickled = next(path.glob("*.bin"), None)
-            hint = f"; {pickled.name} is a pickle, which is never opened" if pickled else ""
-            raise WeightsError(f"{path} has neither model.safetensors nor {_INDEX}{hint}")
-        return [whole]
+        return [_WHOLE]
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{index} is not a weight index: {error!r}; fetch the base again") from error
+    except (OSError, ValueError, RecursionError, KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{index} is not a weight index: {error!r:.200}; fetch the base again") from error
     if not names:
         raise WeightsError(f"{index} is not a weight index: it names no file; fetch the base again")
+    if outside:
+        raise WeightsError(f"{index} names files that are not in its folder: {', '.join(outside)}")
+    return names
+
+
+def _shards(path: Path) -> list[Path]:
+    names = shard_names(path)
     missing = [name for name in names if not (path / name).exists()]
-    if outside or missing:
-        raise WeightsError(f"{index} names files that are not in its folder: {', '.join(outside or missing)}")
+    if missing == [_WHOLE] and not (path / _INDEX).exists():
+        pickled = next(path.glob("*.bin"), None)
+        hint = f"; {pickled.name} is a pickle, which is never opened" if pickled else ""
+        raise WeightsError(f"{path} has neither {_WHOLE} nor {_INDEX}{hint}")
+    if missing:
+        raise WeightsError(f"{path / _INDEX} names files that are not in its folder: {', '.join(missing)}")
     return [path / name for name in names]
