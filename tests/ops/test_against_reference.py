@@ -304,10 +304,3 @@ def test_token_scores_are_log_softmax_and_argmax():
     logits = hidden @ weight.T
     torch.testing.assert_close(scores.logprob, logits.log_softmax(-1).gather(1, labels[:, None]).squeeze(1))
     assert torch.equal(scores.argmax, logits.argmax(-1))
-
-
-def test_the_compute_type_names_both_measured_speeds():
-    chosen = ops.measure_compute_type()
-    assert chosen.dtype in (torch.float32, torch.bfloat16)
-    assert "bf16" in chosen.reason
-    assert "fp32" in chosen.reason

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,6 +13,7 @@ from kameleon.ops.products import multiply
 
 _WORTH_IT = 1.3  # how much faster bf16 must be
 _ROWS, _SIZE, _TURNS = 256, 512, 12
+_LONGEST_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -22,34 +22,43 @@ class ComputeType:
     reason: str
 
 
-def _gflops(dtypes: Sequence[torch.dtype]) -> list[float]:
-    """Billions of operations a second for the two products of a frozen layer: forward and input gradient.
-
-    The best of many short turns, taken one after the other, so that other programs disturb all types or none.
-    """
-    pairs = [
-        (torch.full((_ROWS, _SIZE), 0.5, dtype=dtype), torch.full((_SIZE, _SIZE), 0.5, dtype=dtype)) for dtype in dtypes
-    ]
-
-    def once(x: Tensor, w: Tensor) -> float:
-        start = time.perf_counter()
-        _products(x, w)
-        return time.perf_counter() - start
-
-    taken = [[once(*pair) for pair in pairs] for _ in range(_TURNS + 1)][1:]  # the first warms up
-    return [2 * 2 * _ROWS * _SIZE * _SIZE / min(turns) / 1e9 for turns in zip(*taken, strict=True)]
-
-
-def _products(x: Tensor, w: Tensor) -> Tensor:
-    return multiply(multiply(x, w.T), w)
-
-
 @lru_cache(maxsize=1)
 def measure_compute_type() -> ComputeType:
     """bf16 where this machine has units for it, else fp32; measured once per process (under a second).
 
     With such units bf16 is several times faster. Without, both are about as fast, and fp32 is the more exact.
     """
-    fp32, bf16 = _gflops((torch.float32, torch.bfloat16))
-    chosen, name = (torch.bfloat16, "bf16") if bf16 > _WORTH_IT * fp32 else (torch.float32, "fp32")
+    fp32_s, bf16_s = _best_seconds()
+    chosen, name = (torch.bfloat16, "bf16") if fp32_s > _WORTH_IT * bf16_s else (torch.float32, "fp32")
+    fp32, bf16 = (2 * 2 * _ROWS * _SIZE * _SIZE / seconds / 1e9 for seconds in (fp32_s, bf16_s))
     return ComputeType(chosen, f"{name}: measured here, bf16 {bf16:.0f} and fp32 {fp32:.0f} GFLOP/s")
+
+
+def _best_seconds() -> tuple[float, float]:
+    """In fp32 and in bf16, for the two products of a frozen layer: forward and input gradient.
+
+    The best of many short turns, taken by turns. While bf16 does not win they go on for a while: a program that keeps
+    the cores busy for a moment must not decide for the slower type.
+    """
+    fp32 = torch.full((_ROWS, _SIZE), 0.5), torch.full((_SIZE, _SIZE), 0.5)
+    bf16 = fp32[0].bfloat16(), fp32[1].bfloat16()
+    for pair in (fp32, bf16):
+        _seconds(*pair)  # to warm up
+    turns: list[tuple[float, float]] = []
+    started = time.perf_counter()
+    while True:
+        turns.append((_seconds(*fp32), _seconds(*bf16)))
+        fp32_s, bf16_s = (min(taken) for taken in zip(*turns, strict=True))
+        has_won = len(turns) >= _TURNS and fp32_s > _WORTH_IT * bf16_s
+        if has_won or time.perf_counter() - started > _LONGEST_S:
+            return fp32_s, bf16_s
+
+
+def _seconds(x: Tensor, w: Tensor) -> float:
+    start = time.perf_counter()
+    _products(x, w)
+    return time.perf_counter() - start
+
+
+def _products(x: Tensor, w: Tensor) -> Tensor:
+    return multiply(multiply(x, w.T), w)
