@@ -104,16 +104,27 @@ def memory_plain(header):
 
 def test_memory_grows_with_what_it_is_made_of(llama):
     def parts(recipe=RECIPE, watch=Watch(), rows=2):  # noqa: B008 (frozen)
-        largest = assumed_workload(512, 1000, dataclasses.replace(recipe, rows_per_step=rows), watch).largest
-        return training_memory(llama, recipe, watch, largest, torch.bfloat16, 10**8)
+        work = assumed_workload(512, 1000, dataclasses.replace(recipe, rows_per_step=rows), watch)
+        return training_memory(llama, recipe, watch, work, torch.bfloat16, 10**8)
 
     usual = parts()
     assert usual.peak_bytes == sum(vars(usual).values()) == usual.private_bytes + usual.base_mapped
     assert usual.base_mapped == llama.size_bytes
-    assert parts(Recipe(rank=16)).optimiser == 2 * usual.optimiser == 6 * usual.adapters
-    assert parts(Recipe(rank=8, layers=8)).activations < 0.7 * usual.activations
-    assert parts(watch=Watch(checkpoint_layers=True)).activations < 0.4 * usual.activations
-    assert parts(rows=1).activations < 0.6 * usual.activations
+    assert parts(Recipe(rank=16)).optimiser == 2 * usual.optimiser == 4 * usual.adapters
+    assert parts(Recipe(rank=8, layers=8)).activations_and_gradient < 0.7 * usual.activations_and_gradient
+    assert parts(rows=1).activations_and_gradient < 0.6 * usual.activations_and_gradient
+
+
+def test_layers_computed_again_free_their_inputs_for_the_gradient_in_a_step_of_one_pass(llama):
+    def parts(again, rank=8, rows=2):
+        recipe, watch = Recipe(rank=rank, rows_per_step=rows), Watch(checkpoint_layers=again)
+        work = assumed_workload(512, 1000, recipe, watch)
+        return training_memory(llama, recipe, watch, work, torch.bfloat16, 10**8)
+
+    one, several, wide = parts(True), parts(True, rows=8), parts(True, rank=256)
+    assert one.activations_and_gradient < 0.4 * parts(False).activations_and_gradient
+    assert several.activations_and_gradient == one.activations_and_gradient + one.adapters
+    assert 0.4 * wide.adapters < wide.activations_and_gradient - one.activations_and_gradient < 0.9 * wide.adapters
 
 
 def test_copies_of_the_base_are_what_the_products_make(tiny_folder, monkeypatch):

@@ -13,7 +13,7 @@ from kameleon.model.config import config_from_hf
 from kameleon.plan.calibration import Rates, calibrate
 from kameleon.plan.header import BaseHeader, StoredTensor, matrix_shapes
 from kameleon.plan.memory import Memory, training_memory
-from kameleon.plan.workload import Pass
+from kameleon.plan.workload import Pass, Workload
 from kameleon.settings import Recipe, Watch
 from kameleon.training import lowest_layer
 
@@ -101,11 +101,12 @@ def common_bases(recipe: Recipe, dtype: torch.dtype, process_bytes: int, room_by
     rates = calibrate(measured, recipe.rank, "all-linear", dtype, _PASS_TOKENS)
     recipe = replace(recipe, targets="all-linear", layers=0)
     one = Pass(_PASS_TOKENS, _PASS_TOKENS, _PASS_TOKENS, _PASS_TOKENS**2)
+    work = Workload((one,), 1, 1, 1.0, (), 0)
     found = []
     for header in headers:
         for again in (False, True):
             watch = Watch(checkpoint_layers=again)
-            memory = training_memory(header, recipe, watch, one, dtype, process_bytes)
+            memory = training_memory(header, recipe, watch, work, dtype, process_bytes)
             fits = None if room_bytes is None else memory.peak_bytes <= room_bytes
             if fits:
                 break
