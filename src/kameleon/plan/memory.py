@@ -108,21 +108,19 @@ def _step_bytes(config: DecoderConfig, recipe: Recipe, watch: Watch, work: Workl
     tokens, wide = work.largest.tokens, wide_layers(config)
     usual, more = _layer_bytes(config, recipe, dtype.itemsize), _wide_bytes(config, dtype.itemsize)
     whole = [tokens * (usual + (more if layer < wide else 0)) for layer in range(lowest, config.num_layers)]
-    stored = [tokens * stream] * len(whole) if watch.checkpoint_layers else whole
-    again = whole if watch.checkpoint_layers else [0] * len(whole)
+    first = min(watch.checkpoint_layers, len(whole))
+    stored, again = [tokens * stream] * first + whole[first:], whole[:first] + [0] * (len(whole) - first)
+    # Where memory counts more than time, what is freed is given back at once, and no holes are left.
+    sparing = first > 0 and tokens * stream >= SPARING_BYTES
     gradient = _NUMBER_BYTES * trainable_parameters(config, recipe)
-    if watch.checkpoint_layers and tokens * stream >= SPARING_BYTES:
-        # Memory counts more than time, and what is freed is given back at once. Of several passes the first brings the
-        # whole gradient.
-        before = gradient if work.accumulates else 0
-        kept = before + _most_in_backward(stored, again, (gradient - before) / len(whole))
-    else:
-        kept = int((1 + _HOLES) * (sum(stored) + max(again))) + gradient
+    growing = gradient if sparing and not work.accumulates else 0  # of several passes the first brings it whole
+    most = _most_in_backward(stored, again, growing / len(whole))
+    kept = int(most if sparing else (1 + _HOLES) * most) + gradient - growing
     gates = config.intermediate_size * max(4 * dtype.itemsize, 12 if wide > lowest else 0)
     return kept + tokens * (gates + 3 * stream) + _attention_bytes(config, work.largest)
 
 
-def _most_in_backward(stored: list[int], again: list[int], gradient: float) -> int:
+def _most_in_backward(stored: list[int], again: list[int], gradient: float) -> float:
     """The most held at any time, from the last layer to the first: each frees what it `stored`, needs what it makes
     `again` while it runs, and leaves its gradient.
     """
@@ -130,7 +128,7 @@ def _most_in_backward(stored: list[int], again: list[int], gradient: float) -> i
     for layer, its_own in zip(reversed(stored), reversed(again), strict=True):
         most = max(most, held + its_own)
         held += gradient - layer
-    return int(max(most, held))
+    return max(most, held)
 
 
 def _layer_bytes(config: DecoderConfig, recipe: Recipe, itemsize: int) -> int:

@@ -73,17 +73,18 @@ def train_step(
     trainee: Trainee,
     packs: Sequence[Packed],
     learning_rate: float,
-    checkpoint_layers: bool = False,
+    checkpoint_layers: int = 0,
 ) -> StepResult:
     """Accumulate over `packs` and step once; every trained token of the step weighs the same, however it is packed.
 
-    With `checkpoint_layers` only the input of each layer is stored, and the layer is run again in the backward pass;
-    memory then counts more than time, so it is given back as soon as it is free. The gradient takes none before the
+    Of so many layers as `checkpoint_layers` says, from the first that is trained on, only the input is stored, and they
+    are run again in the backward pass. Any at all say that memory counts more than time: it is given back as soon as
+    it is free. The gradient takes none before the
     backward pass, which brings it layer by layer while what was stored goes.
 
     Raises NonFiniteLossError, with the adapter as it was before, when the loss or its gradient is not finite.
     """
-    keep_memory(sparing=checkpoint_layers)
+    keep_memory(sparing=checkpoint_layers > 0)
     clear(trainee.gradient)
     loss, tokens, trained = 0.0, 0, 0
     for pack in packs:
