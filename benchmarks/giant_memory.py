@@ -70,7 +70,7 @@ def one(path: str, cap: int) -> None:
     packs = pack_rows(Case("", 1, TOKENS).batch(0, base.config.vocab_size), slot, TOKENS)
     for _ in range(STEPS):
         started = time.perf_counter()
-        losses.append(train_step(base, bank, trainee, packs, 1e-4, checkpoint_layers=True).loss)
+        losses.append(train_step(base, bank, trainee, packs, 1e-4, base.config.num_layers).loss)
         seconds.append(time.perf_counter() - started)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     document = {

@@ -39,12 +39,12 @@ class Case:
     rank: int
     rows: int
     tokens: int
-    checkpoint_layers: bool = False
+    checkpoint_layers: int = 0
     quantize: str | None = None
 
     @property
     def name(self) -> str:
-        again = ", layers again" if self.checkpoint_layers else ""
+        again = f", {self.checkpoint_layers} layers again" if self.checkpoint_layers else ""
         packed = f" in {self.quantize}" if self.quantize else ""
         return f"{self.base}{packed}, rank {self.rank}, {self.rows} × {self.tokens}{again}"
 
@@ -56,16 +56,17 @@ CASES = (
     Case(SMOLLM2, 8, 2, 512),
     Case(SMOLLM2, 64, 2, 512),
     Case(SMOLLM2, 8, 1, 2048),
-    Case(SMOLLM2, 8, 1, 2048, checkpoint_layers=True),
+    Case(SMOLLM2, 8, 1, 2048, checkpoint_layers=30),
     Case(SMOLLM2_BF16, 8, 2, 512),
-    Case(SMOLLM2_BF16, 64, 1, 2048, checkpoint_layers=True),
+    Case(SMOLLM2_BF16, 64, 1, 2048, checkpoint_layers=30),
     Case(QWEN_HALF_Q4, 8, 2, 512),
-    Case(QWEN_HALF_Q4, 64, 1, 2048, checkpoint_layers=True),
+    Case(QWEN_HALF_Q4, 64, 1, 2048, checkpoint_layers=24),
     Case(QWEN_HALF, 8, 8, 128),
     Case(QWEN_HALF, 8, 2, 512, quantize="nf4"),
     Case(QWEN, 8, 4, 128),
     Case(QWEN, 64, 1, 512),
-    Case(QWEN, 8, 2, 512, checkpoint_layers=True),
+    Case(QWEN, 8, 2, 512, checkpoint_layers=28),
+    Case(QWEN, 8, 2, 512, checkpoint_layers=14),
 )
 
 

@@ -86,8 +86,9 @@ class Watch:
     """Seconds between checkpoints: at most this much work is lost to a power cut."""
     micro_batch_tokens: int = 1024
     """Tokens per pass through the base: more rarely goes faster on a CPU, and memory grows with it."""
-    checkpoint_layers: bool = False
-    """Compute each layer again instead of storing what it made: for very long rows, a third slower, same bits."""
+    checkpoint_layers: int = 0
+    """So many layers, from the first trained one, are computed again instead of stored: less memory, same bits, and
+    each takes a third longer. 0 stores all; as many as the base has, or more, stores none."""
 
     def __post_init__(self) -> None:
         for name in ("eval_every", "eval_rows", "patience", "save_every_s"):
@@ -95,6 +96,8 @@ class Watch:
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.micro_batch_tokens < 1:
             raise SettingError(f"micro_batch_tokens is {self.micro_batch_tokens}; it must be at least 1")
+        if isinstance(self.checkpoint_layers, bool) or self.checkpoint_layers < 0:
+            raise SettingError(f"checkpoint_layers is {self.checkpoint_layers}; it must be a number of layers or 0")
 
 
 @dataclass(frozen=True)

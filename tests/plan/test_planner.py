@@ -1,6 +1,7 @@
 """What fits is chosen, what was set is kept, and what a run came to stands beside its plan."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -24,8 +25,8 @@ from kameleon.plan.calibration import Line, Rates
 from kameleon.training import read_log
 
 RECIPE = Recipe(rank=8)
-# Small passes cost a little more, and computing layers again a third.
-RATES = Rates(Line(0.001, 1e-4), Line(0.004, 4e-4), 1e-4, 0.0, 0.0, Line(0, 1e-4), Line(0, 2e-4), 100, 1e-10)
+# Small passes cost a little more, giving memory back too, and computing layers again a quarter.
+RATES = Rates(Line(0.001, 1e-4), Line(0.004, 4e-4), 1e-5, 1e-4, 0.0, 0.0, Line(0, 1e-4), Line(0, 2e-4), 100, 1e-10)
 
 
 @pytest.fixture
@@ -70,9 +71,31 @@ def test_of_what_fits_the_fastest_is_chosen_and_the_reason_told(plan):
 
 def test_what_was_set_is_kept(plan):
     free = plan(watch=Watch(micro_batch_tokens=1000)).chosen.memory.peak_bytes
-    made = plan(int(0.9 * free), Watch(micro_batch_tokens=1000, eval_rows=3))
-    assert made.chosen.watch == Watch(micro_batch_tokens=1000, eval_rows=3, checkpoint_layers=True)
-    assert plan(2 * free, Watch(checkpoint_layers=True)).chosen.watch.checkpoint_layers
+    made = plan(int(0.95 * free), Watch(micro_batch_tokens=1000, eval_rows=3))
+    assert made.chosen.watch == Watch(micro_batch_tokens=1000, eval_rows=3, checkpoint_layers=1)
+    assert plan(2 * free, Watch(checkpoint_layers=5)).chosen.watch.checkpoint_layers == 5
+
+
+@pytest.mark.parametrize("share", [0.88, 0.8, 0.75])
+def test_as_few_layers_are_computed_again_as_fit(plan, share):
+    size = Watch(micro_batch_tokens=1000)
+    made = plan(int(share * plan(watch=size).chosen.memory.peak_bytes), size)
+    count = made.chosen.watch.checkpoint_layers
+    assert 1 < count < 16
+    assert f"1000 tokens a pass, {count} layer" in made.why[-1]
+    fewer = plan(watch=dataclasses.replace(size, checkpoint_layers=count - 1)).chosen
+    assert fewer.memory.peak_bytes > 0.95 * made.memory_bytes >= made.chosen.memory.peak_bytes
+    assert fewer.seconds < made.chosen.seconds
+
+
+def test_every_layer_computed_again_takes_less_memory_and_more_time(plan):
+    made = [plan(watch=Watch(checkpoint_layers=count)).chosen for count in range(16)]
+    assert all(a.seconds < b.seconds for a, b in itertools.pairwise(made))
+    peaks = [one.memory.peak_bytes for one in made]
+    assert peaks == sorted(peaks, reverse=True)
+    every, more = (plan(watch=Watch(checkpoint_layers=count)).chosen for count in (16, 99))
+    assert every == dataclasses.replace(more, watch=every.watch)
+    assert every.memory.peak_bytes > made[15].memory.peak_bytes  # the last layer's gradient comes first
 
 
 def test_when_nothing_fits_the_least_that_does_is_named(plan):
@@ -104,16 +127,27 @@ def memory_plain(header):
 
 def test_memory_grows_with_what_it_is_made_of(llama):
     def parts(recipe=RECIPE, watch=Watch(), rows=2):  # noqa: B008 (frozen)
-        largest = assumed_workload(512, 1000, dataclasses.replace(recipe, rows_per_step=rows), watch).largest
-        return training_memory(llama, recipe, watch, largest, torch.bfloat16, 10**8)
+        work = assumed_workload(512, 1000, dataclasses.replace(recipe, rows_per_step=rows), watch)
+        return training_memory(llama, recipe, watch, work, torch.bfloat16, 10**8)
 
     usual = parts()
     assert usual.peak_bytes == sum(vars(usual).values()) == usual.private_bytes + usual.base_mapped
     assert usual.base_mapped == llama.size_bytes
-    assert parts(Recipe(rank=16)).optimiser == 2 * usual.optimiser == 6 * usual.adapters
-    assert parts(Recipe(rank=8, layers=8)).activations < 0.7 * usual.activations
-    assert parts(watch=Watch(checkpoint_layers=True)).activations < 0.4 * usual.activations
-    assert parts(rows=1).activations < 0.6 * usual.activations
+    assert parts(Recipe(rank=16)).optimiser == 2 * usual.optimiser == 4 * usual.adapters
+    assert parts(Recipe(rank=8, layers=8)).activations_and_gradient < 0.7 * usual.activations_and_gradient
+    assert parts(rows=1).activations_and_gradient < 0.6 * usual.activations_and_gradient
+
+
+def test_layers_computed_again_free_their_inputs_for_the_gradient_in_a_step_of_one_pass(llama):
+    def parts(again, rank=8, rows=2):
+        recipe, watch = Recipe(rank=rank, rows_per_step=rows), Watch(checkpoint_layers=again)
+        work = assumed_workload(512, 1000, recipe, watch)
+        return training_memory(llama, recipe, watch, work, torch.bfloat16, 10**8)
+
+    one, several, wide = parts(16), parts(16, rows=8), parts(16, rank=256)
+    assert one.activations_and_gradient < 0.4 * parts(0).activations_and_gradient
+    assert several.activations_and_gradient == one.activations_and_gradient + one.adapters
+    assert 0.4 * wide.adapters < wide.activations_and_gradient - one.activations_and_gradient < 0.9 * wide.adapters
 
 
 def test_copies_of_the_base_are_what_the_products_make(tiny_folder, monkeypatch):

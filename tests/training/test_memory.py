@@ -7,7 +7,14 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from resident import resident_bytes
 from tiny import save_base
+
+from kameleon import Recipe
+from kameleon.adapters import Bank, Card
+from kameleon.data import Example, pack
+from kameleon.ops import kernels
+from kameleon.training import step
 
 FLAT = """
 import sys, torch, kameleon
@@ -45,7 +52,7 @@ bank, recipe = Bank(base), Recipe()
 bank.add(fresh_adapter(base, "x", recipe, Card(base_id=base.name, base_fingerprint=base.fingerprint)))
 tokens = tuple(torch.randint(0, 49152, (8192,), generator=torch.Generator().manual_seed(0)).tolist())
 packs = pack([Example(0, tokens, (True,) * 8192)], 8192, 0)
-train_step(base, bank, Trainee(bank.resident("x"), recipe), packs, 1e-4, checkpoint_layers=True)
+train_step(base, bank, Trainee(bank.resident("x"), recipe), packs, 1e-4, checkpoint_layers=30)
 print(peak_bytes())
 """
 
@@ -53,6 +60,23 @@ print(peak_bytes())
 def run(script, *arguments):
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux" or kernels().level is None, reason="a kernel asks Linux for it")
+def test_with_layers_computed_again_the_gradient_takes_memory_from_the_backward_pass_on(tiny, monkeypatch):
+    bank, recipe, seen = Bank(tiny.base), Recipe(rank=128), []
+    bank.add(step.fresh_adapter(tiny.base, "x", recipe, Card(base_id="tiny", base_fingerprint=tiny.base.fingerprint)))
+    trainee = step.Trainee(bank.resident("x"), recipe)
+
+    def look(*_, of=step.linear_cross_entropy):
+        seen.append(resident_bytes(trainee.gradient))
+        return of(*_)
+
+    monkeypatch.setattr(step, "linear_cross_entropy", look)
+    for _ in range(2):
+        step.train_step(tiny.base, bank, trainee, pack([Example(0, tuple(range(50)), (True,) * 50)], 50, 0), 1e-4, 1)
+        seen.append(resident_bytes(trainee.gradient) / trainee.gradient.nbytes)
+    assert seen == pytest.approx([0, 1, 0, 1], abs=0.02)
 
 
 @pytest.mark.slow

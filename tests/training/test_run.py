@@ -27,6 +27,7 @@ from kameleon.errors import (
     TrainingError,
 )
 from kameleon.home import runs_dir
+from kameleon.model.decoder import Decoder
 from kameleon.ops import linear_cross_entropy
 from kameleon.training import derived_learning_rate, draw_loss_curve, read_log, target_modules
 from kameleon.training.schedule import learning_rate_at
@@ -120,17 +121,28 @@ def test_packed_training_gives_the_loss_and_gradients_of_unpacked_training(tiny,
     torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_computing_layers_again_instead_of_storing_them_changes_no_bit(tiny, rows):
+def test_computing_any_number_of_layers_again_instead_of_storing_them_changes_no_bit(tiny, rows):
     packs = pack(tiny.read(rows).examples[:9], 300, 0)
     states = []
-    for checkpoint_layers in (False, True):
+    for checkpoint_layers in range(len(tiny.base.decoder.layers) + 2):
         bank = Bank(tiny.base)
         bank.add(fresh_adapter(tiny.base, "x", RECIPE, _card(tiny)))
         trainee = Trainee(bank.resident("x"), RECIPE)
         for _ in range(2):
             train_step(tiny.base, bank, trainee, packs, 1e-2, checkpoint_layers)
         states.append(trainee.adamw.parameters.clone())
-    assert torch.equal(*states)
+    assert all(torch.equal(states[0], state) for state in states[1:])
+
+
+def test_layers_are_computed_again_from_the_first_trained_one_on(tiny, rows, monkeypatch):
+    recipe, ran = replace(RECIPE, layers=2), []
+    bank = Bank(tiny.base)
+    bank.add(fresh_adapter(tiny.base, "x", recipe, _card(tiny)))
+    layer = Decoder._layer
+    monkeypatch.setattr(Decoder, "_layer", lambda self, index, *rest: ran.append(index) or layer(self, index, *rest))
+    packs = pack(tiny.read(rows).examples[:1], 300, 0)
+    train_step(tiny.base, bank, Trainee(bank.resident("x"), recipe), packs, 1e-2, checkpoint_layers=1)
+    assert ran == [0, 1, 2, 1]
 
 
 def test_accumulation_is_normalised_by_tokens_over_the_whole_step(tiny, rows):
@@ -329,6 +341,9 @@ def test_a_faulty_recipe_names_every_fault():
         Recipe(rank=0, clip_norm=-1)
     with pytest.raises(SettingError, match="patience is -1"):
         Watch(patience=-1)
+    for value in (-1, True):  # it was a switch once
+        with pytest.raises(SettingError, match=f"checkpoint_layers is {value}; it must be a number of layers"):
+            Watch(checkpoint_layers=value)
 
 
 def test_training_in_bf16_follows_fp32(tiny_folder, rows):

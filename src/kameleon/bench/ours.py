@@ -66,6 +66,7 @@ def _train(base: Base, job: Job, turns: Turns) -> None:
     # Made for this very base, on no particular file of it.
     slot = bank.add(Adapter.load(Path(job.adapter)), any_base=True)
     trainee = Trainee(bank.resident(bank.names()[slot]), recipe_of(job.settings))
+    again = base.config.num_layers if job.case.checkpoint else 0
     while (rows := turns.next()) is not None:
         packs = pack_rows(rows, slot, job.settings.micro_batch_tokens)
-        turns.done(train_step(base, bank, trainee, packs, job.settings.learning_rate, job.case.checkpoint).loss)
+        turns.done(train_step(base, bank, trainee, packs, job.settings.learning_rate, again).loss)

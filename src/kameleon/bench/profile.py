@@ -75,12 +75,13 @@ def profile_steps(case: Case, settings: BenchSettings) -> dict[str, Any]:
     card = Card(base_id=base.name, base_fingerprint=base.fingerprint)
     slot = bank.add(fresh_adapter(base, "profiled", recipe, card))
     trainee = Trainee(bank.resident("profiled"), recipe)
+    again = base.config.num_layers if case.checkpoint else 0
 
     def step(number: int) -> float:
         packs = pack_rows(case.batch(number, base.config.vocab_size), slot, settings.micro_batch_tokens)
         started = time.perf_counter()
         with record_function(_STEP):
-            train_step(base, bank, trainee, packs, settings.learning_rate, case.checkpoint)
+            train_step(base, bank, trainee, packs, settings.learning_rate, again)
         return time.perf_counter() - started
 
     step(0)

@@ -27,8 +27,8 @@ Quantize = Annotated[
 MemoryBudget = Annotated[
     str | None,
     Parameter(
-        help="Stay inside so much memory (6GB): micro-batch-tokens and checkpoint-layers are chosen where they are not "
-        "set, and 4 bits for a base that would not fit otherwise."
+        help="Stay inside so much memory (6GB): micro-batch-tokens and checkpoint-layers (as few as fit) are chosen "
+        "where they are not set, and 4 bits for a base that would not fit otherwise."
     ),
 ]
 BaseRef = Annotated[

@@ -130,7 +130,7 @@ def _parts_table(memory: Memory) -> Any:
 
 
 def _cheaper_table(made: Plan) -> Any:
-    shown = table(">peak", ">minutes an epoch", "settings", title="cheaper in memory, next one first")
+    shown = table(">peak", ">minutes an epoch", "settings", title="cheaper in memory, down to the least")
     for option in made.cheaper:
         settings = ", ".join(f"{k} {v}" for k, v in option.settings.items() if v is not None)
         shown.add_row(_gb(option.memory.peak_bytes), f"{option.minutes_per_epoch:.1f}", settings)
@@ -144,7 +144,7 @@ def _bases_table(bases: list[CommonBase]) -> Any:
     shown = table("base", ">file", ">peak", ">about s per 1,000 tokens", "layers", "fits here", title=title)
     for one in bases:
         fits = "?" if one.fits is None else "yes" if one.fits else "no"
-        again = "computed again" if one.checkpoint_layers else "stored"
+        again = f"{one.checkpoint_layers} computed again" if one.checkpoint_layers else "stored"
         sizes = _gb(one.file_bytes), _gb(one.memory.peak_bytes), f"{one.seconds_per_1000_tokens:.1f}"
         shown.add_row(one.name, *sizes, again, fits)
     return shown

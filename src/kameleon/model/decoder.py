@@ -115,7 +115,7 @@ class Decoder:
         segments: Segments,
         adapters: SidePaths | None = None,
         cache: Cache | None = None,
-        checkpoint_layers: bool = False,
+        checkpoint_layers: int = 0,
     ) -> Tensor:
         """Final normed hidden states [tokens, hidden_size] of a packed row.
 
@@ -143,12 +143,14 @@ class Decoder:
         adapters: SidePaths | None = None,
         cache: Cache | None = None,
         layers: range | None = None,
-        checkpoint_layers: bool = False,
+        checkpoint_layers: int = 0,
     ) -> Tensor:
         """`x` [tokens, hidden_size] through `layers` (all of them by default).
 
         Layers below the lowest adapted one give every adapter the same; whoever compares adapters runs them once.
-        With `checkpoint_layers`, each layer keeps its input alone and runs again when its gradient is asked for.
+        So many layers as `checkpoint_layers` says, from the first that is trained on, keep their inputs alone and run
+        again when their gradients are asked for. The last layers' gradients come first: what they stored is free again
+        before the first of these runs.
         Returns fp32 without `cache`: what the layers add up is rounded nowhere between them.
         """
         self._check(x, segments)
@@ -163,11 +165,13 @@ class Decoder:
                 return self._stack.run(x, segments, list(turns.values()), cache.keys, cache.values, cache.tables, sides)
         for index in layers if layers is not None else range(len(self.layers)):
             turn = turns[self.config.layer_rope(index)]
-            if checkpoint_layers:
+            trained = self._trained(index, segments, adapters) if checkpoint_layers else []
+            if trained or (checkpoint_layers and x.requires_grad):
+                checkpoint_layers -= 1
                 x = rerun(
                     lambda x, unread, i=index, turn=turn: self._layer(i, x, segments, turn, adapters, cache, unread),
                     x,
-                    self._trained(index, segments, adapters),
+                    trained,
                 )
             else:
                 x = self._layer(index, x, segments, turn, adapters, cache)

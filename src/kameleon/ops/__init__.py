@@ -16,6 +16,7 @@ from kameleon.ops.lora_linear import Branch, SidePath, lora_linear
 from kameleon.ops.native import (
     SPARING_BYTES,
     Choice,
+    clear,
     compute_in_one_thread,
     give_back_memory,
     keep_memory,
@@ -64,6 +65,7 @@ __all__ = [
     "attention",
     "attention_paged",
     "chunk_rows",
+    "clear",
     "compute_in_one_thread",
     "gated",
     "give_back_memory",

@@ -45,6 +45,7 @@ _SIGNATURES = {
     "use_threads": "n",
     "place_b": "npnnp",
     "give_back_memory": "",
+    "clear": "pn",
     "attention": "npppppp",
     "attention_back": "npppppppppp",
     "attention_paged": "nppp",
@@ -100,18 +101,29 @@ def _library() -> ctypes.CDLL | None:
 
 
 def keep_memory(sparing: bool) -> None:
-    """Keep freed memory in the process, for speed; or, `sparing`, give all but small blocks back to the system.
+    """Keep freed memory in the process, for speed; or, `sparing`, give all but small blocks back to the system, at once
+    what is kept already.
 
     Kept blocks of many sizes leave holes: with a layer's buffers of tens of megabytes they doubled a process.
     """
     if available():
         call("keep_memory", SPARING_BYTES if sparing else _KEPT_BYTES)
+        if sparing:
+            give_back_memory()
 
 
 def give_back_memory() -> None:
     """Return to the system what this process keeps of freed memory."""
     if available():
         call("give_back_memory")
+
+
+def clear(x: Tensor) -> None:
+    """Zero a dense `x`; of a size that would not be kept, it takes no memory until something is written (Linux)."""
+    if available():
+        call("clear", x, x.nbytes)
+    else:
+        x.zero_()
 
 
 def compute_in_one_thread() -> None:

@@ -76,8 +76,10 @@ class Rates:
     forward: Line
     both: Line
     """Forward and backward."""
+    sparing: float
+    """What giving freed memory back at once adds to `both`, per token: so it is with any layer computed again."""
     again: float
-    """What layer checkpointing adds to `both`, per token."""
+    """What computing a layer again adds to that, per token."""
     pair_forward: float
     pair_both: float
     head_forward: Line
@@ -94,9 +96,10 @@ class Rates:
         pairs = max(0, one.squares - _SHORT_TOKENS * one.tokens)
         below = self.forward(one.tokens) + self.pair_forward * pairs
         above = self.both(one.tokens) + self.pair_both * pairs
-        if watch.checkpoint_layers:
-            above += self.again * one.tokens + self.pair_forward * pairs
-        return lowest * below + (layers - lowest) * above + self.head_seconds(self.head_both, one.scored)
+        above += self.sparing * one.tokens if watch.checkpoint_layers else 0.0
+        again = min(watch.checkpoint_layers, layers - lowest) * (self.again * one.tokens + self.pair_forward * pairs)
+        head = self.head_seconds(self.head_both, one.scored)
+        return lowest * below + (layers - lowest) * above + again + head
 
     def look_seconds(self, header: BaseHeader, one: Pass) -> float:
         """Seconds of one pass over held-out rows: forward alone."""
@@ -132,21 +135,23 @@ def calibrate(header: BaseHeader, rank: int, targets: str, dtype: torch.dtype, p
     decoder = build_decoder(blank.config, blank, dtype)
     sides = _Sides(blank.config, Recipe(rank=rank, targets=targets))
 
-    def seconds(tokens: int, gradient: bool, checkpoint_layers: bool = False) -> float:
-        keep_memory(sparing=checkpoint_layers)
+    def seconds(tokens: int, gradient: bool, sparing: bool = False, checkpoint_layers: int = 0) -> float:
+        keep_memory(sparing)
         return _layer_seconds(decoder, sides, tokens, dtype, gradient, checkpoint_layers) / layers
 
     def line(gradient: bool) -> Line:
         return Line.through(few, seconds(few, gradient), many, seconds(many, gradient))
 
     forward, both = line(False), line(True)
-    again = max(0.0, seconds(many, True, checkpoint_layers=True) - both(many)) / many
+    stored = max(both(many), seconds(many, True, sparing=True))
+    again = max(stored, seconds(many, True, sparing=True, checkpoint_layers=layers))
     keep_memory(sparing=False)
     give_back_memory()  # so that measuring holds less at any time than the least that a run does
     rates = Rates(
         forward,
         both,
-        again,
+        (stored - both(many)) / many,
+        (again - stored) / many,
         *_pair_seconds(header.config, dtype),
         *_head_seconds(decoder, blank.scale, header.config.vocab_size, dtype),
         chunk_rows(header.config.vocab_size, dtype),
@@ -178,7 +183,7 @@ def _short_segments(tokens: int, length: int = _SHORT_TOKENS) -> Segments:
 
 
 def _layer_seconds(
-    decoder: Decoder, sides: _Sides, tokens: int, dtype: torch.dtype, gradient: bool, checkpoint_layers: bool
+    decoder: Decoder, sides: _Sides, tokens: int, dtype: torch.dtype, gradient: bool, checkpoint_layers: int
 ) -> float:
     segments = _short_segments(tokens)
     x = _random(segments.tokens, decoder.config.hidden_size, dtype)

@@ -13,7 +13,7 @@ from kameleon.model.config import config_from_hf
 from kameleon.plan.calibration import Rates, calibrate
 from kameleon.plan.header import BaseHeader, StoredTensor, matrix_shapes
 from kameleon.plan.memory import Memory, training_memory
-from kameleon.plan.workload import Pass
+from kameleon.plan.workload import Pass, Workload
 from kameleon.settings import Recipe, Watch
 from kameleon.training import lowest_layer
 
@@ -58,7 +58,7 @@ class CommonBase:
     name: str
     parameters: int
     file_bytes: int
-    checkpoint_layers: bool
+    checkpoint_layers: int
     memory: Memory
     seconds_per_1000_tokens: float
     fits: bool | None
@@ -101,23 +101,31 @@ def _in_q4_k_m(name: str, shape: tuple[int, int], config: DecoderConfig) -> Stor
 
 
 def common_bases(recipe: Recipe, dtype: torch.dtype, process_bytes: int, room_bytes: int | None) -> list[CommonBase]:
-    """Which bases of the table fit into `room_bytes` with rows of 512 tokens; layers run again where that helps."""
+    """Which bases of the table fit into `room_bytes` with rows of 512 tokens, with as few layers computed again
+    as that takes: all but the last, where nothing fits.
+    """
     headers = list(common_headers())
     measured = next(header for header in headers if header.name == _MEASURED)
     rates = calibrate(measured, recipe.rank, "all-linear", dtype, _PASS_TOKENS)
     recipe = replace(recipe, targets="all-linear", layers=0)
     one = Pass(_PASS_TOKENS, _PASS_TOKENS, _PASS_TOKENS, _PASS_TOKENS**2)
+    work = Workload((one,), 1, 1, 1.0, (), 0)
+
+    def needed(header: BaseHeader, watch: Watch) -> Memory:
+        return training_memory(header, recipe, watch, work, dtype, process_bytes)
+
     found = []
     for header in headers:
-        for again in (False, True):
-            watch = Watch(checkpoint_layers=again)
-            memory = training_memory(header, recipe, watch, one, dtype, process_bytes)
-            fits = None if room_bytes is None else memory.peak_bytes <= room_bytes
-            if fits:
-                break
+        watches = [Watch(checkpoint_layers=count) for count in range(header.config.num_layers)]
+        fitting = (one for one in watches if room_bytes is not None and needed(header, one).peak_bytes <= room_bytes)
+        watch = next(fitting, watches[-1])
+        memory = needed(header, watch)
+        fits = None if room_bytes is None else memory.peak_bytes <= room_bytes
         seconds = _scaled_seconds(rates, measured, header, recipe, watch, one) * 1000 / _PASS_TOKENS
         numbers = sum(rows * columns for rows, columns in matrix_shapes(header.config).values())
-        found.append(CommonBase(header.name, numbers, header.size_bytes, again, memory, seconds, fits))
+        found.append(
+            CommonBase(header.name, numbers, header.size_bytes, watch.checkpoint_layers, memory, seconds, fits)
+        )
     return found
 
 
@@ -127,8 +135,9 @@ def _scaled_seconds(
     """Seconds of a pass of another shape: its products by their numbers, attention by its heads."""
     config, other = header.config, measured.config
     assert lowest_layer(config, recipe) == 0
-    layer = rates.both(one.tokens) + (rates.again * one.tokens if watch.checkpoint_layers else 0.0)
-    pairs = rates.pair_both + (rates.pair_forward if watch.checkpoint_layers else 0.0)
+    again = min(watch.checkpoint_layers, config.num_layers) / config.num_layers  # of each layer, on average
+    layer = rates.both(one.tokens) + ((rates.sparing if again else 0.0) + again * rates.again) * one.tokens
+    pairs = rates.pair_both + again * rates.pair_forward
     wide = (config.num_heads * config.head_dim) / (other.num_heads * other.head_dim)
     head = rates.head_seconds(rates.head_both, one.scored) * _vocab_numbers(config) / _vocab_numbers(other)
     inner = layer * _layer_numbers(config) / _layer_numbers(other) + pairs * one.squares * wide

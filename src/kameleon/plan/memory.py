@@ -16,12 +16,12 @@ from kameleon.model.decoder import wide_layers
 from kameleon.ops import KINDS, SPARING_BYTES, chunk_rows, give_back_memory, multiplies, runs, tile_bytes
 from kameleon.plan.counts import trainable_parameters
 from kameleon.plan.header import BaseHeader, matrix_shapes
-from kameleon.plan.workload import Pass
+from kameleon.plan.workload import Pass, Workload
 from kameleon.settings import Recipe, Watch
 from kameleon.training import lowest_layer
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_NUMBER_BYTES = 4  # of A, B, their gradient and AdamW's two averages
+_NUMBER_BYTES = 4  # of A, B, AdamW's two averages, and the gradient
 # Freed blocks are kept, and of many sizes they leave holes: measured on two shapes, 0.4 to 0.6 of what is stored.
 _HOLES = 0.5
 # Measured: a base beside its weights (objects, tokenizer), OpenMP's threads and autograd once they have run, and what
@@ -40,7 +40,8 @@ class Memory:
     base_private: int
     adapters: int
     optimiser: int
-    activations: int
+    activations_and_gradient: int
+    """What is stored for the backward pass and the gradient, which takes its place layer by layer."""
     logits_chunk: int
     unpack_buffers: int
     interpreter_and_libraries: int
@@ -56,17 +57,18 @@ class Memory:
 
 
 def training_memory(
-    header: BaseHeader, recipe: Recipe, watch: Watch, largest: Pass, dtype: torch.dtype, process_bytes: int
+    header: BaseHeader, recipe: Recipe, watch: Watch, work: Workload, dtype: torch.dtype, process_bytes: int
 ) -> Memory:
     """What a run holds at its peak, in compute type `dtype`; `process_bytes` is what a process holds before it."""
     config, numbers = header.config, trainable_parameters(header.config, recipe)
+    scored = min(work.largest.scored, chunk_rows(config.vocab_size, dtype))
     return Memory(
         base_mapped=header.size_bytes,
         base_private=copied_bytes(header, dtype),
         adapters=_NUMBER_BYTES * numbers,
-        optimiser=3 * _NUMBER_BYTES * numbers,
-        activations=_activation_bytes(config, recipe, watch, largest, dtype),
-        logits_chunk=min(largest.scored, chunk_rows(config.vocab_size, dtype)) * config.vocab_size * dtype.itemsize,
+        optimiser=2 * _NUMBER_BYTES * numbers,
+        activations_and_gradient=_step_bytes(config, recipe, watch, work, dtype),
+        logits_chunk=scored * config.vocab_size * dtype.itemsize,
         unpack_buffers=_unpack_bytes(header, dtype),
         interpreter_and_libraries=process_bytes + _FIRST_USE_BYTES,
     )
@@ -98,20 +100,35 @@ def copied_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
     return copied
 
 
-def _activation_bytes(config: DecoderConfig, recipe: Recipe, watch: Watch, largest: Pass, dtype: torch.dtype) -> int:
-    """What the layers keep for the backward pass, what one of them makes in between, and attention's work space."""
+def _step_bytes(config: DecoderConfig, recipe: Recipe, watch: Watch, work: Workload, dtype: torch.dtype) -> int:
+    """What the layers keep for the backward pass and the gradient, together at their most; what one layer makes in
+    between, and attention's work space.
+    """
     lowest, stream = lowest_layer(config, recipe), 4 * config.hidden_size  # what layers add up is never rounded
-    wide = max(0, wide_layers(config) - lowest)
-    layer, more = _layer_bytes(config, recipe, dtype.itemsize), _wide_bytes(config, dtype.itemsize)
-    if watch.checkpoint_layers:
-        kept = (config.num_layers - lowest + 1) * stream + layer + (more if wide else 0)
-    else:
-        kept = (config.num_layers - lowest) * layer + wide * more
-    # Given back at once, where memory counts more than time, and no holes left.
-    if not watch.checkpoint_layers or largest.tokens * stream < SPARING_BYTES:
-        kept = int((1 + _HOLES) * kept)
-    gates = config.intermediate_size * max(4 * dtype.itemsize, 12 if wide else 0)
-    return largest.tokens * (kept + gates + 2 * stream) + _attention_bytes(config, largest)
+    tokens, wide = work.largest.tokens, wide_layers(config)
+    usual, more = _layer_bytes(config, recipe, dtype.itemsize), _wide_bytes(config, dtype.itemsize)
+    whole = [tokens * (usual + (more if layer < wide else 0)) for layer in range(lowest, config.num_layers)]
+    first = min(watch.checkpoint_layers, len(whole))
+    stored, again = [tokens * stream] * first + whole[first:], whole[:first] + [0] * (len(whole) - first)
+    # Where memory counts more than time, what is freed is given back at once, and no holes are left.
+    sparing = first > 0 and tokens * stream >= SPARING_BYTES
+    gradient = _NUMBER_BYTES * trainable_parameters(config, recipe)
+    growing = gradient if sparing and not work.accumulates else 0  # of several passes the first brings it whole
+    most = _most_in_backward(stored, again, growing / len(whole))
+    kept = int(most if sparing else (1 + _HOLES) * most) + gradient - growing
+    gates = config.intermediate_size * max(4 * dtype.itemsize, 12 if wide > lowest else 0)
+    return kept + tokens * (gates + 3 * stream) + _attention_bytes(config, work.largest)
+
+
+def _most_in_backward(stored: list[int], again: list[int], gradient: float) -> float:
+    """The most held at any time, from the last layer to the first: each frees what it `stored`, needs what it makes
+    `again` while it runs, and leaves its gradient.
+    """
+    held = most = float(sum(stored))
+    for layer, its_own in zip(reversed(stored), reversed(again), strict=True):
+        most = max(most, held + its_own)
+        held += gradient - layer
+    return max(most, held)
 
 
 def _layer_bytes(config: DecoderConfig, recipe: Recipe, itemsize: int) -> int:

@@ -16,7 +16,7 @@ from kameleon.plan.header import BaseHeader
 from kameleon.plan.memory import Memory, training_memory
 from kameleon.plan.workload import Workload
 from kameleon.settings import Recipe, Watch
-from kameleon.training import Forecast
+from kameleon.training import Forecast, lowest_layer
 
 # Chosen settings leave so much of the budget free: half of what the sums may be wrong by (docs/structures.md).
 _SPARE = 0.05
@@ -46,7 +46,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Plan:
-    """What was chosen, and why; `cheaper` need less memory, the next one first."""
+    """What was chosen, and why; `cheaper` are some ways that need less memory, down to the least."""
 
     header: BaseHeader
     recipe: Recipe
@@ -116,11 +116,12 @@ def make_plan(
         tokens = work_of(given).largest.tokens
         rates = calibrate(header, recipe.rank, recipe.targets, dtype, tokens)
         seconds = rates.run_seconds(header, recipe, watch, work)
-        memory = training_memory(header, recipe, watch, work.largest, dtype, process_bytes)
+        memory = training_memory(header, recipe, watch, work, dtype, process_bytes)
         return Option(watch, quantize, memory, seconds, seconds / work.steps * work.steps_per_epoch / 60)
 
     given = watch
-    options = [option(header, one, quantize) for one in _choices(watch)]
+    choices = _choices(watch, header.config.num_layers - lowest_layer(header.config, recipe))
+    options = [option(header, one, quantize) for one in choices]
     budget = None if memory_bytes is None else int(memory_bytes * (1 - _SPARE))
     why: list[str] = []
     if kernels().level is None:
@@ -132,7 +133,7 @@ def make_plan(
         if not fitting and may_quantize and quantize is None and not header.packed_file:
             packed = header.in_nf4()
             why.append(f"nf4: as it is stored the base needs at least {_gb(min(o.memory.peak_bytes for o in options))}")
-            options = [option(packed, one, "nf4") for one in _choices(watch)]
+            options = [option(packed, one, "nf4") for one in choices]
             fitting = [one for one in options if one.memory.peak_bytes <= budget]
         if not fitting:
             least = min(options, key=lambda one: one.memory.peak_bytes)
@@ -149,18 +150,23 @@ def make_plan(
     return Plan(shown, recipe, work, dtype, chosen, _cheaper(chosen, options), tuple(why), process_bytes, memory_bytes)
 
 
-def _choices(watch: Watch) -> list[Watch]:
-    """Watches with what may be chosen: values that stand at their defaults are free, others were set."""
+def _choices(watch: Watch, layers: int) -> list[Watch]:
+    """Watches with what may be chosen, of a run that trains on so many layers: values that stand at their defaults are
+    free, others were set.
+    """
     defaults = Watch()
     sizes = [watch.micro_batch_tokens]
     while watch.micro_batch_tokens == defaults.micro_batch_tokens and sizes[-1] > _LEAST_MICRO_BATCH_TOKENS:
         sizes.append(sizes[-1] // 2)
-    again = [True] if watch.checkpoint_layers else [False, True]
+    # Not all layers: the gradient of the last comes first, so that it would only be freed to be computed at once.
+    again = range(layers) if watch.checkpoint_layers == defaults.checkpoint_layers else [watch.checkpoint_layers]
     return [replace(watch, micro_batch_tokens=size, checkpoint_layers=one) for one in again for size in sizes]
 
 
 def _cheaper(chosen: Option, options: Sequence[Option]) -> tuple[Option, ...]:
-    """Those that need less memory than what was chosen, without any that another beats in both memory and time."""
+    """Some that need less memory than what was chosen, spread evenly down to the least; none that another beats in both
+    memory and time.
+    """
     less = sorted(
         (one for one in options if one.memory.peak_bytes < chosen.memory.peak_bytes),
         key=lambda one: (one.memory.peak_bytes, one.seconds),
@@ -171,7 +177,9 @@ def _cheaper(chosen: Option, options: Sequence[Option]) -> tuple[Option, ...]:
             kept.pop()
         if not kept or one.seconds < kept[-1].seconds:
             kept.append(one)
-    return tuple(reversed(kept))[:_SHOWN_CHEAPER]
+    kept.reverse()
+    shown = min(_SHOWN_CHEAPER, len(kept))
+    return tuple(kept[(number * len(kept) - 1) // shown] for number in range(1, shown + 1))
 
 
 def _reasons(chosen: Option, given: Watch, options: Sequence[Option], budget: int) -> list[str]:
@@ -187,7 +195,8 @@ def _reasons(chosen: Option, given: Watch, options: Sequence[Option], budget: in
 
 
 def _words(option: Option) -> str:
-    again = "layers computed again" if option.watch.checkpoint_layers else "layers stored"
+    count = option.watch.checkpoint_layers
+    again = f"{count} layer{'s' if count > 1 else ''} computed again" if count else "layers stored"
     packed = f", {option.quantize}" if option.quantize else ""
     return f"{option.watch.micro_batch_tokens} tokens a pass, {again}{packed}"
 

@@ -61,6 +61,11 @@ class Workload:
         return Pass(*(max(getattr(one, size) for one in self.passes) for size in sizes))
 
     @property
+    def accumulates(self) -> bool:
+        """Whether there are steps of several passes, whose gradients are added up."""
+        return len(self.passes) > self.sampled_steps
+
+    @property
     def tokens(self) -> float:
         """Tokens of the whole run, looks apart."""
         return sum(p.tokens for p in self.passes) / self.sampled_steps * self.steps

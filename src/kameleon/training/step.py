@@ -12,7 +12,7 @@ from kameleon.adapters import Adapter, Bank, Card, LoraFactors, Resident, weight
 from kameleon.data import Packed
 from kameleon.errors import NonFiniteLossError
 from kameleon.model import Base, DecoderConfig, module_shapes
-from kameleon.ops import IGNORE, AdamW, keep_memory, linear_cross_entropy
+from kameleon.ops import IGNORE, AdamW, clear, keep_memory, linear_cross_entropy
 from kameleon.training.recipe import Recipe, target_modules
 
 
@@ -54,9 +54,7 @@ class Trainee:
 
     def update(self, trained_tokens: int, learning_rate: float) -> float:
         """Turn the summed gradient into a mean over the step's trained tokens, clip it, step. Returns its norm."""
-        norm = self.adamw.update(self.gradient, max(1, trained_tokens), self._clip_norm, learning_rate)
-        self.gradient.zero_()
-        return norm
+        return self.adamw.update(self.gradient, max(1, trained_tokens), self._clip_norm, learning_rate)
 
 
 @dataclass(frozen=True)
@@ -75,16 +73,19 @@ def train_step(
     trainee: Trainee,
     packs: Sequence[Packed],
     learning_rate: float,
-    checkpoint_layers: bool = False,
+    checkpoint_layers: int = 0,
 ) -> StepResult:
     """Accumulate over `packs` and step once; every trained token of the step weighs the same, however it is packed.
 
-    With `checkpoint_layers` only the input of each layer is stored, and the layer is run again in the backward pass;
-    memory then counts more than time, so it is given back as soon as it is free.
+    Of so many layers as `checkpoint_layers` says, from the first that is trained on, only the input is stored, and they
+    are run again in the backward pass. Any at all say that memory counts more than time: it is given back as soon as
+    it is free. The gradient takes none before the
+    backward pass, which brings it layer by layer while what was stored goes.
 
     Raises NonFiniteLossError, with the adapter as it was before, when the loss or its gradient is not finite.
     """
-    keep_memory(sparing=checkpoint_layers)
+    keep_memory(sparing=checkpoint_layers > 0)
+    clear(trainee.gradient)
     loss, tokens, trained = 0.0, 0, 0
     for pack in packs:
         hidden = base.decoder.hidden(pack.tokens, pack.segments, bank, checkpoint_layers=checkpoint_layers)
