@@ -78,9 +78,8 @@ def train_step(
     """Accumulate over `packs` and step once; every trained token of the step weighs the same, however it is packed.
 
     Of so many layers as `checkpoint_layers` says, from the first that is trained on, only the input is stored, and they
-    are run again in the backward pass. Any at all say that memory counts more than time: it is given back as soon as
-    it is free. The gradient takes none before the
-    backward pass, which brings it layer by layer while what was stored goes.
+    are run again in the backward pass. Any at all say that memory counts more than time: it is given back as soon as it
+    is free. The gradient takes none before the backward pass brings it, layer by layer, while what was stored goes.
 
     Raises NonFiniteLossError, with the adapter as it was before, when the loss or its gradient is not finite.
     """
