@@ -63,10 +63,10 @@ def test_train_then_list_show_verify_eval_and_remove(run, rows):
 
 def test_settings_come_from_toml_and_flags_win(run, rows, tmp_path):
     config = tmp_path / "run.toml"
-    config.write_text(f'[train]\ndata = "{rows}"\nname = "count"\nrank = 3\nepochs = 0.5\ncheckpoint_layers = true\n')
-    status, _, err = run("train", "--config", config, "--rank", "2", "--checkpoint-layers=false")
+    config.write_text(f'[train]\ndata = "{rows}"\nname = "count"\nrank = 3\nepochs = 0.5\ncheckpoint_layers = 2\n')
+    status, _, err = run("train", "--config", config, "--rank", "2", "--checkpoint-layers", "0")
     assert status == 0, err
-    assert "checkpoint_layers False" in " ".join(err.split())
+    assert "checkpoint_layers 0" in " ".join(err.split())
     assert json.loads(run("adapter", "show", "count", "--json", base=False)[1])["ranks"] == [2]
     for text in ("rank = 3\n", "[trian]\nrank = 3\n"):
         config.write_text(text)
