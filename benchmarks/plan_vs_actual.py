@@ -111,6 +111,7 @@ def planned(case: Case) -> dict[str, Any]:
         "peak_bytes": plan.forecast.peak_bytes,
         "seconds_per_step": plan.forecast.seconds_per_step,
         "parts": vars(plan.chosen.memory),
+        "dtype": str(plan.dtype),
     }
 
 
@@ -129,7 +130,11 @@ def run(case: Case) -> dict[str, Any]:
     made = loaded.prepare(rows, "plan-vs-actual", rows.pick(()), recipe, watch, overwrite=True)
     result = made.run()
     at = [record["seconds"] for record in read_log(made.folder) if "loss" in record]
-    return {"peak_bytes": result.peak_bytes, "seconds_per_step": (at[-1] - at[0]) / (len(at) - 1)}
+    return {
+        "peak_bytes": result.peak_bytes,
+        "seconds_per_step": (at[-1] - at[0]) / (len(at) - 1),
+        "dtype": str(loaded.base.compute_dtype),
+    }
 
 
 def prepare(case: Case) -> dict[str, Any]:
