@@ -87,7 +87,8 @@ def test_a_config_that_cannot_be_read_is_one_line(run, rows, tmp_path, text):
         config.write_text(text, encoding="latin-1")
     status, out, err = run("train", "--config", config, "--data", rows, "--name", "other")
     assert (status, out) == (2, "")
-    assert "run.toml cannot be read: " in "".join(err.splitlines())
+    (line,) = err.splitlines()
+    assert "run.toml cannot be read: " in line
     assert "Traceback" not in err
 
 

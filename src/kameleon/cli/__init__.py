@@ -91,7 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         notes.print(str(error), style="yellow", markup=False, highlight=False)
         sys.exit(130)
     except KameleonError as error:
-        notes.print(f"error: {error}", style="red", markup=False, highlight=False)
+        # A terminal breaks long lines itself; in a file an error stays one line.
+        notes.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         notes.print("interrupted", style="yellow")
