@@ -183,7 +183,6 @@ void kameleon_use_threads(int64_t count);
 // What is kept so goes back to the system now.
 void kameleon_give_back_memory(void);
 
-// Zeroes `bytes` of malloc's memory. Of a block that would not be kept if it were freed, Linux gets the whole pages back, and
-// hands out zeros for each page when it is next written to.
+// Zeroes `bytes` of malloc's memory. Linux gets the whole pages back, and hands out zeros for each when it is next written to.
 void kameleon_clear(void* at, int64_t bytes);
 }

@@ -10,10 +10,7 @@
 
 #include "api.h"
 
-static int64_t kept_bytes = INT64_MAX;  // smaller blocks stay with this process
-
 void kameleon_keep_memory(int64_t up_to_bytes) {
-    kept_bytes = up_to_bytes;
 #ifdef __GLIBC__
     mallopt(M_MMAP_THRESHOLD, int(up_to_bytes));
     mallopt(M_TRIM_THRESHOLD, -1);
@@ -26,7 +23,7 @@ void kameleon_clear(void* at, int64_t bytes) {
     const uintptr_t page = sysconf(_SC_PAGESIZE);
     char* first = begin + (page - uintptr_t(begin) % page) % page;  // of the pages that lie wholly inside
     char* last = end - uintptr_t(end) % page;
-    if (bytes >= kept_bytes && first < last && madvise(first, last - first, MADV_DONTNEED) == 0) {
+    if (first < last && madvise(first, last - first, MADV_DONTNEED) == 0) {
         memset(begin, 0, first - begin);
         begin = last;
     }

@@ -87,25 +87,17 @@ def test_a_thread_can_compute_alone_while_others_keep_their_teams():
 @pytest.mark.parametrize("size", [0, 1, 1000, 300_000])
 def test_clearing_zeroes_what_is_given_and_nothing_beside_it(size, sparing):
     around = torch.ones(size + 6)
-    native.keep_memory(sparing)
-    try:
-        native.clear(around[3 : size + 3])
-    finally:
-        native.keep_memory(sparing=False)
+    native.clear(around[3 : size + 3], sparing)
     assert torch.equal(around, torch.tensor([1.0] * 3 + [0.0] * size + [1.0] * 3))
 
 
 @pytest.mark.skipif(sys.platform != "linux" or native.choice().level is None, reason="a kernel asks Linux for it")
 def test_where_memory_counts_what_was_cleared_takes_none_until_something_is_written():
     x = torch.ones(1 << 20)
-    native.clear(x)
+    native.clear(x, sparing=False)
     assert resident_bytes(x) > 4_000_000
-    native.keep_memory(sparing=True)
-    try:
-        native.clear(x)
-        assert resident_bytes(x) == 0
-        x[1000:2000] = 1.0
-        assert 0 < resident_bytes(x) < 4_000_000
-        assert x.sum() == 1000
-    finally:
-        native.keep_memory(sparing=False)
+    native.clear(x, sparing=True)
+    assert resident_bytes(x) == 0
+    x[1000:2000] = 1.0
+    assert 0 < resident_bytes(x) < 4_000_000
+    assert x.sum() == 1000

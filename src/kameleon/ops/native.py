@@ -118,9 +118,9 @@ def give_back_memory() -> None:
         call("give_back_memory")
 
 
-def clear(x: Tensor) -> None:
-    """Zero a dense `x`; of a size that would not be kept, it takes no memory until something is written (Linux)."""
-    if available():
+def clear(x: Tensor, sparing: bool) -> None:
+    """Zero a dense `x`; `sparing`, one that is not small takes no memory until something is written (Linux)."""
+    if sparing and x.nbytes >= SPARING_BYTES and available():
         call("clear", x, x.nbytes)
     else:
         x.zero_()

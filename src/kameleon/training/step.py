@@ -83,8 +83,9 @@ def train_step(
 
     Raises NonFiniteLossError, with the adapter as it was before, when the loss or its gradient is not finite.
     """
-    keep_memory(sparing=checkpoint_layers > 0)
-    clear(trainee.gradient)
+    sparing = checkpoint_layers > 0
+    keep_memory(sparing)
+    clear(trainee.gradient, sparing)
     loss, tokens, trained = 0.0, 0, 0
     for pack in packs:
         hidden = base.decoder.hidden(pack.tokens, pack.segments, bank, checkpoint_layers=checkpoint_layers)
