@@ -1,5 +1,6 @@
 """What an adapter trains and weighs, against published numbers and against written files."""
 
+import gguf
 import pytest
 from fakes import random_adapter
 
@@ -74,3 +75,11 @@ def test_common_bases_have_their_published_sizes(name, billions):
     header = next(header for header in common_headers() if header.name == name)
     numbers = sum(rows * columns for rows, columns in (tensor.shape for tensor in header.tensors.values()))
     assert numbers / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_rows_of_common_bases_are_whole_blocks():
+    for header in common_headers():
+        for name, tensor in header.tensors.items():
+            block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[tensor.kind]]
+            assert tensor.shape[1] % block == 0, (header.name, name)
+            assert tensor.size_bytes == tensor.shape[0] * tensor.shape[1] // block * block_bytes

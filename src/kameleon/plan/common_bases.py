@@ -92,12 +92,16 @@ def common_header(name: str, quantize: str | None = None) -> BaseHeader | None:
 
 
 def _in_q4_k_m(name: str, shape: tuple[int, int], config: DecoderConfig) -> StoredTensor:
-    """llama.cpp's mix: the head, and V and the down projection of every second layer, in six bits, the rest in four."""
+    """llama.cpp's mix: the head, and V and the down projection of every second layer, in six bits, the rest in four.
+    Rows that are not whole blocks of 256 get eight bits and five instead, in blocks of 32.
+    """
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
     finer = name == head or (name.endswith(("v_proj.weight", "down_proj.weight")) and int(name.split(".")[2]) % 2)
-    kind = "Q6_K" if finer else "Q4_K"
+    kinds = ("Q5_0", "Q8_0") if shape[1] % gguf.QK_K else ("Q4_K", "Q6_K")
+    kind = kinds[bool(finer)]
     block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-    return StoredTensor(shape, kind, shape[0] * -(-shape[1] // block) * block_bytes)
+    assert shape[1] % block == 0, (name, shape)
+    return StoredTensor(shape, kind, shape[0] * (shape[1] // block) * block_bytes)
 
 
 def common_bases(recipe: Recipe, dtype: torch.dtype, process_bytes: int, room_bytes: int | None) -> list[CommonBase]:
