@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from random import Random
 
@@ -62,11 +63,38 @@ def run(script, *arguments):
     return int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
-@pytest.mark.skipif(sys.platform != "linux" or kernels().level is None, reason="a kernel asks Linux for it")
-def test_with_layers_computed_again_the_gradient_takes_memory_from_the_backward_pass_on(tiny, monkeypatch):
-    bank, recipe, seen = Bank(tiny.base), Recipe(rank=128), []
+@pytest.fixture
+def trained(tiny):
+    """A bank with one fresh adapter, and what trains it."""
+    bank, recipe = Bank(tiny.base), Recipe(rank=128)
     bank.add(step.fresh_adapter(tiny.base, "x", recipe, Card(base_id="tiny", base_fingerprint=tiny.base.fingerprint)))
-    trainee = step.Trainee(bank.resident("x"), recipe)
+    return bank, step.Trainee(bank.resident("x"), recipe)
+
+
+def row(tokens):
+    return Example(0, tuple(range(tokens)), (True,) * tokens)
+
+
+@pytest.mark.parametrize("checkpoint_layers", [0, 1])
+def test_nothing_of_a_pass_is_left_when_the_next_begins(tiny, trained, monkeypatch, checkpoint_layers):
+    bank, trainee = trained
+    held, left = [], []
+
+    def run(*given, of=tiny.base.decoder.hidden, **named):
+        left.extend(one() for one in held)
+        hidden = of(*given, **named)
+        held.extend(weakref.ref(one) for one in (hidden, hidden.grad_fn))
+        return hidden
+
+    monkeypatch.setattr(tiny.base.decoder, "hidden", run)
+    packs = pack([row(30), row(40), row(50)], 50, 0)
+    step.train_step(tiny.base, bank, trainee, packs, 1e-4, checkpoint_layers)
+    assert left == [None] * 6
+
+
+@pytest.mark.skipif(sys.platform != "linux" or kernels().level is None, reason="a kernel asks Linux for it")
+def test_with_layers_computed_again_the_gradient_takes_memory_from_the_backward_pass_on(tiny, trained, monkeypatch):
+    (bank, trainee), seen = trained, []
 
     def look(*_, of=step.linear_cross_entropy):
         seen.append(resident_bytes(trainee.gradient))
@@ -74,7 +102,7 @@ def test_with_layers_computed_again_the_gradient_takes_memory_from_the_backward_
 
     monkeypatch.setattr(step, "linear_cross_entropy", look)
     for _ in range(2):
-        step.train_step(tiny.base, bank, trainee, pack([Example(0, tuple(range(50)), (True,) * 50)], 50, 0), 1e-4, 1)
+        step.train_step(tiny.base, bank, trainee, pack([row(50)], 50, 0), 1e-4, 1)
         seen.append(resident_bytes(trainee.gradient) / trainee.gradient.nbytes)
     assert seen == pytest.approx([0, 1, 0, 1], abs=0.02)
 

@@ -88,10 +88,7 @@ def train_step(
     clear(trainee.gradient, sparing)
     loss, tokens, trained = 0.0, 0, 0
     for pack in packs:
-        hidden = base.decoder.hidden(pack.tokens, pack.segments, bank, checkpoint_layers=checkpoint_layers)
-        summed = linear_cross_entropy(hidden, base.decoder.head, pack.labels, base.config.vocab_size)
-        summed.backward()
-        loss += summed.item()
+        loss += _summed_loss(base, bank, pack, checkpoint_layers)
         tokens += len(pack.tokens)
         trained += int((pack.labels != IGNORE).sum())
     norm = trainee.update(trained, learning_rate)
@@ -103,3 +100,11 @@ def train_step(
             "be too high: try a third of it, and look at the rows with `kameleon data check`"
         )
     return StepResult(mean, norm, tokens, trained)
+
+
+def _summed_loss(base: Base, bank: Bank, pack: Packed, checkpoint_layers: int) -> float:
+    """The summed loss of one pass, its gradient added to the trainee's; nothing of the pass outlives the call."""
+    hidden = base.decoder.hidden(pack.tokens, pack.segments, bank, checkpoint_layers=checkpoint_layers)
+    summed = linear_cross_entropy(hidden, base.decoder.head, pack.labels, base.config.vocab_size)
+    summed.backward()
+    return summed.item()
