@@ -19,6 +19,7 @@ from kameleon.home import runs_dir
 from kameleon.model import Base, ChatTemplate, load_base
 from kameleon.ops import measure_compute_type
 from kameleon.plan import (
+    COMMON_NAMES,
     Plan,
     Workload,
     assumed_workload,
@@ -83,12 +84,12 @@ def plan(
 ) -> Plan:
     """What a run on `data` would need and take on this machine; the base need not be here, its header does.
 
-    `ref` may also be a name of `plan.common_bases`, which stands for a Q4_K_M file of that base, without a tokenizer.
+    `ref` may also be one of `plan.COMMON_NAMES`, which stands for a Q4_K_M file of that base, without a tokenizer.
     With `memory_bytes` the settings are chosen for it (NF4 too, for a base that would not fit otherwise). Without
     `data`, a thousand rows of 512 tokens are assumed. Raises BaseModelError, DataError, SettingError.
     """
     recipe, watch = recipe or Recipe(), watch or Watch()
-    header = common_header(ref, quantize) or read_base_header(ref, quantize)
+    header = (common_header if ref in COMMON_NAMES else read_base_header)(ref, quantize)
     examples: Sequence[Example] = ()
     watched: Sequence[Example] = ()
     if data is None:

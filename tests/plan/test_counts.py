@@ -7,7 +7,14 @@ from fakes import random_adapter
 from kameleon import Recipe
 from kameleon.model import module_shapes
 from kameleon.model.config import config_from_hf
-from kameleon.plan import adapter_bytes, common_headers, lora_parameters, parameter_table, trainable_parameters
+from kameleon.plan import (
+    COMMON_NAMES,
+    adapter_bytes,
+    common_header,
+    lora_parameters,
+    parameter_table,
+    trainable_parameters,
+)
 from kameleon.training.step import fresh_factors
 
 LLAMA_2_7B = {
@@ -72,13 +79,13 @@ def test_the_table_holds_the_recipes_own_choice(tiny):
     ],
 )
 def test_common_bases_have_their_published_sizes(name, billions):
-    header = next(header for header in common_headers() if header.name == name)
+    header = common_header(name)
     numbers = sum(rows * columns for rows, columns in (tensor.shape for tensor in header.tensors.values()))
     assert numbers / 1e9 == pytest.approx(billions, rel=0.01)
 
 
 def test_rows_of_common_bases_are_whole_blocks():
-    for header in common_headers():
+    for header in map(common_header, COMMON_NAMES):
         for name, tensor in header.tensors.items():
             block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[tensor.kind]]
             assert tensor.shape[1] % block == 0, (header.name, name)

@@ -13,7 +13,7 @@ from kameleon.ops import kernels
 from kameleon.plan import (
     assumed_workload,
     calibrate,
-    common_headers,
+    common_header,
     copied_bytes,
     make_plan,
     memory,
@@ -26,12 +26,12 @@ from kameleon.training import read_log
 
 RECIPE = Recipe(rank=8)
 # Small passes cost a little more, giving memory back too, and computing layers again a quarter.
-RATES = Rates(Line(0.001, 1e-4), Line(0.004, 4e-4), 1e-5, 1e-4, 0.0, 0.0, Line(0, 1e-4), Line(0, 2e-4), 100, 1e-10)
+RATES = Rates(Line(0.001, 1e-4), Line(0.004, 4e-4), 1e-5, 0.0, 0.0, Line(0, 1e-4), Line(0, 2e-4), 100, 1e-10)
 
 
 @pytest.fixture
 def llama():
-    return next(header for header in common_headers() if header.name == "Llama 3.2 1B")
+    return common_header("Llama 3.2 1B")
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ from kameleon.ops import (
     rms_norm,
     rope,
     rotation,
+    spare,
     split_heads,
     torch_has_amx,
 )
@@ -163,7 +164,10 @@ class Decoder:
             sides = {slot: tables.table(slot) for slot in slots} if tables is not None else {}
             if all(table.is_plain for table in sides.values()):
                 return self._stack.run(x, segments, list(turns.values()), cache.keys, cache.values, cache.tables, sides)
+        sparing = checkpoint_layers > 0
         for index in layers if layers is not None else range(len(self.layers)):
+            if sparing:
+                spare(x)
             turn = turns[self.config.layer_rope(index)]
             trained = self._trained(index, segments, adapters) if checkpoint_layers else []
             if trained or (checkpoint_layers and x.requires_grad):

@@ -14,12 +14,10 @@ from kameleon.ops.gated import Gated, gated
 from kameleon.ops.layer_stack import LayerStack, LayerWeights, Stacked
 from kameleon.ops.lora_linear import Branch, SidePath, lora_linear
 from kameleon.ops.native import (
-    SPARING_BYTES,
     Choice,
     clear,
     compute_in_one_thread,
     give_back_memory,
-    keep_memory,
     multiplies,
     runs,
     torch_has_amx,
@@ -28,7 +26,7 @@ from kameleon.ops.native import choice as kernels
 from kameleon.ops.packed import KINDS, Packed, tile_bytes
 from kameleon.ops.paged_attention import PAGE_TOKENS, LayerPages, attention_paged, new_pages
 from kameleon.ops.products import Addition, Matrix, Term, multiply, prepare, sum_products
-from kameleon.ops.rerun import rerun
+from kameleon.ops.rerun import rerun, spare
 from kameleon.ops.rms_norm import RmsNorm, rms_norm
 from kameleon.ops.rope import rope, rotation
 from kameleon.ops.segments import IGNORE, NO_ADAPTER, NO_PARENT, Run, Segments
@@ -40,7 +38,6 @@ __all__ = [
     "NO_ADAPTER",
     "NO_PARENT",
     "PAGE_TOKENS",
-    "SPARING_BYTES",
     "AdamW",
     "Addition",
     "Branch",
@@ -69,7 +66,6 @@ __all__ = [
     "compute_in_one_thread",
     "gated",
     "give_back_memory",
-    "keep_memory",
     "kernels",
     "linear_cross_entropy",
     "lora_linear",
@@ -84,6 +80,7 @@ __all__ = [
     "rope",
     "rotation",
     "runs",
+    "spare",
     "split_heads",
     "sum_products",
     "tile_bytes",

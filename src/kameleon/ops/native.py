@@ -25,7 +25,6 @@ SWITCH = "KAMELEON_NATIVE"
 LEVELS = ("plain", "avx2", "avx512", "avx512bf16", "neon")
 _TYPES = {torch.float32: 0, torch.bfloat16: 1}
 _KEPT_BYTES = 32 << 20
-SPARING_BYTES = 1 << 20  # smaller blocks are kept even when memory counts
 
 
 # Argument types by one letter each: p pointer, n count or stride, f float, d double.
@@ -100,27 +99,15 @@ def _library() -> ctypes.CDLL | None:
     return library
 
 
-def keep_memory(sparing: bool) -> None:
-    """Keep freed memory in the process, for speed; or, `sparing`, give all but small blocks back to the system, at once
-    what is kept already.
-
-    Kept blocks of many sizes leave holes: with a layer's buffers of tens of megabytes they doubled a process.
-    """
-    if available():
-        call("keep_memory", SPARING_BYTES if sparing else _KEPT_BYTES)
-        if sparing:
-            give_back_memory()
-
-
 def give_back_memory() -> None:
-    """Return to the system what this process keeps of freed memory."""
+    """Return to the system what this process keeps of freed memory, for speed: blocks under 32 MiB."""
     if available():
         call("give_back_memory")
 
 
 def clear(x: Tensor, sparing: bool) -> None:
-    """Zero a dense `x`; `sparing`, one that is not small takes no memory until something is written (Linux)."""
-    if sparing and x.nbytes >= SPARING_BYTES and available():
+    """Zero a dense `x`; `sparing`, its pages take no memory until something is written to them (Linux)."""
+    if sparing and available():
         call("clear", x, x.nbytes)
     else:
         x.zero_()

@@ -30,10 +30,17 @@ class _Rerun(torch.autograd.Function):
         with torch.enable_grad():
             y = ctx.layer(x, True)
         found = list(torch.autograd.grad(y, wanted, grads[0], allow_unused=True))
-        del y
-        if x.nbytes >= native.SPARING_BYTES:
-            native.give_back_memory()  # of large blocks that lay in holes between small ones, which freeing does not
         return (found.pop(0) if ctx.needs_input_grad[0] else None), None, *found
+
+
+def spare(x: Tensor) -> None:
+    """Give freed memory back here, and again where the backward pass comes to `x`.
+
+    Between the layers: blocks of many sizes that are kept leave holes, half of what is stored.
+    """
+    native.give_back_memory()
+    if x.requires_grad:
+        x.register_hook(lambda _: native.give_back_memory())
 
 
 def rerun(layer: Layer, x: Tensor, trained: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
 """What a run will need and take on this machine, before it starts and before the base is here. It trains nothing."""
 
 from kameleon.plan.calibration import Rates, calibrate
-from kameleon.plan.common_bases import CommonBase, common_bases, common_header, common_headers
+from kameleon.plan.common_bases import COMMON_NAMES, CommonBase, common_bases, common_header
 from kameleon.plan.counts import adapter_bytes, lora_parameters, parameter_table, trainable_parameters
 from kameleon.plan.header import BaseHeader, StoredTensor, read_base_header
 from kameleon.plan.memory import Memory, available_memory_bytes, copied_bytes, process_bytes, training_memory
@@ -9,6 +9,7 @@ from kameleon.plan.planner import Option, Plan, make_plan
 from kameleon.plan.workload import Pass, Workload, assumed_workload, workload_of
 
 __all__ = [
+    "COMMON_NAMES",
     "BaseHeader",
     "CommonBase",
     "Memory",
@@ -24,7 +25,6 @@ __all__ = [
     "calibrate",
     "common_bases",
     "common_header",
-    "common_headers",
     "copied_bytes",
     "lora_parameters",
     "make_plan",

@@ -30,7 +30,6 @@ from kameleon.ops import (
     attention,
     chunk_rows,
     give_back_memory,
-    keep_memory,
     linear_cross_entropy,
 )
 from kameleon.plan.counts import trainable_parameters
@@ -77,9 +76,7 @@ class Rates:
     both: Line
     """Forward and backward."""
     sparing: float
-    """What giving freed memory back at once adds to `both`, per token: so it is with any layer computed again."""
-    again: float
-    """What computing a layer again adds to that, per token."""
+    """What giving freed memory back after each layer adds to `both`, per token, where any layer is computed again."""
     pair_forward: float
     pair_both: float
     head_forward: Line
@@ -97,7 +94,7 @@ class Rates:
         below = self.forward(one.tokens) + self.pair_forward * pairs
         above = self.both(one.tokens) + self.pair_both * pairs
         above += self.sparing * one.tokens if watch.checkpoint_layers else 0.0
-        again = min(watch.checkpoint_layers, layers - lowest) * (self.again * one.tokens + self.pair_forward * pairs)
+        again = min(watch.checkpoint_layers, layers - lowest) * below
         head = self.head_seconds(self.head_both, one.scored)
         return lowest * below + (layers - lowest) * above + again + head
 
@@ -135,23 +132,19 @@ def calibrate(header: BaseHeader, rank: int, targets: str, dtype: torch.dtype, p
     decoder = build_decoder(blank.config, blank, dtype)
     sides = _Sides(blank.config, Recipe(rank=rank, targets=targets))
 
-    def seconds(tokens: int, gradient: bool, sparing: bool = False, checkpoint_layers: int = 0) -> float:
-        keep_memory(sparing)
+    def seconds(tokens: int, gradient: bool, checkpoint_layers: int = 0) -> float:
         return _layer_seconds(decoder, sides, tokens, dtype, gradient, checkpoint_layers) / layers
 
     def line(gradient: bool) -> Line:
         return Line.through(few, seconds(few, gradient), many, seconds(many, gradient))
 
     forward, both = line(False), line(True)
-    stored = max(both(many), seconds(many, True, sparing=True))
-    again = max(stored, seconds(many, True, sparing=True, checkpoint_layers=layers))
-    keep_memory(sparing=False)
+    sparing = seconds(many, True, checkpoint_layers=layers) - both(many) - forward(many)
     give_back_memory()  # so that measuring holds less at any time than the least that a run does
     rates = Rates(
         forward,
         both,
-        (stored - both(many)) / many,
-        (again - stored) / many,
+        max(0.0, sparing) / many,
         *_pair_seconds(header.config, dtype),
         *_head_seconds(decoder, blank.scale, header.config.vocab_size, dtype),
         chunk_rows(header.config.vocab_size, dtype),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 
 import gguf
@@ -15,7 +15,6 @@ from kameleon.plan.header import BaseHeader, StoredTensor, matrix_shapes
 from kameleon.plan.memory import Memory, training_memory
 from kameleon.plan.workload import Pass, Workload
 from kameleon.settings import Recipe, Watch
-from kameleon.training import lowest_layer
 
 # name, family, layers, hidden, intermediate, heads, key heads, head_dim, vocabulary, tied. Gemma's are computed with
 # llama's arithmetic: the same matrices.
@@ -47,6 +46,7 @@ _SHAPES = (
     ("Llama 3.1 70B", "llama", 80, 8192, 28672, 64, 8, 128, 128256, False),
     ("Qwen2.5 72B", "qwen2", 80, 8192, 29568, 64, 8, 128, 152064, False),
 )
+COMMON_NAMES = tuple(shape[0] for shape in _SHAPES)
 _MEASURED = "Qwen2.5 1.5B"  # the shape that speed is measured on; others by their numbers of multiplications
 _PASS_TOKENS = 512
 
@@ -65,30 +65,27 @@ class CommonBase:
     """None where the system does not say how much memory there is."""
 
 
-def common_headers() -> Iterator[BaseHeader]:
-    """Every base of the table, as a Q4_K_M file would hold it."""
-    for name, family, layers, hidden, wide, heads, kv, head_dim, vocab, tied in _SHAPES:
-        values = {
-            "model_type": family,
-            "num_hidden_layers": layers,
-            "hidden_size": hidden,
-            "intermediate_size": wide,
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv,
-            "head_dim": head_dim,
-            "vocab_size": vocab,
-            "tie_word_embeddings": tied,
-            "max_position_embeddings": 8192,
-        }
-        config = config_from_hf(values)
-        tensors = {name: _in_q4_k_m(name, shape, config) for name, shape in matrix_shapes(config).items()}
-        yield BaseHeader(name, config, tensors, packed_file=True)
-
-
-def common_header(name: str, quantize: str | None = None) -> BaseHeader | None:
-    """The base of that name in the table, if there is one. Raises SettingError for a `quantize`, as of any GGUF."""
-    found = next((header for header in common_headers() if header.name == name), None)
-    return found.in_nf4() if found is not None and quantize else found
+def common_header(name: str, quantize: str | None = None) -> BaseHeader:
+    """The base of that name (one of COMMON_NAMES) as a Q4_K_M file would hold it. Raises SettingError for a `quantize`,
+    as of any GGUF.
+    """
+    _, family, layers, hidden, wide, heads, kv, head_dim, vocab, tied = _SHAPES[COMMON_NAMES.index(name)]
+    values = {
+        "model_type": family,
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "intermediate_size": wide,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "head_dim": head_dim,
+        "vocab_size": vocab,
+        "tie_word_embeddings": tied,
+        "max_position_embeddings": 8192,
+    }
+    config = config_from_hf(values)
+    tensors = {name: _in_q4_k_m(name, shape, config) for name, shape in matrix_shapes(config).items()}
+    header = BaseHeader(name, config, tensors, packed_file=True)
+    return header.in_nf4() if quantize else header
 
 
 def _in_q4_k_m(name: str, shape: tuple[int, int], config: DecoderConfig) -> StoredTensor:
@@ -108,43 +105,40 @@ def common_bases(recipe: Recipe, dtype: torch.dtype, process_bytes: int, room_by
     """Which bases of the table fit into `room_bytes` with rows of 512 tokens, with as few layers computed again
     as that takes: all but the last, where nothing fits.
     """
-    headers = list(common_headers())
-    measured = next(header for header in headers if header.name == _MEASURED)
+    measured = common_header(_MEASURED)
     rates = calibrate(measured, recipe.rank, "all-linear", dtype, _PASS_TOKENS)
     recipe = replace(recipe, targets="all-linear", layers=0)
     one = Pass(_PASS_TOKENS, _PASS_TOKENS, _PASS_TOKENS, _PASS_TOKENS**2)
     work = Workload((one,), 1, 1, 1.0, (), 0)
 
-    def needed(header: BaseHeader, watch: Watch) -> Memory:
-        return training_memory(header, recipe, watch, work, dtype, process_bytes)
+    def needed(header: BaseHeader, again: int) -> Memory:
+        return training_memory(header, recipe, Watch(checkpoint_layers=again), work, dtype, process_bytes)
+
+    def fits(memory: Memory) -> bool | None:
+        return None if room_bytes is None else memory.peak_bytes <= room_bytes
 
     found = []
-    for header in headers:
-        watches = [Watch(checkpoint_layers=count) for count in range(header.config.num_layers)]
-        fitting = (one for one in watches if room_bytes is not None and needed(header, one).peak_bytes <= room_bytes)
-        watch = next(fitting, watches[-1])
-        memory = needed(header, watch)
-        fits = None if room_bytes is None else memory.peak_bytes <= room_bytes
-        seconds = _scaled_seconds(rates, measured, header, recipe, watch, one) * 1000 / _PASS_TOKENS
+    for header in map(common_header, COMMON_NAMES):
+        counts = range(header.config.num_layers - 1)  # each takes less memory than the one before
+        again = bisect_left(counts, True, key=lambda n, header=header: bool(fits(needed(header, n))))
+        memory = needed(header, again)
+        seconds = _scaled_seconds(rates, measured.config, header.config, again, one) * 1000 / _PASS_TOKENS
         numbers = sum(rows * columns for rows, columns in matrix_shapes(header.config).values())
-        found.append(
-            CommonBase(header.name, numbers, header.size_bytes, watch.checkpoint_layers, memory, seconds, fits)
-        )
+        found.append(CommonBase(header.name, numbers, header.size_bytes, again, memory, seconds, fits(memory)))
     return found
 
 
-def _scaled_seconds(
-    rates: Rates, measured: BaseHeader, header: BaseHeader, recipe: Recipe, watch: Watch, one: Pass
-) -> float:
-    """Seconds of a pass of another shape: its products by their numbers, attention by its heads."""
-    config, other = header.config, measured.config
-    assert lowest_layer(config, recipe) == 0
-    again = min(watch.checkpoint_layers, config.num_layers) / config.num_layers  # of each layer, on average
-    layer = rates.both(one.tokens) + ((rates.sparing if again else 0.0) + again * rates.again) * one.tokens
-    pairs = rates.pair_both + again * rates.pair_forward
-    wide = (config.num_heads * config.head_dim) / (other.num_heads * other.head_dim)
-    head = rates.head_seconds(rates.head_both, one.scored) * _vocab_numbers(config) / _vocab_numbers(other)
-    inner = layer * _layer_numbers(config) / _layer_numbers(other) + pairs * one.squares * wide
+def _scaled_seconds(rates: Rates, measured: DecoderConfig, config: DecoderConfig, again: int, one: Pass) -> float:
+    """Seconds of a pass of another shape, all of it trained: products by their numbers, attention by its heads, and
+    giving memory back by the width.
+    """
+    share = again / config.num_layers
+    layer = rates.both(one.tokens) + share * rates.forward(one.tokens)
+    sparing = rates.sparing * one.tokens * config.hidden_size / measured.hidden_size if again else 0.0
+    pairs = rates.pair_both + share * rates.pair_forward
+    wide = (config.num_heads * config.head_dim) / (measured.num_heads * measured.head_dim)
+    head = rates.head_seconds(rates.head_both, one.scored) * _vocab_numbers(config) / _vocab_numbers(measured)
+    inner = layer * _layer_numbers(config) / _layer_numbers(measured) + sparing + pairs * one.squares * wide
     return config.num_layers * inner + head
 
 

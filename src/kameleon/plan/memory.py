@@ -13,7 +13,7 @@ import torch
 
 from kameleon.model import DecoderConfig, groups, module_name
 from kameleon.model.decoder import wide_layers
-from kameleon.ops import KINDS, SPARING_BYTES, chunk_rows, give_back_memory, multiplies, runs, tile_bytes
+from kameleon.ops import KINDS, chunk_rows, give_back_memory, multiplies, runs, tile_bytes
 from kameleon.plan.counts import trainable_parameters
 from kameleon.plan.header import BaseHeader, matrix_shapes
 from kameleon.plan.workload import Pass, Workload
@@ -110,8 +110,7 @@ def _step_bytes(config: DecoderConfig, recipe: Recipe, watch: Watch, work: Workl
     whole = [tokens * (usual + (more if layer < wide else 0)) for layer in range(lowest, config.num_layers)]
     first = min(watch.checkpoint_layers, len(whole))
     stored, again = [tokens * stream] * first + whole[first:], whole[:first] + [0] * (len(whole) - first)
-    # Where memory counts more than time, what is freed is given back at once, and no holes are left.
-    sparing = first > 0 and tokens * stream >= SPARING_BYTES
+    sparing = first > 0  # what is freed is given back after each layer, and no holes are left
     gradient = _NUMBER_BYTES * trainable_parameters(config, recipe)
     growing = gradient if sparing and not work.accumulates else 0  # of several passes the first brings it whole
     most = _most_in_backward(stored, again, growing / len(whole))
