@@ -24,7 +24,7 @@ from kameleon.errors import SettingError
 SWITCH = "KAMELEON_NATIVE"
 LEVELS = ("plain", "avx2", "avx512", "avx512bf16", "neon")
 _TYPES = {torch.float32: 0, torch.bfloat16: 1}
-_KEPT_BYTES = 32 << 20
+_KEPT_BYTES, _SPARING_KEPT_BYTES = 32 << 20, 2 << 20
 
 
 # Argument types by one letter each: p pointer, n count or stride, f float, d double.
@@ -99,8 +99,17 @@ def _library() -> ctypes.CDLL | None:
     return library
 
 
+def keep_memory(sparing: bool) -> None:
+    """Keep freed blocks under 32 MiB in the process, for speed; `sparing`, only those under 2 MiB, and until `spare`.
+
+    Kept blocks of many sizes leave holes: with a layer's buffers of tens of megabytes they doubled a process.
+    """
+    if available():
+        call("keep_memory", _SPARING_KEPT_BYTES if sparing else _KEPT_BYTES)
+
+
 def give_back_memory() -> None:
-    """Return to the system what this process keeps of freed memory, for speed: blocks under 32 MiB."""
+    """Return to the system what this process keeps of freed memory."""
     if available():
         call("give_back_memory")
 

@@ -30,6 +30,7 @@ from kameleon.ops import (
     attention,
     chunk_rows,
     give_back_memory,
+    keep_memory,
     linear_cross_entropy,
 )
 from kameleon.plan.counts import trainable_parameters
@@ -133,18 +134,19 @@ def calibrate(header: BaseHeader, rank: int, targets: str, dtype: torch.dtype, p
     sides = _Sides(blank.config, Recipe(rank=rank, targets=targets))
 
     def seconds(tokens: int, gradient: bool, checkpoint_layers: int = 0) -> float:
+        keep_memory(sparing=checkpoint_layers > 0)
         return _layer_seconds(decoder, sides, tokens, dtype, gradient, checkpoint_layers) / layers
 
     def line(gradient: bool) -> Line:
         return Line.through(few, seconds(few, gradient), many, seconds(many, gradient))
 
+    again = seconds(many, True, checkpoint_layers=layers)  # first, before kept blocks are there to be taken instead
     forward, both = line(False), line(True)
-    sparing = seconds(many, True, checkpoint_layers=layers) - both(many) - forward(many)
     give_back_memory()  # so that measuring holds less at any time than the least that a run does
     rates = Rates(
         forward,
         both,
-        max(0.0, sparing) / many,
+        max(0.0, again - both(many) - forward(many)) / many,
         *_pair_seconds(header.config, dtype),
         *_head_seconds(decoder, blank.scale, header.config.vocab_size, dtype),
         chunk_rows(header.config.vocab_size, dtype),

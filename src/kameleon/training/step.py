@@ -12,7 +12,7 @@ from kameleon.adapters import Adapter, Bank, Card, LoraFactors, Resident, weight
 from kameleon.data import Packed
 from kameleon.errors import NonFiniteLossError
 from kameleon.model import Base, DecoderConfig, module_shapes
-from kameleon.ops import IGNORE, AdamW, clear, linear_cross_entropy
+from kameleon.ops import IGNORE, AdamW, clear, keep_memory, linear_cross_entropy
 from kameleon.training.recipe import Recipe, target_modules
 
 
@@ -83,7 +83,9 @@ def train_step(
 
     Raises NonFiniteLossError, with the adapter as it was before, when the loss or its gradient is not finite.
     """
-    clear(trainee.gradient, sparing=checkpoint_layers > 0)
+    sparing = checkpoint_layers > 0
+    keep_memory(sparing)
+    clear(trainee.gradient, sparing)
     loss, tokens, trained = 0.0, 0, 0
     for pack in packs:
         loss += _summed_loss(base, bank, pack, checkpoint_layers)
