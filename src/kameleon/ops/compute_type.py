@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,14 +46,14 @@ def _best_seconds() -> tuple[float, float]:
     bf16 = fp32[0].bfloat16(), fp32[1].bfloat16()
     for pair in (fp32, bf16):
         _seconds(*pair)  # to warm up
-    turns: list[tuple[float, float]] = []
+    fp32_s = bf16_s = math.inf
     started = time.perf_counter()
-    while True:
-        turns.append((_seconds(*fp32), _seconds(*bf16)))
-        fp32_s, bf16_s = (min(taken) for taken in zip(*turns, strict=True))
-        has_won = len(turns) >= _TURNS and fp32_s > _WORTH_IT * bf16_s
+    for turn in itertools.count(1):
+        fp32_s, bf16_s = min(fp32_s, _seconds(*fp32)), min(bf16_s, _seconds(*bf16))
+        has_won = turn >= _TURNS and fp32_s > _WORTH_IT * bf16_s
         if has_won or time.perf_counter() - started > _LONGEST_S:
-            return fp32_s, bf16_s
+            break
+    return fp32_s, bf16_s
 
 
 def _seconds(x: Tensor, w: Tensor) -> float:

@@ -191,8 +191,7 @@ def _raw_term(term: Term) -> tuple[object, ...]:
     a, b = term.a, term.b
     left = a.data_ptr(), *a.stride(), native.type_code(a)
     if isinstance(b, Packed):
-        right = b.data.data_ptr(), b.data.stride(0), not b.transposed, b.code
+        right, half = (b.data.data_ptr(), b.data.stride(0), not b.transposed, b.code), b.half
     else:
-        right = b.data_ptr(), *b.stride(), native.type_code(b)
-    half = b.half if isinstance(b, Packed) else 0
+        right, half = (b.data_ptr(), *b.stride(), native.type_code(b)), 0
     return *left, *right, a.shape[1], term.first_column, term.last_column, half, term.scale
