@@ -44,8 +44,7 @@ def pack(examples: Sequence[Example], max_tokens: int, adapter: int) -> list[Pac
     """Lay examples out in passes of at most `max_tokens` tokens (a longer example gets a pass of its own).
 
     Examples are ordered by length, so that attention pads little. What all of a pass begin with, untrained, is stored
-    once, as the parent of the rest. The largest pass comes first: what it frees holds all that later ones make, while
-    passes that grow leave holes that are each a little too small (a tenth of a process, measured).
+    once, as the parent of the rest.
     """
     order = sorted(range(len(examples)), key=lambda i: _needed_tokens(examples[i]))
     shared = _shared_prefix_tokens(examples)
@@ -58,7 +57,6 @@ def pack(examples: Sequence[Example], max_tokens: int, adapter: int) -> list[Pac
             used = shared
         passes[-1].append(i)
         used += own
-    passes.sort(key=lambda members: sum(_needed_tokens(examples[i]) - shared for i in members), reverse=True)
     return [_lay_out(examples, members, shared if len(members) > 1 else 0, adapter) for members in passes]
 
 
