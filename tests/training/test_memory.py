@@ -14,7 +14,7 @@ from tiny import save_base
 from kameleon import Recipe
 from kameleon.adapters import Bank, Card
 from kameleon.data import Example, pack
-from kameleon.ops import kernels
+from kameleon.ops import kernels, native
 from kameleon.training import step
 
 FLAT = """
@@ -96,6 +96,27 @@ def test_nothing_of_a_pass_is_left_when_the_next_begins(tiny, trained, monkeypat
     packs = pack([row(30), row(40), row(50)], 50, 0)
     step.train_step(tiny.base, bank, trainee, packs, 1e-4, checkpoint_layers)
     assert left == [None] * 6
+
+
+def test_only_with_layers_computed_again_freed_memory_goes_back_between_the_layers_in_both_directions(
+    tiny, trained, monkeypatch
+):
+    bank, trainee = trained
+    seen = []
+
+    def loss(*given, of=step.linear_cross_entropy):
+        seen.append("loss")
+        return of(*given)
+
+    monkeypatch.setattr(step, "linear_cross_entropy", loss)
+    monkeypatch.setattr(native, "give_back_memory", lambda: seen.append("back"))
+    packs, layers = pack([row(30)], 50, 0), tiny.base.config.num_layers
+    step.train_step(tiny.base, bank, trainee, packs, 1e-4)
+    assert seen == ["loss"]
+    seen.clear()
+    step.train_step(tiny.base, bank, trainee, packs, 1e-4, checkpoint_layers=1)
+    # Going back not behind the first layer, whose input needs no gradient.
+    assert seen == ["back"] * layers + ["loss"] + ["back"] * (layers - 1)
 
 
 @pytest.mark.skipif(sys.platform != "linux" or kernels().level is None, reason="a kernel asks Linux for it")
