@@ -11,6 +11,7 @@ from kameleon import Recipe, Watch
 from kameleon.errors import SettingError
 from kameleon.ops import kernels
 from kameleon.plan import (
+    COMMON_NAMES,
     assumed_workload,
     calibrate,
     common_header,
@@ -96,6 +97,17 @@ def test_every_layer_computed_again_takes_less_memory_and_more_time(plan):
     every, more = (plan(watch=Watch(checkpoint_layers=count)).chosen for count in (16, 99))
     assert every == dataclasses.replace(more, watch=every.watch)
     assert every.memory.peak_bytes > made[15].memory.peak_bytes  # the last layer's gradient comes first
+
+
+@pytest.mark.parametrize("rank", [4, 256])
+def test_of_no_common_base_another_layer_computed_again_takes_more_memory(rank):
+    """What the table's search for the fewest that fit relies on."""
+    recipe = Recipe(rank=rank, rows_per_step=1)
+    for header in map(common_header, COMMON_NAMES):
+        watches = [Watch(checkpoint_layers=count) for count in range(header.config.num_layers)]
+        work = assumed_workload(512, 1000, recipe, watches[0])
+        made = [training_memory(header, recipe, one, work, torch.bfloat16, 0).peak_bytes for one in watches]
+        assert made == sorted(made, reverse=True), header.name
 
 
 def test_when_nothing_fits_the_least_that_does_is_named(plan):
