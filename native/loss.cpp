@@ -1,4 +1,6 @@
 // Softmax cross-entropy of a chunk of logits, loss and gradient together, and AdamW.
+#include <algorithm>
+#include <cstring>
 #include <vector>
 
 #include "api.h"
@@ -8,7 +10,9 @@ using namespace kameleon;
 
 namespace {
 
-template <class T>
+constexpr int64_t PIECE = 1024;  // numbers of a row at a time, from logits to gradient
+
+template <class T, class G>
 double cross_entropy(T* logits, const int64_t* labels, int64_t rows, int64_t vocab, bool gradient) {
     std::vector<double> losses(size_t(rows), 0.0);  // summed in row order: no dependence on threads
 #pragma omp parallel for schedule(static)
@@ -20,12 +24,20 @@ double cross_entropy(T* logits, const int64_t* labels, int64_t rows, int64_t voc
 #pragma omp simd reduction(+ : sum)
         for (int64_t i = 0; i < vocab; i++) sum += fast_exp(widen(at[i]) - top);
         const float total = top + std::log(sum);
-        losses[size_t(row)] = double(total) - double(widen(at[labels[row]]));
-        if (!gradient) continue;
-        const float probability = fast_exp(widen(at[labels[row]]) - total);
+        const int64_t label = labels[row];
+        losses[size_t(row)] = double(total) - double(widen(at[label]));
+        for (int64_t from = 0; gradient && from < vocab; from += PIECE) {
+            // Whole pieces are read before they are written: a narrower gradient lies over logits already used.
+            const int64_t count = std::min(PIECE, vocab - from);
+            float wide[PIECE];
+            G narrowed[PIECE];
 #pragma omp simd
-        for (int64_t i = 0; i < vocab; i++) at[i] = narrow<T>(fast_exp(widen(at[i]) - total));
-        at[labels[row]] = narrow<T>(probability - 1.0f);
+            for (int64_t i = 0; i < count; i++) wide[i] = fast_exp(widen(at[from + i]) - total);
+            if (label >= from && label < from + count) wide[label - from] -= 1.0f;
+#pragma omp simd
+            for (int64_t i = 0; i < count; i++) narrowed[i] = narrow<G>(wide[i]);
+            std::memcpy(reinterpret_cast<char*>(at) + from * int64_t(sizeof(G)), narrowed, size_t(count) * sizeof(G));
+        }
     }
     double loss = 0;
     for (double one : losses) loss += one;
@@ -52,10 +64,12 @@ double norm(const float* x, int64_t size) {
 }  // namespace
 
 double kameleon_cross_entropy(int64_t type, void* logits, const int64_t* labels, int64_t rows, int64_t vocab,
-                              int64_t gradient) {
-    double loss = 0;
-    FOR_TYPE(type, loss = cross_entropy((T*)logits, labels, rows, vocab, bool(gradient)));
-    return loss;
+                              int64_t gradient, int64_t gradient_type) {
+    const auto wide = [&](auto number) {
+        return cross_entropy<float, decltype(number)>((float*)logits, labels, rows, vocab, bool(gradient));
+    };
+    if (type) return cross_entropy<bf16, bf16>((bf16*)logits, labels, rows, vocab, bool(gradient));
+    return gradient_type ? wide(bf16{}) : wide(0.0f);
 }
 
 double kameleon_adamw(float* parameters, const float* gradients, float* mean, float* square, int64_t size,

@@ -290,6 +290,22 @@ def test_linear_cross_entropy(rows, dtype, tolerance, monkeypatch):
     )
 
 
+@pytest.mark.skipif(not native.multiplies(torch.bfloat16), reason="torch's products round logits to bf16")
+def test_logits_are_not_rounded_on_their_way_to_the_loss(monkeypatch):
+    monkeypatch.setattr("kameleon.ops.cross_entropy.LOGITS_BYTES", 4 * 3000 * 8)  # rows of several pieces
+    hidden, weight = leaf(20, 64, dtype=torch.bfloat16), torch.randn(3000, 64).bfloat16()
+    labels = torch.randint(0, 3000, (20,))
+    labels[:3] = torch.tensor([0, 1024, 2999])
+    assert (hidden @ weight.T).abs().max() > 16  # where neighbours in bf16 are 1/8 apart
+    with_gradient = ops.linear_cross_entropy(hidden, FrozenWeight(weight), labels, 3000)
+    wide = hidden.detach().float().requires_grad_()
+    wanted = reference.linear_cross_entropy(wide, weight.float(), labels)
+    assert with_gradient.item() == pytest.approx(wanted.item(), rel=1e-6)
+    (with_gradient / 20).backward()
+    (wanted / 20).backward()
+    assert torch.cosine_similarity(hidden.grad.float().flatten(), wide.grad.flatten(), dim=0) > 0.99999
+
+
 def test_loss_without_a_trained_token_is_zero_with_zero_gradient():
     hidden = leaf(4, 16)
     loss = ops.linear_cross_entropy(hidden, FrozenWeight(torch.randn(50, 16)), torch.full((4,), ops.IGNORE), 50)
@@ -300,7 +316,7 @@ def test_loss_without_a_trained_token_is_zero_with_zero_gradient():
 
 def test_token_scores_are_log_softmax_and_argmax():
     hidden, weight, labels = torch.randn(9, 16), torch.randn(50, 16), torch.randint(0, 50, (9,))
-    scores = ops.token_scores(hidden, FrozenWeight(weight), labels, 50)
+    scores = ops.token_scores(hidden, FrozenWeight(weight).project, labels, 50)
     logits = hidden @ weight.T
     torch.testing.assert_close(scores.logprob, logits.log_softmax(-1).gather(1, labels[:, None]).squeeze(1))
     assert torch.equal(scores.argmax, logits.argmax(-1))

@@ -9,7 +9,7 @@ from kameleon.ops.adamw import AdamW
 from kameleon.ops.attention import attention, split_heads
 from kameleon.ops.cheap import Cheap
 from kameleon.ops.compute_type import ComputeType, measure_compute_type
-from kameleon.ops.cross_entropy import Head, TokenScores, chunk_rows, linear_cross_entropy, token_scores
+from kameleon.ops.cross_entropy import TokenScores, chunk_rows, linear_cross_entropy, logits_type, token_scores
 from kameleon.ops.gated import Gated, gated
 from kameleon.ops.layer_stack import LayerStack, LayerWeights, Stacked
 from kameleon.ops.lora_linear import Branch, SidePath, lora_linear
@@ -46,7 +46,6 @@ __all__ = [
     "Choice",
     "ComputeType",
     "Gated",
-    "Head",
     "LayerPages",
     "LayerStack",
     "LayerWeights",
@@ -70,6 +69,7 @@ __all__ = [
     "keep_memory",
     "kernels",
     "linear_cross_entropy",
+    "logits_type",
     "lora_linear",
     "measure_compute_type",
     "multiplies",

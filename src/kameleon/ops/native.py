@@ -38,7 +38,7 @@ _SIGNATURES = {
     "rope": "npppfnnnn",
     "gated": "nnpnnp",
     "gated_back": "nnppnnp",
-    "cross_entropy": "nppnnn",
+    "cross_entropy": "nppnnnn",
     "adamw": "ppppndddddddn",
     "keep_memory": "n",
     "use_threads": "n",

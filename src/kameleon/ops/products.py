@@ -87,7 +87,7 @@ def sum_products(
     """
     x = terms[0].a
     dtype = dtype or (x if residual is None else residual).dtype
-    few = x.shape[0] < _FEW_ROWS
+    few = x.shape[0] < _FEW_ROWS and dtype == x.dtype
     if not native.multiplies(x.dtype) or (few and all(_is_plain(term) for term in terms)):
         later = None if residual is None or residual.dtype == x.dtype else residual
         y = _by_torch(terms, residual if later is None else None)

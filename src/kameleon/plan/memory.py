@@ -13,7 +13,7 @@ import torch
 
 from kameleon.model import DecoderConfig, groups, module_name
 from kameleon.model.decoder import wide_layers
-from kameleon.ops import KINDS, chunk_rows, give_back_memory, multiplies, runs, tile_bytes
+from kameleon.ops import KINDS, chunk_rows, give_back_memory, logits_type, multiplies, runs, tile_bytes
 from kameleon.plan.counts import trainable_parameters
 from kameleon.plan.header import BaseHeader, matrix_shapes
 from kameleon.plan.workload import Pass, Workload
@@ -61,14 +61,15 @@ def training_memory(
 ) -> Memory:
     """What a run holds at its peak, in compute type `dtype`; `process_bytes` is what a process holds before it."""
     config, numbers = header.config, trainable_parameters(header.config, recipe)
-    scored = min(work.largest.scored, chunk_rows(config.vocab_size, dtype))
+    logits = logits_type(dtype)
+    scored = min(work.largest.scored, chunk_rows(config.vocab_size, logits))
     return Memory(
         base_mapped=header.size_bytes,
         base_private=copied_bytes(header, dtype),
         adapters=_NUMBER_BYTES * numbers,
         optimiser=2 * _NUMBER_BYTES * numbers,
         activations_and_gradient=_step_bytes(config, recipe, watch, work, dtype),
-        logits_chunk=scored * config.vocab_size * dtype.itemsize,
+        logits_chunk=scored * config.vocab_size * logits.itemsize,
         unpack_buffers=_unpack_bytes(header, dtype),
         interpreter_and_libraries=process_bytes + _FIRST_USE_BYTES,
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from kameleon.adapters import Bank
 from kameleon.data import Example, Packed, pack
 from kameleon.model import Base
-from kameleon.ops import IGNORE, NO_ADAPTER, Head, token_scores
+from kameleon.ops import IGNORE, NO_ADAPTER, token_scores
 
 GENERAL_TEXT = Path(__file__).with_name("general.jsonl")
 """Two dozen short everyday texts: the loss on them shows what an adapter has made the base forget."""
@@ -130,18 +130,24 @@ def _score_rows(
             # An adapter that changes the embedding shares no layer.
             entering = decoder.embed(packed.tokens, segments, bank) if below is None else below
             hidden = decoder.finish(decoder.run(entering, segments, bank, layers=range(shared, depth)))
-            rows |= _score_packed(base, decoder.head_of(slot, bank), hidden, packed, choices)
+            rows |= _score_packed(base, bank, slot, hidden, packed, choices)
             if on_rows:
                 on_rows(len(packed.spans))
     return [[rows[i] for i in range(len(examples))] for rows in scored]
 
 
 def _score_packed(
-    base: Base, head: Head, hidden: Tensor, packed: Packed, choices: Sequence[int]
+    base: Base, bank: Bank, slot: int, hidden: Tensor, packed: Packed, choices: Sequence[int]
 ) -> dict[int, _RowScore]:
     trained = (packed.labels != IGNORE).nonzero().flatten()
     labels = packed.labels[trained]
-    scores = token_scores(hidden[trained], head, labels, base.config.vocab_size, choices)
+    scores = token_scores(
+        hidden[trained],
+        lambda some: base.decoder.logits(some, [slot] * len(some), bank),
+        labels,
+        base.config.vocab_size,
+        choices,
+    )
     right = scores.argmax == labels
     rows = {}
     for row, start, stop in packed.spans:
