@@ -190,7 +190,7 @@ class Decoder:
 
         `slots` says through whose adapter each row went; without them, all through the plain base's head.
         """
-        heads = {slot: self.head_of(slot, adapters) for slot in set(slots)} if adapters is not None else {}
+        heads = {slot: self._head_of(slot, adapters) for slot in set(slots)} if adapters is not None else {}
         if all(head is self.head for head in heads.values()):
             return project_wide(self.head, hidden)
         logits = torch.empty(len(hidden), self.config.vocab_size)
@@ -200,11 +200,6 @@ class Decoder:
                 head.project(hidden[mine]) if isinstance(head, AdaptedEnd) else project_wide(head, hidden[mine])
             )
         return logits
-
-    def head_of(self, slot: int, adapters: SidePaths) -> FrozenWeight | AdaptedEnd:
-        """What rows of the adapter in `slot` are multiplied with to give logits."""
-        end = None if slot == NO_ADAPTER else adapters.end(slot, HEAD)
-        return self.head if end is None else end
 
     @cached_property
     def _stack(self) -> LayerStack:
@@ -290,6 +285,11 @@ class Decoder:
             eps = self.config.rms_norm_eps
             qkv = torch.cat([rms_norm(q, layer.q_norm, eps), rms_norm(k, layer.k_norm, eps), v], dim=1).flatten(1)
         return qkv
+
+    def _head_of(self, slot: int, adapters: SidePaths) -> FrozenWeight | AdaptedEnd:
+        """What rows of the adapter in `slot` are multiplied with to give logits."""
+        end = None if slot == NO_ADAPTER else adapters.end(slot, HEAD)
+        return self.head if end is None else end
 
     def _check(self, x: Tensor, segments: Segments) -> None:
         assert len(x) == segments.tokens, f"{len(x)} tokens for segments of {segments.tokens}"
