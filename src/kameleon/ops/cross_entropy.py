@@ -28,8 +28,8 @@ def _chunks(rows: int, vocab_size: int, dtype: torch.dtype) -> Iterator[slice]:
 
 
 def chunk_rows(vocab_size: int, dtype: torch.dtype) -> int:
-    """How many rows meet the head at a time, if logits are of `dtype`."""
-    return max(1, LOGITS_BYTES // (dtype.itemsize * vocab_size))
+    """How many rows meet the head at a time, where products are in `dtype`."""
+    return max(1, LOGITS_BYTES // (logits_type(dtype).itemsize * vocab_size))
 
 
 def _loss(logits: Tensor, labels: Tensor, dtype: torch.dtype | None) -> tuple[float, Tensor]:
@@ -54,9 +54,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         picked, wanted = hidden.index_select(0, rows), labels.index_select(0, rows)
         loss = 0.0
         grad = torch.empty_like(picked) if ctx.needs_input_grad[0] else None
-        wide = logits_type(hidden.dtype)
-        for chunk in _chunks(len(rows), vocab_size, wide):
-            logits = head.project(picked[chunk], dtype=wide)
+        for chunk in _chunks(len(rows), vocab_size, hidden.dtype):
+            logits = head.project(picked[chunk], dtype=logits_type(hidden.dtype))
             chunk_loss, d_logits = _loss(logits, wanted[chunk], None if grad is None else grad.dtype)
             loss += chunk_loss
             if grad is not None:

@@ -32,7 +32,6 @@ from kameleon.ops import (
     give_back_memory,
     keep_memory,
     linear_cross_entropy,
-    logits_type,
 )
 from kameleon.plan.counts import trainable_parameters
 from kameleon.plan.header import BaseHeader, StoredTensor
@@ -150,7 +149,7 @@ def calibrate(header: BaseHeader, rank: int, targets: str, dtype: torch.dtype, p
         max(0.0, again - both(many) - forward(many)) / many,
         *_pair_seconds(header.config, dtype),
         *_head_seconds(decoder, blank.scale, header.config.vocab_size, dtype),
-        chunk_rows(header.config.vocab_size, logits_type(dtype)),
+        chunk_rows(header.config.vocab_size, dtype),
         _adamw_seconds(),
     )
     give_back_memory()
@@ -220,7 +219,7 @@ def _pair_seconds(config: DecoderConfig, dtype: torch.dtype) -> tuple[float, flo
 
 def _head_seconds(decoder: Decoder, scale: float, vocab_size: int, dtype: torch.dtype) -> tuple[Line, Line]:
     """The head with the loss against scored tokens, `scale` times as large as the decoder's own slice of it."""
-    config, most = decoder.config, min(chunk_rows(vocab_size, logits_type(dtype)), _HEAD_ROWS)
+    config, most = decoder.config, min(chunk_rows(vocab_size, dtype), _HEAD_ROWS)
     few = max(1, most // 4)
 
     def seconds(rows: int, gradient: bool) -> float:

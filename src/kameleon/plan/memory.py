@@ -61,15 +61,14 @@ def training_memory(
 ) -> Memory:
     """What a run holds at its peak, in compute type `dtype`; `process_bytes` is what a process holds before it."""
     config, numbers = header.config, trainable_parameters(header.config, recipe)
-    logits = logits_type(dtype)
-    scored = min(work.largest.scored, chunk_rows(config.vocab_size, logits))
+    scored = min(work.largest.scored, chunk_rows(config.vocab_size, dtype))
     return Memory(
         base_mapped=header.size_bytes,
         base_private=copied_bytes(header, dtype),
         adapters=_NUMBER_BYTES * numbers,
         optimiser=2 * _NUMBER_BYTES * numbers,
         activations_and_gradient=_step_bytes(config, recipe, watch, work, dtype),
-        logits_chunk=scored * config.vocab_size * logits.itemsize,
+        logits_chunk=scored * config.vocab_size * logits_type(dtype).itemsize,
         unpack_buffers=_unpack_bytes(header, dtype),
         interpreter_and_libraries=process_bytes + _FIRST_USE_BYTES,
     )
