@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from fakes import random_adapter
+from waiting import wait_until
 
 from kameleon import Sampling
 from kameleon.errors import AdapterFileError, AdapterNotFoundError, KameleonError, QueueFullError, SettingError
@@ -102,8 +103,7 @@ def test_a_new_version_takes_over_for_new_requests_while_running_ones_finish_on_
     engine = serve()
     old = expected(tiny, "hello", "a0", max_tokens=60)
     running = ask(engine, tiny, "hello", "a0", max_tokens=60)
-    while not running.text and not running.ended.is_set():
-        time.sleep(0.001)
+    wait_until(lambda: running.text or running.ended.is_set())
     other = random_adapter(tiny.base, "a0", seed=99, rank=4)
     tiny.shelf.save(other)
     late = ask(engine, tiny, "hello", "a0", max_tokens=20)
@@ -119,8 +119,7 @@ def test_an_adapter_deleted_while_in_use_finishes_its_answers_and_is_then_unknow
     engine = serve()
     old = expected(tiny, "hello", "a0", max_tokens=40)
     running = ask(engine, tiny, "hello", "a0", max_tokens=40)
-    while not running.text and not running.ended.is_set():
-        time.sleep(0.001)
+    wait_until(lambda: running.text or running.ended.is_set())
     tiny.shelf.remove("a0")
     with pytest.raises(AdapterNotFoundError, match="a0"):
         ask(engine, tiny, "hello", "a0")
@@ -139,11 +138,28 @@ def test_a_broken_adapter_is_an_error_for_its_requests_alone(tiny, serve):
     assert ask(engine, tiny, "hello", "a0").wait().completion is not None
 
 
-def test_cancelling_frees_everything_and_leaves_the_others_alone(tiny, serve):
+@pytest.fixture
+def hold_up(monkeypatch):
+    """Let an engine compute nothing until the event that it returns is set."""
+
+    may_go_on = threading.Event()
+
+    def hold(engine):
+        step = engine._batch.step
+        monkeypatch.setattr(engine._batch, "step", lambda: may_go_on.wait(60) and step())
+        return may_go_on
+
+    yield hold
+    may_go_on.set()
+
+
+def test_cancelling_frees_everything_and_leaves_the_others_alone(tiny, serve, hold_up):
     engine = serve(replace(LIMITS, max_batch=2))
+    may_go_on = hold_up(engine)
     answers = [ask(engine, tiny, f"question {i}", max_tokens=100) for i in range(5)]
     for i in (0, 2, 4):
         engine.cancel(answers[i].ticket)
+    may_go_on.set()
     for i, answer in enumerate(answers):
         got = answer.wait().completion
         whole = expected(tiny, f"question {i}", max_tokens=100)
@@ -151,6 +167,21 @@ def test_cancelling_frees_everything_and_leaves_the_others_alone(tiny, serve):
         assert got.finish == "cancelled" if i % 2 == 0 else got.tokens == whole.tokens
     engine.cancel(answers[1].ticket)
     assert engine.state().cache_used_tokens == 0
+
+
+def test_who_is_cancelled_in_the_queue_leaves_a_place_at_once(tiny, serve, hold_up):
+    engine = serve(replace(LIMITS, max_batch=1, max_queue=2))
+    may_go_on = hold_up(engine)
+    running = ask(engine, tiny, "hello")
+    wait_until(lambda: engine.state().running)
+    first, second = (ask(engine, tiny, f"question {i}") for i in range(2))
+    with pytest.raises(QueueFullError):
+        ask(engine, tiny, "hello")
+    engine.cancel(first.ticket)
+    assert first.ended.is_set() and first.last.completion.finish == "cancelled"
+    late = ask(engine, tiny, "hello")
+    may_go_on.set()
+    assert all(answer.wait().completion.finish != "cancelled" for answer in (running, second, late))
 
 
 def test_a_listener_that_breaks_is_cancelled(tiny, serve):
@@ -161,8 +192,7 @@ def test_a_listener_that_breaks_is_cancelled(tiny, serve):
 
     engine.submit(Request(tiny.encode_prompt("x"), None, Sampling(max_tokens=200)), gone)
     assert ask(engine, tiny, "hello").wait().completion is not None
-    while engine.state().running:
-        time.sleep(0.01)
+    wait_until(lambda: not engine.state().running)
 
 
 def test_a_full_queue_says_when_to_come_back_and_time_limits_hold(tiny, serve):

@@ -1,5 +1,8 @@
 """Nobody waits for those who came first or ask for most."""
 
+import sys
+import threading
+
 from kameleon.serving.fair_queue import FairQueue
 
 
@@ -75,3 +78,22 @@ def test_names_that_never_come_back_are_forgotten_and_those_that_wait_are_not():
         queue.put(-1, "one", f"adapter {i}")
     assert len(queue._users) <= 2002
     assert len([queue.take(lambda _: True) for _ in range(2001)]) == 2001 and len(queue) == 0
+
+
+def test_its_length_may_be_asked_for_while_others_come_and_go():
+    queue, over = FairQueue(), threading.Event()
+
+    def come_and_go():
+        for i in range(3000):
+            queue.put(i, f"user {i}", None)
+            queue.take(lambda _: True)
+        over.set()
+
+    often = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threading.Thread(target=come_and_go).start()
+        while not over.is_set():
+            assert len(queue) in (0, 1)
+    finally:
+        sys.setswitchinterval(often)

@@ -1,11 +1,11 @@
 """Adapters come from the shelf at first use and leave by least recent use, inside their budget."""
 
 import threading
-import time
 
 import pytest
 import torch
 from fakes import random_adapter
+from waiting import wait_until
 
 from kameleon.errors import AdapterError, AdapterNotFoundError, WrongBaseError
 from kameleon.serving import HotAdapters
@@ -18,13 +18,6 @@ def size(tiny):
     hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=1 << 30)
     hot.load("a0")
     return hot.bytes
-
-
-def wait_until(holds):
-    end = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def factors(hot, version):

@@ -76,7 +76,8 @@ class Engine:
         self._thread.start()
 
     def submit(self, request: Request, on_piece: OnPiece, user: str = "") -> Ticket:
-        """Take a request in; `on_piece` gets its text from the engine's thread and must return at once.
+        """Take a request in; `on_piece` gets its text, from the engine's thread or that of `cancel`; it must return at
+        once.
 
         The last piece has a `completion` or an `error`. Raises AdapterNotFoundError, AdapterFileError, SettingError for
         a prompt that is empty or too long, and QueueFullError, which says when to try again.
@@ -98,9 +99,13 @@ class Engine:
         return ticket
 
     def cancel(self, ticket: Ticket) -> None:
-        """End a request; its last piece says "cancelled". One that has ended is left alone."""
+        """End a request; its last piece says "cancelled". One that waits leaves its place in the queue at once, one
+        that runs ends after the step, one that has ended is left alone."""
         with self._lock:
-            self._cancels.append(ticket)
+            if ticket.in_batch is None:
+                self._leave_queue(ticket, Piece(ticket.number, "", self._nothing(ticket, "cancelled")))
+            else:
+                self._cancels.append(ticket)
             self._lock.notify_all()
 
     def embed(self, tokens: tuple[int, ...], adapter: str | None = None, user: str = "") -> Tensor:
@@ -180,7 +185,8 @@ class Engine:
         with self._lock:
             self._lock.wait_for(self._has_work, timeout=1.0)
             if self._closed:
-                self._cancels += [*self._queue, *self._running.values()]
+                for ticket in [*self._queue, *self._running.values()]:
+                    self.cancel(ticket)
             self._handle_cancels()
             self._expire()
             self._admit()
@@ -207,9 +213,7 @@ class Engine:
 
     def _handle_cancels(self) -> None:
         for ticket in self._cancels:
-            if ticket.in_batch is None:
-                self._leave_queue(ticket, Piece(ticket.number, "", self._nothing(ticket, "cancelled")))
-            else:
+            if ticket.in_batch is not None:
                 self._batch.end(ticket.in_batch, "cancelled")
         self._cancels.clear()
 

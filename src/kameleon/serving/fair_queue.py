@@ -39,9 +39,11 @@ class FairQueue(Generic[T]):
     def __init__(self) -> None:
         self._users: dict[str, _User[T]] = {}
         self._clock = 0.0
+        self._waiting = 0
 
     def __len__(self) -> int:
-        return sum(user.waiting for user in self._users.values())
+        """How many wait. Unlike all else here it may be asked for while another thread changes the queue."""
+        return self._waiting
 
     def __iter__(self) -> Iterator[T]:
         flows = (flow for user in self._users.values() if user.waiting for flow in user.flows.values())
@@ -52,6 +54,7 @@ class FairQueue(Generic[T]):
         whose = _entering(self._users, user, _User, self._clock)
         _entering(whose.flows, adapter, _Flow, whose.clock).waiting.append(item)
         whose.waiting += 1
+        self._waiting += 1
 
     def take(self, fits: Callable[[T], bool]) -> T | None:
         """The next item of which `fits` is true, taken out; flows whose first item does not fit are passed over."""
@@ -60,6 +63,7 @@ class FairQueue(Generic[T]):
                 if fits(flow.waiting[0]):
                     self._clock, user.clock = user.served, flow.served
                     user.waiting -= 1
+                    self._waiting -= 1
                     return flow.waiting.popleft()
         return None
 
@@ -70,6 +74,7 @@ class FairQueue(Generic[T]):
                 if item in flow.waiting:
                     flow.waiting.remove(item)
                     user.waiting -= 1
+                    self._waiting -= 1
 
     def charge(self, user: str, adapter: str | None, tokens: int) -> None:
         """`tokens` were computed for this user and adapter."""
