@@ -55,6 +55,25 @@ def test_min_p_leaves_what_is_likely_beside_the_likeliest():
         assert {choose(logits, wish, generator) for _ in range(200)} == {1, 2}
 
 
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"temperature": 1e-40},
+        {"temperature": 1e-300},
+        {"temperature": 1.0, "top_p": 1e-50},
+        {"temperature": 1.0, "top_p": 1e-50, "top_k": 5},
+        {"temperature": 1.0, "repetition_penalty": 1e-40, "logprobs": 1},
+        {"temperature": 1.0, "repetition_penalty": 1e300},
+    ],
+    ids=str,
+)
+def test_the_most_extreme_wishes_still_choose_a_token(tiny, wish):
+    got = said(tiny, seed=3, **wish)
+    assert got.finish == "length" and len(got.tokens) == 12
+    if wish["temperature"] < 1 or "top_p" in wish:
+        assert got.tokens == said(tiny).tokens
+
+
 def test_a_large_top_p_looks_beyond_the_first_thousand_tokens():
     logits = torch.zeros(5000)
     generator = new_generator(0)

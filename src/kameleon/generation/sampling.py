@@ -16,6 +16,7 @@ from kameleon.settings import Sampling
 
 # Sorting a whole vocabulary takes milliseconds; nearly always the mass that is asked for lies in fewer tokens.
 _SORTED_FIRST = 1024
+_LEAST = torch.finfo(torch.float32).tiny  # a smaller temperature would be 0 in fp32
 
 
 class Choice(NamedTuple):
@@ -61,6 +62,7 @@ class Chooser:
             seen = torch.tensor(sorted(self._prompt | counts.keys()))
             there = logits[seen]
             punished = torch.where(there > 0, there / one.repetition_penalty, there * one.repetition_penalty)
+            punished = punished.nan_to_num()  # an extreme penalty goes beyond what fp32 holds
             logits = logits.index_put((seen,), punished)
         if counts and (one.presence_penalty or one.frequency_penalty):
             seen = torch.tensor(list(counts))
@@ -86,7 +88,8 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     """The next token from `logits` [vocab_size] fp32."""
     if sampling.temperature == 0:
         return int(logits.argmax())
-    probabilities = (logits / sampling.temperature).softmax(-1)
+    # The largest becomes 0 first, so that no temperature makes it infinite.
+    probabilities = ((logits - logits.max()) / max(sampling.temperature, _LEAST)).softmax(-1)
     if sampling.top_p == 1 and not sampling.top_k:
         probabilities = probabilities * (probabilities >= sampling.min_p * probabilities.max())
         return int(torch.multinomial(probabilities, 1, generator=generator))
@@ -97,7 +100,9 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     # A token stays when those before it have not yet reached top_p; the first one always stays.
     before = kept.cumsum(-1) - kept
     mass = kept.sum() if sampling.top_k else 1.0
-    kept = kept * (before < sampling.top_p * mass) * (kept >= sampling.min_p * kept[0])
+    stays = (before < sampling.top_p * mass) & (kept >= sampling.min_p * kept[0])
+    stays[0] = True
+    kept = kept * stays
     return int(tokens[torch.multinomial(kept, 1, generator=generator)])
 
 
