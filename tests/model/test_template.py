@@ -126,6 +126,8 @@ def test_arguments_written_as_json_text_are_rendered_as_an_object():
     assert written == MADE["chatml"].render([*chat("Time?"), call({"zone": "CET"})])
     with pytest.raises(DataError, match="refuses these messages"):
         MADE["chatml"].render([*chat("Time?"), call("{zone")])
+    with pytest.raises(DataError, match="refuses these messages"):
+        MADE["chatml"].render([*chat("Time?"), call("[" * 100_000)])
 
 
 def test_a_tokenizer_that_puts_a_space_before_every_text_puts_none_before_an_answer():
