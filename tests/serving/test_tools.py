@@ -71,6 +71,7 @@ def test_text_without_calls_stays_as_it_is(style, text):
     "text",
     [
         '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
+        '<tool_call>{"name": ["weather"], "arguments": {}}</tool_call>',
         '<tool_call>{"name": "weather", "arguments": "Paris"}</tool_call>',
         "<tool_call>weather(Paris)</tool_call> and more",
         '<tool_call>{"name": "weath',

@@ -173,12 +173,13 @@ class CallReader:
 
     def _call(self, text: str) -> Call | None:
         value = _parsed(text)
-        if not isinstance(value, dict) or value.get("name") not in self._plan.names:
+        name = value.get("name") if isinstance(value, dict) else None
+        if not isinstance(name, str) or name not in self._plan.names:
             return None
         arguments = value.get("arguments", value.get("parameters", {}))
         if not isinstance(arguments, dict):
             return None
-        return Call(f"call_{secrets.token_hex(12)}", value["name"], json.dumps(arguments, ensure_ascii=False))
+        return Call(f"call_{secrets.token_hex(12)}", name, json.dumps(arguments, ensure_ascii=False))
 
     def _is_surplus(self, one: str | Call) -> bool:
         if not isinstance(one, Call):
