@@ -43,10 +43,13 @@ class TextStream:
         return text
 
     def _certain(self, text: str) -> int:
-        """All but half a character or half a stop string that waits at the end."""
-        end = len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
+        """All but half a character or half a stop string that waits at the end, the former maybe within the latter."""
+        text = text.rstrip("\N{REPLACEMENT CHARACTER}")
+        end = len(text)
         for stop in self._stops:
-            for length in range(len(stop) - 1, 0, -1):
-                if text.endswith(stop[:length]):
-                    end = min(end, len(text) - length)
+            at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+            while at >= 0 and not stop.startswith(text[at:]):
+                at = text.find(stop[0], at + 1)
+            if at >= 0:
+                end = min(end, at)
         return end
