@@ -124,6 +124,7 @@ def test_arguments_written_as_json_text_are_rendered_as_an_object():
 
     written = MADE["chatml"].render([*chat("Time?"), call('{"zone": "CET"}')])
     assert written == MADE["chatml"].render([*chat("Time?"), call({"zone": "CET"})])
+    assert MADE["chatml"].render([call("")]) == MADE["chatml"].render([call({})])
     with pytest.raises(DataError, match="refuses these messages"):
         MADE["chatml"].render([*chat("Time?"), call("{zone")])
     with pytest.raises(DataError, match="refuses these messages"):

@@ -154,7 +154,10 @@ class ChatTemplate:
 
 
 def _with_parsed_arguments(message: Message) -> Message:
-    """Tool calls with their arguments as an object: OpenAI writes JSON text, which templates would quote once more."""
+    """Tool calls with their arguments as an object: OpenAI writes JSON text, which templates would quote once more.
+
+    Clients write empty text for a call without arguments.
+    """
     calls = message.get("tool_calls")
     return {**message, "tool_calls": [_with_parsed_call(call) for call in calls]} if calls else message
 
@@ -163,4 +166,4 @@ def _with_parsed_call(call: dict[str, Any]) -> dict[str, Any]:
     function = call["function"]
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
         return call
-    return {**call, "function": {**function, "arguments": json.loads(function["arguments"])}}
+    return {**call, "function": {**function, "arguments": json.loads(function["arguments"] or "{}")}}
