@@ -121,6 +121,15 @@ def test_embeddings_have_length_one_and_differ_by_text_and_adapter(client, tiny)
     assert answer["usage"]["prompt_tokens"] == sum(len(tiny.encode_prompt(p, raw=True)) for p in ("one", "two"))
 
 
+def test_as_many_texts_as_a_request_may_hold_are_embedded_though_the_queue_is_shorter(client):
+    answer = embed(client, input=[f"text {i % 3}" for i in range(2048)])
+    assert answer.status_code == 200, answer.text
+    vectors = [entry["embedding"] for entry in answer.json()["data"]]
+    assert len(vectors) == 2048
+    assert vectors[2047] == pytest.approx(vectors[1], abs=1e-4) and vectors[1] != pytest.approx(vectors[0], abs=1e-4)
+    assert [entry["index"] for entry in answer.json()["data"]] == list(range(2048))
+
+
 def test_other_dimensions_are_refused(client):
     assert embed(client, input="one", dimensions=7).status_code == 400
     assert embed(client, input="").status_code == 400

@@ -8,15 +8,19 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from kameleon.generation import Completion
 from kameleon.generation import Request as Prompt
 from kameleon.serving.http.answers import Answers, unless_client_leaves
 from kameleon.serving.http.bodies import EmbeddingBody
 from kameleon.serving.http.errors import ApiError, json_response
 from kameleon.serving.http.guard import key_of
 from kameleon.serving.http.service import service_of, user_of
+
+_AT_ONCE = 32  # texts of one request that wait or are computed: all of them could fill the queue
 
 router = APIRouter()
 
@@ -32,15 +36,17 @@ async def _embed(body: EmbeddingBody, request: Request) -> dict[str, Any]:
     size = service.base.config.hidden_size
     if body.dimensions not in (None, size):
         raise ApiError(400, f"vectors here have {size} dimensions, no other number", "invalid_value", "dimensions")
-    adapter: list[str | None] = []
 
-    def prepare() -> Sequence[Prompt]:
-        adapter.append(service.adapter_of(body.model, key_of(request)))
-        return [Prompt(tuple(service.prompts.of_text(text)), adapter[0], embed=True) for text in body.inputs()]
+    def prepare() -> tuple[str | None, Sequence[Prompt]]:
+        adapter = service.adapter_of(body.model, key_of(request))
+        return adapter, [Prompt(tuple(service.prompts.of_text(text)), adapter, embed=True) for text in body.inputs()]
 
-    async with Answers(service.engine, user_of(request, body.user)) as answers:
-        await answers.ask(prepare)
-        done = await answers.completions()
+    adapter, prompts = await run_in_threadpool(prepare)
+    done: list[Completion] = []
+    for start in range(0, len(prompts), _AT_ONCE):
+        async with Answers(service.engine, user_of(request, body.user)) as answers:
+            await answers.ask(lambda part=prompts[start : start + _AT_ONCE]: part)
+            done += await answers.completions()
     tokens = sum(one.prompt_tokens for one in done)
     data = []
     for index, one in enumerate(done):
@@ -51,7 +57,7 @@ async def _embed(body: EmbeddingBody, request: Request) -> dict[str, Any]:
     return {
         "object": "list",
         "data": data,
-        "model": adapter[0] or service.name,
+        "model": adapter or service.name,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
 
