@@ -1,12 +1,18 @@
 """Clients that leave, and a server that ends: nothing is computed for nobody, nobody waits for nothing."""
 
+import asyncio
 import http.client
 import json
+import threading
 import time
 from urllib.parse import urlsplit
 
 import pytest
 from waiting import wait_until
+
+from kameleon import Sampling
+from kameleon.generation import Request
+from kameleon.serving.http.answers import Answers
 
 LONG = {"model": "tiny", "prompt": "one", "max_tokens": 240, "ignore_eos": True, "temperature": 0}
 
@@ -32,6 +38,31 @@ def test_a_client_that_leaves_has_its_request_cancelled(service, address, stream
     finished = service.engine.state().counters[None].finished
     assert finished.get("cancelled", 0) >= 1
     assert sum(finished.values()) == 4
+
+
+def test_a_client_that_leaves_while_its_request_is_taken_in_keeps_nobody_waiting(service, monkeypatch):
+    submit, step = service.engine.submit, service.engine._batch.step
+    may_go_on, begun = threading.Event(), threading.Event()
+    endless = Sampling(max_tokens=200, logit_bias=tuple((end, -100.0) for end in service.base.stop_token_ids))
+
+    def slow(*given):
+        begun.set()
+        assert may_go_on.wait(20)
+        return submit(*given)
+
+    async def leave():
+        async with Answers(service.engine, "") as answers:
+            asking = asyncio.ensure_future(answers.ask(lambda: [Request((65,), sampling=endless)] * 3))
+            while not begun.is_set():
+                await asyncio.sleep(0.001)
+            asking.cancel()
+        may_go_on.set()  # only now: the event loop was not held up
+
+    monkeypatch.setattr(service.engine, "submit", slow)
+    monkeypatch.setattr(service.engine._batch, "step", lambda: time.sleep(0.02) or step())  # else it may end first
+    asyncio.run(leave())
+    wait_until(lambda: service.engine.state().counters[None].finished == {"cancelled": 1})
+    assert service.engine.state().counters[None].requests == 1
 
 
 def test_an_engine_that_breaks_tells_everyone_and_the_server_is_not_ready(service, address, monkeypatch):

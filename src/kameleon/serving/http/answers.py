@@ -54,11 +54,14 @@ class Answers:
     def _ask(self, prepare: Callable[[], Sequence[Request]]) -> Sequence[Request]:
         requests = prepare()
         for index, request in enumerate(requests):
-            with self._lock:
-                if self._is_closed:  # the client left while this thread was at work
-                    return requests
-                self._unfinished += 1
-                self._tickets.append(self._engine.submit(request, self._listener(index), self._user))
+            self._unfinished += 1
+            ticket = self._engine.submit(request, self._listener(index), self._user)
+            with self._lock:  # held for a moment only, since the event loop waits for it too
+                self._tickets.append(ticket)
+                is_closed = self._is_closed
+            if is_closed:  # the client left while this thread was at work
+                self._engine.cancel(ticket)
+                break
         return requests
 
     def _listener(self, index: int) -> Callable[[Piece], None]:
