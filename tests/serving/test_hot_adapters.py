@@ -62,6 +62,19 @@ def test_running_ones_stay_and_one_who_needs_room_waits_for_it(tiny, size):
     assert hot.start(late) and names(hot) == ["a0"]
 
 
+@pytest.mark.parametrize("let_go", [HotAdapters.unload, HotAdapters.unpin])
+def test_who_waits_for_room_gets_that_of_one_that_is_let_go_by_hand(tiny, size, let_go):
+    hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=2 * size)
+    hot.pin("a0")
+    held = hot.hold("a1")
+    wait_until(lambda: hot.start(held))
+    waiting = hot.hold("a2")
+    wait_until(lambda: held.leaving)
+    let_go(hot, "a0")
+    wait_until(lambda: waiting.ready)
+    assert sorted(names(hot)) == ["a1", "a2"]
+
+
 def test_one_that_just_came_stays_until_a_request_had_its_turn_on_it(tiny, size):
     hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=size)
     first, second = hot.hold("a0"), hot.hold("a1")

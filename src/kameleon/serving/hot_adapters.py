@@ -170,6 +170,7 @@ class HotAdapters:
         with self._lock:
             self._pinned.discard(name)
             self._shrink()
+            self._lock.notify_all()
 
     def unload(self, name: str) -> None:
         """Let an adapter go: at once, or when its requests have ended. Raises AdapterNotFoundError."""
@@ -180,6 +181,7 @@ class HotAdapters:
                 resident = ", ".join(sorted(self._current)) or "none"
                 raise AdapterNotFoundError(f"adapter {name!r} is not resident; resident: {resident}")
             self._shrink()
+            self._lock.notify_all()
 
     def state(self) -> tuple[AdapterState, ...]:
         """Every version that is resident or on its way."""
