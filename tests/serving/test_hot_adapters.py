@@ -7,7 +7,7 @@ import torch
 from fakes import random_adapter
 from waiting import wait_until
 
-from kameleon.errors import AdapterError, AdapterNotFoundError, WrongBaseError
+from kameleon.errors import AdapterError, AdapterNotFoundError, QueueFullError, WrongBaseError
 from kameleon.serving import HotAdapters
 
 
@@ -84,6 +84,28 @@ def test_one_that_just_came_stays_until_a_request_had_its_turn_on_it(tiny, size)
     assert hot.start(first)
     hot.release(first, started=True)
     wait_until(lambda: second.ready)
+
+
+def test_nobody_waits_for_an_adapter_once_loading_has_ended(tiny, size):
+    hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=size)
+    held = hot.hold("a0")
+    wait_until(lambda: hot.start(held))
+    told = []
+
+    def load():
+        with pytest.raises(QueueFullError, match="shutting down"):
+            hot.load("a1")
+        told.append(True)
+
+    waiter = threading.Thread(target=load, daemon=True)
+    waiter.start()
+    wait_until(lambda: len(names(hot)) == 2)
+    hot.close()
+    waiter.join(10)
+    load_later = threading.Thread(target=load, daemon=True)
+    load_later.start()
+    load_later.join(10)
+    assert told == [True, True]
 
 
 def test_a_name_removed_and_saved_again_is_another_adapter_though_its_number_is_the_same(tiny, size):

@@ -11,7 +11,7 @@ from kameleon.adapters import Adapter, Bank, Proof, Shelf, ShelfVersion, prove
 from kameleon.adapters.bank import FrozenResident, Resident
 from kameleon.adapters.peft_files import reading_adapter
 from kameleon.adapters.safetensors_views import ReadBuffer
-from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError, KameleonError
+from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError, KameleonError, QueueFullError
 from kameleon.model import Base
 from kameleon.ops import NO_ADAPTER, compute_in_one_thread
 from kameleon.serving.state import AdapterState
@@ -74,6 +74,7 @@ class HotAdapters:
         self._current: dict[str, Version] = {}
         self._pinned: set[str] = set()
         self._uses = self._residences = 0
+        self._is_closed = False
         self._wanted: queue.SimpleQueue[Version | None] = queue.SimpleQueue()
         self._loader: threading.Thread | None = None
         self._buffer = ReadBuffer()
@@ -127,14 +128,14 @@ class HotAdapters:
             self._lock.notify_all()
 
     def load(self, name: str) -> None:
-        """Make an adapter resident and wait for it. Raises AdapterError."""
+        """Make an adapter resident and wait for it. Raises AdapterError, and QueueFullError when this is closed."""
         version = self.hold(name)
         try:
             with self._lock:
-                self._lock.wait_for(lambda: version.ready or version.error is not None)
+                self._lock.wait_for(lambda: version.ready or version.error is not None or self._is_closed)
                 version.had_turn = True
-            if version.error is not None:
-                raise version.error
+                if not version.ready:
+                    raise version.error or QueueFullError("the server is shutting down", 5.0)
         finally:
             self.release(version)
 
@@ -200,6 +201,10 @@ class HotAdapters:
             return self._resident_bytes()
 
     def close(self) -> None:
+        """Load no more. Those who wait in `load` are told."""
+        with self._lock:
+            self._is_closed = True
+            self._lock.notify_all()
         self._wanted.put(None)
 
     def _added(self, name: str) -> Adapter | None:
