@@ -168,6 +168,27 @@ def test_a_value_goes_before_the_shelf_until_it_is_unloaded(tiny, size):
         hot.hold("fresh")
 
 
+@pytest.mark.parametrize("name", ["fresh", "a0"])
+def test_a_value_that_is_unloaded_while_it_is_asked_for_is_what_the_shelf_says_then(tiny, size, name, monkeypatch):
+    hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=2 * size)
+    hot.add(random_adapter(tiny.base, name, seed=9))
+    found = hot._added
+
+    def added(name):
+        value = found(name)
+        if value is not None:
+            hot.unload(name)
+        return value
+
+    monkeypatch.setattr(hot, "_added", added)
+    if name == "a0":
+        hot.load(name)
+        assert [a.version for a in hot.state()] == [1]
+    else:
+        with pytest.raises(AdapterNotFoundError):
+            hot.load(name)
+
+
 def test_what_cannot_be_loaded_is_told_and_leaves_no_trace(tiny, size, tmp_path):
     stranger = random_adapter(tiny.base, "stranger")
     card = type(stranger.card)(base_id="other", base_fingerprint="sha256:0")

@@ -104,6 +104,8 @@ class HotAdapters:
         with self._lock:
             version = self._current.get(name)
             if version is None or version.is_overtaken_by(source):
+                if isinstance(source, Adapter):  # it was unloaded just now
+                    return self.hold(name)
                 version = self._want(Version(name, source))
             version.holders += 1
             self._touch(version)
