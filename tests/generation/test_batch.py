@@ -162,3 +162,19 @@ def test_an_embedding_is_the_mean_of_the_final_hidden_states(loaded):
         hidden = loaded.base.decoder.hidden(torch.tensor(tokens), Segments((50,), (1,)), loaded.bank)
     torch.testing.assert_close(got.embedding, hidden.mean(0), rtol=1e-4, atol=1e-4)
     assert (got.text, got.tokens, got.prompt_tokens) == ("", (), 50)
+
+
+@pytest.mark.parametrize("wish", [{"embed": True}, {"score_prompt": True}, {}], ids=str)
+def test_what_a_broken_adapter_turns_into_nan_is_an_error_not_an_answer(tiny, wish):
+    slot = tiny.bank.add(random_adapter(tiny.base, "broken", alpha=1e38))
+    batch = batch_of(tiny, prefill_chunk_tokens=16)
+    batch.add(Request(SHARED, "broken", Sampling(max_tokens=3), **wish), slot)
+    fine = batch.add(Request(SHARED, None, Sampling(max_tokens=3), **wish), -1)
+    last = {}
+    while not batch.idle:
+        last |= {piece.request: piece for piece in batch.step()}
+    broken = [piece for number, piece in last.items() if number != fine]
+    assert [str(piece.error) for piece in broken] == [
+        "adapter 'broken' turns what is computed into NaN or infinity; it is broken"
+    ]
+    assert last[fine].completion is not None and batch.pool.held == 0

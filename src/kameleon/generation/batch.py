@@ -281,7 +281,9 @@ class Batch:
     def _add_hidden(self, sequence: _Sequence, hidden: torch.Tensor) -> None:
         total = hidden.float().sum(0)
         sequence.hidden = total if sequence.hidden is None else sequence.hidden + total
-        if not sequence.left:
+        if not torch.isfinite(sequence.hidden).all():
+            self._spoil(sequence)
+        elif not sequence.left:
             sequence.finish = "stop"
 
     def _learn(self, sequence: _Sequence) -> None:
@@ -293,7 +295,7 @@ class Batch:
 
     def _spoil(self, sequence: _Sequence) -> None:
         whose = f"adapter {sequence.request.adapter!r}" if sequence.request.adapter else "the base"
-        sequence.error = AdapterMismatchError(f"{whose} turns the logits into NaN or infinity; it is broken")
+        sequence.error = AdapterMismatchError(f"{whose} turns what is computed into NaN or infinity; it is broken")
         sequence.finish = "stop"
 
     def _take(self, sequence: _Sequence, choice: Choice) -> None:
