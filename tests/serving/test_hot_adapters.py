@@ -142,6 +142,20 @@ def test_what_changes_on_disk_while_it_waits_to_be_read_is_read_as_it_is_then(ti
     assert isinstance(removed.error, AdapterNotFoundError)
 
 
+def test_adapters_are_still_loaded_after_memory_for_the_next_could_not_be_had(tiny, size, monkeypatch):
+    hot, tried = HotAdapters(tiny.base, tiny.shelf, budget_bytes=9 * size), threading.Event()
+
+    def no_memory():
+        tried.set()
+        return torch.zeros(1 << 60)
+
+    monkeypatch.setattr(hot.bank, "prepare", no_memory)
+    hot.load("a0")
+    assert tried.wait(20)
+    later = hot.hold("a1")
+    wait_until(lambda: later.ready)
+
+
 def test_a_new_version_replaces_the_old_when_nobody_holds_that(tiny, size):
     hot = HotAdapters(tiny.base, tiny.shelf, budget_bytes=9 * size)
     hot.load("a0")

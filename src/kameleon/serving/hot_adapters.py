@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -253,7 +254,8 @@ class HotAdapters:
                 one = max((v.bytes for v in self._versions), default=0)
                 fits = self._resident_bytes() + one <= self.budget_bytes  # else somebody leaves, and leaves memory
             if fits:
-                self.bank.prepare()
+                with contextlib.suppress(RuntimeError, MemoryError):  # no memory: whoever wants it will be told
+                    self.bank.prepare()
             return self._wanted.get()
 
     def _load_one(self, version: Version) -> None:
