@@ -118,6 +118,10 @@ def test_attention_in_a_window(segments, window):
     check_attention(segments, 4, 2, 32, torch.float32, 1e-4, window)
 
 
+def test_attention_with_large_heads():
+    check_attention(LAYOUTS["a shared prefix"], 2, 1, 800, torch.float32, 1e-4)
+
+
 @TYPES
 def test_attention_in_a_window_over_many_blocks(dtype, tolerance):
     check_attention(Segments((130, 400, 0, 90), parents=(-1, 0, 0, -1)), 2, 1, 64, dtype, tolerance, 120)
