@@ -270,6 +270,14 @@ def test_multiply(rows, inner, columns, transposed):
         assert torch.equal(ops.multiply(x, matrix)[3:], ops.multiply(torch.cat([x[3:], x]), matrix)[: rows - 3])
 
 
+@TYPES
+@pytest.mark.parametrize("rows", [1, 20])
+def test_terms_that_share_columns_are_summed_whatever_their_strides(rows, dtype, tolerance):
+    pairs = [(torch.randn(rows, k).to(dtype), torch.randn(9, k).to(dtype).T) for k in (16, 5)]
+    got = ops.sum_products([ops.Term(a, b) for a, b in pairs])
+    torch.testing.assert_close(got, sum(a.float() @ b.float() for a, b in pairs).to(dtype), rtol=tolerance, atol=0.1)
+
+
 def test_tokens_of_the_plain_base_get_the_frozen_product_to_the_bit():
     segments = Segments((5, 6), (NO_ADAPTER, 0))
     weight, x = FrozenWeight(torch.randn(20, 12)), torch.randn(11, 12)
