@@ -89,6 +89,25 @@ def test_gates_of_large_and_of_broken_numbers(activation):
     torch.testing.assert_close(pair.grad[0, :7], torch.tensor([0.0, 0, 0, 0.5, 1, 1, 1]))
 
 
+@pytest.mark.parametrize("lay", [lambda x: x.T.contiguous().T, lambda x: x.repeat(1, 2)[:, : x.shape[1]]])
+def test_rows_may_lie_apart_or_as_columns_and_so_may_gradients(lay):
+    segments, (cos, sin) = Segments((7, 15)), ops.rotation(torch.arange(22), torch.rand(4))
+    weight, norm = torch.randn(10, 48), ops.RmsNorm(torch.rand(48), 1e-5)
+    x = leaf(22, 48)
+    for fast, slow in (
+        (lambda: ops.rope(lay(x), cos, sin, 4), lambda: reference.rope(x, cos, sin, 4)),
+        (
+            lambda: ops.attention(lay(x), 2, 2, segments),
+            lambda: reference.attention(*ops.split_heads(x, 2, 2), segments).flatten(1),
+        ),
+        (
+            lambda: ops.lora_linear(lay(x), FrozenWeight(weight), [], segments, norm),
+            lambda: reference.lora_linear(norm(x), weight, [], segments),
+        ),
+    ):
+        assert_same(lambda f=fast: f().T, lambda f=slow: f().T, [x])
+
+
 LAYOUTS = {
     "one segment": Segments((9,)),
     "one token": Segments((1,)),
