@@ -103,6 +103,9 @@ def test_left_out_keys_have_the_familys_defaults():
     assert read.tie_word_embeddings == plain.tie_word_embeddings
     assert read.stop_token_ids == frozenset()
     assert config_from_hf(config | {"model_type": "qwen3"}).head_dim == Qwen3Config().head_dim
+    for family, one in CLASSES.items():
+        read = config_from_hf(config | {"model_type": family})
+        assert read.max_sequence_tokens == one().max_position_embeddings
 
 
 def test_a_head_dim_of_its_own_is_kept():

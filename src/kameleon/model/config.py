@@ -24,8 +24,9 @@ FAMILIES = {
 _ARCHITECTURES = {"gemma3" if family == "gemma3_text" else family: family for family in FAMILIES}
 # What a config.json may leave out, where families differ.
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "mistral": {"sliding_window": 4096},
-    "qwen3": {"head_dim": 128},
+    "mistral": {"sliding_window": 4096, "max_position_embeddings": 131072},
+    "qwen2": {"max_position_embeddings": 32768},
+    "qwen3": {"head_dim": 128, "max_position_embeddings": 32768},
     "gemma3_text": {
         "head_dim": 256,
         "num_key_value_heads": 4,
