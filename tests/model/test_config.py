@@ -91,6 +91,14 @@ def test_yarn_without_a_factor_takes_the_ratio_of_lengths():
     assert config_from_hf(old_style("qwen2") | {"rope_scaling": scaling}).rope.factor == 4.0
 
 
+@pytest.mark.parametrize("key", ["mscale", "mscale_all_dim", "truncate", "partial_rotary_factor", "attention_factor"])
+def test_null_in_a_scaling_is_as_if_it_were_left_out(key):
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    expected = config_from_hf(old_style("qwen2") | {"rope_scaling": scaling})
+    assert config_from_hf(old_style("qwen2") | {"rope_scaling": scaling | {key: None}}) == expected
+    assert config_from_hf(old_style("qwen2") | {"rope_scaling": scaling | {"truncate": True}}) == expected
+
+
 def test_left_out_keys_have_the_familys_defaults():
     config = {k: SIZES[k] for k in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
     config |= {"model_type": "llama", "num_attention_heads": 4}

@@ -228,7 +228,8 @@ def _rope_from_hf(values: Metadata, max_positions: int, layer_type: str | None) 
         scaling = values.get("rope_scaling")
     if not isinstance(scaling or {}, dict):
         raise WeightsError(f"the rope parameters in {values.where} are {scaling!r}; they must be an object")
-    scaling = Metadata(scaling or {}, f"the rope parameters in {values.where}")
+    said = {key: value for key, value in (scaling or {}).items() if value is not None}
+    scaling = Metadata(said, f"the rope parameters in {values.where}")
     theta = (
         values.find("rope_local_base_freq", float, _LOCAL_THETA) if local else values.find("rope_theta", float, 10000.0)
     )
@@ -237,8 +238,8 @@ def _rope_from_hf(values: Metadata, max_positions: int, layer_type: str | None) 
         raise _refuse(f"rope scaling {kind!r} (only default, linear, llama3, yarn)")
     if values.get("partial_rotary_factor", scaling.get("partial_rotary_factor", 1.0)) != 1.0:
         raise _refuse("partial rotary embedding")
-    for key in ("mscale", "mscale_all_dim", "truncate"):
-        if kind == "yarn" and key in scaling:
+    for key, fine in (("mscale", None), ("mscale_all_dim", None), ("truncate", True)):
+        if kind == "yarn" and scaling.get(key, fine) != fine:
             raise _refuse(f"yarn with {key}")
     key = "original_max_position_embeddings"
     original = scaling.size(key, values.size(key, max_positions))
