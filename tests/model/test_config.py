@@ -123,7 +123,14 @@ def test_a_head_dim_of_its_own_is_kept():
 
 @pytest.mark.parametrize(
     ("own", "generation", "expected"),
-    [(7, None, {7}), ([7, 8], {}, {7, 8}), (7, {"eos_token_id": [9, 7]}, {7, 9}), (None, {}, set()), (0, {}, {0})],
+    [
+        (7, None, {7}),
+        ([7, 8], {}, {7, 8}),
+        (7, {"eos_token_id": [9, 7]}, {7, 9}),
+        (7, {"eos_token_id": None}, {7}),
+        (None, {}, set()),
+        (0, {}, {0}),
+    ],
 )
 def test_stop_tokens_come_from_the_generation_config_first(own, generation, expected):
     assert config_from_hf(new_style("llama") | {"eos_token_id": own}, generation).stop_token_ids == expected

@@ -134,7 +134,8 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
     layers, gemma = values.size("num_hidden_layers"), family == "gemma3_text"
     max_sequence_tokens = values.size("max_position_embeddings", 2048)
     head_dim = values.size("head_dim", max(1, size // heads))
-    stops = Metadata(generation or {}, "generation_config.json").get("eos_token_id", values.get("eos_token_id"))
+    stops = (generation or {}).get("eos_token_id")
+    stops = values.get("eos_token_id") if stops is None else stops
     return DecoderConfig(
         family=family,
         vocab_size=values.size("vocab_size"),
