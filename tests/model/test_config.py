@@ -215,6 +215,7 @@ def test_what_gemma_may_ask_for_and_is_not_computed_is_refused_by_name(extra, sa
     [
         ({"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]}, "Gemma2ForCausalLM"),
         ({"model_type": "gpt2"}, "gpt2"),
+        ({"model_type": "gpt2", "architectures": 5}, "gpt2"),
         ({}, "None"),
     ],
 )
@@ -400,6 +401,7 @@ def test_gguf_metadata_of_another_type_is_named(tmp_path, extra, said):
         ({"hidden_size": "64"}, "hidden_size in config.json is '64'"),
         ({"num_attention_heads": 0}, "num_attention_heads in config.json is 0"),
         ({"rms_norm_eps": [1]}, "rms_norm_eps in config.json"),
+        ({"rope_theta": 10**400}, "rope_theta in config.json is inf; it must be a number"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings in config.json is 'yes'; it must be true or false"),
         ({"rope_scaling": "linear"}, "rope parameters in config.json are 'linear'"),
         ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor in the rope parameters in config.json is '2'"),

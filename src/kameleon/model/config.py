@@ -123,7 +123,8 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
     """
     family = str(config.get("model_type"))
     if family not in FAMILIES:
-        architecture = ", ".join(map(str, config.get("architectures") or [])) or family
+        named = config.get("architectures")
+        architecture = ", ".join(map(str, named)) if isinstance(named, list) and named else family
         raise _refuse(f"architecture {architecture} (model_type {family})")
     said = {key: value for key, value in config.items() if value is not None}
     # A window that is null is none, which is not the same as one that is left out.
