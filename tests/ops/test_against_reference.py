@@ -345,6 +345,12 @@ def test_loss_without_a_trained_token_is_zero_with_zero_gradient():
     assert not hidden.grad.any()
 
 
+@pytest.mark.parametrize("label", [50, -1, 10**9])
+def test_a_label_that_is_no_token_is_refused(label):
+    with pytest.raises(IndexError, match=f"{label}.* of a vocabulary of 50"):
+        ops.linear_cross_entropy(leaf(2, 16), FrozenWeight(torch.randn(50, 16)), torch.tensor([7, label]), 50)
+
+
 def test_token_scores_are_log_softmax_and_argmax():
     hidden, weight, labels = torch.randn(9, 16), torch.randn(50, 16), torch.randint(0, 50, (9,))
     scores = ops.token_scores(hidden, FrozenWeight(weight).project, labels, 50)
