@@ -73,7 +73,7 @@ double kameleon_adamw(float* parameters, const float* gradients, float* mean, fl
                       double weight_decay, int64_t step);
 
 // Shapes of one attention call. q, k and v lie in rows of `stride` elements a token (one buffer may hold all three), each
-// head's head_dim (at most 512) next to each other; gradients lie alike. `out` and `d_out` are [tokens, heads, head_dim],
+// head's head_dim next to each other; gradients lie alike. `out` and `d_out` are [tokens, heads, head_dim],
 // log_sum_exp [heads, tokens] fp32. lengths and parents: per segment; a parent comes earlier, −1 is none. Each token sees
 // the last `window` tokens of its sequence, itself and its parent's included.
 struct Attention {

@@ -343,11 +343,12 @@ void backward(const Attention& in, const T* q, const T* k, const T* v, const T* 
                 T* to = dq + token * in.stride + head * in.head_dim;
                 for (int64_t d = 0; d < in.head_dim; d++) to[d] = narrow<T>(from[d]);
             }
+        std::vector<float> k_room(size_t(in.head_dim)), v_room(size_t(in.head_dim));
+        float *sum_k = k_room.data(), *sum_v = v_room.data();
 #pragma omp for schedule(dynamic) collapse(2)
         for (int64_t segment = 0; segment < in.segments; segment++)
             for (int64_t kv_head = 0; kv_head < in.kv_heads; kv_head++)
                 for (int64_t row = 0; row < in.lengths[segment]; row++) {
-                    float sum_k[512], sum_v[512];
                     std::fill(sum_k, sum_k + in.head_dim, 0.0f);
                     std::fill(sum_v, sum_v + in.head_dim, 0.0f);
                     auto add = [&](int64_t of, int64_t key) {

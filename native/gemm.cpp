@@ -316,6 +316,8 @@ void multiply(const Batch<E>& batch, const Result& result, int64_t row, int64_t 
             FOR_TYPE(result.start_type, copy_block(static_cast<const T*>(result.start) + row * result.start_row + left,
                                                    result.start_row, rows, columns, sum, sum_row));
     }
+    if (batch.pieces.empty() && !add)  // B has no rows: zeros
+        column<E, true>(slices.data(), 0, rows, sum, sum_row, int(columns), false);
     for (const Piece<E> *first = batch.pieces.data(), *end = first + batch.pieces.size(), *last; first != end;
          first = last) {
         int64_t steps = first->steps();

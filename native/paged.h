@@ -202,11 +202,27 @@ struct Place {
     int64_t segment, position;
 };
 
+// Zeroes a page's values behind a place.
+template <class T>
+void clear_behind(const Pages& in, int64_t page, int64_t place) {
+    constexpr int64_t STEP = Lines<T>::STEP;
+    for (int64_t head = 0; head < in.kv_heads; head++) {
+        T* values = static_cast<T*>(in.values) + (page * in.kv_heads + head) * in.head_dim * PAGE_TOKENS;
+        for (int64_t other = place + 1; other < PAGE_TOKENS; other++)
+            for (int64_t d = 0; d < in.head_dim; d++)
+                values[(other / STEP * in.head_dim + d) * STEP + other % STEP] = T{};
+    }
+}
+
 template <class T>
 void keep_token(const Pages& in, const Place& at, const T* qkv) {
     const int64_t page = in.tables[at.segment * in.table_width + at.position / PAGE_TOKENS];
+    const int64_t place = at.position % PAGE_TOKENS, offset = in.offsets[at.segment];
     const T* k = qkv + in.heads * in.head_dim;
-    keep(in, page, at.position % PAGE_TOKENS, k, k + in.kv_heads * in.head_dim);
+    keep(in, page, place, k, k + in.kv_heads * in.head_dim);
+    // In a page that this pass begins: what another sequence left there is weighed with zero, which NaN outlives.
+    if (at.position == offset + in.lengths[at.segment] - 1 && at.position - place >= offset)
+        clear_behind<T>(in, page, place);
 }
 
 // Attention of all tokens, whose keys and values are kept; by all threads of a team.

@@ -91,6 +91,14 @@ def test_yarn_without_a_factor_takes_the_ratio_of_lengths():
     assert config_from_hf(old_style("qwen2") | {"rope_scaling": scaling}).rope.factor == 4.0
 
 
+@pytest.mark.parametrize("key", ["mscale", "mscale_all_dim", "truncate", "partial_rotary_factor", "attention_factor"])
+def test_null_in_a_scaling_is_as_if_it_were_left_out(key):
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    expected = config_from_hf(old_style("qwen2") | {"rope_scaling": scaling})
+    assert config_from_hf(old_style("qwen2") | {"rope_scaling": scaling | {key: None}}) == expected
+    assert config_from_hf(old_style("qwen2") | {"rope_scaling": scaling | {"truncate": True}}) == expected
+
+
 def test_left_out_keys_have_the_familys_defaults():
     config = {k: SIZES[k] for k in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
     config |= {"model_type": "llama", "num_attention_heads": 4}
@@ -103,6 +111,9 @@ def test_left_out_keys_have_the_familys_defaults():
     assert read.tie_word_embeddings == plain.tie_word_embeddings
     assert read.stop_token_ids == frozenset()
     assert config_from_hf(config | {"model_type": "qwen3"}).head_dim == Qwen3Config().head_dim
+    for family, one in CLASSES.items():
+        read = config_from_hf(config | {"model_type": family})
+        assert read.max_sequence_tokens == one().max_position_embeddings
 
 
 def test_a_head_dim_of_its_own_is_kept():
@@ -112,7 +123,14 @@ def test_a_head_dim_of_its_own_is_kept():
 
 @pytest.mark.parametrize(
     ("own", "generation", "expected"),
-    [(7, None, {7}), ([7, 8], {}, {7, 8}), (7, {"eos_token_id": [9, 7]}, {7, 9}), (None, {}, set()), (0, {}, {0})],
+    [
+        (7, None, {7}),
+        ([7, 8], {}, {7, 8}),
+        (7, {"eos_token_id": [9, 7]}, {7, 9}),
+        (7, {"eos_token_id": None}, {7}),
+        (None, {}, set()),
+        (0, {}, {0}),
+    ],
 )
 def test_stop_tokens_come_from_the_generation_config_first(own, generation, expected):
     assert config_from_hf(new_style("llama") | {"eos_token_id": own}, generation).stop_token_ids == expected
@@ -197,6 +215,7 @@ def test_what_gemma_may_ask_for_and_is_not_computed_is_refused_by_name(extra, sa
     [
         ({"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]}, "Gemma2ForCausalLM"),
         ({"model_type": "gpt2"}, "gpt2"),
+        ({"model_type": "gpt2", "architectures": 5}, "gpt2"),
         ({}, "None"),
     ],
 )
@@ -382,6 +401,7 @@ def test_gguf_metadata_of_another_type_is_named(tmp_path, extra, said):
         ({"hidden_size": "64"}, "hidden_size in config.json is '64'"),
         ({"num_attention_heads": 0}, "num_attention_heads in config.json is 0"),
         ({"rms_norm_eps": [1]}, "rms_norm_eps in config.json"),
+        ({"rope_theta": 10**400}, "rope_theta in config.json is inf; it must be a number"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings in config.json is 'yes'; it must be true or false"),
         ({"rope_scaling": "linear"}, "rope parameters in config.json are 'linear'"),
         ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor in the rope parameters in config.json is '2'"),

@@ -89,6 +89,25 @@ def test_gates_of_large_and_of_broken_numbers(activation):
     torch.testing.assert_close(pair.grad[0, :7], torch.tensor([0.0, 0, 0, 0.5, 1, 1, 1]))
 
 
+@pytest.mark.parametrize("lay", [lambda x: x.T.contiguous().T, lambda x: x.repeat(1, 2)[:, : x.shape[1]]])
+def test_rows_may_lie_apart_or_as_columns_and_so_may_gradients(lay):
+    segments, (cos, sin) = Segments((7, 15)), ops.rotation(torch.arange(22), torch.rand(4))
+    weight, norm = torch.randn(10, 48), ops.RmsNorm(torch.rand(48), 1e-5)
+    x = leaf(22, 48)
+    for fast, slow in (
+        (lambda: ops.rope(lay(x), cos, sin, 4), lambda: reference.rope(x, cos, sin, 4)),
+        (
+            lambda: ops.attention(lay(x), 2, 2, segments),
+            lambda: reference.attention(*ops.split_heads(x, 2, 2), segments).flatten(1),
+        ),
+        (
+            lambda: ops.lora_linear(lay(x), FrozenWeight(weight), [], segments, norm),
+            lambda: reference.lora_linear(norm(x), weight, [], segments),
+        ),
+    ):
+        assert_same(lambda f=fast: f().T, lambda f=slow: f().T, [x])
+
+
 LAYOUTS = {
     "one segment": Segments((9,)),
     "one token": Segments((1,)),
@@ -116,6 +135,10 @@ def test_attention_at_every_head_size(head_dim, dtype, tolerance):
 @pytest.mark.parametrize("window", [1, 2, 7, 48, 100, 1000])
 def test_attention_in_a_window(segments, window):
     check_attention(segments, 4, 2, 32, torch.float32, 1e-4, window)
+
+
+def test_attention_with_large_heads():
+    check_attention(LAYOUTS["a shared prefix"], 2, 1, 800, torch.float32, 1e-4)
 
 
 @TYPES
@@ -266,6 +289,14 @@ def test_multiply(rows, inner, columns, transposed):
         assert torch.equal(ops.multiply(x, matrix)[3:], ops.multiply(torch.cat([x[3:], x]), matrix)[: rows - 3])
 
 
+@TYPES
+@pytest.mark.parametrize("rows", [1, 20])
+def test_terms_that_share_columns_are_summed_whatever_their_strides(rows, dtype, tolerance):
+    pairs = [(torch.randn(rows, k).to(dtype), torch.randn(9, k).to(dtype).T) for k in (16, 5)]
+    got = ops.sum_products([ops.Term(a, b) for a, b in pairs])
+    torch.testing.assert_close(got, sum(a.float() @ b.float() for a, b in pairs).to(dtype), rtol=tolerance, atol=0.1)
+
+
 def test_tokens_of_the_plain_base_get_the_frozen_product_to_the_bit():
     segments = Segments((5, 6), (NO_ADAPTER, 0))
     weight, x = FrozenWeight(torch.randn(20, 12)), torch.randn(11, 12)
@@ -312,6 +343,12 @@ def test_loss_without_a_trained_token_is_zero_with_zero_gradient():
     loss.backward()
     assert loss.item() == 0
     assert not hidden.grad.any()
+
+
+@pytest.mark.parametrize("label", [50, -1, 10**9])
+def test_a_label_that_is_no_token_is_refused(label):
+    with pytest.raises(IndexError, match=f"{label}.* of a vocabulary of 50"):
+        ops.linear_cross_entropy(leaf(2, 16), FrozenWeight(torch.randn(50, 16)), torch.tensor([7, label]), 50)
 
 
 def test_token_scores_are_log_softmax_and_argmax():

@@ -59,6 +59,17 @@ def test_attention_over_pages_equals_the_reference(dtype, heads, kv_heads, head_
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("attend", [attention_paged, lambda *most: paged_attention.reference(*most, None)])
+def test_what_another_sequence_left_in_a_page_is_not_seen_even_if_it_is_no_number(attend, dtype):
+    torch.manual_seed(0)
+    fresh, used = (LayerPages(*(x[0] for x in new_pages(4, 1, 2, 16, dtype)), torch.tensor([[2, 1]])) for _ in range(2))
+    attend(torch.full((32, 96), torch.nan).to(dtype), 2, 2, Segments((32,)), used)
+    for length, offset in [(3, 0), (1, 3), (20, 4)]:
+        qkv, segments = torch.randn(length, 96).to(dtype), Segments((length,), offsets=(offset,))
+        assert torch.equal(attend(qkv, 2, 2, segments, used), attend(qkv, 2, 2, segments, fresh))
+
+
 def _decode(base, bank, slots, tokens, chunks):
     """Final hidden states of some sequences that go through the decoder in the given chunks, all side by side."""
     pool = PagePool(base.config, 64, base.compute_dtype)

@@ -52,6 +52,17 @@ def test_a_compiler_is_here_so_kernels_run_unless_switched_off():
     assert (native.choice().level is None) == (native.choice().reason == f"{native.SWITCH}=off")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16])
+def test_a_product_over_no_numbers_is_zero(dtype, out_dtype):
+    if native.choice().level is None:
+        pytest.skip("no kernels here")
+    nothing = Term(torch.empty(20, 0, dtype=dtype), torch.empty(0, 8))
+    out = torch.full((20, 8), 7.0, dtype=out_dtype)
+    assert torch.equal(gemm(out, [nothing]), torch.zeros(20, 8, dtype=out_dtype))
+    assert torch.equal(gemm(out, [nothing], torch.ones(20, 8)), torch.ones(20, 8, dtype=out_dtype))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_results_do_not_depend_on_the_number_of_threads(threads):
     if native.choice().level is None:

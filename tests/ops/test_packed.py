@@ -86,6 +86,13 @@ def test_products_of_generation_have_the_bits_of_those_with_the_unpacked_matrix(
     assert ops.Stacked(packed).project(x).equal(ops.Stacked(plain_ones).project(x))
 
 
+def test_the_reference_unpacks_one_row_as_it_does_many():
+    rows = random_bytes("NF4", 3, 128, seed=2)
+    rows[:, :4] = torch.rand(3, 1).view(torch.uint8)
+    one_by_one = [reference.unpack("NF4", row) for row in rows.split(1)]
+    assert torch.equal(torch.cat(one_by_one), reference.unpack("NF4", rows))
+
+
 def test_nf4_is_near_the_numbers_it_packs():
     """Half the widest gap between its 16 values, of the block's largest number, and a 510th of the row's largest."""
     numbers = torch.randn(20, 192) * torch.logspace(-3, 2, 20)[:, None]

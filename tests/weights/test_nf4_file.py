@@ -6,6 +6,7 @@ from safetensors.torch import save_file
 from tiny import save_base
 
 import kameleon
+from kameleon import home
 from kameleon.errors import SettingError, WeightsError
 from kameleon.ops import Packed, Segments, native, nf4
 from kameleon.weights import Nf4File, SafetensorsFolder, open_weights
@@ -57,6 +58,16 @@ def test_numbers_that_are_not_finite_are_refused_and_nothing_is_kept(folder):
     with pytest.raises(WeightsError, match=r"layers\.1\.mlp\.up_proj.*not finite"):
         open_weights(folder, "nf4")
     assert not list((folder.parent / "home").rglob("*.safetensors"))
+
+
+def test_a_cache_that_takes_no_file_is_named_and_nothing_is_kept(folder, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(home.os, "fsync", full)
+    with pytest.raises(SettingError, match=r"home/cache/nf4: .*No space left.*KAMELEON_HOME"):
+        open_weights(folder, "nf4")
+    assert not list((folder.parent / "home" / "cache" / "nf4").iterdir())
 
 
 def test_only_nf4_and_only_where_numbers_are_not_packed_yet(folder, tmp_path):

@@ -51,6 +51,14 @@ def test_tensors_come_back_as_they_were_stored(tmp_path, write):
         assert torch.equal(got, tensor)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn, torch.int8])
+def test_a_matrix_of_a_type_that_nothing_multiplies_is_named(tmp_path, dtype):
+    name = "model.embed_tokens.weight"
+    weights = open_weights(write_whole(tmp_path / "base", {name: TENSORS[name].to(dtype)}))
+    with pytest.raises(WeightsError, match=rf"embed_tokens\.weight in .* is stored in {str(dtype)[6:]}; only fp32"):
+        weights.matrix(name, (4, 3))
+
+
 def test_a_missing_tensor_is_named(tmp_path):
     weights = open_weights(write_whole(tmp_path / "base"))
     for ask in (weights.shape, weights.tensor):

@@ -24,8 +24,9 @@ FAMILIES = {
 _ARCHITECTURES = {"gemma3" if family == "gemma3_text" else family: family for family in FAMILIES}
 # What a config.json may leave out, where families differ.
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "mistral": {"sliding_window": 4096},
-    "qwen3": {"head_dim": 128},
+    "mistral": {"sliding_window": 4096, "max_position_embeddings": 131072},
+    "qwen2": {"max_position_embeddings": 32768},
+    "qwen3": {"head_dim": 128, "max_position_embeddings": 32768},
     "gemma3_text": {
         "head_dim": 256,
         "num_key_value_heads": 4,
@@ -122,7 +123,8 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
     """
     family = str(config.get("model_type"))
     if family not in FAMILIES:
-        architecture = ", ".join(map(str, config.get("architectures") or [])) or family
+        named = config.get("architectures")
+        architecture = ", ".join(map(str, named)) if isinstance(named, list) and named else family
         raise _refuse(f"architecture {architecture} (model_type {family})")
     said = {key: value for key, value in config.items() if value is not None}
     # A window that is null is none, which is not the same as one that is left out.
@@ -133,7 +135,8 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
     layers, gemma = values.size("num_hidden_layers"), family == "gemma3_text"
     max_sequence_tokens = values.size("max_position_embeddings", 2048)
     head_dim = values.size("head_dim", max(1, size // heads))
-    stops = Metadata(generation or {}, "generation_config.json").get("eos_token_id", values.get("eos_token_id"))
+    stops = (generation or {}).get("eos_token_id")
+    stops = values.get("eos_token_id") if stops is None else stops
     return DecoderConfig(
         family=family,
         vocab_size=values.size("vocab_size"),
@@ -227,7 +230,8 @@ def _rope_from_hf(values: Metadata, max_positions: int, layer_type: str | None) 
         scaling = values.get("rope_scaling")
     if not isinstance(scaling or {}, dict):
         raise WeightsError(f"the rope parameters in {values.where} are {scaling!r}; they must be an object")
-    scaling = Metadata(scaling or {}, f"the rope parameters in {values.where}")
+    said = {key: value for key, value in (scaling or {}).items() if value is not None}
+    scaling = Metadata(said, f"the rope parameters in {values.where}")
     theta = (
         values.find("rope_local_base_freq", float, _LOCAL_THETA) if local else values.find("rope_theta", float, 10000.0)
     )
@@ -236,8 +240,8 @@ def _rope_from_hf(values: Metadata, max_positions: int, layer_type: str | None) 
         raise _refuse(f"rope scaling {kind!r} (only default, linear, llama3, yarn)")
     if values.get("partial_rotary_factor", scaling.get("partial_rotary_factor", 1.0)) != 1.0:
         raise _refuse("partial rotary embedding")
-    for key in ("mscale", "mscale_all_dim", "truncate"):
-        if kind == "yarn" and key in scaling:
+    for key, fine in (("mscale", None), ("mscale_all_dim", None), ("truncate", True)):
+        if kind == "yarn" and scaling.get(key, fine) != fine:
             raise _refuse(f"yarn with {key}")
     key = "original_max_position_embeddings"
     original = scaling.size(key, values.size(key, max_positions))

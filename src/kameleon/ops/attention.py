@@ -68,14 +68,15 @@ def _run(
 def attention(qkv: Tensor, heads: int, kv_heads: int, segments: Segments, window: int | None = None) -> Tensor:
     """softmax(q kᵀ / sqrt(head_dim)) v, causal, each segment seeing its parent (if any) and itself.
 
-    `qkv` [tokens, (heads + 2 · kv_heads) · head_dim], dense. Returns [tokens, heads · head_dim]. Each token sees the
+    `qkv` [tokens, (heads + 2 · kv_heads) · head_dim]. Returns [tokens, heads · head_dim]. Each token sees the
     last `window` tokens of its sequence, itself and its parent's included (Beltagy et al., 2020, arXiv:2004.05150); all
     with None. Time grows with the segments' lengths times what a token sees, memory with the lengths: only the
     log-sum-exp of each row is kept for backward.
     """
     if native.runs(qkv):
         # No sequence is longer than the row.
-        return _Attention.apply(qkv, heads, kv_heads, segments, window or max(1, len(qkv)))  # type: ignore[no-any-return]
+        qkv, window = qkv.contiguous(), window or max(1, len(qkv))
+        return _Attention.apply(qkv, heads, kv_heads, segments, window)  # type: ignore[no-any-return]
     return reference.attention(*split_heads(qkv, heads, kv_heads), segments, window).flatten(1)
 
 

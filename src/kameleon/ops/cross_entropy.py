@@ -52,6 +52,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: Projection, labels: Tensor, vocab_size: int) -> Tensor:
         rows = (labels != IGNORE).nonzero().flatten()
         picked, wanted = hidden.index_select(0, rows), labels.index_select(0, rows)
+        if len(rows) and not 0 <= int(wanted.min()) <= int(wanted.max()) < vocab_size:
+            raise IndexError(f"labels {int(wanted.min())} to {int(wanted.max())} of a vocabulary of {vocab_size}")
         loss = 0.0
         grad = torch.empty_like(picked) if ctx.needs_input_grad[0] else None
         for chunk in _chunks(len(rows), vocab_size, hidden.dtype):
@@ -77,7 +79,8 @@ def linear_cross_entropy(hidden: Tensor, head: Projection, labels: Tensor, vocab
     """loss = sum over trained tokens of −log softmax(hidden Wᵀ)[label]; a sum, so that the caller chooses the mean.
 
     `hidden` [tokens, size]; `labels` [tokens] int64, `IGNORE` where untrained (such rows skip the head altogether).
-    The gradient for `hidden` is formed in the same pass. Returns a scalar in fp32.
+    The gradient for `hidden` is formed in the same pass. Returns a scalar in fp32. Raises IndexError for a label
+    that is no token.
     """
     return _LinearCrossEntropy.apply(hidden, head, labels, vocab_size)  # type: ignore[no-any-return]
 

@@ -246,8 +246,8 @@ def lora_linear(
     plain base get exactly u Wᵀ + residual. `unread`: nobody will look at y, only its gradient will be asked for; the
     frozen product is left out, and y holds nothing.
     """
-    if before is not None and not native.runs(x):
-        x, before = before(x), None
+    if before is not None:
+        x, before = (x.contiguous(), before) if native.runs(x) else (before(x), None)
     live = [(run, side) for run in segments.runs if (side := sides[run.adapter]) is not None]
     runs, used = [run for run, _ in live], [side for _, side in live]
     factors = [tensor for side in used for tensor in side.trained]

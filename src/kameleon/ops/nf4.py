@@ -45,6 +45,6 @@ def pack(weight: Tensor) -> Tensor:
 def unpack(rows: Tensor) -> Tensor:
     """Stored rows as fp32 numbers [n, columns]."""
     blocks = rows[:, 4:].unflatten(1, (-1, _BYTES))
-    largest = rows[:, :4].contiguous().view(torch.float32) * blocks[:, :, 0].float()
+    largest = rows[:, :4].clone(memory_format=torch.contiguous_format).view(torch.float32) * blocks[:, :, 0].float()
     codes = torch.cat([blocks[:, :, 1:] & 15, blocks[:, :, 1:] >> 4], dim=2)
     return (largest[:, :, None] * VALUES[codes.int()]).flatten(1)

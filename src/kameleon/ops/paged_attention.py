@@ -118,6 +118,8 @@ def reference(
         held = pages.tables[i][: -(-(offset + length) // PAGE_TOKENS)]
         seen_k = pages.keys[held].permute(0, 3, 1, 2, 4).flatten(3).flatten(0, 1).float()  # [keys, kv_heads, head_dim]
         seen_v = pages.values[held].permute(0, 2, 4, 1, 3).flatten(0, 2).float()
+        # What another sequence left behind the last token may be NaN, which no weight of zero takes away.
+        seen_k, seen_v = seen_k[: offset + length], seen_v[: offset + length]
         places = torch.arange(len(seen_k))
         sees = places <= positions[:, None]
         if window:

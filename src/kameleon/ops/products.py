@@ -95,7 +95,8 @@ def sum_products(
             y[start:stop, first:last].addmm_(a, b.to(a.dtype), alpha=scale)
         return (y if later is None else y + later).to(dtype)
     columns = max(term.last_column for term in terms)
-    if few and all(_reads_rows(term) for term in terms):
+    apart = columns == sum(term.b.shape[1] for term in terms)  # no column is the sum of several terms
+    if few and apart and all(_reads_rows(term) for term in terms):
         y = x.new_empty(len(x), columns)
         for term in terms:
             matrix = term.b if isinstance(term.b, Packed) else Packed.view(term.b.T).T

@@ -39,16 +39,22 @@ class _Rope(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return _turn(grads[0].clone(), cos, sin, ctx.heads, -1.0), None, None, None, None
+        return (
+            _turn(grads[0].clone(memory_format=torch.contiguous_format), cos, sin, ctx.heads, -1.0),
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int, dtype: torch.dtype | None = None) -> Tensor:
     """Rotate each pair (x[i], x[i + head_dim/2]) of the first `heads` heads by its position's angle, to `dtype`
     (x's own by default).
 
-    `x` [tokens, any heads · head_dim], dense, may be overwritten: go on with what is returned. `cos`, `sin` from
+    `x` [tokens, any heads · head_dim] may be overwritten: go on with what is returned. `cos`, `sin` from
     `rotation`. The backward pass turns the other way.
     """
     if native.runs(x):
-        return _Rope.apply(x, cos, sin, heads, dtype or x.dtype)  # type: ignore[no-any-return]
+        return _Rope.apply(x.contiguous(), cos, sin, heads, dtype or x.dtype)  # type: ignore[no-any-return]
     return reference.rope(x, cos, sin, heads, dtype)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from kameleon.errors import WeightsError
@@ -14,6 +15,8 @@ from kameleon.weights.fingerprint import cached_fingerprint, hash_tensors, note_
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total)."""
+
+_MULTIPLIED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class WeightFile(ABC):
@@ -50,8 +53,15 @@ class WeightFile(ABC):
         return self._read(name)
 
     def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
-        """A weight as it is stored, packed if need be: for products. Raises as `tensor` does."""
-        return self.tensor(name, shape)
+        """A weight as it is stored, packed if need be: for products. Raises as `tensor` does, and for other types than
+        fp32, bf16 and fp16."""
+        matrix = self.tensor(name, shape)
+        if matrix.dtype not in _MULTIPLIED:
+            kind = str(matrix.dtype).removeprefix("torch.")
+            raise WeightsError(
+                f"{name} in {self.path} is stored in {kind}; only fp32, bf16 and fp16 are multiplied here"
+            )
+        return matrix
 
     def fingerprint(self) -> str:
         """A hash over every tensor's name, shape, type and stored bytes, kept beside the file until it changes."""

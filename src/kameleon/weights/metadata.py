@@ -51,7 +51,7 @@ class Metadata(dict[str, Any]):
 
     def _checked(self, key: str, value: Any, kind: type[T]) -> T:
         if kind is float and type(value) is int:
-            value = float(value)
+            value = float(value) if value.bit_length() < 1024 else math.inf  # as JSON's 1e999 is read
         if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
             raise WeightsError(f"{key} in {self.where} is {_shown(value)}; it must be {_WORDS[kind]}")
         return value

@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from kameleon.errors import WeightsError
+from kameleon.errors import SettingError, WeightsError
 from kameleon.home import atomic_write, cache_dir
 from kameleon.ops import Matrix, Packed, nf4
 from kameleon.weights.files import Progress, WeightFile
@@ -22,14 +22,20 @@ class Nf4File(WeightFile):
     """`source` seen through NF4. Vectors, and matrices whose rows are not whole blocks of 64, stay as they are.
 
     The packed copy lies in the cache by the source's fingerprint; it is a quarter as large as the source in bf16.
-    Raises WeightsError for numbers that are not finite.
+    Raises WeightsError for numbers that are not finite, SettingError where the cache cannot be written to.
     """
 
     def __init__(self, source: SafetensorsFolder, on_progress: Progress | None = None) -> None:
         self.path, self._source = source.path, source
         self.packed_path = cache_dir() / "nf4" / f"{source.fingerprint().removeprefix('sha256:')[:32]}.safetensors"
         if not self.packed_path.exists():
-            self._pack(on_progress)
+            try:
+                self._pack(on_progress)
+            except OSError as error:
+                where = f"cannot keep {self.path} packed in {self.packed_path.parent}"
+                raise SettingError(
+                    f"{where}: {error}; make room there, or set KAMELEON_HOME to another folder"
+                ) from error
         try:
             self._packed = safe_open(self.packed_path, "pt")
         except (SafetensorError, OSError) as error:
