@@ -30,6 +30,7 @@ from kameleon.home import runs_dir
 from kameleon.model.decoder import Decoder
 from kameleon.ops import linear_cross_entropy
 from kameleon.training import derived_learning_rate, draw_loss_curve, read_log, target_modules
+from kameleon.training.log import LOG_FILE, RunLog
 from kameleon.training.schedule import learning_rate_at
 from kameleon.training.step import Trainee, fresh_adapter, train_step
 
@@ -278,6 +279,15 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_is_intact(tiny, ro
     with safe_open(folder / "checkpoint.safetensors", "pt") as file:
         assert file.metadata()["updates"] == "3"
     assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_log_that_cannot_be_written_is_a_clear_error(tmp_path):
+    log = RunLog(tmp_path, 0)
+    with (tmp_path / LOG_FILE).open() as readable:  # stands for a disk that takes no more, again when it is closed
+        os.dup2(readable.fileno(), log._file.fileno())
+    with pytest.raises(CheckpointError, match="cannot write the run's log"):
+        log.write({"step": 1})
+    log.close()
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_with_advice(tiny, rows):

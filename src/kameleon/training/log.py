@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ class RunLog:
         return CheckpointError(f"cannot write the run's log {self.path} (its last checkpoint is intact): {error}")
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # only what could not be written is still in its buffer, and that was told
+            self._file.close()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
