@@ -281,7 +281,7 @@ class LoadedBase:
         overwrite: bool = False,
         forecast: Forecast | None = None,
     ) -> Run:
-        """A run that has not started; with `overwrite`, whatever its folder held is dropped."""
+        """A run that has not started; with `overwrite`, whatever its folder holds is dropped when it does."""
         folder = runs_dir() / name
         card = Card(
             base_id=self.base.name,

@@ -214,6 +214,18 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, rows):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_two_runs_of_one_name_at_a_time_are_refused_and_the_first_goes_on(tiny, rows):
+    def another(report):
+        for more in ({}, {"overwrite": True}, {"resume": True}):
+            with pytest.raises(TrainingError, match=r"another process trains in .*count"):
+                tiny.train(rows, "count", recipe=replace(RECIPE, rank=2), **more)
+
+    recipe = replace(RECIPE, epochs=0.2)
+    result = tiny.train(rows, "count", recipe=recipe, on_step=another)
+    assert len(read_log(runs_dir() / "count")) == result.steps + 1
+    assert tiny.shelf.load("count").card.recipe["rank"] == 4
+
+
 def test_dora_starts_as_the_base_learns_resumes_and_says_the_same_in_peft(tiny, rows, tmp_path):
     recipe = replace(RECIPE, variant="dora", epochs=1)
     plain, live = probe_logits(tiny.base, fresh_adapter(tiny.base, "x", recipe, _card(tiny)))
