@@ -248,8 +248,7 @@ class LoadedBase:
             on_plan(plan)
         overwrite = overwrite and not resume
         run = self.prepare(data, name, watched, recipe, plan.chosen.watch, overwrite, plan.forecast)
-        result = run.run(resume, on_step)
-        self.shelf.save(result.adapter)
+        result = run.run(resume, on_step, keep=self.shelf.save)
         self.load_adapter(result.adapter)
         return result
 

@@ -19,6 +19,7 @@ from kameleon.adapters import Bank, Shelf, weight_norms
 from kameleon.adapters.proof import PROBE, probe_logits
 from kameleon.data import pack
 from kameleon.errors import (
+    AdapterFileError,
     CheckpointError,
     DataError,
     NonFiniteLossError,
@@ -30,6 +31,7 @@ from kameleon.home import runs_dir
 from kameleon.model.decoder import Decoder
 from kameleon.ops import linear_cross_entropy
 from kameleon.training import derived_learning_rate, draw_loss_curve, read_log, target_modules
+from kameleon.training.checkpoint import has_checkpoint
 from kameleon.training.log import LOG_FILE, RunLog
 from kameleon.training.schedule import learning_rate_at
 from kameleon.training.step import Trainee, fresh_adapter, train_step
@@ -195,6 +197,21 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_final_bits(tiny_folder, 
     keys = ("step", "loss", "grad_norm", "learning_rate")
     logs = [[{k: r[k] for k in keys} for r in read_log(home / "runs" / "run") if "loss" in r] for home in homes]
     assert logs[0] == logs[1]
+
+
+def test_a_run_whose_adapter_could_not_be_kept_goes_on_from_its_checkpoint(tiny, rows, monkeypatch):
+    def full(adapter):
+        raise AdapterFileError("No space left on device")
+
+    recipe, watch = replace(RECIPE, epochs=1), Watch(save_every_s=0.0)
+    with monkeypatch.context() as patch, pytest.raises(AdapterFileError):
+        patch.setattr(tiny.shelf, "save", full)
+        tiny.train(rows, "count", recipe=recipe, watch=watch)
+    steps = []
+    tiny.train(rows, "count", recipe=recipe, watch=watch, resume=True, on_step=steps.append)
+    assert not steps
+    assert tiny.shelf.names() == ["count"]
+    assert not has_checkpoint(runs_dir() / "count")
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny, rows):

@@ -117,15 +117,23 @@ class Run:
     def eval_every(self) -> int:
         return self.watch.eval_every or max(1, math.ceil(self.total_steps / 8))
 
-    def run(self, resume: bool = False, on_step: Callable[[StepReport], None] | None = None) -> RunResult:
-        """Train to the end, or until patience runs out.
+    def run(
+        self,
+        resume: bool = False,
+        on_step: Callable[[StepReport], None] | None = None,
+        keep: Callable[[Adapter], object] = lambda adapter: None,
+    ) -> RunResult:
+        """Train to the end, or until patience runs out. The checkpoint stays until `keep` has the adapter.
 
         With `resume`, go on from the folder's checkpoint to the same bits as a run that was never interrupted.
         Raises TrainingError when the folder holds an unfinished run and `resume` is false, or when another process is
         at it, RunInterruptedError after Ctrl-C (the state is saved), NonFiniteLossError, CheckpointError.
         """
         with self._alone():
-            return self._run(resume, on_step)
+            result = self._run(resume, on_step)
+            keep(result.adapter)
+            remove_checkpoint(self.folder)
+            return result
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -185,7 +193,6 @@ class Run:
             log.write({"step": progress.step, **self._compared(progress)})
         finally:
             log.close()
-        remove_checkpoint(self.folder)
         return self._result(progress)
 
     def _step(self, step: int) -> tuple[StepResult, float]:
