@@ -280,6 +280,15 @@ def test_resuming_another_run_is_refused_naming_the_difference(tiny, rows):
         tiny.train(rows, "count", recipe=RECIPE, resume=True)
 
 
+def test_resuming_with_other_held_out_rows_is_refused(tiny, rows, tmp_path):
+    watched = write_rows(tmp_path / "watched.jsonl", 5)
+    with pytest.raises(RunInterruptedError):
+        tiny.train(rows, "count", watched, RECIPE, on_step=lambda r: os.kill(os.getpid(), signal.SIGINT))
+    watched.write_text(watched.read_text().replace("row 4", "row 5"))
+    with pytest.raises(CheckpointError, match=r"\(held_out: was '\w+', is '\w+'\)"):
+        tiny.train(rows, "count", watched, RECIPE, resume=True)
+
+
 def test_a_damaged_checkpoint_is_named(tiny, rows):
     with pytest.raises(RunInterruptedError):
         tiny.train(rows, "count", recipe=RECIPE, on_step=lambda r: os.kill(os.getpid(), signal.SIGINT))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import resource
 import shutil
@@ -87,7 +88,7 @@ class Run:
         require_trainable(examples)
         self.base, self.folder, self.card, self.name = base, folder, card, name
         self.overwrite = overwrite
-        self.examples, self.held_out, self.watch = examples, held_out[: watch.eval_rows], watch
+        self.examples, self.held_out, self.watch = examples, tuple(held_out[: watch.eval_rows]), watch
         self.forecast = forecast
         peak = recipe.learning_rate or derived_learning_rate(base.config)
         self.recipe = replace(recipe, learning_rate=peak)
@@ -109,6 +110,7 @@ class Run:
             "steps": self.total_steps,
             "eval_every": self.eval_every,
             "eval_rows": len(self.held_out),
+            "held_out": hashlib.sha256(repr(self.held_out).encode()).hexdigest(),
             "patience": self.watch.patience,
             "micro_batch_tokens": self.watch.micro_batch_tokens,
         }
