@@ -77,6 +77,12 @@ def test_what_was_set_is_kept(plan):
     assert plan(2 * free, Watch(checkpoint_layers=5)).chosen.watch.checkpoint_layers == 5
 
 
+def test_a_run_that_goes_on_keeps_its_passes_also_where_they_are_as_by_default(plan):
+    free = plan().chosen.memory.peak_bytes
+    assert plan(int(0.9 * free)).chosen.watch.micro_batch_tokens < 1024
+    assert plan(int(0.9 * free), keep_passes=True).chosen.watch.micro_batch_tokens == 1024
+
+
 @pytest.mark.parametrize("share", [0.88, 0.8, 0.75])
 def test_as_few_layers_are_computed_again_as_fit(plan, share):
     size = Watch(micro_batch_tokens=1000)
