@@ -61,6 +61,20 @@ def test_train_then_list_show_verify_eval_and_remove(run, rows):
     assert json.loads(run("adapter", "list", "--json", base=False)[1]) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("law/test.jsonl", "code/test.jsonl"), "'test' names several test sets; tell them apart as NAME=FILE"),
+        (("a=law.jsonl", "a=code.jsonl"), "'a' names several test sets"),
+        (("law.jsonl", "--rows", "-1"), "rows is -1; it must be 0 (all) or more"),
+    ],
+)
+def test_eval_refuses_what_would_give_no_score_or_two_in_one_place(run, words, told):
+    status, out, err = run("eval", *words)
+    assert (status, out) == (2, "")
+    assert told in err
+
+
 def test_settings_come_from_toml_and_flags_win(run, rows, tmp_path):
     config = tmp_path / "run.toml"
     config.write_text(f'[train]\ndata = "{rows}"\nname = "count"\nrank = 3\nepochs = 0.5\ncheckpoint_layers = 2\n')
