@@ -25,6 +25,7 @@ from kameleon.bench import (
 )
 from kameleon.cli.bench_serve import serve
 from kameleon.cli.console import BaseRef, Json, megabytes, notes, progress, show, table
+from kameleon.errors import SettingError
 from kameleon.home import atomic_write
 
 app = App(name="bench", help="How fast training and serving are here, beside others, and where the time goes.")
@@ -81,7 +82,9 @@ def profile(
 
     Try: kameleon bench profile --case 1x2048
     """
-    (found,) = find_cases(case, base)
+    found, *more = find_cases(case, base)
+    if more:
+        raise SettingError(f"case is {case!r}; one is profiled at a time")
     with notes.status(f"profiling {settings.steps} steps of {found.name}"):
         document = profile_steps(found, settings)
     shown = table("operator", ">share", ">forward ms", ">backward ms", ">of which products ms")
