@@ -134,6 +134,12 @@ def test_a_csv_row_with_too_few_or_too_many_fields_is_a_fault(write):
     assert list(found) == [2, 3] and all("2 fields" in fault for fault in found.values())
 
 
+def test_a_csv_cell_may_be_long(write):
+    (record,) = read_records(write(b"prompt,completion\na," + b"b" * 200_000 + b"\n", "rows.csv"))
+    assert record.fault is None
+    assert len(record.value["completion"]) == 200_000
+
+
 def test_a_csv_file_cut_inside_quotes_is_a_fault(write):
     found = faults(write(b'prompt,completion\na,b\nc,"d', "rows.csv"))
     assert list(found) == [2] and "broken CSV at line 3" in found[2]

@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 
 from kameleon.errors import DataError, MissingExtraError
 
+csv.field_size_limit(2**31 - 1)  # else a cell of more than 131,072 characters counts as broken
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
