@@ -152,6 +152,15 @@ def test_parquet_gives_its_rows_without_missing_values(tmp_path):
     assert values(path) == [{"messages": rows[0]["messages"]}, {"text": "b"}]
 
 
+def test_parquet_that_python_will_not_read_is_a_data_error(tmp_path):
+    path = tmp_path / "rows.parquet"
+    places, letters = pyarrow.py_buffer(bytes(4) + b"\1" + bytes(3)), pyarrow.py_buffer(b"\xff")
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, places, letters])
+    pyarrow.parquet.write_table(pyarrow.table({"text": text}), path)
+    with pytest.raises(DataError, match=r"rows\.parquet holds what Python does not read: 'utf-8' codec"):
+        read_records(path)
+
+
 def test_a_cut_parquet_file_is_refused(tmp_path):
     path = tmp_path / "rows.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
@@ -171,6 +180,13 @@ def test_a_local_file_is_found_before_the_hub_is_asked(write, monkeypatch):
     monkeypatch.setattr(formats, "list_repo_files", lambda *_, **__: pytest.fail("asked the hub"))
     path = write(ROWS)
     assert find_data(path) == find_data(str(path)) == (path,)
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match=r"cannot be read: .*File name too long"):
+        find_data(tmp_path / ("a" * 300 + ".jsonl"))
+    with pytest.raises(DataError, match=r"~nobody-of-this-name/rows\.jsonl cannot be read"):
+        find_data("~nobody-of-this-name/rows.jsonl")
 
 
 @pytest.mark.parametrize("source", ["rows.txt", "rows"])
