@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from kameleon.home import runs_dir
+
 
 @pytest.fixture
 def run(run, tiny_folder):
@@ -73,6 +75,15 @@ def test_eval_refuses_what_would_give_no_score_or_two_in_one_place(run, words, t
     status, out, err = run("eval", *words)
     assert (status, out) == (2, "")
     assert told in err
+
+
+def test_a_curve_that_cannot_be_written_spoils_no_result(run, rows):
+    curve = runs_dir() / "count" / "loss.png"
+    curve.mkdir(parents=True)
+    status, out, err = run("train", "--data", rows, "--name", "count", *FAST, "--json")
+    assert status == 0
+    assert json.loads(out)["curve"] is None
+    assert "no loss curve: [Errno 21] Is a directory" in err
 
 
 def test_settings_come_from_toml_and_flags_win(run, rows, tmp_path):

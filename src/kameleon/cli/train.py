@@ -84,9 +84,9 @@ def train(
     folder = runs_dir() / name
     try:
         curve: Path | None = draw_loss_curve(folder, name)
-    except MissingExtraError as error:
+    except (MissingExtraError, OSError) as error:  # the adapter is on the shelf: that is told, with or without a curve
         curve = None
-        notes.print(str(error), style="yellow")
+        notes.print(f"no loss curve: {error}", style="yellow", markup=False)
     _tell_result(loaded, result, folder, curve, json)
 
 

@@ -54,7 +54,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 def draw_loss_curve(folder: Path, name: str) -> Path:
     """Training loss, its running mean and the held-out loss over the steps, as `folder/loss.png`.
 
-    Raises MissingExtraError without matplotlib.
+    Raises MissingExtraError without matplotlib, OSError when it cannot be written.
     """
     try:
         import matplotlib
