@@ -160,6 +160,14 @@ def test_data_check_shows_the_mask_counts_and_names_bad_rows(run, rows):
     assert "row 31: empty answer" in " ".join(err.split())
 
 
+def test_half_of_a_surrogate_pair_in_a_row_is_no_traceback(run, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"\\ud800": 1}\n')
+    status, out, _ = run("data", "check", path, "--json")
+    assert status == 1
+    assert "it has only \ud800;" in json.loads(out.encode())["faults"][0]["reason"]
+
+
 def test_data_check_tells_once_which_of_several_kinds_was_taken(run, tmp_path):
     path = tmp_path / "alpaca.json"
     path.write_text(json.dumps([{"instruction": f"{i}?", "output": "Ho", "text": f"{i}? Ho"} for i in range(3)]))

@@ -42,7 +42,9 @@ Overwrite = Annotated[bool, Parameter(help="Put it in the place of an adapter of
 def show(document: Any, picture: RenderableType, as_json: bool) -> None:
     """The result of a command: the picture for a person, or the document for a script."""
     if as_json:
-        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(document, indent=1, ensure_ascii=False)
+        # Half of a surrogate pair (from a row, or a file name that is not UTF-8) is written as JSON escapes it.
+        sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
     else:
         results.print(picture)
 
