@@ -116,7 +116,7 @@ def make_plan(
     def option(header: BaseHeader, watch: Watch, quantize: str | None) -> Option:
         work = work_of(watch)
         tokens = work_of(given).largest.tokens
-        rates = calibrate(header, recipe.rank, recipe.targets, dtype, tokens)
+        rates = calibrate(header, recipe.rank, recipe.variant, recipe.targets, dtype, tokens)
         seconds = rates.run_seconds(header, recipe, watch, work)
         memory = training_memory(header, recipe, watch, work, dtype, process_bytes)
         return Option(watch, quantize, memory, seconds, seconds / work.steps * work.steps_per_epoch / 60)
