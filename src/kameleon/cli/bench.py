@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,9 +23,8 @@ from kameleon.bench import (
     run_bench,
 )
 from kameleon.cli.bench_serve import serve
-from kameleon.cli.console import BaseRef, Json, megabytes, notes, progress, show, table
+from kameleon.cli.console import BaseRef, Json, megabytes, notes, progress, show, table, write_document
 from kameleon.errors import SettingError
-from kameleon.home import atomic_write
 
 app = App(name="bench", help="How fast training and serving are here, beside others, and where the time goes.")
 app.command(serve)
@@ -60,8 +58,7 @@ def train(
 
     def write(document: dict[str, Any]) -> None:
         if out is not None:
-            with atomic_write(out) as file:
-                file.write((json_.dumps(document, indent=1) + "\n").encode())
+            write_document(document, out)
 
     with _watching() as on_event:
         document = run_bench(find_cases(cases, base), contenders, settings, on_event, write)
