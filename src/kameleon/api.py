@@ -81,12 +81,14 @@ def plan(
     raw: bool = False,
     held_out: str | Path | Corpus | None = None,
     dtype: torch.dtype | None = None,
+    keep_passes: bool = False,
 ) -> Plan:
     """What a run on `data` would need and take on this machine; the base need not be here, its header does.
 
     `ref` may also be one of `plan.COMMON_NAMES`, which stands for a Q4_K_M file of that base, without a tokenizer.
     With `memory_bytes` the settings are chosen for it (NF4 too, for a base that would not fit otherwise). Without
-    `data`, a thousand rows of 512 tokens are assumed. Raises BaseModelError, DataError, SettingError.
+    `data`, a thousand rows of 512 tokens are assumed. `keep_passes` is for a run that goes on. Raises BaseModelError,
+    DataError, SettingError.
     """
     recipe, watch = recipe or Recipe(), watch or Watch()
     header = (common_header if ref in COMMON_NAMES else read_base_header)(ref, quantize)
@@ -107,7 +109,7 @@ def plan(
 
     dtype = dtype or measure_compute_type().dtype  # with it the products' own libraries are loaded
     held = process_bytes()
-    return make_plan(header, workload, recipe, watch, held, memory_bytes, quantize, may_quantize=True, dtype=dtype)
+    return make_plan(header, workload, recipe, watch, held, memory_bytes, quantize, True, dtype, keep_passes)
 
 
 def _rows(
@@ -243,18 +245,23 @@ class LoadedBase:
         data, watched = _rows(self.base.template, data, held_out, recipe, raw)
         if plan is None:
             watch = resumed(name, watch) if resume and memory_bytes else watch
-            plan = self.plan(data, watched, recipe, watch, memory_bytes)
+            plan = self.plan(data, watched, recipe, watch, memory_bytes, keep_passes=resume)
         if on_plan:
             on_plan(plan)
         overwrite = overwrite and not resume
         run = self.prepare(data, name, watched, recipe, plan.chosen.watch, overwrite, plan.forecast)
-        result = run.run(resume, on_step)
-        self.shelf.save(result.adapter)
+        result = run.run(resume, on_step, keep=self.shelf.save)
         self.load_adapter(result.adapter)
         return result
 
     def plan(
-        self, data: Corpus, held_out: Corpus, recipe: Recipe, watch: Watch, memory_bytes: int | None = None
+        self,
+        data: Corpus,
+        held_out: Corpus,
+        recipe: Recipe,
+        watch: Watch,
+        memory_bytes: int | None = None,
+        keep_passes: bool = False,
     ) -> Plan:
         """What a run on this base will need and take. Raises SettingError when nothing fits in `memory_bytes`."""
         quantize = "nf4" if self.base.fingerprint.startswith("nf4:") else None
@@ -269,6 +276,7 @@ class LoadedBase:
             memory_bytes,
             quantize,
             dtype=dtype,
+            keep_passes=keep_passes,
         )
 
     def prepare(
@@ -281,7 +289,7 @@ class LoadedBase:
         overwrite: bool = False,
         forecast: Forecast | None = None,
     ) -> Run:
-        """A run that has not started; with `overwrite`, whatever its folder held is dropped."""
+        """A run that has not started; with `overwrite`, whatever its folder holds is dropped when it does."""
         folder = runs_dir() / name
         card = Card(
             base_id=self.base.name,

@@ -80,6 +80,23 @@ def test_who_takes_too_long_is_out(tiny_folder):
     assert [len(steps) for steps in measured.groups[0].values()] == [1, 0]
 
 
+def test_a_result_that_cannot_be_written_is_a_clear_error(run, monkeypatch, tmp_path):
+    def measured(cases, contenders, settings, on_event, on_case):
+        on_case({"cases": {}})
+
+    monkeypatch.setattr("kameleon.cli.bench.run_bench", measured)
+    (tmp_path / "file").touch()
+    status, out, err = run("bench", "train", "--out", tmp_path / "file" / "out.json")
+    assert (status, out) == (2, "")
+    assert "out.json cannot be written: [Errno 17] File exists" in err
+
+
+def test_one_case_is_profiled_at_a_time(run):
+    status, out, err = run("bench", "profile", "--case", "4x512,chat")
+    assert (status, out) == (2, "")
+    assert "case is '4x512,chat'; one is profiled at a time" in err
+
+
 def test_bench_profile_tells_operators(tiny_folder, run):
     threads = torch.get_num_threads()
     words = ("bench", "profile", "--base", tiny_folder, "--case", "2x16", *SMALL)

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from kameleon.home import runs_dir
+
 
 @pytest.fixture
 def run(run, tiny_folder):
@@ -59,6 +61,29 @@ def test_train_then_list_show_verify_eval_and_remove(run, rows):
     assert set(document["forgetting"]) == {"count"}
     assert run("adapter", "remove", "count", "--yes", base=False)[0] == 0
     assert json.loads(run("adapter", "list", "--json", base=False)[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("law/test.jsonl", "code/test.jsonl"), "'test' names several test sets; tell them apart as NAME=FILE"),
+        (("a=law.jsonl", "a=code.jsonl"), "'a' names several test sets"),
+        (("law.jsonl", "--rows", "-1"), "rows is -1; it must be 0 (all) or more"),
+    ],
+)
+def test_eval_refuses_what_would_give_no_score_or_two_in_one_place(run, words, told):
+    status, out, err = run("eval", *words)
+    assert (status, out) == (2, "")
+    assert told in err
+
+
+def test_a_curve_that_cannot_be_written_spoils_no_result(run, rows):
+    curve = runs_dir() / "count" / "loss.png"
+    curve.mkdir(parents=True)
+    status, out, err = run("train", "--data", rows, "--name", "count", *FAST, "--json")
+    assert status == 0
+    assert json.loads(out)["curve"] is None
+    assert "no loss curve: [Errno 21] Is a directory" in err
 
 
 def test_settings_come_from_toml_and_flags_win(run, rows, tmp_path):
@@ -133,6 +158,14 @@ def test_data_check_shows_the_mask_counts_and_names_bad_rows(run, rows):
     status, _, err = run("train", "--data", rows, "--name", "count")
     assert status == 2
     assert "row 31: empty answer" in " ".join(err.split())
+
+
+def test_half_of_a_surrogate_pair_in_a_row_is_no_traceback(run, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"\\ud800": 1}\n')
+    status, out, _ = run("data", "check", path, "--json")
+    assert status == 1
+    assert "it has only \ud800;" in json.loads(out.encode())["faults"][0]["reason"]
 
 
 def test_data_check_tells_once_which_of_several_kinds_was_taken(run, tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kameleon.plan import Memory
+from kameleon.plan import COMMON_NAMES, Memory
 from kameleon.settings import parse_bytes
 
 
@@ -60,6 +60,13 @@ def test_a_plan_for_a_person_names_the_parts_and_the_next_cheaper(run, few_commo
     assert status == 0
     for said in ("1,000 rows of 512 tokens", "interpreter and libraries", "cheaper in memory", "Llama 3.1 8B"):
         assert said in out
+
+
+def test_in_80_columns_the_table_of_bases_has_one_line_for_each(run, few_common_bases):
+    _, out, _ = run("plan", "--memory", "2GB")
+    table = out.split("common bases as Q4_K_M files")[1].rstrip().splitlines()
+    assert [line[:14].rstrip() for line in table[-len(COMMON_NAMES) :]] == list(COMMON_NAMES)
+    assert any(" layers" in line for line in table)
 
 
 def test_a_base_of_the_table_is_planned_for_by_its_name(run, rows, few_common_bases):

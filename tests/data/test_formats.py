@@ -134,6 +134,12 @@ def test_a_csv_row_with_too_few_or_too_many_fields_is_a_fault(write):
     assert list(found) == [2, 3] and all("2 fields" in fault for fault in found.values())
 
 
+def test_a_csv_cell_may_be_long(write):
+    (record,) = read_records(write(b"prompt,completion\na," + b"b" * 200_000 + b"\n", "rows.csv"))
+    assert record.fault is None
+    assert len(record.value["completion"]) == 200_000
+
+
 def test_a_csv_file_cut_inside_quotes_is_a_fault(write):
     found = faults(write(b'prompt,completion\na,b\nc,"d', "rows.csv"))
     assert list(found) == [2] and "broken CSV at line 3" in found[2]
@@ -144,6 +150,15 @@ def test_parquet_gives_its_rows_without_missing_values(tmp_path):
     rows = [{"messages": [{"role": "user", "content": "a"}], "text": None}, {"messages": None, "text": "b"}]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     assert values(path) == [{"messages": rows[0]["messages"]}, {"text": "b"}]
+
+
+def test_parquet_that_python_will_not_read_is_a_data_error(tmp_path):
+    path = tmp_path / "rows.parquet"
+    places, letters = pyarrow.py_buffer(bytes(4) + b"\1" + bytes(3)), pyarrow.py_buffer(b"\xff")
+    text = pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, places, letters])
+    pyarrow.parquet.write_table(pyarrow.table({"text": text}), path)
+    with pytest.raises(DataError, match=r"rows\.parquet holds what Python does not read: 'utf-8' codec"):
+        read_records(path)
 
 
 def test_a_cut_parquet_file_is_refused(tmp_path):
@@ -165,6 +180,13 @@ def test_a_local_file_is_found_before_the_hub_is_asked(write, monkeypatch):
     monkeypatch.setattr(formats, "list_repo_files", lambda *_, **__: pytest.fail("asked the hub"))
     path = write(ROWS)
     assert find_data(path) == find_data(str(path)) == (path,)
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match=r"cannot be read: .*File name too long"):
+        find_data(tmp_path / ("a" * 300 + ".jsonl"))
+    with pytest.raises(DataError, match=r"~nobody-of-this-name/rows\.jsonl cannot be read"):
+        find_data("~nobody-of-this-name/rows.jsonl")
 
 
 @pytest.mark.parametrize("source", ["rows.txt", "rows"])

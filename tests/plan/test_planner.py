@@ -14,6 +14,7 @@ from kameleon.plan import (
     COMMON_NAMES,
     assumed_workload,
     calibrate,
+    calibration,
     common_header,
     copied_bytes,
     make_plan,
@@ -75,6 +76,12 @@ def test_what_was_set_is_kept(plan):
     made = plan(int(0.95 * free), Watch(micro_batch_tokens=1000, eval_rows=3))
     assert made.chosen.watch == Watch(micro_batch_tokens=1000, eval_rows=3, checkpoint_layers=1)
     assert plan(2 * free, Watch(checkpoint_layers=5)).chosen.watch.checkpoint_layers == 5
+
+
+def test_a_run_that_goes_on_keeps_its_passes_also_where_they_are_as_by_default(plan):
+    free = plan().chosen.memory.peak_bytes
+    assert plan(int(0.9 * free)).chosen.watch.micro_batch_tokens < 1024
+    assert plan(int(0.9 * free), keep_passes=True).chosen.watch.micro_batch_tokens == 1024
 
 
 @pytest.mark.parametrize("share", [0.88, 0.8, 0.75])
@@ -180,11 +187,22 @@ def test_copies_of_the_base_are_what_the_products_make(tiny_folder, monkeypatch)
 
 def test_calibration_measures_every_kind_of_work_and_leaves_random_numbers_alone(tiny_folder):
     before = torch.random.get_rng_state()
-    rates = calibrate(read_base_header(str(tiny_folder)), 4, "all-linear", torch.float32, 128)
+    rates = calibrate(read_base_header(str(tiny_folder)), 4, "lora", "all-linear", torch.float32, 128)
     assert torch.random.get_rng_state().equal(before)
     assert 0 < rates.forward(128) < rates.both(128) < 1
     assert rates.head_both(rates.head_rows) > 0
     assert rates.parameter > 0
+
+
+@pytest.mark.parametrize("variant", ["lora", "dora"])
+def test_what_is_timed_has_the_side_paths_of_the_recipe(tiny_folder, monkeypatch, variant):
+    timed = []
+    monkeypatch.setattr(calibration, "_layer_seconds", lambda decoder, sides, *_: timed.append(sides) or 1.0)
+    header, recipe = read_base_header(str(tiny_folder)), Recipe(rank=3, variant=variant)
+    make_plan(header, lambda watch: assumed_workload(16, 8, recipe, watch), recipe, Watch(), 0, dtype=torch.float32)
+    assert timed
+    branches = [branch for sides in timed for branch in sides.sides(0, "qkv")[0].branches]
+    assert {branch.magnitude is not None for branch in branches} == {variant == "dora"}
 
 
 def test_a_run_stands_beside_its_plan_in_the_log_the_card_and_the_result(tiny, tmp_path):

@@ -19,6 +19,7 @@ from kameleon.adapters import Bank, Shelf, weight_norms
 from kameleon.adapters.proof import PROBE, probe_logits
 from kameleon.data import pack
 from kameleon.errors import (
+    AdapterFileError,
     CheckpointError,
     DataError,
     NonFiniteLossError,
@@ -30,6 +31,8 @@ from kameleon.home import runs_dir
 from kameleon.model.decoder import Decoder
 from kameleon.ops import linear_cross_entropy
 from kameleon.training import derived_learning_rate, draw_loss_curve, read_log, target_modules
+from kameleon.training.checkpoint import has_checkpoint
+from kameleon.training.log import LOG_FILE, RunLog
 from kameleon.training.schedule import learning_rate_at
 from kameleon.training.step import Trainee, fresh_adapter, train_step
 
@@ -159,34 +162,31 @@ def test_accumulation_is_normalised_by_tokens_over_the_whole_step(tiny, rows):
 
 
 SCRIPT = """
-import sys, torch, kameleon
-from kameleon import Recipe, Sampling, Watch
+import os, signal, sys, threading, torch, kameleon
+from kameleon import Recipe, Watch
 torch.set_num_threads(1)
-base, rows, resume = sys.argv[1], sys.argv[2], sys.argv[3] == "resume"
+base, rows, resume, end = sys.argv[1], sys.argv[2], sys.argv[3] == "resume", int(sys.argv[4])
 loaded = kameleon.load(base, dtype=torch.float32)
+killer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGKILL))  # somewhere in the step or its checkpoint
 loaded.train(rows, "run", recipe=Recipe(rank=4, rows_per_step=4, learning_rate=1e-2, epochs=12),
-             watch=Watch(save_every_s=0.0, eval_every=5), resume=resume, on_step=lambda r: print(r.step, flush=True))
+             watch=Watch(save_every_s=0.0, eval_every=5), resume=resume,
+             on_step=lambda r: r.step == end and killer.start())
 """
 
 
-def run_script(base, rows, home, mode, kill_after=None):
+def run_script(base, rows, home, mode, kill_at=0):
+    """It kills itself, since from outside a slow machine may be too late."""
     environment = {**os.environ, "KAMELEON_HOME": str(home)}
-    command = [sys.executable, "-c", SCRIPT, str(base), str(rows), mode]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if kill_after is not None and int(line) >= kill_after:
-            process.send_signal(signal.SIGKILL)
-            break
-    process.stdout.close()
-    return process.wait()
+    command = [sys.executable, "-c", SCRIPT, str(base), str(rows), mode, str(kill_at)]
+    return subprocess.run(command, env=environment, check=False).returncode
 
 
 def test_a_run_killed_at_any_moment_resumes_to_the_same_final_bits(tiny_folder, rows, tmp_path):
     assert run_script(tiny_folder, rows, tmp_path / "whole", "start") == 0
     killed = tmp_path / "killed"
-    assert run_script(tiny_folder, rows, killed, "start", kill_after=17) == -signal.SIGKILL
+    assert run_script(tiny_folder, rows, killed, "start", kill_at=17) == -signal.SIGKILL
     assert not (killed / "adapters" / "run").exists()
-    assert run_script(tiny_folder, rows, killed, "resume", kill_after=60) == -signal.SIGKILL
+    assert run_script(tiny_folder, rows, killed, "resume", kill_at=60) == -signal.SIGKILL
     assert run_script(tiny_folder, rows, killed, "resume") == 0
     homes = killed, tmp_path / "whole"
     files = [Shelf(home / "adapters").path("run") / "adapter_model.safetensors" for home in homes]
@@ -194,6 +194,21 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_final_bits(tiny_folder, 
     keys = ("step", "loss", "grad_norm", "learning_rate")
     logs = [[{k: r[k] for k in keys} for r in read_log(home / "runs" / "run") if "loss" in r] for home in homes]
     assert logs[0] == logs[1]
+
+
+def test_a_run_whose_adapter_could_not_be_kept_goes_on_from_its_checkpoint(tiny, rows, monkeypatch):
+    def full(adapter):
+        raise AdapterFileError("No space left on device")
+
+    recipe, watch = replace(RECIPE, epochs=1), Watch(save_every_s=0.0)
+    with monkeypatch.context() as patch, pytest.raises(AdapterFileError):
+        patch.setattr(tiny.shelf, "save", full)
+        tiny.train(rows, "count", recipe=recipe, watch=watch)
+    steps = []
+    tiny.train(rows, "count", recipe=recipe, watch=watch, resume=True, on_step=steps.append)
+    assert not steps
+    assert tiny.shelf.names() == ["count"]
+    assert not has_checkpoint(runs_dir() / "count")
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny, rows):
@@ -211,6 +226,18 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, rows):
     tiny.train(rows, "count", recipe=RECIPE, resume=True, on_step=lambda r: steps.append(r.step))
     assert steps == list(range(4, 30))
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_two_runs_of_one_name_at_a_time_are_refused_and_the_first_goes_on(tiny, rows):
+    def another(report):
+        for more in ({}, {"overwrite": True}, {"resume": True}):
+            with pytest.raises(TrainingError, match=r"another process trains in .*count"):
+                tiny.train(rows, "count", recipe=replace(RECIPE, rank=2), **more)
+
+    recipe = replace(RECIPE, epochs=0.2)
+    result = tiny.train(rows, "count", recipe=recipe, on_step=another)
+    assert len(read_log(runs_dir() / "count")) == result.steps + 1
+    assert tiny.shelf.load("count").card.recipe["rank"] == 4
 
 
 def test_dora_starts_as_the_base_learns_resumes_and_says_the_same_in_peft(tiny, rows, tmp_path):
@@ -250,6 +277,15 @@ def test_resuming_another_run_is_refused_naming_the_difference(tiny, rows):
         tiny.train(rows, "count", recipe=RECIPE, resume=True)
 
 
+def test_resuming_with_other_held_out_rows_is_refused(tiny, rows, tmp_path):
+    watched = write_rows(tmp_path / "watched.jsonl", 5)
+    with pytest.raises(RunInterruptedError):
+        tiny.train(rows, "count", watched, RECIPE, on_step=lambda r: os.kill(os.getpid(), signal.SIGINT))
+    watched.write_text(watched.read_text().replace("row 4", "row 5"))
+    with pytest.raises(CheckpointError, match=r"\(held_out: was '\w+', is '\w+'\)"):
+        tiny.train(rows, "count", watched, RECIPE, resume=True)
+
+
 def test_a_damaged_checkpoint_is_named(tiny, rows):
     with pytest.raises(RunInterruptedError):
         tiny.train(rows, "count", recipe=RECIPE, on_step=lambda r: os.kill(os.getpid(), signal.SIGINT))
@@ -278,6 +314,15 @@ def test_a_full_disk_is_a_clear_error_and_the_last_checkpoint_is_intact(tiny, ro
     with safe_open(folder / "checkpoint.safetensors", "pt") as file:
         assert file.metadata()["updates"] == "3"
     assert [p.name for p in folder.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_log_that_cannot_be_written_is_a_clear_error(tmp_path):
+    log = RunLog(tmp_path, 0)
+    with (tmp_path / LOG_FILE).open() as readable:  # stands for a disk that takes no more, again when it is closed
+        os.dup2(readable.fileno(), log._file.fileno())
+    with pytest.raises(CheckpointError, match="cannot write the run's log"):
+        log.write({"step": 1})
+    log.close()
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run_with_advice(tiny, rows):

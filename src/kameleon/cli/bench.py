@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,8 +23,8 @@ from kameleon.bench import (
     run_bench,
 )
 from kameleon.cli.bench_serve import serve
-from kameleon.cli.console import BaseRef, Json, megabytes, notes, progress, show, table
-from kameleon.home import atomic_write
+from kameleon.cli.console import BaseRef, Json, megabytes, notes, progress, show, table, write_document
+from kameleon.errors import SettingError
 
 app = App(name="bench", help="How fast training and serving are here, beside others, and where the time goes.")
 app.command(serve)
@@ -59,8 +58,7 @@ def train(
 
     def write(document: dict[str, Any]) -> None:
         if out is not None:
-            with atomic_write(out) as file:
-                file.write((json_.dumps(document, indent=1) + "\n").encode())
+            write_document(document, out)
 
     with _watching() as on_event:
         document = run_bench(find_cases(cases, base), contenders, settings, on_event, write)
@@ -81,7 +79,9 @@ def profile(
 
     Try: kameleon bench profile --case 1x2048
     """
-    (found,) = find_cases(case, base)
+    found, *more = find_cases(case, base)
+    if more:
+        raise SettingError(f"case is {case!r}; one is profiled at a time")
     with notes.status(f"profiling {settings.steps} steps of {found.name}"):
         document = profile_steps(found, settings)
     shown = table("operator", ">share", ">forward ms", ">backward ms", ">of which products ms")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +10,7 @@ from rich.console import Group
 from rich.text import Text
 
 from kameleon.bench.serving import TITLES, ServeBenchSettings, run_serve_bench
-from kameleon.cli.console import BaseRef, Json, notes, show, table
-from kameleon.home import atomic_write
+from kameleon.cli.console import BaseRef, Json, notes, show, table, write_document
 
 _ALL = ",".join(TITLES)
 _RATIOS = {
@@ -57,10 +55,9 @@ def serve(
         notes.print(told, highlight=False)
 
     document = run_serve_bench(base, contenders, settings, on_event)
-    if out is not None:
-        with atomic_write(out) as file:
-            file.write((json_.dumps(document, indent=1) + "\n").encode())
     show(document, _picture(document), json)
+    if out is not None:
+        write_document(document, out)
 
 
 def _picture(document: dict[str, Any]) -> Group:

@@ -6,12 +6,16 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from kameleon.errors import SettingError
+from kameleon.home import atomic_write
 
 if TYPE_CHECKING:
     from kameleon.api import LoadedBase
@@ -42,9 +46,20 @@ Overwrite = Annotated[bool, Parameter(help="Put it in the place of an adapter of
 def show(document: Any, picture: RenderableType, as_json: bool) -> None:
     """The result of a command: the picture for a person, or the document for a script."""
     if as_json:
-        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps(document, indent=1, ensure_ascii=False)
+        # Half of a surrogate pair (from a row, or a file name that is not UTF-8) is written as JSON escapes it.
+        sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
     else:
         results.print(picture)
+
+
+def write_document(document: Any, path: Path) -> None:
+    """The document in a file of its own. Raises SettingError when it cannot be written there."""
+    try:
+        with atomic_write(path) as file:
+            file.write((json.dumps(document, indent=1) + "\n").encode())
+    except OSError as error:
+        raise SettingError(f"{path} cannot be written: {error}") from error
 
 
 def table(*columns: str, title: str | None = None) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -41,6 +42,11 @@ def evaluate(
     """
     from kameleon.training import GENERAL_TEXT
 
+    if rows < 0:
+        raise SettingError(f"rows is {rows}; it must be 0 (all) or more")
+    twice = [name for name, count in Counter(_named(spec)[0] for spec in tests).items() if count > 1]
+    if twice:
+        raise SettingError(f"{twice[0]!r} names several test sets; tell them apart as NAME=FILE")
     loaded = open_base(base, quantize)
     names: list[str | None] = [None]
     for name in adapters if adapters is not None else loaded.shelf.names():
@@ -62,10 +68,16 @@ def as_document(score: Score) -> dict[str, Any]:
     return {**asdict(score), "adapter": score.adapter or "base"}
 
 
-def _test_set(loaded: LoadedBase, spec: str, rows: int, raw: bool) -> TestSet:
+def _named(spec: str) -> tuple[str, str]:
+    """A test set's name and file."""
     name, _, file = spec.partition("=") if "=" in spec else (Path(spec).stem, "", spec)
     if not name or not file:
         raise SettingError(f"{spec!r} is not a test set: give FILE or NAME=FILE")
+    return name, file
+
+
+def _test_set(loaded: LoadedBase, spec: str, rows: int, raw: bool) -> TestSet:
+    name, file = _named(spec)
     corpus = loaded.read(file, raw)
     return loaded.test_set(name, corpus.pick(range(min(rows, len(corpus.examples)))) if rows else corpus)
 

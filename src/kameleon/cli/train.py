@@ -75,7 +75,7 @@ def train(
         corpus = read(base, data, raw, recipe.max_row_tokens)
         watched = None if held_out is None else read(base, held_out, raw, recipe.max_row_tokens)
         passes = resumed(name, watch) if resume else watch
-        planned = plan(base, corpus, recipe, passes, budget, quantize, raw, watched)
+        planned = plan(base, corpus, recipe, passes, budget, quantize, raw, watched, keep_passes=resume)
         quantize = "nf4" if planned.chosen.quantize else None
     loaded = open_base(base, quantize)
     corpus = corpus or loaded.read(data, raw, recipe.max_row_tokens)
@@ -84,9 +84,9 @@ def train(
     folder = runs_dir() / name
     try:
         curve: Path | None = draw_loss_curve(folder, name)
-    except MissingExtraError as error:
+    except (MissingExtraError, OSError) as error:  # the adapter is on the shelf: that is told, with or without a curve
         curve = None
-        notes.print(str(error), style="yellow")
+        notes.print(f"no loss curve: {error}", style="yellow", markup=False)
     _tell_result(loaded, result, folder, curve, json)
 
 

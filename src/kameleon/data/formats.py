@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 
 from kameleon.errors import DataError, MissingExtraError
 
+csv.field_size_limit(2**31 - 1)  # else a cell of more than 131,072 characters counts as broken
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
@@ -39,8 +40,12 @@ def find_data(source: str | Path, split: str = "train") -> tuple[Path, ...]:
     Of a data set, the file that has `split` in its name or folder, or all of its parts in their order, or else the only
     file. Raises DataError, also when files would do that are not the parts of one.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
+    try:
+        path = Path(source).expanduser()
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~somebody who is not there
+        raise DataError(f"{source} cannot be read: {error}") from error
+    if is_file:
         if path.suffix not in _SUFFIXES:
             raise DataError(f"{path} ends in {path.suffix or 'nothing'}; expected one of {', '.join(_SUFFIXES)}")
         return (path,)
@@ -172,5 +177,7 @@ def _parquet(path: Path) -> Iterator[Record]:
         values = pyarrow.parquet.read_table(path).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a whole Parquet file: {error}") from error
+    except (ValueError, OverflowError) as error:  # text that is not UTF-8, a time that Python does not know
+        raise DataError(f"{path} holds what Python does not read: {error}") from error
     for number, value in enumerate(values, start=1):
         yield _record(number, {key: one for key, one in value.items() if one is not None})

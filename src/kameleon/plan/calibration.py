@@ -119,7 +119,7 @@ class Rates:
 
 
 @lru_cache(maxsize=4)
-def calibrate(header: BaseHeader, rank: int, targets: str, dtype: torch.dtype, pass_tokens: int) -> Rates:
+def calibrate(header: BaseHeader, rank: int, variant: str, targets: str, dtype: torch.dtype, pass_tokens: int) -> Rates:
     """Measure this machine, in the compute type that a run would use, at up to `pass_tokens` tokens a pass.
 
     Kept for the same header (as an object) in the same process, and no longer: another program may run tomorrow.
@@ -131,7 +131,7 @@ def calibrate(header: BaseHeader, rank: int, targets: str, dtype: torch.dtype, p
     layers = min(_MOST_LAYERS, header.config.num_layers, max(1, int(_OPERATIONS / (4 * size * many))))
     blank = _Blank(header, layers)
     decoder = build_decoder(blank.config, blank, dtype)
-    sides = _Sides(blank.config, Recipe(rank=rank, targets=targets))
+    sides = _Sides(blank.config, Recipe(rank=rank, variant=variant, targets=targets))
 
     def seconds(tokens: int, gradient: bool, checkpoint_layers: int = 0) -> float:
         keep_memory(sparing=checkpoint_layers > 0)

@@ -106,7 +106,7 @@ def common_bases(recipe: Recipe, dtype: torch.dtype, process_bytes: int, room_by
     as that takes: all but the last, where nothing fits.
     """
     measured = common_header(_MEASURED)
-    rates = calibrate(measured, recipe.rank, "all-linear", dtype, _PASS_TOKENS)
+    rates = calibrate(measured, recipe.rank, recipe.variant, "all-linear", dtype, _PASS_TOKENS)
     recipe = replace(recipe, targets="all-linear", layers=0)
     one = Pass(_PASS_TOKENS, _PASS_TOKENS, _PASS_TOKENS, _PASS_TOKENS**2)
     work = Workload((one,), 1, 1, 1.0, (), 0)

@@ -95,12 +95,14 @@ def make_plan(
     quantize: str | None = None,
     may_quantize: bool = False,
     dtype: torch.dtype | None = None,
+    keep_passes: bool = False,
 ) -> Plan:
     """Plan a run on the base of `header`, which is packed already if `quantize` says so.
 
     Without `memory_bytes` the settings stay as they are. With it, the fastest that fit are chosen: `watch`'s
     micro_batch_tokens and checkpoint_layers where they stand at their defaults, and NF4 if `may_quantize` and nothing
-    fits otherwise. `workload` lays a run out for a Watch; `process_bytes` is what the process holds before the run.
+    fits otherwise; with `keep_passes` micro_batch_tokens is no choice, since the run has begun with it. `workload` lays
+    a run out for a Watch; `process_bytes` is what the process holds before the run.
     Raises SettingError, naming the smallest that would do, when nothing fits.
     """
     dtype = dtype or measure_compute_type().dtype
@@ -114,13 +116,13 @@ def make_plan(
     def option(header: BaseHeader, watch: Watch, quantize: str | None) -> Option:
         work = work_of(watch)
         tokens = work_of(given).largest.tokens
-        rates = calibrate(header, recipe.rank, recipe.targets, dtype, tokens)
+        rates = calibrate(header, recipe.rank, recipe.variant, recipe.targets, dtype, tokens)
         seconds = rates.run_seconds(header, recipe, watch, work)
         memory = training_memory(header, recipe, watch, work, dtype, process_bytes)
         return Option(watch, quantize, memory, seconds, seconds / work.steps * work.steps_per_epoch / 60)
 
     given = watch
-    choices = _choices(watch, header.config.num_layers - lowest_layer(header.config, recipe))
+    choices = _choices(watch, keep_passes, header.config.num_layers - lowest_layer(header.config, recipe))
     options = [option(header, one, quantize) for one in choices]
     budget = None if memory_bytes is None else int(memory_bytes * (1 - _SPARE))
     why: list[str] = []
@@ -150,13 +152,17 @@ def make_plan(
     return Plan(shown, recipe, work, dtype, chosen, _cheaper(chosen, options), tuple(why), process_bytes, memory_bytes)
 
 
-def _choices(watch: Watch, layers: int) -> list[Watch]:
+def _choices(watch: Watch, keep_passes: bool, layers: int) -> list[Watch]:
     """Watches with what may be chosen, of a run that trains on so many layers: values that stand at their defaults are
     free, others were set.
     """
     defaults = Watch()
     sizes = [watch.micro_batch_tokens]
-    while watch.micro_batch_tokens == defaults.micro_batch_tokens and sizes[-1] > _LEAST_MICRO_BATCH_TOKENS:
+    while (
+        not keep_passes
+        and watch.micro_batch_tokens == defaults.micro_batch_tokens
+        and sizes[-1] > _LEAST_MICRO_BATCH_TOKENS
+    ):
         sizes.append(sizes[-1] // 2)
     # Not all layers: the gradient of the last comes first, so that it would only be freed to be computed at once.
     again = range(layers) if watch.checkpoint_layers == defaults.checkpoint_layers else [watch.checkpoint_layers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,8 @@ class RunLog:
         return CheckpointError(f"cannot write the run's log {self.path} (its last checkpoint is intact): {error}")
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # only what could not be written is still in its buffer, and that was told
+            self._file.close()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -52,7 +54,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 def draw_loss_curve(folder: Path, name: str) -> Path:
     """Training loss, its running mean and the held-out loss over the steps, as `folder/loss.png`.
 
-    Raises MissingExtraError without matplotlib.
+    Raises MissingExtraError without matplotlib, OSError when it cannot be written.
     """
     try:
         import matplotlib

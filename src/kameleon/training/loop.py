@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from kameleon.adapters import Adapter, Bank, Card
 from kameleon.data import Example, pack, require_trainable, rows_of_step
-from kameleon.errors import RunInterruptedError, TrainingError
+from kameleon.errors import CheckpointError, RunInterruptedError, TrainingError
 from kameleon.model import Base
 from kameleon.ops import IGNORE, kernels, linear_cross_entropy
 from kameleon.settings import Recipe, Watch
@@ -83,10 +86,9 @@ class Run:
         forecast: Forecast | None = None,
     ) -> None:
         require_trainable(examples)
-        if overwrite:
-            shutil.rmtree(folder, ignore_errors=True)
         self.base, self.folder, self.card, self.name = base, folder, card, name
-        self.examples, self.held_out, self.watch = examples, held_out[: watch.eval_rows], watch
+        self.overwrite = overwrite
+        self.examples, self.held_out, self.watch = examples, tuple(held_out[: watch.eval_rows]), watch
         self.forecast = forecast
         peak = recipe.learning_rate or derived_learning_rate(base.config)
         self.recipe = replace(recipe, learning_rate=peak)
@@ -108,6 +110,7 @@ class Run:
             "steps": self.total_steps,
             "eval_every": self.eval_every,
             "eval_rows": len(self.held_out),
+            "held_out": hashlib.sha256(repr(self.held_out).encode()).hexdigest(),
             "patience": self.watch.patience,
             "micro_batch_tokens": self.watch.micro_batch_tokens,
         }
@@ -116,13 +119,46 @@ class Run:
     def eval_every(self) -> int:
         return self.watch.eval_every or max(1, math.ceil(self.total_steps / 8))
 
-    def run(self, resume: bool = False, on_step: Callable[[StepReport], None] | None = None) -> RunResult:
-        """Train to the end, or until patience runs out.
+    def run(
+        self,
+        resume: bool = False,
+        on_step: Callable[[StepReport], None] | None = None,
+        keep: Callable[[Adapter], object] = lambda adapter: None,
+    ) -> RunResult:
+        """Train to the end, or until patience runs out. The checkpoint stays until `keep` has the adapter.
 
         With `resume`, go on from the folder's checkpoint to the same bits as a run that was never interrupted.
-        Raises TrainingError when the folder holds an unfinished run and `resume` is false, RunInterruptedError after
-        Ctrl-C (the state is saved), NonFiniteLossError, CheckpointError.
+        Raises TrainingError when the folder holds an unfinished run and `resume` is false, or when another process is
+        at it, RunInterruptedError after Ctrl-C (the state is saved), NonFiniteLossError, CheckpointError.
         """
+        with self._alone():
+            result = self._run(resume, on_step)
+            keep(result.adapter)
+            remove_checkpoint(self.folder)
+            return result
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the folder: two runs in it would mix their logs, checkpoints and best adapters."""
+        path = self.folder.with_name(f".{self.folder.name}.lock")  # beside it, since the folder may be dropped
+        lock = FileLock(path, timeout=0)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise TrainingError(
+                f"another process trains in {self.folder}: let it end, or train under another name"
+            ) from None
+        except OSError as error:
+            raise CheckpointError(f"the run's folder {self.folder} cannot be written: {error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _run(self, resume: bool, on_step: Callable[[StepReport], None] | None) -> RunResult:
+        if self.overwrite:
+            shutil.rmtree(self.folder, ignore_errors=True)
         if resume:
             progress = load_checkpoint(self.folder, self.trainee, self.identity)
             self.bank.renew(self.name)
@@ -159,7 +195,6 @@ class Run:
             log.write({"step": progress.step, **self._compared(progress)})
         finally:
             log.close()
-        remove_checkpoint(self.folder)
         return self._result(progress)
 
     def _step(self, step: int) -> tuple[StepResult, float]:
