@@ -125,6 +125,14 @@ def test_history_rollback_and_remove_which_asks(run, shelf, tiny, monkeypatch):
     assert not shelf.has("law")
 
 
+@pytest.mark.parametrize("folder", ["my adapter", "prawo pracy", "x" * 100, "żółw", "v1."])
+def test_import_takes_a_folder_of_any_name(folder, run, shelf, tmp_path):
+    shelf.load("law").save(tmp_path / folder)
+    status, _, err = run("adapter", "import", tmp_path / folder, "--name", "back")
+    assert status == 0, err
+    assert shelf.load("back").fingerprint == shelf.load("law").fingerprint
+
+
 @pytest.mark.parametrize(("to", "place"), [("peft", "law"), ("gguf", "law.gguf")])
 def test_export_and_import_come_back_with_the_base_in_the_card(to, place, run, shelf, tmp_path, tiny, tiny_folder):
     words = ("--to", to, "--out", tmp_path / place, "--base", tiny_folder)

@@ -157,11 +157,14 @@ class Adapter:
         write_adapter(self, Path(folder))
 
     @staticmethod
-    def load(folder: str | Path) -> Adapter:
-        """Read a folder in PEFT's format, with or without a card. Raises AdapterFileError."""
+    def load(folder: str | Path, name: str | None = None) -> Adapter:
+        """Read a folder in PEFT's format, with or without a card, whose own name is the adapter's unless one is given.
+
+        Raises AdapterFileError, and AdapterError for a name that cannot be one.
+        """
         from kameleon.adapters.peft_files import read_adapter
 
-        return read_adapter(Path(folder))
+        return read_adapter(Path(folder), name)
 
 
 def check_name(name: str) -> str:

@@ -114,7 +114,7 @@ class Shelf:
 
     def load(self, name: str) -> Adapter:
         """Raises AdapterNotFoundError, AdapterFileError."""
-        return replace(Adapter.load(self.path(name)), name=name)
+        return Adapter.load(self.path(name), name)
 
     def save(self, adapter: Adapter, overwrite: bool = True) -> Path:
         """Put an adapter on the shelf under its own name, as the name's newest and current version.

@@ -222,7 +222,7 @@ def import_(
     elif is_mlx_adapter(path):
         adapter = read_mlx_adapter(path, name)
     else:
-        adapter = replace(Adapter.load(path), name=name)
+        adapter = Adapter.load(path, name)
     if loaded is not None:
         prove(loaded, adapter, any_base=adapter.card.base_fingerprint is None)
         card = replace(adapter.card, base_id=loaded.name, base_fingerprint=loaded.fingerprint)
