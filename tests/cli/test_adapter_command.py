@@ -7,7 +7,8 @@ import pytest
 import torch
 from fakes import random_adapter
 
-from kameleon.adapters import METHODS, Shelf
+from kameleon.adapters import METHODS, EndChange, LoraFactors, Shelf
+from kameleon.model import HEAD
 
 
 @pytest.fixture
@@ -82,6 +83,15 @@ def test_show_tells_the_rank_that_holds_the_change_and_draws_it(run, shelf, tmp_
     _, out, _ = run("adapter", "show", "law")
     assert "rank 4 trained, 90 % of the change lies in rank 4" in out
     assert "█" in out
+
+
+def test_show_counts_the_embedding_and_the_head_in(run, tiny, tmp_path):
+    law = random_adapter(tiny.base, "law")
+    head = LoraFactors(torch.randn(3, 64), torch.randn(320, 3), 3.0)
+    Shelf().save(replace(law, name="head", modules={}, ends={HEAD: EndChange(factors=head)}))
+    found = document(run("adapter", "show", "head", "--picture", tmp_path / "head.png", "--json"))
+    assert (found["ranks"], found["effective_rank"], [*found["spectra"]]) == ([3], 3, [HEAD])
+    assert "rank 3 trained" in run("adapter", "show", "head")[1]
 
 
 def test_merge_writes_a_full_model_and_reports_the_gap(run, shelf, tmp_path, tiny_folder):

@@ -86,7 +86,7 @@ def _end_tensors(module: str, end: EndChange) -> dict[str, Tensor]:
 
 
 def _config(adapter: Adapter) -> dict[str, Any]:
-    modules = adapter.modules | {name: end.factors for name, end in adapter.ends.items() if end.factors is not None}
+    modules = adapter.factors
     if not modules:
         raise AdapterFileError(f"adapter {adapter.name!r} has no LoRA factors; PEFT's format needs some")
     ranks = Counter(f.rank for f in modules.values())
