@@ -76,6 +76,15 @@ def test_a_name_that_is_no_plain_folder_name_is_refused_everywhere(name, shelf, 
         replace(versions[0], name=name)
 
 
+def test_a_folder_with_a_name_that_no_adapter_has_is_listed_with_its_fault(shelf, versions):
+    shelf.save(versions[0])
+    (shelf.root / "my adapter").mkdir()
+    (shelf.root / "my adapter" / "adapter_config.json").touch()
+    law, other = shelf.entries()
+    assert law.fault is None
+    assert "'my adapter' cannot name an adapter" in str(other.fault)
+
+
 def test_many_writers_at_once_lose_nothing(shelf, versions):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(shelf.save, versions * 8))

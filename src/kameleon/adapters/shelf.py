@@ -209,7 +209,7 @@ class Shelf:
     def _current_entry(self, name: str) -> ShelfEntry:
         try:
             return self._entry(name, self._current(name))
-        except AdapterFileError as error:
+        except AdapterError as error:  # a folder that somebody put there may have any name
             return ShelfEntry(name, self.root / name, 0, None, str(error))
 
     def _entry(self, name: str, version: int) -> ShelfEntry:
