@@ -198,7 +198,8 @@ class Shelf:
             raise AdapterFileError(f"{pointer} cannot be read: {error}") from error
         if not re.fullmatch(r"\d{4,9}", text) or not self._folder(name, int(text)).is_dir():
             raise AdapterFileError(
-                f"{pointer} names version {text[:20]!r}, which is not there: kameleon adapter rollback"
+                f"{pointer} names version {text[:20]!r}, which is not there: kameleon adapter rollback {name} VERSION; "
+                f"it has {', '.join(map(str, self._versions(name))) or 'none'}"
             )
         return int(text)
 
