@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fakes import random_adapter
@@ -84,6 +85,22 @@ def test_a_folder_with_a_name_that_no_adapter_has_is_listed_with_its_fault(shelf
     law, other = shelf.entries()
     assert law.fault is None
     assert "'my adapter' cannot name an adapter" in str(other.fault)
+
+
+def test_an_adapter_that_leaves_while_it_is_listed_is_a_fault_of_its_own(shelf, versions, monkeypatch):
+    shelf.save(versions[0])
+    shelf.save(replace(versions[1], name="medicine"))
+    walk = Path.rglob
+
+    def walk_behind_a_remover(folder, pattern):
+        if folder.parent.name == "law":
+            raise FileNotFoundError(f"No such file or directory: {folder}")
+        return walk(folder, pattern)
+
+    monkeypatch.setattr(Path, "rglob", walk_behind_a_remover)
+    law, medicine = shelf.entries()
+    assert "No such file" in str(law.fault)
+    assert medicine.fault is None
 
 
 def test_many_writers_at_once_lose_nothing(shelf, versions):

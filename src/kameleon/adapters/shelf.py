@@ -214,9 +214,9 @@ class Shelf:
             return ShelfEntry(name, self.root / name, 0, None, str(error))
 
     def _entry(self, name: str, version: int) -> ShelfEntry:
-        path = self._folder(name, version)
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        try:
+        path, size = self._folder(name, version), 0
+        try:  # another process may be removing it
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             if not (path / "adapter_config.json").exists():
                 raise AdapterFileError("it has no adapter_config.json")
             card = read_card(path)
