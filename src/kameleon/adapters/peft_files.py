@@ -90,6 +90,10 @@ def _config(adapter: Adapter) -> dict[str, Any]:
     if not modules:
         raise AdapterFileError(f"adapter {adapter.name!r} has no LoRA factors; PEFT's format needs some")
     ranks = Counter(f.rank for f in modules.values())
+    if max(ranks) > _MOST_RANK:
+        raise AdapterFileError(
+            f"adapter {adapter.name!r} has rank {max(ranks)}; at most {_MOST_RANK} could be read again"
+        )
     alphas = Counter(f.alpha for f in modules.values())
     rank, alpha = ranks.most_common(1)[0][0], alphas.most_common(1)[0][0]
     kinds = {(f.rslora, f.magnitude is not None, f.b_bias is not None) for f in modules.values()}
