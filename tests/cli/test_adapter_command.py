@@ -1,5 +1,6 @@
 """kameleon adapter: the commands on adapters that are on the shelf."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -132,6 +133,14 @@ def test_history_rollback_and_remove_which_asks(run, shelf, tiny, monkeypatch):
     assert shelf.has("law")
     monkeypatch.setattr("builtins.input", lambda question: "y")
     assert run("adapter", "remove", "law")[0] == 0
+    assert not shelf.has("law")
+
+
+def test_remove_where_nobody_can_answer_says_how_and_keeps_the_adapter(run, shelf, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    status, _, err = run("adapter", "remove", "law")
+    assert (status, "--yes" in err, shelf.has("law")) == (2, True, True)
+    assert run("adapter", "remove", "law", "--yes")[0] == 0
     assert not shelf.has("law")
 
 

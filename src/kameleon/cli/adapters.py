@@ -234,8 +234,13 @@ def import_(
 def remove(name: Name, *, yes: Annotated[bool, Parameter(help="Do not ask.")] = False) -> None:
     """Delete an adapter from the shelf with all its versions, for good."""
     from kameleon.adapters import Shelf
+    from kameleon.errors import SettingError
 
     path = Shelf().folder(name)
-    if not yes and input(f"delete {path} with all versions? [y/N] ").strip().lower() != "y":
+    try:
+        agreed = yes or input(f"delete {path} with all versions? [y/N] ").strip().lower() == "y"
+    except EOFError:
+        raise SettingError("nobody is there to ask: remove with --yes") from None
+    if not agreed:
         sys.exit(1)
     Shelf().remove(name)
