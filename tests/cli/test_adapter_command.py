@@ -95,6 +95,15 @@ def test_show_counts_the_embedding_and_the_head_in(run, tiny, tmp_path):
     assert "rank 3 trained" in run("adapter", "show", "head")[1]
 
 
+@pytest.mark.parametrize("base_id", ["[/x]", "llama[v1]", "org:x:base"])
+def test_a_base_whose_name_looks_like_markup_is_shown_as_it_is(base_id, run, tiny):
+    law = random_adapter(tiny.base, "law")
+    Shelf().save(replace(law, card=replace(law.card, base_id=base_id)))
+    for words in (("list",), ("show", "law")):
+        status, out, _ = run("adapter", *words)
+        assert (status, base_id in out) == (0, True)
+
+
 def test_merge_writes_a_full_model_and_reports_the_gap(run, shelf, tmp_path, tiny_folder):
     found = document(run("adapter", "merge", "law", "--base", tiny_folder, "--out", tmp_path / "full", "--json"))
     assert found["survived"] > 0.99

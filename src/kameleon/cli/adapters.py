@@ -112,9 +112,9 @@ def verify(
     checks = checked(open_base(base, quantize).base, adapter, any_base)
     hashed = "as it was saved" if adapter.card.created else "readable (no card: made by another program)"
     shown = table("", "check", "found")
-    shown.add_row("[green]yes", "files", hashed)
+    shown.add_row(Text("yes", "green"), "files", hashed)
     for check in checks:
-        mark = {True: "[green]yes", False: "[red]no", None: "[yellow]–"}[check.holds]
+        mark = {True: Text("yes", "green"), False: Text("no", "red"), None: Text("–", "yellow")}[check.holds]
         shown.add_row(mark, check.what, Text(check.found))
     holds = all(check.holds for check in checks)
     show({"adapter": name, "live": holds, "checks": [asdict(check) for check in checks]}, shown, json)

@@ -16,8 +16,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     from kameleon.api import LoadedBase
 
-results = Console()
-notes = Console(stderr=True)
+# A name or a path may look like markup ("[/v1]", ":x:"); it is shown as it is.
+results = Console(markup=False, emoji=False)
+notes = Console(markup=False, emoji=False, stderr=True)
 
 Json = Annotated[bool, Parameter(help="Print one JSON document on standard output and nothing else there.")]
 Quantize = Annotated[
@@ -69,7 +70,7 @@ def bars(values: Mapping[Any, float], what: str) -> Table:
 def progress() -> Iterator[Progress]:
     """Bars on standard error, each with what is done, the time spent and the time left."""
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
