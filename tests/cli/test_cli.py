@@ -1,6 +1,7 @@
 """The commands as a person or a script meets them: real files, real exit codes, JSON alone on standard output."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -204,6 +205,16 @@ with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             app([*command.split(), "--help"])
 print(sorted({"torch", "transformers", "huggingface_hub", "numpy"} & sys.modules.keys()))
 """
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_reader_that_has_gone_ends_a_command_without_a_traceback(form):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", "from kameleon.cli import main; main()", "adapter", "list", *form]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_help_answers_without_importing_torch():

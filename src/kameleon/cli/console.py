@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -43,7 +42,10 @@ Overwrite = Annotated[bool, Parameter(help="Put it in the place of an adapter of
 def show(document: Any, picture: RenderableType, as_json: bool) -> None:
     """The result of a command: the picture for a person, or the document for a script."""
     if as_json:
-        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        try:
+            print(json.dumps(document, indent=1, ensure_ascii=False), flush=True)
+        except BrokenPipeError:
+            results.on_broken_pipe()  # ends as a picture does when its reader has gone
     else:
         results.print(picture)
 
