@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -60,6 +61,16 @@ def test_train_then_list_show_verify_eval_and_remove(run, rows):
     assert set(document["forgetting"]) == {"count"}
     assert run("adapter", "remove", "count", "--yes", base=False)[0] == 0
     assert json.loads(run("adapter", "list", "--json", base=False)[1]) == []
+
+
+def test_eval_refuses_two_sets_of_one_name_and_a_negative_number_of_rows(run, rows, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = shutil.copy(rows, tmp_path / "other")
+    status, _, err = run("eval", rows, other)
+    assert (status, "several test sets are named rows" in err) == (2, True)
+    assert json.loads(run("eval", rows, f"b={other}", "--json")[1])["rows"]
+    status, _, err = run("eval", rows, "--rows", "-3")
+    assert (status, "rows is -3" in err) == (2, True)
 
 
 def test_settings_come_from_toml_and_flags_win(run, rows, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -41,12 +42,16 @@ def evaluate(
     """
     from kameleon.training import GENERAL_TEXT
 
+    if rows < 0:
+        raise SettingError(f"rows is {rows}; it must be 0 (all) or more")
     loaded = open_base(base, quantize)
     names: list[str | None] = [None]
     for name in adapters if adapters is not None else loaded.shelf.names():
         loaded.load_adapter(name, any_base)
         names.append(name)
     sets = [_test_set(loaded, spec, rows, raw) for spec in tests]
+    if taken := [name for name, count in Counter(one.name for one in sets).items() if count > 1]:
+        raise SettingError(f"several test sets are named {', '.join(taken)}: give each a name, NAME=FILE")
     sets.append(loaded.test_set("general text", loaded.read(general or GENERAL_TEXT)))
     *scores, forgotten = _scored(loaded, names, sets)
     document = {
