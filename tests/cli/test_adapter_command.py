@@ -104,6 +104,17 @@ def test_a_base_whose_name_looks_like_markup_is_shown_as_it_is(base_id, run, tin
         assert (status, base_id in out) == (0, True)
 
 
+@pytest.mark.parametrize("odd", [{"scores": {"eval_loss": "low"}}, {"base_id": "base-\ud800"}])
+def test_a_card_with_odd_words_is_listed_like_any_other(odd, run, tiny):
+    law = random_adapter(tiny.base, "law")
+    Shelf().save(replace(law, card=replace(law.card, **odd)))
+    for words in (("list",), ("history", "law"), ("show", "law")):
+        assert run("adapter", *words)[0] == 0
+        found = document(run("adapter", *words, "--json"))
+        card = (found if isinstance(found, dict) else found[0])["card"]
+        assert odd.items() <= card.items()
+
+
 def test_merge_writes_a_full_model_and_reports_the_gap(run, shelf, tmp_path, tiny_folder):
     found = document(run("adapter", "merge", "law", "--base", tiny_folder, "--out", tmp_path / "full", "--json"))
     assert found["survived"] > 0.99

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Group
@@ -25,8 +25,17 @@ from kameleon.cli.console import (
     table,
 )
 
+if TYPE_CHECKING:
+    from kameleon.adapters import Card
+
 app = App(name="adapter", help="The adapters on the shelf.")
 Name = Annotated[str, Parameter(help="An adapter's name on the shelf.")]
+
+
+def _held_out_loss(card: Card | None) -> str:
+    """What a card says of it, if that is a number: a card may come from anybody."""
+    loss = card.scores.get("eval_loss") if card else None
+    return f"{loss:.3f}" if isinstance(loss, int | float) else ""
 
 
 @app.command(name="list")
@@ -41,10 +50,9 @@ def list_(*, json: Json = False) -> None:
             shown.add_row(entry.name, f"broken: {entry.fault}", megabytes(entry.bytes), "", "")
             continue
         card = entry.card
-        loss = card.scores.get("eval_loss") if card else None
         made = card.created if card else ""
         base = (card.base_id or "unknown") if card else "unknown"
-        shown.add_row(entry.name, base, megabytes(entry.bytes), "" if loss is None else f"{loss:.3f}", made)
+        shown.add_row(entry.name, base, megabytes(entry.bytes), _held_out_loss(card), made)
     document = [
         {"name": e.name, "path": str(e.path), "bytes": e.bytes, "fault": e.fault, "card": e.card and asdict(e.card)}
         for e in entries
@@ -130,7 +138,6 @@ def history(name: Name, *, json: Json = False) -> None:
     shown = table("", ">version", "made", ">size", ">held-out loss", "path")
     versions = Shelf().history(name)
     for entry in versions:
-        loss = entry.card.scores.get("eval_loss") if entry.card else None
         made = entry.card.created if entry.card else entry.fault or ""
         mark = "current" if entry.current else ""
         shown.add_row(
@@ -138,7 +145,7 @@ def history(name: Name, *, json: Json = False) -> None:
             str(entry.version),
             made,
             megabytes(entry.bytes),
-            "" if loss is None else f"{loss:.3f}",
+            _held_out_loss(entry.card),
             str(entry.path),
         )
     document = [
