@@ -219,7 +219,7 @@ def import_(
     Try: kameleon adapter import downloads/law --name law --base smollm2
     """
     from kameleon.adapters import Adapter, Shelf, is_mlx_adapter, prove, read_gguf_adapter, read_mlx_adapter
-    from kameleon.errors import SettingError
+    from kameleon.errors import AdapterMismatchError, SettingError
 
     loaded = open_base(base).base if base else None
     if path.suffix == ".gguf":
@@ -231,7 +231,8 @@ def import_(
     else:
         adapter = Adapter.load(path, name)
     if loaded is not None:
-        prove(loaded, adapter, any_base=adapter.card.base_fingerprint is None)
+        if not prove(loaded, adapter, any_base=adapter.card.base_fingerprint is None).live:
+            raise AdapterMismatchError(f"{path} changes nothing on {loaded.name}: it was never trained, or is damaged")
         card = replace(adapter.card, base_id=loaded.name, base_fingerprint=loaded.fingerprint)
         adapter = replace(adapter, card=card)
     notes.print(f"{name} is on the shelf: {Shelf().save(adapter, overwrite)}", highlight=False)
