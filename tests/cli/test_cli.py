@@ -7,6 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from fakes import random_adapter
+
+from kameleon.adapters import Shelf
 
 
 @pytest.fixture
@@ -166,6 +169,14 @@ def test_chat_switches_and_compares(run, rows, monkeypatch):
     assert "base: " in out
     assert "no adapter 'nobody'" in out
     assert "/compare TEXT" in out
+
+
+def test_chat_takes_an_adapter_that_is_called_base(run, tiny, monkeypatch):
+    lines = iter(["/use none", "/quit", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    assert "the plain base, in" in run("chat", "--adapter", "base")[1]
+    Shelf().save(random_adapter(tiny.base, "base"))
+    assert "base, in" in run("chat", "--adapter", "base")[1].replace("the plain base, in", "")
 
 
 def test_base_show_has_the_fingerprint(run, tiny_folder):
