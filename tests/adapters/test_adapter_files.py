@@ -9,7 +9,7 @@ import torch
 from fakes import random_adapter
 from safetensors.torch import load_file, save_file
 
-from kameleon.adapters import Adapter, Card, Parent, Shelf
+from kameleon.adapters import Adapter, Card, LoraFactors, Parent, Shelf
 from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError
 
 
@@ -41,6 +41,13 @@ def test_a_round_trip_is_exact_and_the_card_does_not_count_in_the_fingerprint(sa
     first = next(iter(adapter.modules.values()))
     first.b[0, 0] += 1
     assert Adapter.load(folder).fingerprint != replace(adapter).fingerprint
+
+
+def test_what_could_not_be_read_again_is_not_written(saved, tmp_path):
+    wide = LoraFactors(torch.ones(4097, 2), torch.ones(2, 4097), 1.0)
+    with pytest.raises(AdapterFileError, match="rank 4097; at most 4096"):
+        replace(saved[0], modules={"model.layers.0.mlp.up_proj": wide}).save(tmp_path / "wide")
+    assert not (tmp_path / "wide").exists()
 
 
 @pytest.mark.parametrize(

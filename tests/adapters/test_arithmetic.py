@@ -100,8 +100,9 @@ def test_a_budget_goes_where_it_keeps_most(adapter):
     assert tight.modules.keys() == {UP}
     with pytest.raises(SettingError, match="holds not one direction"):
         resize(adapter, "none", budget=10)
-    with pytest.raises(SettingError, match="give one of them"):
-        resize(adapter, "none", rank=2, budget=10)
+    for wrong in ({"rank": 2, "budget": 10}, {"rank": 0}, {"budget": 0}, {"rank": -1}, {}):
+        with pytest.raises(SettingError, match="give one of them"):
+            resize(adapter, "none", **wrong)
 
 
 def test_diff_against_the_plain_matrices(tiny, adapter):
@@ -169,8 +170,9 @@ def test_a_target_error_gives_each_module_its_own_rank(tiny, tmp_path):
     assert got.modules[UP].rank < min(f.rank for n, f in got.modules.items() if n != UP and n.endswith("up_proj"))
     _, report = extract(base, tuned, "got", error=0.0)
     assert max(part.error for part in report.modules.values()) < 1e-5
-    with pytest.raises(SettingError, match="give a rank"):
-        extract(base, tuned, "got", rank=2, error=0.1)
+    for wrong in ({"rank": 2, "error": 0.1}, {"rank": 0}, {"rank": -1}, {"error": 1.0}, {}):
+        with pytest.raises(SettingError, match="give a rank"):
+            extract(base, tuned, "got", **wrong)
 
 
 def test_what_no_adapter_can_hold_is_reported(tiny, tmp_path):

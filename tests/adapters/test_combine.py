@@ -129,6 +129,12 @@ def test_ranks_that_linear_cannot_take_are_named_and_what_can(pair, tiny):
         combine([pair[0], replace(wider, modules=other)], "both")
 
 
+def test_weights_that_make_numbers_infinite_are_refused(pair):
+    for method in ("cat", "linear"):
+        with pytest.raises(SettingError, match="infinite"):
+            combine(pair, "both", [1e39, 1.0], method)
+
+
 def test_adapters_of_different_bases_are_refused_unless_allowed_by_name(pair):
     stranger = replace(pair[1], card=replace(pair[1].card, base_fingerprint="sha256:0"))
     with pytest.raises(WrongBaseError, match="different bases"):

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import kameleon
 from kameleon import Adapter
-from kameleon.adapters import Bank, EndChange, merge, prove, write_gguf_adapter
+from kameleon.adapters import Bank, EndChange, merge, prove, write_gguf_adapter, write_mlx_adapter
 from kameleon.errors import AdapterError, AdapterFileError, AdapterMismatchError
 from kameleon.model import EMBEDDING, HEAD
 from kameleon.ops import Segments, multiplies
@@ -162,11 +162,19 @@ def test_a_frozen_embedding_that_peft_wrote_takes_no_memory(bases, tmp_path):
     assert prove(base, adapter, any_base=True).live
 
 
-def test_an_adapter_file_of_llama_cpp_cannot_hold_a_saved_head(tiny, tmp_path):
-    saved_by_peft(tmp_path / "peft", 1, r=3, target_modules=["q_proj"], modules_to_save=["lm_head"])
-    with pytest.raises(AdapterError, match=r"has changes of lm_head, .*merge it into a full model"):
-        write_gguf_adapter(Adapter.load(tmp_path / "peft"), tiny.base, tmp_path / "x.gguf")
-    assert not (tmp_path / "x.gguf").exists()
+@pytest.mark.parametrize("write", [write_gguf_adapter, write_mlx_adapter])
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["lm_head"]},
+    ],
+)
+def test_an_adapter_file_of_llama_cpp_or_mlx_cannot_hold_another_head(write, end, tiny, tmp_path):
+    saved_by_peft(tmp_path / "peft", 1, r=3, **end)
+    with pytest.raises(AdapterError, match="has changes of lm_head"):
+        write(Adapter.load(tmp_path / "peft"), tiny.base, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_ends_of_another_size_and_broken_numbers_are_refused(tiny, tmp_path):

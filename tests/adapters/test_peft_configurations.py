@@ -124,6 +124,8 @@ def test_keys_of_older_versions_are_read(prefix, infix, tiny, tmp_path):
         ({"target_modules": ["q_proj", "embed_tokens"], "use_dora": True}, r"embed_tokens has a magnitude"),
         ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
         ({"layer_replication": [[0, 2], [1, 3]]}, "layer_replication"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights = 'pissa'"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights = 'olora'"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT's own, about what these settings mean

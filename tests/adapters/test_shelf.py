@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fakes import random_adapter
@@ -60,6 +61,7 @@ def test_a_pointer_to_anything_but_a_version_is_refused(shelf, versions, pointer
     with pytest.raises(AdapterFileError):
         shelf.load("law")
     (entry,) = shelf.entries()
+    assert "cannot be read" in str(entry.fault) or "rollback law VERSION; it has 1" in str(entry.fault)
     assert entry.fault and entry == shelf.entry("law")
     assert shelf.rollback("law", 1) == 1
     assert shelf.load("law").fingerprint == versions[0].fingerprint
@@ -74,6 +76,31 @@ def test_a_name_that_is_no_plain_folder_name_is_refused_everywhere(name, shelf, 
             use(name)
     with pytest.raises(AdapterError, match="cannot name an adapter"):
         replace(versions[0], name=name)
+
+
+def test_a_folder_with_a_name_that_no_adapter_has_is_listed_with_its_fault(shelf, versions):
+    shelf.save(versions[0])
+    (shelf.root / "my adapter").mkdir()
+    (shelf.root / "my adapter" / "adapter_config.json").touch()
+    law, other = shelf.entries()
+    assert law.fault is None
+    assert "'my adapter' cannot name an adapter" in str(other.fault)
+
+
+def test_an_adapter_that_leaves_while_it_is_listed_is_a_fault_of_its_own(shelf, versions, monkeypatch):
+    shelf.save(versions[0])
+    shelf.save(replace(versions[1], name="medicine"))
+    walk = Path.rglob
+
+    def walk_behind_a_remover(folder, pattern):
+        if folder.parent.name == "law":
+            raise FileNotFoundError(f"No such file or directory: {folder}")
+        return walk(folder, pattern)
+
+    monkeypatch.setattr(Path, "rglob", walk_behind_a_remover)
+    law, medicine = shelf.entries()
+    assert "No such file" in str(law.fault)
+    assert medicine.fault is None
 
 
 def test_many_writers_at_once_lose_nothing(shelf, versions):

@@ -1,5 +1,6 @@
 """kameleon adapter: the commands on adapters that are on the shelf."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from fakes import random_adapter
 
-from kameleon.adapters import METHODS, Shelf
+from kameleon.adapters import METHODS, EndChange, LoraFactors, Shelf
+from kameleon.model import HEAD
 
 
 @pytest.fixture
@@ -84,6 +86,35 @@ def test_show_tells_the_rank_that_holds_the_change_and_draws_it(run, shelf, tmp_
     assert "█" in out
 
 
+def test_show_counts_the_embedding_and_the_head_in(run, tiny, tmp_path):
+    law = random_adapter(tiny.base, "law")
+    head = LoraFactors(torch.randn(3, 64), torch.randn(320, 3), 3.0)
+    Shelf().save(replace(law, name="head", modules={}, ends={HEAD: EndChange(factors=head)}))
+    found = document(run("adapter", "show", "head", "--picture", tmp_path / "head.png", "--json"))
+    assert (found["ranks"], found["effective_rank"], [*found["spectra"]]) == ([3], 3, [HEAD])
+    assert "rank 3 trained" in run("adapter", "show", "head")[1]
+
+
+@pytest.mark.parametrize("base_id", ["[/x]", "llama[v1]", "org:x:base"])
+def test_a_base_whose_name_looks_like_markup_is_shown_as_it_is(base_id, run, tiny):
+    law = random_adapter(tiny.base, "law")
+    Shelf().save(replace(law, card=replace(law.card, base_id=base_id)))
+    for words in (("list",), ("show", "law")):
+        status, out, _ = run("adapter", *words)
+        assert (status, base_id in out) == (0, True)
+
+
+@pytest.mark.parametrize("odd", [{"scores": {"eval_loss": "low"}}, {"base_id": "base-\ud800"}])
+def test_a_card_with_odd_words_is_listed_like_any_other(odd, run, tiny):
+    law = random_adapter(tiny.base, "law")
+    Shelf().save(replace(law, card=replace(law.card, **odd)))
+    for words in (("list",), ("history", "law"), ("show", "law")):
+        assert run("adapter", *words)[0] == 0
+        found = document(run("adapter", *words, "--json"))
+        card = (found if isinstance(found, dict) else found[0])["card"]
+        assert odd.items() <= card.items()
+
+
 def test_merge_writes_a_full_model_and_reports_the_gap(run, shelf, tmp_path, tiny_folder):
     found = document(run("adapter", "merge", "law", "--base", tiny_folder, "--out", tmp_path / "full", "--json"))
     assert found["survived"] > 0.99
@@ -123,6 +154,29 @@ def test_history_rollback_and_remove_which_asks(run, shelf, tiny, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda question: "y")
     assert run("adapter", "remove", "law")[0] == 0
     assert not shelf.has("law")
+
+
+def test_remove_where_nobody_can_answer_says_how_and_keeps_the_adapter(run, shelf, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    status, _, err = run("adapter", "remove", "law")
+    assert (status, "--yes" in err, shelf.has("law")) == (2, True, True)
+    assert run("adapter", "remove", "law", "--yes")[0] == 0
+    assert not shelf.has("law")
+
+
+def test_import_with_a_base_refuses_what_changes_nothing_on_it(run, shelf, tmp_path, tiny_folder):
+    law = shelf.load("law")
+    replace(law, modules={m: replace(f, b=f.b * 0) for m, f in law.modules.items()}).save(tmp_path / "fresh")
+    status, _, err = run("adapter", "import", tmp_path / "fresh", "--name", "fresh", "--base", tiny_folder)
+    assert (status, "changes nothing on" in err, shelf.has("fresh")) == (2, True, False)
+
+
+@pytest.mark.parametrize("folder", ["my adapter", "prawo pracy", "x" * 100, "żółw", "v1."])
+def test_import_takes_a_folder_of_any_name(folder, run, shelf, tmp_path):
+    shelf.load("law").save(tmp_path / folder)
+    status, _, err = run("adapter", "import", tmp_path / folder, "--name", "back")
+    assert status == 0, err
+    assert shelf.load("back").fingerprint == shelf.load("law").fingerprint
 
 
 @pytest.mark.parametrize(("to", "place"), [("peft", "law"), ("gguf", "law.gguf")])

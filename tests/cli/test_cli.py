@@ -1,11 +1,14 @@
 """The commands as a person or a script meets them: real files, real exit codes, JSON alone on standard output."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+from fakes import random_adapter
 
+from kameleon.adapters import Shelf
 from kameleon.home import runs_dir
 
 
@@ -189,6 +192,14 @@ def test_chat_switches_and_compares(run, rows, monkeypatch):
     assert "/compare TEXT" in out
 
 
+def test_chat_takes_an_adapter_that_is_called_base(run, tiny, monkeypatch):
+    lines = iter(["/use none", "/quit", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    assert "the plain base, in" in run("chat", "--adapter", "base")[1]
+    Shelf().save(random_adapter(tiny.base, "base"))
+    assert "base, in" in run("chat", "--adapter", "base")[1].replace("the plain base, in", "")
+
+
 def test_base_show_has_the_fingerprint(run, tiny_folder):
     status, out, _ = run("base", "show", tiny_folder, "--json", base=False)
     document = json.loads(out)
@@ -237,6 +248,16 @@ with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             app([*command.split(), "--help"])
 print(sorted({"torch", "transformers", "huggingface_hub", "numpy"} & sys.modules.keys()))
 """
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_reader_that_has_gone_ends_a_command_without_a_traceback(form):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", "from kameleon.cli import main; main()", "adapter", "list", *form]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_help_answers_without_importing_torch():

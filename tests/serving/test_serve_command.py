@@ -1,6 +1,7 @@
 """kameleon serve as a process: one line starts it, SIGTERM lets answers end, a kill leaves the shelf whole."""
 
 import json
+import shlex
 import signal
 import subprocess
 import time
@@ -41,6 +42,17 @@ def test_sigterm_lets_running_answers_end_and_a_kill_leaves_the_shelf_whole(tiny
     with serving(tiny_folder) as served, post(served.address, {**WISH, "stream": False}) as response:
         assert response.status == 200
         assert {name: Adapter.load(shelf.path(name)).fingerprint for name in shelf.names()} == before
+
+
+def test_the_command_that_it_shows_works_as_it_is(tiny_folder, tmp_path):
+    command = [KAMELEON, "serve", "--base", tiny_folder, "--port", "0"]
+    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=-1, stderr=log, text=True) as process:
+        shown = next(line for line in process.stdout if line.startswith("curl"))
+        process.terminate()
+    words = shlex.split(shown)
+    assert words[1].endswith("/v1/chat/completions")
+    assert words[2:4] == ["-H", "Content-Type: application/json"]
+    assert json.loads(words[5])["model"] == "tiny"
 
 
 def test_it_refuses_to_listen_for_others_without_keys_before_it_loads_anything(tiny_folder):

@@ -108,10 +108,14 @@ class Adapter:
         return sum(t.numel() for t in (*(t for part in parts for t in part.tensors), *self.biases.values()))
 
     @property
+    def factors(self) -> dict[str, LoraFactors]:
+        """All factors by module, those of the embedding and the head too."""
+        return self.modules | {name: end.factors for name, end in self.ends.items() if end.factors is not None}
+
+    @property
     def dead_modules(self) -> list[str]:
         """Modules whose B is all zero: they change nothing."""
-        factors = self.modules | {name: end.factors for name, end in self.ends.items() if end.factors is not None}
-        return [name for name, f in factors.items() if not f.b.any() and f.b_bias is None]
+        return [name for name, f in self.factors.items() if not f.b.any() and f.b_bias is None]
 
     @property
     def variants(self) -> list[str]:
@@ -157,11 +161,14 @@ class Adapter:
         write_adapter(self, Path(folder))
 
     @staticmethod
-    def load(folder: str | Path) -> Adapter:
-        """Read a folder in PEFT's format, with or without a card. Raises AdapterFileError."""
+    def load(folder: str | Path, name: str | None = None) -> Adapter:
+        """Read a folder in PEFT's format, with or without a card, whose own name is the adapter's unless one is given.
+
+        Raises AdapterFileError, and AdapterError for a name that cannot be one.
+        """
         from kameleon.adapters.peft_files import read_adapter
 
-        return read_adapter(Path(folder))
+        return read_adapter(Path(folder), name)
 
 
 def check_name(name: str) -> str:

@@ -74,7 +74,10 @@ def combine(
     recipe = {"method": method, "rank": rank, "density": density, "seed": seed if "dare" in method else None}
     parents = tuple(a.as_parent(w, f"combine {method}") for a, w in zip(adapters, weights, strict=True))
     card = adapters[0].card.derived(parents, {k: v for k, v in recipe.items() if v is not None})
-    return Adapter(name, {module: made(module) for module in names}, card)
+    modules = {module: made(module) for module in names}
+    if not all(torch.isfinite(t).all() for f in modules.values() for t in f.tensors):
+        raise SettingError(f"the weights are {weights}; the sum's numbers would be infinite")
+    return Adapter(name, modules, card)
 
 
 def _check(

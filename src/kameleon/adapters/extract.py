@@ -36,7 +36,7 @@ def extract(
     ‖Δ − B A‖ / ‖Δ‖ is at most `error`. Raises SettingError unless exactly one of the two is given,
     AdapterMismatchError when the tuned model has other tensors or sizes or no projection of it changed, WeightsError.
     """
-    if (rank is None) == (error is None) or (rank or 1) < 1 or not 0 <= (error or 0) < 1:
+    if (rank is None) == (error is None) or (rank is not None and rank < 1) or not 0 <= (error or 0) < 1:
         raise SettingError(f"rank is {rank} and error {error}: give a rank of at least 1, or an error from 0 up to 1")
     _check_alike(base, tuned)
     factors: dict[str, LoraFactors] = {}

@@ -41,10 +41,11 @@ def write_mlx_adapter(adapter: Adapter, base: Base, folder: Path) -> None:
     """
     check_fit(base, adapter)
     kinds = {"lora" if f.magnitude is None else "dora" for f in adapter.modules.values()}
-    if len(kinds) > 1 or adapter.biases or any(f.b_bias is not None for f in adapter.modules.values()):
+    biased = adapter.biases or any(f.b_bias is not None for f in adapter.modules.values())
+    if len(kinds) > 1 or biased or adapter.ends:
         raise AdapterError(
             f"adapter {adapter.name!r} has {', '.join(adapter.variants)}; mlx-lm knows LoRA or DoRA for all modules, "
-            "and no biases"
+            "no biases, and no other embedding or head"
         )
     modules = adapter.modules
     rank, scale = max(f.rank for f in modules.values()), next(iter(modules.values())).scaling

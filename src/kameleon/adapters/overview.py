@@ -26,7 +26,7 @@ class ModuleOverview:
 def overview(adapter: Adapter, share: float = 0.9) -> dict[str, ModuleOverview]:
     """Every module of the adapter."""
     found = {}
-    for module, factors in adapter.modules.items():
+    for module, factors in adapter.factors.items():
         one = spectrum(factors)
         found[module] = ModuleOverview(factors.rank, one.rank_for(share), one.norm, tuple(one.values.tolist()))
     return found

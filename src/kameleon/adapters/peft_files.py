@@ -86,10 +86,14 @@ def _end_tensors(module: str, end: EndChange) -> dict[str, Tensor]:
 
 
 def _config(adapter: Adapter) -> dict[str, Any]:
-    modules = adapter.modules | {name: end.factors for name, end in adapter.ends.items() if end.factors is not None}
+    modules = adapter.factors
     if not modules:
         raise AdapterFileError(f"adapter {adapter.name!r} has no LoRA factors; PEFT's format needs some")
     ranks = Counter(f.rank for f in modules.values())
+    if max(ranks) > _MOST_RANK:
+        raise AdapterFileError(
+            f"adapter {adapter.name!r} has rank {max(ranks)}; at most {_MOST_RANK} could be read again"
+        )
     alphas = Counter(f.alpha for f in modules.values())
     rank, alpha = ranks.most_common(1)[0][0], alphas.most_common(1)[0][0]
     kinds = {(f.rslora, f.magnitude is not None, f.b_bias is not None) for f in modules.values()}
@@ -134,18 +138,18 @@ def _targets(adapter: Adapter) -> list[str]:
     return (short if everywhere else sorted(adapter.modules)) + ends
 
 
-def read_adapter(folder: Path) -> Adapter:
+def read_adapter(folder: Path, name: str | None = None) -> Adapter:
     """Read PEFT's files strictly; what would not be applied exactly is refused.
 
     Raises AdapterFileError for missing or damaged files, pickles (never opened), settings that are not applied here,
     factors without a partner, of a wrong rank, or with NaN or infinity.
     """
-    with reading_adapter(folder) as adapter:
+    with reading_adapter(folder, name=name) as adapter:
         return adapter
 
 
 @contextmanager
-def reading_adapter(folder: Path, buffer: ReadBuffer | None = None) -> Iterator[Adapter]:
+def reading_adapter(folder: Path, buffer: ReadBuffer | None = None, name: str | None = None) -> Iterator[Adapter]:
     """What `read_adapter` does, with the hashes checked beside the block: after it the files are known to be whole.
 
     Hashing takes as long as all the rest of a load. With a `buffer` the adapter lasts until that is read into again.
@@ -158,12 +162,12 @@ def reading_adapter(folder: Path, buffer: ReadBuffer | None = None) -> Iterator[
     with ThreadPoolExecutor(1) as beside:
         checking = beside.submit(_check_hashes, folder, {_CONFIG: text, _TENSORS: raw_bytes(content)}, hashes)
         try:
-            yield _parse_adapter(folder, config, card, content)
+            yield _parse_adapter(folder, folder.resolve().name if name is None else name, config, card, content)
         finally:
             checking.result()
 
 
-def _parse_adapter(folder: Path, config: Mapping[str, Any], card: Card, content: Tensor) -> Adapter:
+def _parse_adapter(folder: Path, name: str, config: Mapping[str, Any], card: Card, content: Tensor) -> Adapter:
     """The adapter that the files hold. Raises AdapterFileError with what is wrong with them."""
     pairs = _pairs(folder / _TENSORS, content)
     modules, ends, faults = _changes(config, pairs)
@@ -178,7 +182,7 @@ def _parse_adapter(folder: Path, config: Mapping[str, Any], card: Card, content:
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise AdapterFileError(f"{folder / _TENSORS}: {'; '.join(faults[:5])}{more}")
-    return Adapter(folder.resolve().name, modules, card, biases, ends)
+    return Adapter(name, modules, card, biases, ends)
 
 
 def _changes(

@@ -34,7 +34,7 @@ def resize(
     at a time no further than its own rank; a module that gets none is left out. A larger rank than before changes
     nothing. Raises SettingError unless exactly one of the two is given, or when not even one direction is affordable.
     """
-    if (rank is None) == (budget is None) or min(rank or 1, budget or 1) < 1:
+    if (rank is None) == (budget is None) or any(number is not None and number < 1 for number in (rank, budget)):
         raise SettingError(f"rank is {rank} and budget {budget}: give one of them, at least 1")
     adapter.require_plain("resizing")
     found = {module: spectrum(factors) for module, factors in adapter.modules.items()}

@@ -114,7 +114,7 @@ class Shelf:
 
     def load(self, name: str) -> Adapter:
         """Raises AdapterNotFoundError, AdapterFileError."""
-        return replace(Adapter.load(self.path(name)), name=name)
+        return Adapter.load(self.path(name), name)
 
     def save(self, adapter: Adapter, overwrite: bool = True) -> Path:
         """Put an adapter on the shelf under its own name, as the name's newest and current version.
@@ -198,7 +198,8 @@ class Shelf:
             raise AdapterFileError(f"{pointer} cannot be read: {error}") from error
         if not re.fullmatch(r"\d{4,9}", text) or not self._folder(name, int(text)).is_dir():
             raise AdapterFileError(
-                f"{pointer} names version {text[:20]!r}, which is not there: kameleon adapter rollback"
+                f"{pointer} names version {text[:20]!r}, which is not there: kameleon adapter rollback {name} VERSION; "
+                f"it has {', '.join(map(str, self._versions(name))) or 'none'}"
             )
         return int(text)
 
@@ -209,13 +210,13 @@ class Shelf:
     def _current_entry(self, name: str) -> ShelfEntry:
         try:
             return self._entry(name, self._current(name))
-        except AdapterFileError as error:
+        except AdapterError as error:  # a folder that somebody put there may have any name
             return ShelfEntry(name, self.root / name, 0, None, str(error))
 
     def _entry(self, name: str, version: int) -> ShelfEntry:
-        path = self._folder(name, version)
-        size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-        try:
+        path, size = self._folder(name, version), 0
+        try:  # another process may be removing it
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             if not (path / "adapter_config.json").exists():
                 raise AdapterFileError("it has no adapter_config.json")
             card = read_card(path)

@@ -99,7 +99,7 @@ def spectrum_of(delta: Tensor) -> Spectrum:
 
 def effective_rank(adapter: Adapter, share: float = 0.9) -> int:
     """The smallest rank at which all modules together, each truncated to it, keep `share` of the energy."""
-    energies = [spectrum(factors).values.square() for factors in adapter.modules.values()]
+    energies = [spectrum(factors).values.square() for factors in adapter.factors.values()]
     longest = max((len(e) for e in energies), default=0)
     total = sum((torch.nn.functional.pad(e, (0, longest - len(e))) for e in energies), torch.zeros(longest).double())
     return _first_reaching(total, share)

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from importlib.metadata import version
+from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def _config(words: Sequence[str]) -> tuple[cyclopts.config.Dict, ...]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. Kameleon's own errors become one line on standard error and exit status 2, as wrong words do."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, TextIOWrapper):  # a name or a path may hold what is no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app.config = _config(words)
         app(words, exit_on_error=False)

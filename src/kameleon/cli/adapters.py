@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Group
@@ -25,8 +25,17 @@ from kameleon.cli.console import (
     table,
 )
 
+if TYPE_CHECKING:
+    from kameleon.adapters import Card
+
 app = App(name="adapter", help="The adapters on the shelf.")
 Name = Annotated[str, Parameter(help="An adapter's name on the shelf.")]
+
+
+def _held_out_loss(card: Card | None) -> str:
+    """What a card says of it, if that is a number: a card may come from anybody."""
+    loss = card.scores.get("eval_loss") if card else None
+    return f"{loss:.3f}" if isinstance(loss, int | float) else ""
 
 
 @app.command(name="list")
@@ -41,10 +50,9 @@ def list_(*, json: Json = False) -> None:
             shown.add_row(entry.name, f"broken: {entry.fault}", megabytes(entry.bytes), "", "")
             continue
         card = entry.card
-        loss = card.scores.get("eval_loss") if card else None
         made = card.created if card else ""
         base = (card.base_id or "unknown") if card else "unknown"
-        shown.add_row(entry.name, base, megabytes(entry.bytes), "" if loss is None else f"{loss:.3f}", made)
+        shown.add_row(entry.name, base, megabytes(entry.bytes), _held_out_loss(card), made)
     document = [
         {"name": e.name, "path": str(e.path), "bytes": e.bytes, "fault": e.fault, "card": e.card and asdict(e.card)}
         for e in entries
@@ -112,9 +120,9 @@ def verify(
     checks = checked(open_base(base, quantize).base, adapter, any_base)
     hashed = "as it was saved" if adapter.card.created else "readable (no card: made by another program)"
     shown = table("", "check", "found")
-    shown.add_row("[green]yes", "files", hashed)
+    shown.add_row(Text("yes", "green"), "files", hashed)
     for check in checks:
-        mark = {True: "[green]yes", False: "[red]no", None: "[yellow]–"}[check.holds]
+        mark = {True: Text("yes", "green"), False: Text("no", "red"), None: Text("–", "yellow")}[check.holds]
         shown.add_row(mark, check.what, Text(check.found))
     holds = all(check.holds for check in checks)
     show({"adapter": name, "live": holds, "checks": [asdict(check) for check in checks]}, shown, json)
@@ -130,7 +138,6 @@ def history(name: Name, *, json: Json = False) -> None:
     shown = table("", ">version", "made", ">size", ">held-out loss", "path")
     versions = Shelf().history(name)
     for entry in versions:
-        loss = entry.card.scores.get("eval_loss") if entry.card else None
         made = entry.card.created if entry.card else entry.fault or ""
         mark = "current" if entry.current else ""
         shown.add_row(
@@ -138,7 +145,7 @@ def history(name: Name, *, json: Json = False) -> None:
             str(entry.version),
             made,
             megabytes(entry.bytes),
-            "" if loss is None else f"{loss:.3f}",
+            _held_out_loss(entry.card),
             str(entry.path),
         )
     document = [
@@ -212,7 +219,7 @@ def import_(
     Try: kameleon adapter import downloads/law --name law --base smollm2
     """
     from kameleon.adapters import Adapter, Shelf, is_mlx_adapter, prove, read_gguf_adapter, read_mlx_adapter
-    from kameleon.errors import SettingError
+    from kameleon.errors import AdapterMismatchError, SettingError
 
     loaded = open_base(base).base if base else None
     if path.suffix == ".gguf":
@@ -222,9 +229,10 @@ def import_(
     elif is_mlx_adapter(path):
         adapter = read_mlx_adapter(path, name)
     else:
-        adapter = replace(Adapter.load(path), name=name)
+        adapter = Adapter.load(path, name)
     if loaded is not None:
-        prove(loaded, adapter, any_base=adapter.card.base_fingerprint is None)
+        if not prove(loaded, adapter, any_base=adapter.card.base_fingerprint is None).live:
+            raise AdapterMismatchError(f"{path} changes nothing on {loaded.name}: it was never trained, or is damaged")
         card = replace(adapter.card, base_id=loaded.name, base_fingerprint=loaded.fingerprint)
         adapter = replace(adapter, card=card)
     notes.print(f"{name} is on the shelf: {Shelf().save(adapter, overwrite)}", highlight=False)
@@ -234,8 +242,13 @@ def import_(
 def remove(name: Name, *, yes: Annotated[bool, Parameter(help="Do not ask.")] = False) -> None:
     """Delete an adapter from the shelf with all its versions, for good."""
     from kameleon.adapters import Shelf
+    from kameleon.errors import SettingError
 
     path = Shelf().folder(name)
-    if not yes and input(f"delete {path} with all versions? [y/N] ").strip().lower() != "y":
+    try:
+        agreed = yes or input(f"delete {path} with all versions? [y/N] ").strip().lower() == "y"
+    except EOFError:
+        raise SettingError("nobody is there to ask: remove with --yes") from None
+    if not agreed:
         sys.exit(1)
     Shelf().remove(name)

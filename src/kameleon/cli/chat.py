@@ -86,7 +86,8 @@ class _Talk:
     def use(self, name: str) -> None:
         """Switch; a resident adapter costs nothing, one from the shelf its file's reading."""
         started = time.perf_counter()
-        wanted = None if name in ("none", "base", "") else name
+        plain = not name or (name in ("none", "base") and not self.loaded.shelf.has(name))
+        wanted = None if plain else name
         if wanted is not None and wanted not in self.loaded.bank.names():
             self.loaded.load_adapter(wanted, self.any_base)
         self.adapter = wanted

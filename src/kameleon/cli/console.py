@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +19,9 @@ from kameleon.home import atomic_write
 if TYPE_CHECKING:
     from kameleon.api import LoadedBase
 
-results = Console()
-notes = Console(stderr=True)
+# A name or a path may look like markup ("[/v1]", ":x:"); it is shown as it is.
+results = Console(markup=False, emoji=False)
+notes = Console(markup=False, emoji=False, stderr=True)
 
 Json = Annotated[bool, Parameter(help="Print one JSON document on standard output and nothing else there.")]
 Quantize = Annotated[
@@ -46,9 +46,10 @@ Overwrite = Annotated[bool, Parameter(help="Put it in the place of an adapter of
 def show(document: Any, picture: RenderableType, as_json: bool) -> None:
     """The result of a command: the picture for a person, or the document for a script."""
     if as_json:
-        text = json.dumps(document, indent=1, ensure_ascii=False)
-        # Half of a surrogate pair (from a row, or a file name that is not UTF-8) is written as JSON escapes it.
-        sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
+        try:
+            print(json.dumps(document, indent=1, ensure_ascii=False), flush=True)
+        except BrokenPipeError:
+            results.on_broken_pipe()  # ends as a picture does when its reader has gone
     else:
         results.print(picture)
 
@@ -84,7 +85,7 @@ def bars(values: Mapping[Any, float], what: str) -> Table:
 def progress() -> Iterator[Progress]:
     """Bars on standard error, each with what is done, the time spent and the time left."""
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

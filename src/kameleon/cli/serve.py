@@ -68,7 +68,8 @@ def serve(
                 sys.stdout.write(json_.dumps(_document(service, address)) + "\n")
                 sys.stdout.flush()
             else:
-                results.print(_picture(service, address, with_key=keys is not None))
+                # A line that is broken up cannot be copied into a shell.
+                results.print(_picture(service, address, with_key=keys is not None), soft_wrap=True)
 
         runner.run(create_app(service, http, keys), opened, on_ready)
     notes.print("ended", style="dim")
@@ -98,4 +99,4 @@ def _picture(service: Service, address: str, with_key: bool) -> Group:
         "",
         f"curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'",
     )
-    return Group(*(Text(line, overflow="fold") for line in lines))
+    return Group(*map(Text, lines))

@@ -33,6 +33,8 @@ HARMLESS: dict[str, tuple[Any, ...]] = {
     "use_qalora": (False, None),
     "use_bdlora": (False, None),
     "arrow_config": (None,),
+    # All others (pissa, olora, corda, loftq, lora_ga) put factors in the place of a part of the base's own weights.
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "mica"),
 }
 """Settings of a LoRA config that change what is computed, and the values with which they do not."""
 

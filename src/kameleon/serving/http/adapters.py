@@ -7,7 +7,6 @@ reaches the file system.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -197,7 +196,7 @@ def _read(name: str, files: list[UploadFile]) -> Adapter:
             with (Path(folder) / str(file.filename)).open("wb") as copy:
                 while part := file.file.read(_COPY_BYTES):
                     copy.write(part)
-        return replace(Adapter.load(folder), name=name)
+        return Adapter.load(folder, name)
 
 
 def _told(proof: Proof) -> dict[str, Any]:
