@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kameleon.bench import BenchSettings, Case, operator_times, profile_steps
+from kameleon.bench import BenchSettings, Case, operator_times, profile, profile_steps
 from kameleon.ops import kernels
 
 
@@ -46,7 +46,8 @@ def test_time_belongs_to_the_outermost_operator():
     assert next(iter(times)) == "projections and side paths"
 
 
-def test_a_real_step_is_told_by_kameleons_own_operators(tiny_folder):
+def test_a_real_step_is_told_by_kameleons_own_operators(tiny_folder, monkeypatch):
+    monkeypatch.setattr(profile, "_SMALLEST_SHARE", 0)  # on a busy machine any of a tiny base's may be below it
     threads = torch.get_num_threads()
     try:
         document = profile_steps(
