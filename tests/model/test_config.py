@@ -249,6 +249,29 @@ def test_a_feature_that_is_not_computed_is_refused_by_name(family, extra, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor is 0.0; it must be above 0"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": -2.0}}, "factor is -2.0"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "beta_fast": 0}}, "beta_fast is 0.0"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "beta_slow": -1}}, "beta_slow is -1.0"),
+        ({"rope_theta": 0}, "theta is 0.0; it must be above 1"),
+        ({"rope_theta": 1, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "theta is 1.0"),
+    ],
+)
+def test_rope_numbers_that_make_no_frequencies_are_refused(extra, said):
+    with pytest.raises(WeightsError, match=said):
+        config_from_hf(old_style("llama") | extra)
+
+
+@pytest.mark.parametrize("last", [0, -1, np.nan])
+def test_gguf_divisors_that_make_no_frequencies_are_refused(tmp_path, last):
+    divisors = {"rope_freqs.weight": np.array([1, 1, 2, 8, 8, 8, 8, last], np.float32)}
+    with pytest.raises(WeightsError, match="rope_freqs"):
+        config_from_gguf(write_gguf(tmp_path / "a.gguf", tensors=divisors))
+
+
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"])
 def test_a_config_without_a_size_is_incomplete(key):
     config = new_style("llama")
