@@ -265,6 +265,17 @@ def test_rope_numbers_that_make_no_frequencies_are_refused(extra, said):
         config_from_hf(old_style("llama") | extra)
 
 
+@pytest.mark.parametrize("family", ["mistral", "llama"])
+def test_absurdly_many_layers_are_refused_before_anything_is_listed(family):
+    with pytest.raises(WeightsError, match=f"num_hidden_layers in config.json is {2**70}; at most 4096"):
+        config_from_hf({**old_style(family), "num_hidden_layers": 2**70, "sliding_window": 64})
+
+
+def test_absurdly_many_gguf_layers_are_refused(tmp_path):
+    with pytest.raises(WeightsError, match=f"block_count in .* is {2**32 - 1}; at most 4096"):
+        config_from_gguf(write_gguf(tmp_path / "a.gguf", block_count=2**32 - 1))
+
+
 @pytest.mark.parametrize("last", [0, -1, np.nan])
 def test_gguf_divisors_that_make_no_frequencies_are_refused(tmp_path, last):
     divisors = {"rope_freqs.weight": np.array([1, 1, 2, 8, 8, 8, 8, last], np.float32)}

@@ -39,6 +39,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 # Gemma 3: every sixth layer sees all, the others a window, with a rotary embedding of their own.
 _LOCAL_THETA, _WINDOW_PATTERN = 1e4, 6
+_MOST_LAYERS = 4096  # far beyond any real base, and few enough to list
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
     values = Metadata({**_DEFAULTS.get(family, {}), **said}, "config.json")
     _refuse_features(family, values)
     heads, size = values.size("num_attention_heads"), values.size("hidden_size")
-    layers, gemma = values.size("num_hidden_layers"), family == "gemma3_text"
+    layers, gemma = _layers(values, "num_hidden_layers"), family == "gemma3_text"
     max_sequence_tokens = values.size("max_position_embeddings", 2048)
     head_dim = values.size("head_dim", max(1, size // heads))
     stops = (generation or {}).get("eos_token_id")
@@ -158,6 +159,13 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
         norm_offset=1.0 if gemma else 0.0,
         **_gemma(size, head_dim, values.find("query_pre_attn_scalar", float, 256.0)) if gemma else {},
     )
+
+
+def _layers(values: Metadata, key: str) -> int:
+    layers = values.size(key)
+    if layers > _MOST_LAYERS:
+        raise WeightsError(f"{key} in {values.where} is {layers}; at most {_MOST_LAYERS} layers are read")
+    return layers
 
 
 def _refuse_features(family: str, values: Metadata) -> None:
@@ -282,7 +290,7 @@ def config_from_gguf(file: GgufFile) -> DecoderConfig:
     names = set(file.names())
     if any(name.endswith("o_proj.bias") for name in names):
         raise _refuse("a bias on the output projection")
-    layers, max_sequence_tokens = metadata.size(f"{at}.block_count"), metadata.size(f"{at}.context_length")
+    layers, max_sequence_tokens = _layers(metadata, f"{at}.block_count"), metadata.size(f"{at}.context_length")
     rope = _rope_from_gguf(file, at, max_sequence_tokens)
     window = metadata.find(f"{at}.attention.sliding_window", int, 0)
     pattern = metadata.size(f"{at}.attention.sliding_window_pattern", _WINDOW_PATTERN) if gemma else layers + 1
