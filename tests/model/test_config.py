@@ -110,10 +110,21 @@ def test_left_out_keys_have_the_familys_defaults():
     assert read.max_sequence_tokens == plain.max_position_embeddings
     assert read.tie_word_embeddings == plain.tie_word_embeddings
     assert read.stop_token_ids == frozenset()
+    config["num_key_value_heads"] = 2
     assert config_from_hf(config | {"model_type": "qwen3"}).head_dim == Qwen3Config().head_dim
     for family, one in CLASSES.items():
         read = config_from_hf(config | {"model_type": family})
         assert read.max_sequence_tokens == one().max_position_embeddings
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_key_value_heads_that_are_left_out_or_null_are_as_in_transformers(family):
+    config = {**SIZES, "hidden_size": 1024, "num_attention_heads": 64}
+    del config["num_key_value_heads"]
+    read = config_from_hf({"model_type": family, **config})
+    assert read.num_kv_heads == CLASSES[family](**config).num_key_value_heads
+    null = config_from_hf({"model_type": family, **config, "num_key_value_heads": None})
+    assert null.num_kv_heads == 64  # transformers refuses it of Mistral
 
 
 def test_a_head_dim_of_its_own_is_kept():

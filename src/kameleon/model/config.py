@@ -24,9 +24,9 @@ FAMILIES = {
 _ARCHITECTURES = {"gemma3" if family == "gemma3_text" else family: family for family in FAMILIES}
 # What a config.json may leave out, where families differ.
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "mistral": {"sliding_window": 4096, "max_position_embeddings": 131072},
-    "qwen2": {"max_position_embeddings": 32768},
-    "qwen3": {"head_dim": 128, "max_position_embeddings": 32768},
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131072},
+    "qwen2": {"num_key_value_heads": 32, "max_position_embeddings": 32768},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768},
     "gemma3_text": {
         "head_dim": 256,
         "num_key_value_heads": 4,
@@ -128,8 +128,8 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
         architecture = ", ".join(map(str, named)) if isinstance(named, list) and named else family
         raise _refuse(f"architecture {architecture} (model_type {family})")
     said = {key: value for key, value in config.items() if value is not None}
-    # A window that is null is none, which is not the same as one that is left out.
-    windowless = "sliding_window" in config and config["sliding_window"] is None
+    # A window that is null is none, and key and value heads are one for each head: not the same as left out.
+    null = {key for key, value in config.items() if value is None}
     values = Metadata({**_DEFAULTS.get(family, {}), **said}, "config.json")
     _refuse_features(family, values)
     heads, size = values.size("num_attention_heads"), values.size("hidden_size")
@@ -145,7 +145,7 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
         intermediate_size=values.size("intermediate_size"),
         num_layers=layers,
         num_heads=heads,
-        num_kv_heads=values.size("num_key_value_heads", heads),
+        num_kv_heads=heads if "num_key_value_heads" in null else values.size("num_key_value_heads", heads),
         head_dim=head_dim,
         rms_norm_eps=values.find("rms_norm_eps", float, 1e-6),
         rope=_rope_from_hf(values, max_sequence_tokens, "full_attention" if gemma else None),
@@ -154,7 +154,7 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
         qk_norm=family in ("qwen3", "gemma3_text"),
         max_sequence_tokens=max_sequence_tokens,
         stop_token_ids=_as_ids(stops),
-        windows=() if windowless else _windows_from_hf(family, values, layers),
+        windows=() if "sliding_window" in null else _windows_from_hf(family, values, layers),
         local_rope=_rope_from_hf(values, max_sequence_tokens, "sliding_attention") if gemma else None,
         norm_offset=1.0 if gemma else 0.0,
         **_gemma(size, head_dim, values.find("query_pre_attn_scalar", float, 256.0)) if gemma else {},
