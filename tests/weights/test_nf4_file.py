@@ -67,7 +67,15 @@ def test_a_cache_that_takes_no_file_is_named_and_nothing_is_kept(folder, monkeyp
     monkeypatch.setattr(home.os, "fsync", full)
     with pytest.raises(SettingError, match=r"home/cache/nf4: .*No space left.*KAMELEON_HOME"):
         open_weights(folder, "nf4")
-    assert not list((folder.parent / "home" / "cache" / "nf4").iterdir())
+    assert [file.name for file in (folder.parent / "home" / "cache" / "nf4").iterdir()] == [".lock"]
+
+
+def test_what_a_kill_left_of_a_packing_is_gone_after_the_next(folder):
+    cache = folder.parent / "home" / "cache" / "nf4"
+    cache.mkdir(parents=True)
+    (cache / ".0123456789abcdef.safetensors.tmp8char").write_bytes(b"half")
+    packed = Nf4File(SafetensorsFolder(folder)).packed_path
+    assert {file.name for file in cache.iterdir()} == {".lock", packed.name}
 
 
 def test_only_nf4_and_only_where_numbers_are_not_packed_yet(folder, tmp_path):
