@@ -13,6 +13,7 @@ from kameleon.errors import SettingError, WeightsError
 from kameleon.home import atomic_write, cache_dir
 from kameleon.ops import Matrix, Packed, nf4
 from kameleon.weights.files import Progress, WeightFile
+from kameleon.weights.fingerprint import state_of
 from kameleon.weights.safetensors_folder import SafetensorsFolder
 from kameleon.weights.safetensors_header import header_bytes
 
@@ -23,12 +24,13 @@ class Nf4File(WeightFile):
     """`source` seen through NF4. Vectors, and matrices whose rows are not whole blocks of 64, stay as they are.
 
     The packed copy lies in the cache by the source's fingerprint; it is a quarter as large as the source in bf16.
-    One process at a time packs. Raises WeightsError for numbers that are not finite,
+    One process at a time packs. Raises WeightsError for numbers that are not finite, or files that change meanwhile,
     SettingError where the cache cannot be written to.
     """
 
     def __init__(self, source: SafetensorsFolder, on_progress: Progress | None = None) -> None:
         self.path, self._source = source.path, source
+        self._state = state_of(source._files())
         self.packed_path = cache_dir() / "nf4" / f"{source.fingerprint().removeprefix('sha256:')[:32]}.safetensors"
         if not self.packed_path.exists():
             try:
@@ -95,6 +97,8 @@ class Nf4File(WeightFile):
                             f"{name} in {self.path} holds numbers that are not finite; fetch the base again"
                         )
                     file.write(nf4.pack(rows).numpy().data)
+            if state_of(self._files()) != self._state:
+                raise WeightsError(f"{self.path} was changed while it was packed to NF4; load it again")
         if on_progress:
             on_progress("packing to NF4", len(names), len(names))
 
