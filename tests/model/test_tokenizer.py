@@ -1,6 +1,7 @@
 """The base's own tokenizer, from a folder or rebuilt from GGUF metadata."""
 
 import io
+import json
 import shutil
 import unicodedata
 from pathlib import Path
@@ -218,6 +219,17 @@ def test_a_folder_with_a_damaged_tokenizer_is_refused(tmp_path, tiny_folder, tex
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(WeightsError, match="holds no readable tokenizer"):
         load_tokenizer(tmp_path, open_weights(tmp_path))
+
+
+def test_a_tokenizer_that_is_code_of_its_own_is_refused_and_nobody_is_asked(tmp_path, tiny_folder, monkeypatch):
+    shutil.copytree(tiny_folder, tmp_path, dirs_exist_ok=True)
+    said = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    with pytest.raises(WeightsError, match="holds no readable tokenizer"):
+        load_tokenizer(tmp_path, None)
+    assert not (tmp_path / "ran").exists()
 
 
 # SentencePiece

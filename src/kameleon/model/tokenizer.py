@@ -52,7 +52,8 @@ def load_tokenizer(path: Path, weights: WeightFile | None) -> PreTrainedTokenize
     try:
         if isinstance(weights, GgufFile):
             return _from_gguf(weights)
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+        # Code that comes with a base is never run; unless told so, transformers asks on the terminal.
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except UnsupportedArchitectureError:
         raise
     except Exception as error:  # tokenizers raises plain Exception, transformers whatever a damaged file leads to
