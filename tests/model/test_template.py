@@ -183,6 +183,12 @@ def test_what_the_template_refuses_is_a_data_error():
         template.render(chat("Hi"))
 
 
+@pytest.mark.parametrize("source", ["{{ messages[0].content | dictsort }}", "{{ range(10 ** 9) }}", "{{ 1 % 0 }}"])
+def test_whatever_a_template_fails_with_is_a_data_error(source):
+    with pytest.raises(DataError, match="refuses these messages"):
+        ChatTemplate(make_tokenizer(source)).render(chat("Hi"))
+
+
 @pytest.mark.parametrize("name", list(MADE))
 def test_a_conversation_that_opens_with_the_assistant_is_learned_or_refused(name):
     try:

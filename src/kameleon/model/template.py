@@ -18,6 +18,8 @@ Message = dict[str, Any]
 _REWRITTEN = (
     "the base's chat template rewrites earlier turns, so the answers of this conversation cannot be trained as one row"
 )
+# What a template's own program can end in, whether it means to or not.
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 class Encoded(NamedTuple):
@@ -56,7 +58,7 @@ class ChatTemplate:
                     add_generation_prompt=add_generation_prompt,
                 )
             )
-        except (TemplateError, TypeError, ValueError, LookupError, RecursionError) as error:
+        except _REFUSALS as error:
             raise DataError(f"the base's chat template refuses these messages: {error}") from error
 
     def encode_prompt(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> tuple[int, ...]:
