@@ -294,6 +294,12 @@ def test_gguf_divisors_that_make_no_frequencies_are_refused(tmp_path, last):
         config_from_gguf(write_gguf(tmp_path / "a.gguf", tensors=divisors))
 
 
+@pytest.mark.parametrize("shape", [(1,), (7,), (2, 8)])
+def test_gguf_divisors_that_are_not_one_a_frequency_are_refused(tmp_path, shape):
+    with pytest.raises(WeightsError, match=r"rope_freqs.* the config says 8"):
+        config_from_gguf(write_gguf(tmp_path / "a.gguf", tensors={"rope_freqs.weight": np.ones(shape, np.float32)}))
+
+
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"])
 def test_a_config_without_a_size_is_incomplete(key):
     config = new_style("llama")

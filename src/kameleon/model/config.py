@@ -291,7 +291,7 @@ def config_from_gguf(file: GgufFile) -> DecoderConfig:
     if any(name.endswith("o_proj.bias") for name in names):
         raise _refuse("a bias on the output projection")
     layers, max_sequence_tokens = _layers(metadata, f"{at}.block_count"), metadata.size(f"{at}.context_length")
-    rope = _rope_from_gguf(file, at, max_sequence_tokens)
+    rope = _rope_from_gguf(file, at, max_sequence_tokens, head_dim)
     window = metadata.find(f"{at}.attention.sliding_window", int, 0)
     pattern = metadata.size(f"{at}.attention.sliding_window_pattern", _WINDOW_PATTERN) if gemma else layers + 1
     local_theta = metadata.find(f"{at}.rope.freq_base_swa", float, _LOCAL_THETA)
@@ -331,7 +331,7 @@ def _stops_from_gguf(metadata: Metadata, vocab: int) -> frozenset[int]:
     return frozenset(stops)
 
 
-def _rope_from_gguf(file: GgufFile, at: str, max_positions: int) -> RopeConfig:
+def _rope_from_gguf(file: GgufFile, at: str, max_positions: int, head_dim: int) -> RopeConfig:
     metadata, rope = file.metadata, f"{at}.rope"
 
     def number(key: str, default: float) -> float:
@@ -344,7 +344,8 @@ def _rope_from_gguf(file: GgufFile, at: str, max_positions: int) -> RopeConfig:
         if number(f"scaling.{key}", 1.0) != 1.0:
             raise _refuse(f"rope.scaling.{key} = {number(f'scaling.{key}', 1.0)}")
     factor = number("scaling.factor", number("scale_linear", 0.0))
-    divisors = tuple(file.tensor("rope_freqs.weight").tolist()) if "rope_freqs.weight" in file.names() else ()
+    stored = "rope_freqs.weight"
+    divisors = tuple(file.tensor(stored, (head_dim // 2,)).tolist()) if stored in file.names() else ()
     return RopeConfig(
         theta=number("freq_base", 10000.0),
         kind="default" if kind == "none" or not factor else kind,
