@@ -47,6 +47,13 @@ def test_of_several_templates_the_default_is_taken():
     assert ChatTemplate(tokenizer).hash == MADE["chatml"].hash
 
 
+def test_tools_are_told_with_the_template_that_a_base_has_for_them():
+    template = ChatTemplate(make_tokenizer({"default": LLAMA3, "tool_use": CHATML}))
+    assert (template.source, template.tools_source) == (LLAMA3, CHATML)
+    assert template.render(chat("Hi"), [CLOCK]) == MADE["chatml"].render(chat("Hi"), [CLOCK])
+    assert MADE["chatml"].tools_source == CHATML
+
+
 def test_a_base_without_a_template_has_no_hash_and_refuses_messages():
     bare = ChatTemplate(make_tokenizer(None))
     assert bare.hash is None

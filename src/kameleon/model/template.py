@@ -34,9 +34,12 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        source = tokenizer.chat_template
-        self.source: str | None = source.get("default") if isinstance(source, dict) else source
+        said = tokenizer.chat_template
+        named: dict[str, str | None] = said if isinstance(said, dict) else {"default": said}
+        self.source: str | None = named.get("default")
         """The template's text; None for a base without one."""
+        self.tools_source: str | None = named.get("tool_use", self.source)
+        """That of conversations with tools, for which some bases have one of its own."""
 
     @property
     def hash(self) -> str | None:
