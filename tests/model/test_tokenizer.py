@@ -40,7 +40,16 @@ PATTERN = (
 
 
 def write(
-    path, pre="smollm", model="gpt2", leave_out=(), tokens=TOKENS, kinds=KINDS, merges=MERGES, add_bos=None, **ids
+    path,
+    pre="smollm",
+    model="gpt2",
+    leave_out=(),
+    tokens=TOKENS,
+    kinds=KINDS,
+    merges=MERGES,
+    add_bos=None,
+    template="{{ messages }}",
+    **ids,
 ):
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_head_count(1)
@@ -58,7 +67,7 @@ def write(
     for key, value in ({"bos_token_id": start, "eos_token_id": end, "padding_token_id": end} | ids).items():
         writer.add_uint32(f"tokenizer.ggml.{key}", value)
     if "chat_template" not in leave_out:
-        writer.add_chat_template("{{ messages }}")
+        writer.add_chat_template(template)
     if add_bos is not None:
         writer.add_add_bos_token(add_bos)
     writer.add_tensor("output_norm.weight", np.zeros(32, np.float32))
@@ -204,6 +213,13 @@ def test_a_folder_brings_its_own(tiny_folder):
     assert tokenizer.eos_token == "<|im_end|>"
     assert "<|im_start|>" in tokenizer.chat_template
     assert tokenizer.decode(tokenizer.encode("héllo 🦎")) == "héllo 🦎"
+
+
+def test_a_gguf_keeps_the_templates_beside_its_default_one(tmp_path):
+    named = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    rows = [{"name": name, "template": text} for name, text in named.items()]
+    assert load(write(tmp_path / "a.gguf", template=rows)).chat_template == named
+    assert load(write(tmp_path / "b.gguf", template=rows[1:])).chat_template == {"tool_use": "{{ tools }}"}
 
 
 def test_a_folder_without_a_tokenizer_is_incomplete(tmp_path, tiny_folder):

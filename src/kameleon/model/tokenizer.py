@@ -93,7 +93,7 @@ def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
         add([AddedToken(token, special=special, normalized=False) for token in chosen])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        chat_template=metadata.find("tokenizer.chat_template", str, None),
+        chat_template=_templates(metadata),
         clean_up_tokenization_spaces=False,
         **roles,
     )
@@ -101,6 +101,15 @@ def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
     begins = kind == "llama" or pre == "llama-bpe"
     fast.add_bos_token = metadata.find("tokenizer.ggml.add_bos_token", bool, begins)
     return fast
+
+
+def _templates(metadata: Metadata) -> str | dict[str, str] | None:
+    """The chat template; with others beside it (`tool_use`, for one) all by their names, as in a folder."""
+    key = "tokenizer.chat_template"
+    default = metadata.find(key, str, None)
+    names = metadata.row(f"{key}s", str) if f"{key}s" in metadata else []
+    named = {name: metadata.need(f"{key}.{name}", str) for name in names}
+    return default if not named else named if default is None else {"default": default, **named}
 
 
 def _token_id(metadata: Metadata, key: str, count: int) -> int | None:
