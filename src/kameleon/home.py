@@ -66,7 +66,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield fresh
         fresh.chmod(0o755)
-        for file in fresh.iterdir():
+        for file in (one for one in fresh.rglob("*") if one.is_file()):
             with file.open("rb+") as opened:
                 os.fsync(opened.fileno())
         if path.exists():

@@ -96,6 +96,7 @@ UP = "blk.0.ffn_up.weight.lora_"
         ({f"{UP}a": (2, 64)}, {}, "no pair"),
         ({f"{UP}a": (2, 64), f"{UP}b": (96, 3)}, {}, "no pair"),
         ({f"{UP}a": (2, 64), f"{UP}b": (95, 2)}, {}, "95 outputs"),
+        ({f"{UP}a": (2, 64), "model.layers.0.mlp.up_proj.lora_a": (2, 64)}, {}, "factor a of .*up_proj twice"),
         ({"blk.9.ffn_up.weight.lora_a": (2, 64)}, {}, "no LoRA factor of a projection"),
         ({"token_embd.weight.lora_a": (2, 64)}, {}, "no LoRA factor of a projection"),
         ({}, {}, "no LoRA factors at all"),

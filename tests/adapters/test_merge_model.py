@@ -64,6 +64,16 @@ def test_shards_stay_as_they_are_and_only_changed_tensors_change(tmp_path):
         assert [name for name in one if not torch.equal(one[name], other[name])] in ([], [f"{UP}.weight"])
 
 
+def test_every_chat_template_goes_along(tmp_path):
+    save_base(tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(tmp_path / "base")
+    base = load(tmp_path / "base")
+    merge(base, random_adapter(base, "mine"), tmp_path / "merged")
+    assert load(tmp_path / "merged").tokenizer.chat_template == tokenizer.chat_template
+
+
 def test_bf16_is_kept_and_what_it_rounds_away_is_measured(tmp_path):
     save_base(tmp_path / "base")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)

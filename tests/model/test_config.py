@@ -110,10 +110,21 @@ def test_left_out_keys_have_the_familys_defaults():
     assert read.max_sequence_tokens == plain.max_position_embeddings
     assert read.tie_word_embeddings == plain.tie_word_embeddings
     assert read.stop_token_ids == frozenset()
+    config["num_key_value_heads"] = 2
     assert config_from_hf(config | {"model_type": "qwen3"}).head_dim == Qwen3Config().head_dim
     for family, one in CLASSES.items():
         read = config_from_hf(config | {"model_type": family})
         assert read.max_sequence_tokens == one().max_position_embeddings
+
+
+@pytest.mark.parametrize("family", CLASSES)
+def test_key_value_heads_that_are_left_out_or_null_are_as_in_transformers(family):
+    config = {**SIZES, "hidden_size": 1024, "num_attention_heads": 64}
+    del config["num_key_value_heads"]
+    read = config_from_hf({"model_type": family, **config})
+    assert read.num_kv_heads == CLASSES[family](**config).num_key_value_heads
+    null = config_from_hf({"model_type": family, **config, "num_key_value_heads": None})
+    assert null.num_kv_heads == 64  # transformers refuses it of Mistral
 
 
 def test_a_head_dim_of_its_own_is_kept():
@@ -247,6 +258,46 @@ def test_a_feature_that_is_not_computed_is_refused_by_name(family, extra, said):
     with pytest.raises(UnsupportedArchitectureError, match="supported families: llama") as caught:
         config_from_hf(old_style(family) | extra)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor is 0.0; it must be above 0"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": -2.0}}, "factor is -2.0"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "beta_fast": 0}}, "beta_fast is 0.0"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "beta_slow": -1}}, "beta_slow is -1.0"),
+        ({"rope_theta": 0}, "theta is 0.0; it must be above 1"),
+        ({"rope_theta": 1, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "theta is 1.0"),
+    ],
+)
+def test_rope_numbers_that_make_no_frequencies_are_refused(extra, said):
+    with pytest.raises(WeightsError, match=said):
+        config_from_hf(old_style("llama") | extra)
+
+
+@pytest.mark.parametrize("family", ["mistral", "llama"])
+def test_absurdly_many_layers_are_refused_before_anything_is_listed(family):
+    with pytest.raises(WeightsError, match=f"num_hidden_layers in config.json is {2**70}; at most 4096"):
+        config_from_hf({**old_style(family), "num_hidden_layers": 2**70, "sliding_window": 64})
+
+
+def test_absurdly_many_gguf_layers_are_refused(tmp_path):
+    with pytest.raises(WeightsError, match=f"block_count in .* is {2**32 - 1}; at most 4096"):
+        config_from_gguf(write_gguf(tmp_path / "a.gguf", block_count=2**32 - 1))
+
+
+@pytest.mark.parametrize("last", [0, -1, np.nan])
+def test_gguf_divisors_that_make_no_frequencies_are_refused(tmp_path, last):
+    divisors = {"rope_freqs.weight": np.array([1, 1, 2, 8, 8, 8, 8, last], np.float32)}
+    with pytest.raises(WeightsError, match="rope_freqs"):
+        config_from_gguf(write_gguf(tmp_path / "a.gguf", tensors=divisors))
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (2, 8)])
+def test_gguf_divisors_that_are_not_one_a_frequency_are_refused(tmp_path, shape):
+    with pytest.raises(WeightsError, match=r"rope_freqs.* the config says 8"):
+        config_from_gguf(write_gguf(tmp_path / "a.gguf", tensors={"rope_freqs.weight": np.ones(shape, np.float32)}))
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"])

@@ -28,8 +28,15 @@ FILES = {
     "config.json": b'{"model_type": "llama"}',
     "model.safetensors": b"weights",
     "tokenizer.json": b"{}",
-    "pytorch_model.bin": b"a pickle that nobody wants",
 }
+UNWANTED = {
+    "pytorch_model.bin": b"a pickle that nobody wants",
+    "consolidated.safetensors": b"the same weights once more, in no index",
+    "original/params.json": b"{}",
+    "original/tokenizer.model": b"the same tokenizer",
+    "onnx/model.safetensors": b"another program's",
+}
+HELD = {**FILES, **UNWANTED}
 NOBODY = "http://127.0.0.1:9"  # the discard port: refused at once
 
 
@@ -441,7 +448,7 @@ class Hub(BaseHTTPRequestHandler):
         if "/broken/" in path:
             return self._answer(400, b"{}")
         owner_and_name = "owner/bare" if "owner/bare" in path else "owner/name"
-        files = {k: v for k, v in FILES.items() if owner_and_name == "owner/name" or k != "config.json"}
+        files = {k: v for k, v in HELD.items() if owner_and_name == "owner/name" or k != "config.json"}
         api = f"/api/models/{owner_and_name}"
         if path in (api, f"{api}/revision/main"):
             siblings = [{"rfilename": name} for name in files]
@@ -514,7 +521,7 @@ def answers(hub, tmp_path_factory):
     return answers
 
 
-def test_a_hub_delivers_the_wanted_files_and_no_pickle(answers, hub):
+def test_a_hub_delivers_the_wanted_files_and_no_pickle_or_second_copy(answers, hub):
     _, path, source = answers[0]
     names = sorted(os.listdir(path))
     assert names == ["config.json", "model.safetensors", "tokenizer.json"]
@@ -523,7 +530,7 @@ def test_a_hub_delivers_the_wanted_files_and_no_pickle(answers, hub):
             assert file.read() == FILES[name]
     assert f"http://127.0.0.1:{hub.server_port}" in source
     assert "owner/name, revision 01234567" in source
-    assert not [asked for asked in hub.asked if "pytorch_model.bin" in asked]
+    assert not [asked for asked in hub.asked if asked.endswith(tuple(UNWANTED))]
 
 
 def test_the_second_time_the_hub_is_not_asked(answers, hub):

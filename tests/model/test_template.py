@@ -47,6 +47,13 @@ def test_of_several_templates_the_default_is_taken():
     assert ChatTemplate(tokenizer).hash == MADE["chatml"].hash
 
 
+def test_tools_are_told_with_the_template_that_a_base_has_for_them():
+    template = ChatTemplate(make_tokenizer({"default": LLAMA3, "tool_use": CHATML}))
+    assert (template.source, template.tools_source) == (LLAMA3, CHATML)
+    assert template.render(chat("Hi"), [CLOCK]) == MADE["chatml"].render(chat("Hi"), [CLOCK])
+    assert MADE["chatml"].tools_source == CHATML
+
+
 def test_a_base_without_a_template_has_no_hash_and_refuses_messages():
     bare = ChatTemplate(make_tokenizer(None))
     assert bare.hash is None
@@ -181,6 +188,12 @@ def test_what_the_template_refuses_is_a_data_error():
     template = ChatTemplate(make_tokenizer("{{ raise_exception('roles must alternate') }}"))
     with pytest.raises(DataError, match="roles must alternate"):
         template.render(chat("Hi"))
+
+
+@pytest.mark.parametrize("source", ["{{ messages[0].content | dictsort }}", "{{ range(10 ** 9) }}", "{{ 1 % 0 }}"])
+def test_whatever_a_template_fails_with_is_a_data_error(source):
+    with pytest.raises(DataError, match="refuses these messages"):
+        ChatTemplate(make_tokenizer(source)).render(chat("Hi"))
 
 
 @pytest.mark.parametrize("name", list(MADE))

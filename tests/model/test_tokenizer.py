@@ -1,6 +1,7 @@
 """The base's own tokenizer, from a folder or rebuilt from GGUF metadata."""
 
 import io
+import json
 import shutil
 import unicodedata
 from pathlib import Path
@@ -39,7 +40,16 @@ PATTERN = (
 
 
 def write(
-    path, pre="smollm", model="gpt2", leave_out=(), tokens=TOKENS, kinds=KINDS, merges=MERGES, add_bos=None, **ids
+    path,
+    pre="smollm",
+    model="gpt2",
+    leave_out=(),
+    tokens=TOKENS,
+    kinds=KINDS,
+    merges=MERGES,
+    add_bos=None,
+    template="{{ messages }}",
+    **ids,
 ):
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_head_count(1)
@@ -57,7 +67,7 @@ def write(
     for key, value in ({"bos_token_id": start, "eos_token_id": end, "padding_token_id": end} | ids).items():
         writer.add_uint32(f"tokenizer.ggml.{key}", value)
     if "chat_template" not in leave_out:
-        writer.add_chat_template("{{ messages }}")
+        writer.add_chat_template(template)
     if add_bos is not None:
         writer.add_add_bos_token(add_bos)
     writer.add_tensor("output_norm.weight", np.zeros(32, np.float32))
@@ -205,6 +215,13 @@ def test_a_folder_brings_its_own(tiny_folder):
     assert tokenizer.decode(tokenizer.encode("héllo 🦎")) == "héllo 🦎"
 
 
+def test_a_gguf_keeps_the_templates_beside_its_default_one(tmp_path):
+    named = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    rows = [{"name": name, "template": text} for name, text in named.items()]
+    assert load(write(tmp_path / "a.gguf", template=rows)).chat_template == named
+    assert load(write(tmp_path / "b.gguf", template=rows[1:])).chat_template == {"tool_use": "{{ tools }}"}
+
+
 def test_a_folder_without_a_tokenizer_is_incomplete(tmp_path, tiny_folder):
     for name in ("config.json", "model.safetensors"):
         shutil.copy(tiny_folder / name, tmp_path)
@@ -218,6 +235,17 @@ def test_a_folder_with_a_damaged_tokenizer_is_refused(tmp_path, tiny_folder, tex
     (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(WeightsError, match="holds no readable tokenizer"):
         load_tokenizer(tmp_path, open_weights(tmp_path))
+
+
+def test_a_tokenizer_that_is_code_of_its_own_is_refused_and_nobody_is_asked(tmp_path, tiny_folder, monkeypatch):
+    shutil.copytree(tiny_folder, tmp_path, dirs_exist_ok=True)
+    said = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    with pytest.raises(WeightsError, match="holds no readable tokenizer"):
+        load_tokenizer(tmp_path, None)
+    assert not (tmp_path / "ran").exists()
 
 
 # SentencePiece

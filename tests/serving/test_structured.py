@@ -75,13 +75,14 @@ def test_the_openai_client_parses_an_answer_into_a_class(address):
     assert isinstance(done.choices[0].message.parsed, Order)
 
 
-@pytest.fixture(scope="module")
-def tool_base(tiny_folder, tmp_path_factory):
-    """The tiny base with a chat template that tells of tools as Hermes' does."""
+@pytest.fixture(scope="module", params=["chat_template.jinja", "additional_chat_templates/tool_use.jinja"])
+def tool_base(request, tiny_folder, tmp_path_factory):
+    """The tiny base with a chat template that tells of tools as Hermes' does: its only one, or one for tools alone."""
     folder = tmp_path_factory.mktemp("bases") / "tiny"
     shutil.copytree(tiny_folder, folder)
     told = "{% if tools %}{% for tool in tools %}{{ tool.function.name }} {% endfor %}<tool_call>{% endif %}"
-    (folder / "chat_template.jinja").write_text(told + CHATML)
+    (folder / request.param).parent.mkdir(exist_ok=True)
+    (folder / request.param).write_text(told + CHATML)
     return folder
 
 

@@ -67,7 +67,32 @@ def test_a_cache_that_takes_no_file_is_named_and_nothing_is_kept(folder, monkeyp
     monkeypatch.setattr(home.os, "fsync", full)
     with pytest.raises(SettingError, match=r"home/cache/nf4: .*No space left.*KAMELEON_HOME"):
         open_weights(folder, "nf4")
-    assert not list((folder.parent / "home" / "cache" / "nf4").iterdir())
+    assert [file.name for file in (folder.parent / "home" / "cache" / "nf4").iterdir()] == [".lock"]
+
+
+def test_what_a_kill_left_of_a_packing_is_gone_after_the_next(folder):
+    cache = folder.parent / "home" / "cache" / "nf4"
+    cache.mkdir(parents=True)
+    (cache / ".0123456789abcdef.safetensors.tmp8char").write_bytes(b"half")
+    packed = Nf4File(SafetensorsFolder(folder)).packed_path
+    assert {file.name for file in cache.iterdir()} == {".lock", packed.name}
+
+
+@pytest.mark.parametrize("step", [0, -1])
+def test_a_base_replaced_while_it_is_packed_is_not_kept_under_the_old_ones_fingerprint(folder, step):
+    source, weights = SafetensorsFolder(folder), folder / "model.safetensors"
+    others = {name: source.tensor(name) + 1 for name in source.names()}
+    old = source.fingerprint()
+
+    def replaced(what, done, total):
+        if done == (0 if step == 0 else total - 1):
+            save_file(others, folder / "fresh")
+            (folder / "fresh").replace(weights)
+
+    with pytest.raises(WeightsError, match="was changed while it was packed"):
+        Nf4File(source, replaced)
+    assert not list((folder.parent / "home").rglob("*.safetensors"))
+    assert Nf4File(SafetensorsFolder(folder)).fingerprint() != f"nf4:{old}"
 
 
 def test_only_nf4_and_only_where_numbers_are_not_packed_yet(folder, tmp_path):

@@ -84,7 +84,10 @@ def read_gguf_adapter(path: Path, base: Base, name: str) -> Adapter:
         module = hf_name(weight).removesuffix(".weight")
         if factor not in ("a", "b") or module not in module_shapes(base.config):
             raise AdapterFileError(f"{path}: {tensor.name} is no LoRA factor of a projection of {base.name}")
-        found.setdefault(module, {})[factor] = _numbers(path, data, tensor)
+        pair = found.setdefault(module, {})
+        if factor in pair:
+            raise AdapterFileError(f"{path} holds factor {factor} of {module} twice, under two names")
+        pair[factor] = _numbers(path, data, tensor)
     modules = {}
     for module, pair in found.items():
         if pair.keys() != {"a", "b"} or pair["a"].dim() != 2 or pair["b"].shape[1:] != pair["a"].shape[:1]:

@@ -24,9 +24,9 @@ FAMILIES = {
 _ARCHITECTURES = {"gemma3" if family == "gemma3_text" else family: family for family in FAMILIES}
 # What a config.json may leave out, where families differ.
 _DEFAULTS: dict[str, dict[str, Any]] = {
-    "mistral": {"sliding_window": 4096, "max_position_embeddings": 131072},
-    "qwen2": {"max_position_embeddings": 32768},
-    "qwen3": {"head_dim": 128, "max_position_embeddings": 32768},
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131072},
+    "qwen2": {"num_key_value_heads": 32, "max_position_embeddings": 32768},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768},
     "gemma3_text": {
         "head_dim": 256,
         "num_key_value_heads": 4,
@@ -39,6 +39,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 # Gemma 3: every sixth layer sees all, the others a window, with a rotary embedding of their own.
 _LOCAL_THETA, _WINDOW_PATTERN = 1e4, 6
+_MOST_LAYERS = 4096  # far beyond any real base, and few enough to list
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,12 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
         architecture = ", ".join(map(str, named)) if isinstance(named, list) and named else family
         raise _refuse(f"architecture {architecture} (model_type {family})")
     said = {key: value for key, value in config.items() if value is not None}
-    # A window that is null is none, which is not the same as one that is left out.
-    windowless = "sliding_window" in config and config["sliding_window"] is None
+    # A window that is null is none, and key and value heads are one for each head: not the same as left out.
+    null = {key for key, value in config.items() if value is None}
     values = Metadata({**_DEFAULTS.get(family, {}), **said}, "config.json")
     _refuse_features(family, values)
     heads, size = values.size("num_attention_heads"), values.size("hidden_size")
-    layers, gemma = values.size("num_hidden_layers"), family == "gemma3_text"
+    layers, gemma = _layers(values, "num_hidden_layers"), family == "gemma3_text"
     max_sequence_tokens = values.size("max_position_embeddings", 2048)
     head_dim = values.size("head_dim", max(1, size // heads))
     stops = (generation or {}).get("eos_token_id")
@@ -144,7 +145,7 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
         intermediate_size=values.size("intermediate_size"),
         num_layers=layers,
         num_heads=heads,
-        num_kv_heads=values.size("num_key_value_heads", heads),
+        num_kv_heads=heads if "num_key_value_heads" in null else values.size("num_key_value_heads", heads),
         head_dim=head_dim,
         rms_norm_eps=values.find("rms_norm_eps", float, 1e-6),
         rope=_rope_from_hf(values, max_sequence_tokens, "full_attention" if gemma else None),
@@ -153,11 +154,18 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
         qk_norm=family in ("qwen3", "gemma3_text"),
         max_sequence_tokens=max_sequence_tokens,
         stop_token_ids=_as_ids(stops),
-        windows=() if windowless else _windows_from_hf(family, values, layers),
+        windows=() if "sliding_window" in null else _windows_from_hf(family, values, layers),
         local_rope=_rope_from_hf(values, max_sequence_tokens, "sliding_attention") if gemma else None,
         norm_offset=1.0 if gemma else 0.0,
         **_gemma(size, head_dim, values.find("query_pre_attn_scalar", float, 256.0)) if gemma else {},
     )
+
+
+def _layers(values: Metadata, key: str) -> int:
+    layers = values.size(key)
+    if layers > _MOST_LAYERS:
+        raise WeightsError(f"{key} in {values.where} is {layers}; at most {_MOST_LAYERS} layers are read")
+    return layers
 
 
 def _refuse_features(family: str, values: Metadata) -> None:
@@ -282,8 +290,8 @@ def config_from_gguf(file: GgufFile) -> DecoderConfig:
     names = set(file.names())
     if any(name.endswith("o_proj.bias") for name in names):
         raise _refuse("a bias on the output projection")
-    layers, max_sequence_tokens = metadata.size(f"{at}.block_count"), metadata.size(f"{at}.context_length")
-    rope = _rope_from_gguf(file, at, max_sequence_tokens)
+    layers, max_sequence_tokens = _layers(metadata, f"{at}.block_count"), metadata.size(f"{at}.context_length")
+    rope = _rope_from_gguf(file, at, max_sequence_tokens, head_dim)
     window = metadata.find(f"{at}.attention.sliding_window", int, 0)
     pattern = metadata.size(f"{at}.attention.sliding_window_pattern", _WINDOW_PATTERN) if gemma else layers + 1
     local_theta = metadata.find(f"{at}.rope.freq_base_swa", float, _LOCAL_THETA)
@@ -323,7 +331,7 @@ def _stops_from_gguf(metadata: Metadata, vocab: int) -> frozenset[int]:
     return frozenset(stops)
 
 
-def _rope_from_gguf(file: GgufFile, at: str, max_positions: int) -> RopeConfig:
+def _rope_from_gguf(file: GgufFile, at: str, max_positions: int, head_dim: int) -> RopeConfig:
     metadata, rope = file.metadata, f"{at}.rope"
 
     def number(key: str, default: float) -> float:
@@ -336,7 +344,8 @@ def _rope_from_gguf(file: GgufFile, at: str, max_positions: int) -> RopeConfig:
         if number(f"scaling.{key}", 1.0) != 1.0:
             raise _refuse(f"rope.scaling.{key} = {number(f'scaling.{key}', 1.0)}")
     factor = number("scaling.factor", number("scale_linear", 0.0))
-    divisors = tuple(file.tensor("rope_freqs.weight").tolist()) if "rope_freqs.weight" in file.names() else ()
+    stored = "rope_freqs.weight"
+    divisors = tuple(file.tensor(stored, (head_dim // 2,)).tolist()) if stored in file.names() else ()
     return RopeConfig(
         theta=number("freq_base", 10000.0),
         kind="default" if kind == "none" or not factor else kind,

@@ -20,6 +20,7 @@ from http.client import HTTPException
 from itertools import chain
 from pathlib import Path
 from subprocess import DEVNULL, PIPE
+from typing import Any
 
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
@@ -41,7 +42,7 @@ from kameleon.weights.safetensors_header import place_tensors
 from kameleon.weights.tensor_info import TensorInfo
 
 _SMALL = ["*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
-_WANTED = [*_SMALL, "*.safetensors"]
+_BELOW = ["*/*.json", "*/*.model"]  # of other programs' copies (`original/`, `onnx/`); templates may lie in a folder
 _HUB_PROBE_S = 5.0
 _PROGRESS_S = 0.5
 
@@ -108,7 +109,7 @@ def locate_header(ref: str) -> HeaderFiles:
         return HeaderFiles(cached[0])
     try:
         with _asking_hub(hub_id) as endpoint:
-            path = Path(snapshot_download(hub_id, allow_patterns=_SMALL, endpoint=endpoint))
+            path = _snapshot(hub_id, endpoint=endpoint)
             _check_layout(path, hub_id)
             found = HfApi(endpoint=endpoint).get_safetensors_metadata(hub_id)
     except FetchError as error:
@@ -201,7 +202,7 @@ def _package_path(packaged: PackagedGguf) -> Path:
 
 def _cached(hub_id: str) -> tuple[Path, str] | None:
     try:
-        path = Path(snapshot_download(hub_id, allow_patterns=_WANTED, local_files_only=True))
+        path = _snapshot(hub_id, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
     except HFValidationError as error:
@@ -216,11 +217,18 @@ def _from_hub(hub_id: str) -> tuple[Path, str]:
     if cached is not None and _is_whole(cached[0]):
         return cached
     with _asking_hub(hub_id) as endpoint:
-        path = Path(snapshot_download(hub_id, allow_patterns=_WANTED, endpoint=endpoint))
-    _check_layout(path, hub_id)
+        path = _snapshot(hub_id, endpoint=endpoint)
+        _check_layout(path, hub_id)
+        # Those alone: Mistral's bases lie there twice, the second time as `consolidated.safetensors`.
+        path = _snapshot(hub_id, *shard_names(path), endpoint=endpoint)
     if not _is_whole(path):  # without safetensors, or the hub failed half-way and its library gave what was there
         raise FetchError(f"{hub_id} came without all its safetensors files; are they on the hub?")
     return path, f"the Hugging Face hub ({endpoint}), {hub_id}, revision {path.name[:8]}"
+
+
+def _snapshot(hub_id: str, *weights: str, **how: Any) -> Path:
+    """What describes a base, and the weight files of these names; a file that is there is not fetched again."""
+    return Path(snapshot_download(hub_id, allow_patterns=[*_SMALL, *weights], ignore_patterns=_BELOW, **how))
 
 
 def _check_layout(path: Path, hub_id: str) -> None:
@@ -243,7 +251,7 @@ def _asking_hub(hub_id: str) -> Iterator[str]:
         raise FetchError(f"{hub_id} is gated: accept its terms on the hub, then log in with `hf auth login`") from error
     except RepositoryNotFoundError as error:
         raise FetchError(f"the hub has no {hub_id}, or it is private: check the name, or `hf auth login`") from error
-    except (NotASafetensorsRepoError, SafetensorsParsingError) as error:
+    except (NotASafetensorsRepoError, SafetensorsParsingError, WeightsError) as error:
         raise FetchError(f"{hub_id} has no weights that can be read here: {error}") from error
     except (HTTPError, LocalEntryNotFoundError, OSError) as error:
         raise FetchError(f"the hub at {endpoint} did not deliver {hub_id}: {error}") from error

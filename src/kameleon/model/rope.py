@@ -8,10 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kameleon.errors import WeightsError
+
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """`kind` is default, linear, llama3 or yarn; the fields a kind does not use keep their defaults."""
+    """`kind` is default, linear, llama3 or yarn; the fields a kind does not use keep their defaults.
+
+    Raises WeightsError for numbers that make no frequencies.
+    """
 
     theta: float = 10000.0
     kind: str = "default"
@@ -23,6 +28,14 @@ class RopeConfig:
     beta_slow: float = 1.0  # yarn
     attention_factor: float | None = None  # yarn; None derives it from `factor`
     divisors: tuple[float, ...] = ()  # gguf stores llama3's scaling as one divisor a frequency
+
+    def __post_init__(self) -> None:
+        floors = {"theta": 1, "factor": 0, "beta_fast": 0, "beta_slow": 0}
+        for name, floor in floors.items():
+            if getattr(self, name) <= floor:
+                raise WeightsError(f"the rotary embedding's {name} is {getattr(self, name)}; it must be above {floor}")
+        if not all(divisor > 0 for divisor in self.divisors):
+            raise WeightsError("the rotary embedding's divisors (rope_freqs.weight) must all be above 0")
 
 
 def inv_freq(rope: RopeConfig, head_dim: int) -> Tensor:

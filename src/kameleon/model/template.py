@@ -18,6 +18,8 @@ Message = dict[str, Any]
 _REWRITTEN = (
     "the base's chat template rewrites earlier turns, so the answers of this conversation cannot be trained as one row"
 )
+# What a template's own program can end in, whether it means to or not.
+_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 class Encoded(NamedTuple):
@@ -32,9 +34,12 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        source = tokenizer.chat_template
-        self.source: str | None = source.get("default") if isinstance(source, dict) else source
+        said = tokenizer.chat_template
+        named: dict[str, str | None] = said if isinstance(said, dict) else {"default": said}
+        self.source: str | None = named.get("default")
         """The template's text; None for a base without one."""
+        self.tools_source: str | None = named.get("tool_use", self.source)
+        """That of conversations with tools, for which some bases have one of its own."""
 
     @property
     def hash(self) -> str | None:
@@ -56,7 +61,7 @@ class ChatTemplate:
                     add_generation_prompt=add_generation_prompt,
                 )
             )
-        except (TemplateError, TypeError, ValueError, LookupError, RecursionError) as error:
+        except _REFUSALS as error:
             raise DataError(f"the base's chat template refuses these messages: {error}") from error
 
     def encode_prompt(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> tuple[int, ...]:

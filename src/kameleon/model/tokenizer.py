@@ -52,7 +52,8 @@ def load_tokenizer(path: Path, weights: WeightFile | None) -> PreTrainedTokenize
     try:
         if isinstance(weights, GgufFile):
             return _from_gguf(weights)
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+        # Code that comes with a base is never run; unless told so, transformers asks on the terminal.
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except UnsupportedArchitectureError:
         raise
     except Exception as error:  # tokenizers raises plain Exception, transformers whatever a damaged file leads to
@@ -92,7 +93,7 @@ def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
         add([AddedToken(token, special=special, normalized=False) for token in chosen])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        chat_template=metadata.find("tokenizer.chat_template", str, None),
+        chat_template=_templates(metadata),
         clean_up_tokenization_spaces=False,
         **roles,
     )
@@ -100,6 +101,15 @@ def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
     begins = kind == "llama" or pre == "llama-bpe"
     fast.add_bos_token = metadata.find("tokenizer.ggml.add_bos_token", bool, begins)
     return fast
+
+
+def _templates(metadata: Metadata) -> str | dict[str, str] | None:
+    """The chat template; with others beside it (`tool_use`, for one) all by their names, as in a folder."""
+    key = "tokenizer.chat_template"
+    default = metadata.find(key, str, None)
+    names = metadata.row(f"{key}s", str) if f"{key}s" in metadata else []
+    named = {name: metadata.need(f"{key}.{name}", str) for name in names}
+    return default if not named else named if default is None else {"default": default, **named}
 
 
 def _token_id(metadata: Metadata, key: str, count: int) -> int | None:

@@ -33,6 +33,7 @@ WRITABLE = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".index.json")
+_MORE_TEMPLATES = "additional_chat_templates/*.jinja"  # where transformers keeps those beside the default
 _FILE_TYPE, _UINT32 = "general.file_type", 4
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -61,6 +62,7 @@ def copy_folder(source: SafetensorsFolder, target: Path, fresh: Fresh) -> None:
     shards, untied = source.shards, _unties(source, fresh)
     beside = [f for f in source.path.iterdir() if f.is_file() and not f.name.startswith(".")]
     beside = [f for f in beside if f.name.endswith("safetensors.index.json") or not f.name.endswith(_WEIGHTS)]
+    beside += source.path.glob(_MORE_TEMPLATES)
     check_space(target, sum(f.stat().st_size for f in [*shards, *beside]))
     with atomic_folder(target) as folder:
         for shard in shards:
@@ -68,7 +70,9 @@ def copy_folder(source: SafetensorsFolder, target: Path, fresh: Fresh) -> None:
                 for piece in _shard_pieces(shard, fresh, untied):
                     file.write(piece)
         for file in beside:
-            shutil.copyfile(file, folder / file.name)
+            copy = folder / file.relative_to(source.path)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, copy)
         if untied:
             _say_untied(folder)
 

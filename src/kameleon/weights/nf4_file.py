@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from kameleon.errors import SettingError, WeightsError
 from kameleon.home import atomic_write, cache_dir
 from kameleon.ops import Matrix, Packed, nf4
 from kameleon.weights.files import Progress, WeightFile
+from kameleon.weights.fingerprint import state_of
 from kameleon.weights.safetensors_folder import SafetensorsFolder
 from kameleon.weights.safetensors_header import header_bytes
 
@@ -22,15 +24,20 @@ class Nf4File(WeightFile):
     """`source` seen through NF4. Vectors, and matrices whose rows are not whole blocks of 64, stay as they are.
 
     The packed copy lies in the cache by the source's fingerprint; it is a quarter as large as the source in bf16.
-    Raises WeightsError for numbers that are not finite, SettingError where the cache cannot be written to.
+    One process at a time packs. Raises WeightsError for numbers that are not finite, or files that change meanwhile,
+    SettingError where the cache cannot be written to.
     """
 
     def __init__(self, source: SafetensorsFolder, on_progress: Progress | None = None) -> None:
         self.path, self._source = source.path, source
+        self._state = state_of(source._files())
         self.packed_path = cache_dir() / "nf4" / f"{source.fingerprint().removeprefix('sha256:')[:32]}.safetensors"
         if not self.packed_path.exists():
             try:
-                self._pack(on_progress)
+                self.packed_path.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(self.packed_path.with_name(".lock")):
+                    if not self.packed_path.exists():  # another process may just have made it
+                        self._pack(on_progress)
             except OSError as error:
                 where = f"cannot keep {self.path} packed in {self.packed_path.parent}"
                 raise SettingError(
@@ -75,7 +82,8 @@ class Nf4File(WeightFile):
         for name in names:
             rows, columns = self.shape(name)
             packed[name] = ("U8", (rows, nf4.row_bytes(columns)), rows * nf4.row_bytes(columns))
-        self.packed_path.parent.mkdir(parents=True, exist_ok=True)
+        for left in self.packed_path.parent.glob(".*.safetensors.*"):  # by a kill: whoever writes here holds the lock
+            left.unlink()
         with atomic_write(self.packed_path) as file:
             file.write(header_bytes(packed, {}))
             for done, name in enumerate(names):
@@ -89,6 +97,8 @@ class Nf4File(WeightFile):
                             f"{name} in {self.path} holds numbers that are not finite; fetch the base again"
                         )
                     file.write(nf4.pack(rows).numpy().data)
+            if state_of(self._files()) != self._state:
+                raise WeightsError(f"{self.path} was changed while it was packed to NF4; load it again")
         if on_progress:
             on_progress("packing to NF4", len(names), len(names))
 

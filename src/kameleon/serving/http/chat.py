@@ -39,7 +39,7 @@ class _Chat:
             raise ApiError(400, "top_logprobs needs logprobs: true", "invalid_value", "top_logprobs")
         self._service, self._body = service, body
         self._key, self._user = key_of(request), user_of(request, body.user)
-        self._plan: ToolPlan = plan_tools(body, service.base.template.source)
+        self._plan: ToolPlan = plan_tools(body, service.base.template.tools_source)
         self._label: Label | None = None
 
     def _prepare(self) -> Sequence[Prompt]:
