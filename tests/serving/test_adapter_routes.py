@@ -1,5 +1,7 @@
 """Adapters over HTTP: listed, loaded, pinned, uploaded, unloaded; and no path reaches the disk."""
 
+import difflib
+
 import pytest
 from fakes import random_adapter
 from starlette.testclient import TestClient
@@ -145,3 +147,16 @@ def test_a_broken_adapter_on_the_shelf_is_told_to_whoever_asks_for_it(client, sh
     assert response.status_code == 422
     assert "damaged" in response.json()["error"]["message"]
     assert say(client, "medicine").status_code == 200
+
+
+def test_a_name_of_megabytes_is_refused_without_being_compared(client, monkeypatch):
+    def compare(self, sequence):
+        assert len(sequence) < 1000
+        return original(self, sequence)
+
+    original = difflib.SequenceMatcher.set_seq2
+    monkeypatch.setattr(difflib.SequenceMatcher, "set_seq2", compare)
+    response = say(client, "law" * 500_000)
+    assert response.status_code == 404
+    assert "did you mean 'law'?" in response.json()["error"]["message"]
+    assert client.post("/v1/load_lora_adapter", json={"lora_name": "law" * 500_000}).status_code == 404
