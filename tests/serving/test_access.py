@@ -1,6 +1,7 @@
 """Who may come in: hosts, origins, keys; and when a server has enough to do."""
 
 import pytest
+from fakes import random_adapter
 from starlette.testclient import TestClient
 
 from kameleon.errors import SettingError
@@ -129,3 +130,12 @@ def test_unknown_paths_and_methods_have_the_one_shape(client):
     for response in (client.get("/v2"), client.get("/v1/completions")):
         assert response.status_code in (404, 405)
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_an_adapter_called_as_the_base_has_series_of_its_own(client, shelf, tiny):
+    shelf.save(random_adapter(tiny.base, "tiny", 5))
+    assert say(client, "tiny").json()["model"] == "tiny"
+    assert say(client, "tiny:tiny").json()["model"] == "tiny:tiny"
+    series = [line.rpartition(" ")[0] for line in client.get("/metrics").text.splitlines() if line[0] != "#"]
+    assert len(set(series)) == len(series)
+    assert 'kameleon_requests_total{adapter="tiny:tiny"}' in series

@@ -1,5 +1,11 @@
 """Adapters over HTTP: listed, loaded, pinned, uploaded, unloaded; and no path reaches the disk."""
 
+import difflib
+import json
+import threading
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from fakes import random_adapter
 from starlette.testclient import TestClient
@@ -145,3 +151,43 @@ def test_a_broken_adapter_on_the_shelf_is_told_to_whoever_asks_for_it(client, sh
     assert response.status_code == 422
     assert "damaged" in response.json()["error"]["message"]
     assert say(client, "medicine").status_code == 200
+
+
+def test_a_name_of_megabytes_is_refused_without_being_compared(client, monkeypatch):
+    def compare(self, sequence):
+        assert len(sequence) < 1000
+        return original(self, sequence)
+
+    original = difflib.SequenceMatcher.set_seq2
+    monkeypatch.setattr(difflib.SequenceMatcher, "set_seq2", compare)
+    response = say(client, "law" * 500_000)
+    assert response.status_code == 404
+    assert "did you mean 'law'?" in response.json()["error"]["message"]
+    assert client.post("/v1/load_lora_adapter", json={"lora_name": "law" * 500_000}).status_code == 404
+
+
+def test_loads_that_wait_for_room_leave_other_requests_their_threads(service, listen, monkeypatch):
+    may_go_on, waiting = threading.Event(), threading.Semaphore(0)
+
+    def load(name):
+        waiting.release()
+        assert may_go_on.wait(20)
+
+    monkeypatch.setattr(service.adapters, "load", load)
+    address = listen(create_app(service))
+
+    def post(path, body=None):
+        wish = urllib.request.Request(
+            address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST"
+        )
+        return urllib.request.urlopen(wish, timeout=10).status
+
+    with ThreadPoolExecutor(50) as clients:
+        loads = [clients.submit(post, "/v1/adapters/law/load") for _ in range(45)]
+        try:
+            for _ in range(40):
+                assert waiting.acquire(timeout=10)
+            assert post("/v1/completions", {"model": "medicine", "prompt": "one", "max_tokens": 1}) == 200
+        finally:
+            may_go_on.set()
+        assert [one.result() for one in loads] == [200] * 45

@@ -133,3 +133,13 @@ def test_as_many_texts_as_a_request_may_hold_are_embedded_though_the_queue_is_sh
 def test_other_dimensions_are_refused(client):
     assert embed(client, input="one", dimensions=7).status_code == 400
     assert embed(client, input="").status_code == 400
+
+
+def test_offsets_of_half_characters_are_the_same_whole_and_streamed(client):
+    wish = {"model": "tiny", "prompt": "aé", "max_tokens": 30, "temperature": 1, "seed": 0, "logprobs": 1, "echo": True}
+    whole = client.post("/v1/completions", json=wish).json()["choices"][0]
+    events = events_of(client.post("/v1/completions", json={**wish, "stream": True}))
+    told = [event["choices"][0]["logprobs"]["text_offset"] for event in events]
+    assert "\N{REPLACEMENT CHARACTER}" in whole["logprobs"]["tokens"]
+    assert [at for offsets in told for at in offsets] == whole["logprobs"]["text_offset"]
+    assert "".join(event["choices"][0]["text"] for event in events) == whole["text"]

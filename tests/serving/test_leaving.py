@@ -5,13 +5,17 @@ import http.client
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import pytest
+from starlette.testclient import TestClient
 from waiting import wait_until
 
 from kameleon import Sampling
 from kameleon.generation import Request
+from kameleon.serving import Limits
+from kameleon.serving.http import create_app
 from kameleon.serving.http.answers import Answers
 
 LONG = {"model": "tiny", "prompt": "one", "max_tokens": 240, "ignore_eos": True, "temperature": 0}
@@ -61,6 +65,7 @@ def test_a_client_that_leaves_while_its_request_is_taken_in_keeps_nobody_waiting
     monkeypatch.setattr(service.engine, "submit", slow)
     monkeypatch.setattr(service.engine._batch, "step", lambda: time.sleep(0.02) or step())  # else it may end first
     asyncio.run(leave())
+    wait_until(lambda: None in service.engine.state().counters)  # its thread may be last to go on
     wait_until(lambda: service.engine.state().counters[None].finished == {"cancelled": 1})
     assert service.engine.state().counters[None].requests == 1
 
@@ -77,3 +82,25 @@ def test_an_engine_that_breaks_tells_everyone_and_the_server_is_not_ready(servic
     connection.request("GET", "/ready")
     assert connection.getresponse().status == 503
     connection.close()
+
+
+def test_an_answer_cut_when_the_server_ends_is_one_that_clients_know(service, client, monkeypatch):
+    step = service.engine._batch.step
+    monkeypatch.setattr(service.engine._batch, "step", lambda: time.sleep(0.02) or step())
+    with ThreadPoolExecutor(1) as asking:
+        answer = asking.submit(client.post, "/v1/completions", json=LONG)
+        wait_until(lambda: service.engine.state().running)
+        service.engine.close(0)
+        assert answer.result(20).json()["choices"][0]["finish_reason"] == "length"
+
+
+def test_who_never_began_when_the_server_ends_is_told_so(make_service):
+    service = make_service(Limits(kv_cache_bytes=4 << 20, max_batch=1))
+    with TestClient(create_app(service), base_url="http://127.0.0.1") as client, ThreadPoolExecutor(2) as asking:
+        answers = [asking.submit(client.post, "/v1/completions", json=LONG) for _ in range(2)]
+        wait_until(lambda: service.engine.state().running and service.engine.state().queued)
+        service.engine.close(0)
+        assert sorted(one.result(20).status_code for one in answers) == [200, 429]
+        late = next(one.result() for one in answers if one.result().status_code == 429)
+    assert "shutting down" in late.json()["error"]["message"]
+    assert late.headers["retry-after"]

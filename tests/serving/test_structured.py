@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import threading
 
 import openai
 import pydantic
@@ -11,6 +12,8 @@ from starlette.testclient import TestClient
 from tiny import CHATML
 
 import kameleon
+from kameleon import Sampling
+from kameleon.generation import Request
 from kameleon.serving import Engine, HotAdapters, Limits
 from kameleon.serving.http import Service, create_app
 
@@ -135,3 +138,57 @@ def test_the_openai_client_streams_a_demanded_call(tool_service, listen):
     (call,) = done.choices[0].message.tool_calls
     assert call.function.name == "order"
     assert done.choices[0].finish_reason == "tool_calls"
+
+
+def test_multiples_of_too_many_states_are_refused_before_they_take_all_memory(client):
+    def ask(schema):
+        return chat(client, response_format={"type": "json_schema", "json_schema": {"schema": schema}}, max_tokens=2)
+
+    several = {"allOf": [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967}]}
+    for schema in ({"type": "integer", "multipleOf": 99_999_999}, several):
+        refused = ask(schema)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["message"].startswith("json_schema cannot be followed: numbers")
+    for multiple in (7, 0.01, 1_000_000, 86_400):
+        assert ask({"type": "number", "multipleOf": multiple}).status_code == 200
+    assert ask({"type": "object", "properties": {"multipleOf": {"type": "string"}}}).status_code == 200
+
+
+def test_the_first_choice_of_a_large_grammar_is_prepared_by_whoever_asks(service, monkeypatch):
+    import llguidance
+
+    threads = []
+
+    class Matcher:
+        grammar_from_regex = llguidance.LLMatcher.grammar_from_regex
+
+        def __init__(self, *given, **named):
+            self._real = real(*given, **named)
+
+        def __getattr__(self, name):
+            return getattr(self._real, name)
+
+        def compute_logit_bias(self):
+            threads.append(threading.current_thread())
+            return self._real.compute_logit_bias()
+
+    real = llguidance.LLMatcher
+    monkeypatch.setattr(llguidance, "LLMatcher", Matcher)
+    service.engine._batch.check(Request((65,), sampling=Sampling(regex="(x{100}){100}")))
+    assert threads == [threading.current_thread()]
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ({"type": "json_schema", "json_schema": {"schema": True}}, "valid dictionary"),
+        ({"type": "regex", "regex": "\ud800"}, "regex is not text"),
+        ({"type": "regex", "regex": "(?:" * 5000 + ")" * 5000}, "regex cannot be followed"),
+    ],
+)
+def test_a_form_that_is_none_is_told_by_its_own_name_and_in_short(client, form, told):
+    wish = json.dumps({"model": "tiny", "prompt": "one", "response_format": form})
+    response = client.post("/v1/completions", content=wish, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert told in response.json()["error"]["message"]
+    assert len(response.text) < 1000

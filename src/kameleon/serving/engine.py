@@ -143,7 +143,9 @@ class Engine:
             )
 
     def close(self, drain_s: float = 30.0) -> None:
-        """Take no more requests, finish those that are there for at most `drain_s` seconds, cancel the rest, stop."""
+        """Take no more requests, finish those that are there for at most `drain_s` seconds, stop.
+
+        What is not whole by then ends with finish "length", or with QueueFullError if it never began."""
         with self._lock:
             self._draining = True
             self._lock.wait_for(self._is_done, drain_s)
@@ -185,8 +187,7 @@ class Engine:
         with self._lock:
             self._lock.wait_for(self._has_work, timeout=1.0)
             if self._closed:
-                for ticket in [*self._queue, *self._running.values()]:
-                    self.cancel(ticket)
+                self._cut_off()
             self._handle_cancels()
             self._expire()
             self._admit()
@@ -216,6 +217,14 @@ class Engine:
             if ticket.in_batch is not None:
                 self._batch.end(ticket.in_batch, "cancelled")
         self._cancels.clear()
+
+    def _cut_off(self) -> None:
+        """The time to finish is over: who waits is told, who runs has reached a limit of time."""
+        for ticket in list(self._queue):
+            error = QueueFullError("the server is shutting down", 5.0)
+            self._leave_queue(ticket, Piece(ticket.number, "", error=error))
+        for number in self._running:
+            self._batch.end(number, "length")
 
     def _expire(self) -> None:
         if not self.limits.max_request_s:

@@ -7,9 +7,11 @@ reaches the file system.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import PlainTextResponse, Response
 
@@ -44,21 +46,29 @@ def adapters(request: Request) -> Response:
 
 
 @router.post("/v1/adapters/{name}/load")
-def load(name: str, request: Request) -> Response:
+async def load(name: str, request: Request) -> Response:
     """Bring an adapter of the shelf into memory before anyone asks for it."""
     service = service_of(request)
-    name = _known(service, name)
-    service.adapters.load(name)
-    return json_response(_described(service, name))
+
+    def work() -> Response:
+        known = _known(service, name)
+        service.adapters.load(known)
+        return json_response(_described(service, known))
+
+    return await _waiting(request, work)
 
 
 @router.post("/v1/adapters/{name}/pin")
-def pin(name: str, request: Request) -> Response:
+async def pin(name: str, request: Request) -> Response:
     """Keep an adapter in memory, whatever others need."""
     service = service_of(request)
-    name = _known(service, name)
-    service.adapters.pin(name)
-    return json_response(_described(service, name))
+
+    def work() -> Response:
+        known = _known(service, name)
+        service.adapters.pin(known)
+        return json_response(_described(service, known))
+
+    return await _waiting(request, work)
 
 
 @router.post("/v1/adapters/{name}/unpin")
@@ -80,7 +90,7 @@ def unload(name: str, request: Request) -> Response:
 
 
 @router.put("/v1/adapters/{name}")
-def upload(
+async def upload(
     name: str,
     request: Request,
     files: Annotated[list[UploadFile], File(description=f"{', '.join(_FILES)}; the last one may be missing")],
@@ -91,6 +101,10 @@ def upload(
     curl -X PUT …/v1/adapters/law -F files=@adapter_config.json -F files=@adapter_model.safetensors
     """
     service = service_of(request)
+    return await _waiting(request, lambda: _take_in(service, name, files, overwrite))
+
+
+def _take_in(service: Service, name: str, files: list[UploadFile], overwrite: bool) -> Response:
     try:
         check_name(name)
     except AdapterError as error:
@@ -107,9 +121,13 @@ def upload(
 
 
 @router.post("/v1/load_lora_adapter")
-def load_lora_adapter(body: LoadLora, request: Request) -> Response:
+async def load_lora_adapter(body: LoadLora, request: Request) -> Response:
     """vLLM's way to load an adapter. Its path must be that of the shelf, or the adapter's own name."""
     service = service_of(request)
+    return await _waiting(request, lambda: _load_lora(service, body))
+
+
+def _load_lora(service: Service, body: LoadLora) -> Response:
     name = _known(service, body.lora_name)
     if body.lora_path is not None and body.lora_path not in (name, str(service.shelf.folder(name))):
         raise ApiError(
@@ -130,6 +148,11 @@ def unload_lora_adapter(body: UnloadLora, request: Request) -> Response:
     name = _known(service, body.lora_name)
     service.adapters.unload(name)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+
+async def _waiting(request: Request, work: Callable[[], Response]) -> Response:
+    """`work`, which may wait long for room, in one of the threads that are for that: other requests need theirs."""
+    return await to_thread.run_sync(work, limiter=request.app.state.loading)
 
 
 def _known(service: Service, name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
@@ -17,6 +18,8 @@ from kameleon.serving.http.guard import Guard
 from kameleon.serving.http.keys import KeyRing
 from kameleon.serving.http.service import Service
 from kameleon.settings import HttpSettings
+
+_LOADS = 40  # by hand, at once; each may wait long for room, and has a thread meanwhile
 
 
 def create_app(service: Service, settings: HttpSettings | None = None, keys: KeyRing | None = None) -> FastAPI:
@@ -32,6 +35,7 @@ def create_app(service: Service, settings: HttpSettings | None = None, keys: Key
     app = FastAPI(title="Kameleon", version=version("kameleon"), docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
     app.state.registry, responses = metrics.make_registry(service)
+    app.state.loading = CapacityLimiter(_LOADS)
     for part in (chat, completions, embeddings, models, adapters, health, metrics):
         app.include_router(part.router)
     install_error_handlers(app, FIELDS)

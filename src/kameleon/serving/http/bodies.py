@@ -33,7 +33,7 @@ class JsonSchema(Body):
 
     name: str = "answer"
     description: str | None = None
-    schema_: dict[str, Any] | bool = Field(alias="schema", default_factory=dict)
+    schema_: dict[str, Any] = Field(alias="schema", default_factory=dict)
     strict: bool | None = None
 
 

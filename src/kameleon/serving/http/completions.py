@@ -75,20 +75,21 @@ class _Continuation:
     async def events(self) -> Events:
         """The answer as events, one a piece."""
         done: dict[int, Completion] = {}
-        shown: dict[int, int] = {}  # characters, of each answer that began
+        ends: dict[int, int] = {}  # where the tokens told so far end, of each answer that began
         async with Answers(self._service.engine, self._user) as answers:
             await answers.ask(self._prepare)
             async for index, piece in answers.pieces():
-                text = (self._echo(index) if index not in shown else "") + piece.text
+                text = (self._echo(index) if index not in ends else "") + piece.text
                 finish = piece.completion.finish if piece.completion else None
                 logprobs = None
                 if self._body.logprobs is not None:
-                    prompt = self._encoded_of(index) if index not in shown else []
-                    logprobs = self._service.texts.completion(
-                        piece.scores, shown.get(index, len(self._echo(index))), prompt, piece.prompt_scores
-                    )
+                    prompt = self._encoded_of(index) if index not in ends else []
+                    start = ends.get(index, len(self._echo(index)))
+                    logprobs = self._service.texts.completion(piece.scores, start, prompt, piece.prompt_scores)
+                    ends[index] = start + sum(len(self._service.texts.text(one.token)) for one in piece.scores)
+                else:
+                    ends[index] = 0
                 choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
-                shown[index] = shown.get(index, 0) + len(text)
                 yield {**self._head(), "choices": [choice], **({"usage": None} if self._body.wants_usage else {})}
                 if piece.completion is not None:
                     done[index] = piece.completion

@@ -57,7 +57,7 @@ async def _embed(body: EmbeddingBody, request: Request) -> dict[str, Any]:
     return {
         "object": "list",
         "data": data,
-        "model": adapter or service.name,
+        "model": service.model_of(adapter),
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
 

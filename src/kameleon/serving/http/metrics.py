@@ -68,7 +68,7 @@ class _Engine(Collector):
             yield family
 
     def _label(self, adapter: str | None) -> str:
-        return adapter or self._service.name
+        return self._service.model_of(adapter)
 
 
 def _gauges(state: EngineState) -> Iterator[Metric]:

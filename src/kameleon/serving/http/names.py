@@ -9,6 +9,8 @@ from typing import Protocol
 from kameleon.serving.http.errors import ApiError
 from kameleon.serving.http.keys import Key
 
+_LONGEST = 200  # characters that are compared for a hint: of megabytes that takes a second of pure Python
+
 
 def base_name(ref: str) -> str:
     """What the base is called over HTTP: its short name, a hub id, or a file's or folder's own name."""
@@ -36,6 +38,6 @@ def adapter_of(model: str, base: str, adapters: Names, key: Key | None) -> str |
     if (key is None or key.may_use(name)) and adapters.has(name):
         return name
     allowed = [name for name in adapters.names() if key is None or key.may_use(name)]
-    near = difflib.get_close_matches(name, [base, *allowed], 1, cutoff=0.0)
+    near = difflib.get_close_matches(name[:_LONGEST], [base, *allowed], 1, cutoff=0.0)
     hint = f"did you mean {near[0]!r}?" if near else "there is none for this key"
     raise ApiError(404, f"no model {model[:80]!r}: {hint} (GET /v1/models lists them)", "model_not_found", "model")

@@ -52,9 +52,15 @@ class Service:
         """The adapter that `model` names. Raises ApiError."""
         return adapter_of(model, self.name, self.adapters, key)
 
+    def model_of(self, adapter: str | None) -> str:
+        """The model that `adapter` is, None being the base; one that is called as the base is needs both names."""
+        if adapter == self.name:
+            return f"{self.name}:{adapter}"
+        return adapter or self.name
+
     def label(self, prefix: str, kind: str, adapter: str | None) -> Label:
         """A new label for an answer of `adapter`, or of the base."""
-        return Label(prefix, kind, adapter or self.name, self.base.fingerprint[:19])
+        return Label(prefix, kind, self.model_of(adapter), self.base.fingerprint[:19])
 
 
 def service_of(request: Request) -> Service:
