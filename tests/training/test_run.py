@@ -394,6 +394,8 @@ def test_targets_and_layers(tiny):
 def test_a_faulty_recipe_names_every_fault():
     with pytest.raises(SettingError, match=r"rank is 0.*clip_norm is -1"):
         Recipe(rank=0, clip_norm=-1)
+    with pytest.raises(SettingError, match=r"rank is 4097; .* from 1 to 4096.*alpha is 16777217; .* at most 16777216"):
+        Recipe(rank=4097, alpha=4096**2 + 1)  # the adapter's file would be refused when it is read
     with pytest.raises(SettingError, match="patience is -1"):
         Watch(patience=-1)
     for value in (-1, True):  # it was a switch once
