@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from fakes import random_adapter
 
-from kameleon.adapters import Shelf
+from kameleon.adapters import Card, Shelf
 from kameleon.home import runs_dir
 
 
@@ -144,6 +145,19 @@ def test_rows_that_are_not_there_are_told_before_a_base_is_loaded(run, tmp_path,
     status, _, err = run(*words, tmp_path / "absent.jsonl", "--base", tmp_path / "no-base", base=False)
     assert status == 2
     assert "error: there is no file" in err
+
+
+def test_eval_of_the_shelf_leaves_adapters_of_other_bases_out_and_says_so(run, rows, tiny):
+    mine = random_adapter(tiny.base, "mine")
+    Shelf().save(mine)
+    Shelf().save(replace(mine, name="foreign", card=Card(base_id="other", base_fingerprint="sha256:0")))
+    status, out, err = run("eval", rows, "--rows", "2", "--json")
+    assert status == 0, err
+    assert [score["adapter"] for score in json.loads(out)["rows"]] == ["base", "mine"]
+    assert "left out: adapter 'foreign' was trained on other" in err
+    status, out, err = run("eval", rows, "--adapters", "foreign")
+    assert (status, out) == (2, "")
+    assert "error: adapter 'foreign' was trained on other" in err
 
 
 def test_data_check_shows_the_mask_counts_and_names_bad_rows(run, rows):
