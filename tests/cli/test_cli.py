@@ -185,6 +185,30 @@ def test_half_of_a_surrogate_pair_in_a_row_is_no_traceback(run, tmp_path):
     assert "it has only \ud800;" in json.loads(out.encode())["faults"][0]["reason"]
 
 
+def test_data_check_names_the_row_of_another_answer_that_is_no_text(run, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": "c", "also": ["\\ud800"]}\n')
+    status, out, _ = run("data", "check", path, "--json")
+    (fault,) = json.loads(out)["faults"]
+    assert (status, fault["row"], fault["fatal"]) == (1, 2, True)
+    status, _, err = run("train", "--data", path, "--name", "x")
+    assert status == 2
+    assert "row 2: it holds text that is not UTF-8" in " ".join(err.split())
+
+
+def test_data_check_refuses_negative_numbers_and_names_the_broken_row_of_a_test_set(run, rows, tmp_path):
+    test = tmp_path / "test.jsonl"
+    test.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "cut')
+    for words, wanted in (
+        (("--rows", "-1"), "rows is -1; it must be 0 (none) or more"),
+        (("--max-row-tokens", "-1"), "max_row_tokens is -1; it must be at least 8"),
+        (("--test", test), "test.jsonl: row 2: broken JSON"),
+    ):
+        status, out, err = run("data", "check", rows, *words)
+        assert (status, out) == (2, "")
+        assert wanted in err
+
+
 def test_data_check_tells_once_which_of_several_kinds_was_taken(run, tmp_path):
     path = tmp_path / "alpaca.json"
     path.write_text(json.dumps([{"instruction": f"{i}?", "output": "Ho", "text": f"{i}? Ho"} for i in range(3)]))
