@@ -12,6 +12,10 @@ from pathlib import Path
 
 from kameleon.errors import SettingError
 
+MOST_RANK = 4096
+"""Beyond any use: an adapter's config that says more is damaged or hostile, and is not read."""
+MOST_ALPHA = MOST_RANK**2
+
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -58,9 +62,9 @@ class Recipe:
     def __post_init__(self) -> None:
         _check(
             self,
-            ("rank", "at least 1", self.rank >= 1),
+            ("rank", f"from 1 to {MOST_RANK}", 1 <= self.rank <= MOST_RANK),
             ("variant", "lora or dora", self.variant in ("lora", "dora")),
-            ("alpha", "above 0", 0 < self.alpha < math.inf),
+            ("alpha", f"above 0 and at most {MOST_ALPHA}", 0 < self.alpha <= MOST_ALPHA),
             ("layers", "0 (all) or more", self.layers >= 0),
             ("learning_rate", "0 (derived) or more, and below 1", 0 <= self.learning_rate < 1),
             ("epochs", "above 0", 0 < self.epochs < math.inf),

@@ -1,6 +1,7 @@
 """The comparison end to end, at sizes that say nothing about speed: who takes part, what is written, do losses meet."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from tiny import PACKED_SIZES
 
 from kameleon.bench import BenchSettings, Case, losses_agree, run_bench
 from kameleon.bench.packed_bases import MIXES, write_packed_shape
+from kameleon.bench.result import loss_gap
 
 KEYS = {
     "tokens_per_s",
@@ -98,3 +100,10 @@ def test_a_packed_base_is_met_by_itself_unpacked_and_by_nf4(tmp_path):
     packed, unpacked, nf4 = (group[name]["loss"][0] for name in group)
     assert packed == pytest.approx(unpacked, rel=1e-3)  # the same numbers, but for rounding to bf16
     assert packed != nf4  # random numbers of its own
+
+
+@pytest.mark.parametrize("losses", [[1.0, math.nan, 1.0], [math.nan, 1.0, 1.0]])
+def test_a_loss_that_is_not_a_number_agrees_with_none(losses):
+    gap = loss_gap({"kameleon": losses, "peft": [1.0, 1.0, 1.0]})
+    assert math.isnan(gap)
+    assert not losses_agree({"cases": {"chat": {"loss_gap": gap, "loss": {"limit": 1e-3}}}})

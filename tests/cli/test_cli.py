@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from fakes import random_adapter
 
-from kameleon.adapters import Shelf
+from kameleon.adapters import Card, Shelf
 from kameleon.home import runs_dir
 
 
@@ -146,6 +147,19 @@ def test_rows_that_are_not_there_are_told_before_a_base_is_loaded(run, tmp_path,
     assert "error: there is no file" in err
 
 
+def test_eval_of_the_shelf_leaves_adapters_of_other_bases_out_and_says_so(run, rows, tiny):
+    mine = random_adapter(tiny.base, "mine")
+    Shelf().save(mine)
+    Shelf().save(replace(mine, name="foreign", card=Card(base_id="other", base_fingerprint="sha256:0")))
+    status, out, err = run("eval", rows, "--rows", "2", "--json")
+    assert status == 0, err
+    assert [score["adapter"] for score in json.loads(out)["rows"]] == ["base", "mine"]
+    assert "left out: adapter 'foreign' was trained on other" in err
+    status, out, err = run("eval", rows, "--adapters", "foreign")
+    assert (status, out) == (2, "")
+    assert "error: adapter 'foreign' was trained on other" in err
+
+
 def test_data_check_shows_the_mask_counts_and_names_bad_rows(run, rows):
     status, out, _ = run("data", "check", rows, "--json")
     assert status == 0
@@ -169,6 +183,30 @@ def test_half_of_a_surrogate_pair_in_a_row_is_no_traceback(run, tmp_path):
     status, out, _ = run("data", "check", path, "--json")
     assert status == 1
     assert "it has only \ud800;" in json.loads(out.encode())["faults"][0]["reason"]
+
+
+def test_data_check_names_the_row_of_another_answer_that_is_no_text(run, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": "c", "also": ["\\ud800"]}\n')
+    status, out, _ = run("data", "check", path, "--json")
+    (fault,) = json.loads(out)["faults"]
+    assert (status, fault["row"], fault["fatal"]) == (1, 2, True)
+    status, _, err = run("train", "--data", path, "--name", "x")
+    assert status == 2
+    assert "row 2: it holds text that is not UTF-8" in " ".join(err.split())
+
+
+def test_data_check_refuses_negative_numbers_and_names_the_broken_row_of_a_test_set(run, rows, tmp_path):
+    test = tmp_path / "test.jsonl"
+    test.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "cut')
+    for words, wanted in (
+        (("--rows", "-1"), "rows is -1; it must be 0 (none) or more"),
+        (("--max-row-tokens", "-1"), "max_row_tokens is -1; it must be at least 8"),
+        (("--test", test), "test.jsonl: row 2: broken JSON"),
+    ):
+        status, out, err = run("data", "check", rows, *words)
+        assert (status, out) == (2, "")
+        assert wanted in err
 
 
 def test_data_check_tells_once_which_of_several_kinds_was_taken(run, tmp_path):

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from lora.models import SmallCnn, bert, bert_output, cnn_output, disturb, gpt2, gpt2_output
+from torch import nn
 
 from kameleon.errors import LoraError
 from kameleon.lora import LoraConfig, attach, count, detach, layers, load_peft, merge, save_peft
@@ -108,3 +109,18 @@ def test_what_finds_no_place_is_refused_and_nothing_is_attached(tmp_path):
     config.write_text(config.read_text().replace("true", "false", 1))
     with pytest.raises(LoraError, match="missing or damaged"):
         load_peft(bert(), tmp_path / "bert")
+
+
+@pytest.mark.parametrize("setting", [{"dilation": 2}, {"padding": 1, "padding_mode": "circular"}])
+def test_a_convolution_that_peft_computes_otherwise_is_neither_saved_nor_loaded(setting, tmp_path):
+    """PEFT's A has neither dilation nor padding mode: what it computes live is not what it merges."""
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, **setting), nn.Conv2d(4, 2, 1, dilation=2, padding_mode="reflect"))
+    with pytest.raises(LoraError, match="0 is a convolution whose dilation or padding PEFT leaves out of A"):
+        save_peft(attach(copy.deepcopy(model), LoraConfig(targets=("0", "1"))), tmp_path / "ours")
+    get_peft_model(copy.deepcopy(model), PeftConfig(target_modules=["0"])).save_pretrained(tmp_path / "theirs")
+    with pytest.raises(LoraError, match="0 is a convolution whose dilation or padding PEFT leaves out of A"):
+        load_peft(copy.deepcopy(model), tmp_path / "theirs")
+    save_peft(attach(model, LoraConfig(targets=("1",))), tmp_path / "ours")  # one position, no padding: the same

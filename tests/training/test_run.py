@@ -325,9 +325,19 @@ def test_a_log_that_cannot_be_written_is_a_clear_error(tmp_path):
     log.close()
 
 
-def test_a_loss_that_is_not_a_number_stops_the_run_with_advice(tiny, rows):
-    with pytest.raises(NonFiniteLossError, match=r"learning rate 0.9.* too high"):
-        tiny.train(rows, "count", recipe=replace(RECIPE, learning_rate=0.9, alpha=1e20, warmup=0))
+def test_a_loss_that_is_not_a_number_stops_the_run_with_advice(tiny, rows, monkeypatch):
+    real = linear_cross_entropy
+    monkeypatch.setattr("kameleon.training.step.linear_cross_entropy", lambda *given: real(*given) * float("nan"))
+    with pytest.raises(NonFiniteLossError, match=r"the loss is nan.*learning rate 0.9.* too high"):
+        tiny.train(rows, "count", recipe=replace(RECIPE, learning_rate=0.9, warmup=0))
+
+
+def test_a_held_out_loss_that_is_not_a_number_is_no_best(tiny, rows, monkeypatch):
+    losses = iter([1.0, float("nan")])
+    monkeypatch.setattr("kameleon.training.loop.held_out_loss", lambda *_: next(losses))
+    with pytest.raises(NonFiniteLossError, match=r"held-out rows is nan after step 2: .* 0.01 may be too high"):
+        tiny.train(rows, "count", recipe=RECIPE, watch=Watch(eval_every=1))
+    assert tiny.shelf.names() == []
 
 
 def test_all_masked_data_is_refused(tiny, tmp_path):
@@ -384,6 +394,8 @@ def test_targets_and_layers(tiny):
 def test_a_faulty_recipe_names_every_fault():
     with pytest.raises(SettingError, match=r"rank is 0.*clip_norm is -1"):
         Recipe(rank=0, clip_norm=-1)
+    with pytest.raises(SettingError, match=r"rank is 4097; .* from 1 to 4096.*alpha is 16777217; .* at most 16777216"):
+        Recipe(rank=4097, alpha=4096**2 + 1)  # the adapter's file would be refused when it is read
     with pytest.raises(SettingError, match="patience is -1"):
         Watch(patience=-1)
     for value in (-1, True):  # it was a switch once

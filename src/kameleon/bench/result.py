@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
@@ -90,9 +91,11 @@ def losses_agree(document: Mapping[str, Any]) -> bool:
 
 
 def loss_gap(losses: Mapping[str, Sequence[float]], name: str = KAMELEON, other: str = PEFT) -> float | None:
-    """The largest |ours − theirs| / theirs of any step, of `name` and `other`; None when nothing was compared."""
-    pairs = list(zip(losses.get(name, ()), losses.get(other, ()), strict=False))
-    return max((abs(ours - theirs) / theirs for ours, theirs in pairs), default=None)
+    """The largest |ours − theirs| / theirs of any step, of `name` and `other`; NaN where one is, None when nothing was
+    compared."""
+    pairs = zip(losses.get(name, ()), losses.get(other, ()), strict=False)
+    gaps = (abs(ours - theirs) / theirs for ours, theirs in pairs)
+    return max(gaps, key=lambda gap: (math.isnan(gap), gap), default=None)  # max alone passes NaN by
 
 
 def _tokens_per_s(steps: Sequence[Took]) -> float:

@@ -10,6 +10,8 @@ from rich.console import Group
 from rich.text import Text
 
 from kameleon.cli.console import BaseRef, Json, Raw, open_base, show, table
+from kameleon.errors import SettingError
+from kameleon.settings import Recipe
 
 app = App(name="data", help="Look at training data before training.")
 _MOST_SHOWN = 20
@@ -32,10 +34,13 @@ def check(
 
     Try: kameleon data check law.jsonl --test law-test.jsonl
     """
-    from kameleon.data import colour_mask, examine, find_data, make_row, read_records
+    from kameleon.data import colour_mask, examine, find_data, read_records, read_rows
 
+    if rows < 0:
+        raise SettingError(f"rows is {rows}; it must be 0 (none) or more")
+    Recipe(max_row_tokens=max_row_tokens)  # refuses what training refuses
     records = read_records(*find_data(file))
-    in_test = [make_row(record) for record in read_records(*find_data(test))] if test else []
+    in_test = read_rows(test) if test else []
     template = open_base(base).base.template
     examined = examine(records, template, raw, max_row_tokens, in_test)
     shown: list[Text | object] = []

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from kameleon.cli.console import AnyBase, BaseRef, Json, Quantize, Raw, open_base, progress, show, table
-from kameleon.errors import SettingError
+from kameleon.cli.console import AnyBase, BaseRef, Json, Quantize, Raw, notes, open_base, progress, show, table
+from kameleon.errors import SettingError, WrongBaseError
 
 if TYPE_CHECKING:
     from kameleon.api import LoadedBase
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def evaluate(
     tests: Annotated[list[str], Parameter(help="Test sets: FILE or NAME=FILE.")],
     *,
-    adapters: Annotated[list[str] | None, Parameter(help="Adapters to score; by default all on the shelf.")] = None,
+    adapters: Annotated[list[str] | None, Parameter(help="Adapters to score; by default all of this base.")] = None,
     base: BaseRef = "smollm2",
     quantize: Quantize = None,
     rows: Annotated[int, Parameter(help="Score only the first rows of each set; 0 means all.")] = 0,
@@ -50,8 +50,14 @@ def evaluate(
     loaded = open_base(base, quantize)
     names: list[str | None] = [None]
     for name in adapters if adapters is not None else loaded.shelf.names():
-        loaded.load_adapter(name, any_base)
-        names.append(name)
+        try:
+            loaded.load_adapter(name, any_base)
+        except WrongBaseError as error:
+            if adapters is not None:
+                raise
+            notes.print(f"left out: {error}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        else:
+            names.append(name)
     sets = [_test_set(loaded, spec, rows, raw) for spec in tests]
     sets.append(loaded.test_set("general text", loaded.read(general or GENERAL_TEXT)))
     *scores, forgotten = _scored(loaded, names, sets)

@@ -1,6 +1,6 @@
 """Rows of text to packed segments, and the data doctor. It knows the base's template, but no adapter."""
 
-from kameleon.data.corpus import Corpus, Origin, read_corpus, split_held_out
+from kameleon.data.corpus import Corpus, Origin, read_corpus, read_rows, split_held_out
 from kameleon.data.doctor import Examined, Fault, colour_mask, examine, require_trainable
 from kameleon.data.encode import Example, encode_row
 from kameleon.data.formats import Record, find_data, read_records
@@ -25,6 +25,7 @@ __all__ = [
     "pack",
     "read_corpus",
     "read_records",
+    "read_rows",
     "require_trainable",
     "rows_of_step",
     "split_held_out",

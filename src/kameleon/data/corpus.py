@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from kameleon.data.doctor import Examined, Fault, examine
-from kameleon.data.encode import Example, encode_row
+from kameleon.data.doctor import Fault, examine
+from kameleon.data.encode import Example
 from kameleon.data.formats import find_data, read_records
-from kameleon.data.rows import Row, with_answer
+from kameleon.data.rows import Row, make_row
 from kameleon.errors import DataError
 from kameleon.model import ChatTemplate
 
@@ -53,8 +53,9 @@ def read_corpus(source: str | Path, template: ChatTemplate, raw: bool = False, m
     """
     paths = find_data(source)
     examined = examine(read_records(*paths), template, raw, max_tokens)
-    _refuse_fatal(source, examined)
-    kept = [(r, e) for r, e in zip(examined.rows, examined.examples, strict=True) if e.trained_tokens]
+    _refuse(source, [fault for fault in examined.faults if fault.fatal])
+    both = zip(examined.examples, examined.alternatives, strict=True)
+    kept = [(example, others) for example, others in both if example.trained_tokens]
     if examined.examples and not kept:
         raise DataError(
             f"{source}: none of the {len(examined.examples)} rows has a token to learn: all labels are masked. "
@@ -62,8 +63,7 @@ def read_corpus(source: str | Path, template: ChatTemplate, raw: bool = False, m
         )
     if not kept:
         raise DataError(f"{source} holds no rows")
-    examples = tuple(example for _, example in kept)
-    alternatives = tuple(_alternatives(row, template, raw, max_tokens) for row, _ in kept)
+    examples, alternatives = tuple(example for example, _ in kept), tuple(others for _, others in kept)
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.read_bytes())
@@ -71,12 +71,20 @@ def read_corpus(source: str | Path, template: ChatTemplate, raw: bool = False, m
     return Corpus(examples, alternatives, origin, examined.faults)
 
 
-def _alternatives(row: Row, template: ChatTemplate, raw: bool, max_tokens: int) -> tuple[Example, ...]:
-    return tuple(encode_row(with_answer(row, other), template, raw, max_tokens) for other in row.also)
+def read_rows(source: str | Path) -> list[Row]:
+    """Rows of a local file or hub data set as they were written. Raises DataError, naming those that cannot be read."""
+    rows: list[Row] = []
+    faults: list[Fault] = []
+    for record in read_records(*find_data(source)):
+        try:
+            rows.append(make_row(record))
+        except DataError as error:
+            faults.append(Fault(record.number, str(error), fatal=True))
+    _refuse(source, faults)
+    return rows
 
 
-def _refuse_fatal(source: str | Path, examined: Examined) -> None:
-    fatal = [fault for fault in examined.faults if fault.fatal]
+def _refuse(source: str | Path, fatal: Sequence[Fault]) -> None:
     if fatal:
         shown = "; ".join(f"row {fault.row}: {fault.reason}" for fault in fatal[:5])
         more = f"; and {len(fatal) - 5} more rows (see `kameleon data check`)" if len(fatal) > 5 else ""

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from kameleon.data.encode import Example, encode_row
 from kameleon.data.formats import Record
-from kameleon.data.rows import Row, answers_apart, kinds, make_row
+from kameleon.data.rows import Row, answers_apart, kinds, make_row, with_answer
 from kameleon.errors import DataError, RewrittenTurnsError
 from kameleon.model import ChatTemplate
 
@@ -28,7 +28,8 @@ class Fault:
 
 @dataclass(frozen=True)
 class Examined:
-    """All rows of a file, after encoding. `rows` and `examples` match; rows with a fatal fault are in neither.
+    """All rows of a file, after encoding. `rows`, `examples` and `alternatives` (the row's other right answers) match;
+    rows with a fatal fault are in none of them.
 
     Where the base's template rewrites earlier turns, a conversation is one row for each of its answers, all with its
     number; `split` counts such conversations. `mixed` counts the records that hold several kinds of row, by those
@@ -37,6 +38,7 @@ class Examined:
 
     rows: tuple[Row, ...]
     examples: tuple[Example, ...]
+    alternatives: tuple[tuple[Example, ...], ...]
     faults: tuple[Fault, ...]
     split: int = 0
     mixed: Mapping[tuple[str, ...], int] = field(default_factory=dict)
@@ -82,15 +84,18 @@ def examine(
     """
     rows: list[Row] = []
     examples: list[Example] = []
+    alternatives: list[tuple[Example, ...]] = []
     faults: list[Fault] = []
     split = 0
     for record in records:
         try:
             parts = _encode(make_row(record), template, raw, max_tokens)
+            others = [tuple(_alternatives(row, template, raw, max_tokens)) for row, _ in parts]
         except DataError as error:
             faults.append(Fault(record.number, str(error), fatal=True))
             continue
         split += len(parts) > 1
+        alternatives += others
         for row, example in parts:
             rows.append(row)
             examples.append(example)
@@ -98,7 +103,7 @@ def examine(
     faults += _repeats(rows, test_rows)
     faults.sort(key=lambda fault: fault.row)
     mixed = Counter(held for record in records if len(held := tuple(kinds(record))) > 1)
-    return Examined(tuple(rows), tuple(examples), tuple(faults), split, mixed)
+    return Examined(tuple(rows), tuple(examples), tuple(alternatives), tuple(faults), split, mixed)
 
 
 def _encode(row: Row, template: ChatTemplate, raw: bool, max_tokens: int) -> list[tuple[Row, Example]]:
@@ -107,6 +112,10 @@ def _encode(row: Row, template: ChatTemplate, raw: bool, max_tokens: int) -> lis
         return [(row, encode_row(row, template, raw, max_tokens))]
     except RewrittenTurnsError:
         return [(one, encode_row(one, template, raw, max_tokens)) for one in answers_apart(row)]
+
+
+def _alternatives(row: Row, template: ChatTemplate, raw: bool, max_tokens: int) -> Iterator[Example]:
+    return (encode_row(with_answer(row, other), template, raw, max_tokens) for other in row.also)
 
 
 def _doubts(example: Example) -> Iterator[str]:

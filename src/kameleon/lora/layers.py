@@ -158,8 +158,8 @@ class LoraConv(LoraLayer):
     """nn.Conv1d/2d/3d: weight [out, in / groups, kernel…], a matrix with the kernel folded into the input.
 
     A [rank, in / groups, kernel…] runs with the base's stride, padding, dilation and padding mode, once in every group;
-    B [out, rank] is a 1 × 1 convolution. (PEFT runs a grouped convolution's A over all groups at once: a change that no
-    grouped weight can hold, so it cannot merge. Without groups the two are the same.)
+    B [out, rank] is a 1 × 1 convolution. (PEFT runs a grouped convolution's A over all groups at once, and a dilated or
+    oddly padded one's without either: changes that the weight cannot hold. Elsewhere the two are the same.)
     """
 
     def _side(self, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from kameleon.errors import LoraError
 from kameleon.home import atomic_folder
 from kameleon.lora.attach import layers, put_on
 from kameleon.lora.fit import why_unfit
-from kameleon.lora.layers import LoraConv, LoraConv1D, LoraEmbedding
+from kameleon.lora.layers import LoraConv1D, LoraEmbedding
 
 HARMLESS: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None),
@@ -49,17 +49,15 @@ _FROZEN = re.compile(r"(?:base_model\.model\.)?(?P<module>.+?)(?:\.base_layer)?\
 def save_peft(model: nn.Module, folder: str | Path) -> None:
     """Write every side path of `model` for PEFT, into a new folder.
 
-    Raises LoraError when there is none, while they are merged, and for a grouped convolution, whose side path PEFT
-    computes otherwise.
+    Raises LoraError when there is none, while they are merged, and for a convolution whose side path PEFT
+    computes otherwise: grouped, dilated, or padded with anything but zeros.
     """
     found = dict(layers(model))
     if not found or any(layer.merged for layer in found.values()):
         raise LoraError("only side paths that are attached and not merged can be saved: attach, or unmerge, first")
-    grouped = [n for n, layer in found.items() if isinstance(layer, LoraConv) and layer.base.groups != 1]
-    if grouped:
-        raise LoraError(
-            f"{', '.join(grouped[:5])}: PEFT runs A over all groups of a convolution, which is another change"
-        )
+    others = [f"{name} {why}" for name, layer in found.items() if (why := _why_another_change(layer.base))]
+    if others:
+        raise LoraError("; ".join(others[:5]))
     tensors: dict[str, Tensor] = {}
     for name, layer in found.items():
         a, b = layer.lora_a.detach(), layer.lora_b.detach()
@@ -176,10 +174,8 @@ def _faults(model: nn.Module, name: str, pair: Mapping[str, Tensor]) -> list[str
     module, a, b = model.get_submodule(name), pair["A"], pair["B"]
     if not (a.is_floating_point() and b.is_floating_point() and a.isfinite().all() and b.isfinite().all()):
         return [f"{name} holds what is no finite number"]
-    if isinstance(module, nn.modules.conv._ConvNd) and module.groups != 1:
-        return [
-            f"{name} is a grouped convolution, over whose groups PEFT runs A at once: no weight can hold that change"
-        ]
+    if why := _why_another_change(module):
+        return [f"{name} {why}"]
     weight = module.weight
     assert isinstance(weight, Tensor)
     out_size, *rest = weight.shape
@@ -189,3 +185,15 @@ def _faults(model: nn.Module, name: str, pair: Mapping[str, Tensor]) -> list[str
     if [list(a.shape), list(b.shape)] != list(wanted) or not a.numel():
         return [f"{name} has A {list(a.shape)} and B {list(b.shape)}; here they would be {wanted[0]} and {wanted[1]}"]
     return []
+
+
+def _why_another_change(module: nn.Module) -> str | None:
+    """Why PEFT's side path of this layer is another change than ours; None if it is the same."""
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return None
+    if module.groups != 1:
+        return "is a grouped convolution, over whose groups PEFT runs A at once: another change, which W cannot hold"
+    dilated = any(step > 1 and size > 1 for step, size in zip(module.dilation, module.kernel_size, strict=True))
+    if dilated or (module.padding_mode != "zeros" and any(module._reversed_padding_repeated_twice)):
+        return "is a convolution whose dilation or padding PEFT leaves out of A: merged, PEFT's change is another"
+    return None

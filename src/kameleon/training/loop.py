@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from kameleon.adapters import Adapter, Bank, Card
 from kameleon.data import Example, pack, require_trainable, rows_of_step
-from kameleon.errors import CheckpointError, RunInterruptedError, TrainingError
+from kameleon.errors import CheckpointError, NonFiniteLossError, RunInterruptedError, TrainingError
 from kameleon.model import Base
 from kameleon.ops import IGNORE, kernels, linear_cross_entropy
 from kameleon.settings import Recipe, Watch
@@ -209,6 +209,11 @@ class Run:
         if not self.held_out or not due:
             return progress, None
         loss = held_out_loss(self.base, self.bank, self.slot, self.held_out, self.watch.micro_batch_tokens)
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(
+                f"the loss on the held-out rows is {loss} after step {progress.step}: the learning rate "
+                f"{self.recipe.learning_rate:.2g} may be too high: try a third of it"
+            )
         if progress.best_loss is not None and loss >= progress.best_loss:
             return replace(progress, looks_without_best=progress.looks_without_best + 1), loss
         self.trainee.resident.snapshot(self.card).save(self.folder / _BEST)
