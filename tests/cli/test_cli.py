@@ -260,6 +260,20 @@ def test_a_reader_that_has_gone_ends_a_command_without_a_traceback(form):
     assert (ended.returncode, ended.stderr) == (1, "")
 
 
+@pytest.mark.parametrize("form", ["", "--json"])
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        (">/dev/full", "error: standard output cannot be written: [Errno 28] No space left on device"),
+        (">&-", "error: standard output is closed, where results go; to have none of them give >/dev/null"),
+    ],
+)
+def test_a_result_that_cannot_be_written_is_one_line_and_status_2(form, where, told):
+    command = f"{sys.executable} -c 'from kameleon.cli import main; main()' adapter list {form} {where}"
+    ended = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr.splitlines()) == (2, [told])
+
+
 def test_help_answers_without_importing_torch():
     """In a process of its own, since this one has it already. Only `bench` computes its help."""
     done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, timeout=120)

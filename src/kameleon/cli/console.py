@@ -44,14 +44,19 @@ Overwrite = Annotated[bool, Parameter(help="Put it in the place of an adapter of
 
 
 def show(document: Any, picture: RenderableType, as_json: bool) -> None:
-    """The result of a command: the picture for a person, or the document for a script."""
-    if as_json:
-        try:
+    """The result of a command: the picture for a person, or the document for a script.
+
+    Raises SettingError when standard output cannot be written (disk full).
+    """
+    try:
+        if as_json:
             print(json.dumps(document, indent=1, ensure_ascii=False), flush=True)
-        except BrokenPipeError:
-            results.on_broken_pipe()  # ends as a picture does when its reader has gone
-    else:
-        results.print(picture)
+        else:
+            results.print(picture)
+    except BrokenPipeError:
+        results.on_broken_pipe()  # ends as a picture does when its reader has gone
+    except OSError as error:
+        raise SettingError(f"standard output cannot be written: {error}") from error
 
 
 def write_document(document: Any, path: Path) -> None:
