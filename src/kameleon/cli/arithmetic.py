@@ -178,9 +178,9 @@ def diff(
 
 
 def _name_and_weight(spec: str) -> tuple[str, float]:
-    name, _, weight = spec.partition("=")
+    name, given, weight = spec.partition("=")
     try:
-        return name, float(weight) if weight else 1.0
+        return name, float(weight) if given else 1.0
     except ValueError:
         raise SettingError(f"{spec!r}: the weight after = must be a number, as in {name}=0.5") from None
 
