@@ -12,6 +12,8 @@ from pathlib import Path
 
 from kameleon.errors import SettingError
 
+MOST_RANK = 4096
+"""Of any adapter: beyond any use, and a file that says more is damaged or hostile."""
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
@@ -59,6 +61,7 @@ class Recipe:
         _check(
             self,
             ("rank", "at least 1", self.rank >= 1),
+            ("rank", f"at most {MOST_RANK}", self.rank <= MOST_RANK),
             ("variant", "lora or dora", self.variant in ("lora", "dora")),
             ("alpha", "above 0", 0 < self.alpha < math.inf),
             ("layers", "0 (all) or more", self.layers >= 0),

@@ -21,6 +21,7 @@ from kameleon.adapters import (
 )
 from kameleon.errors import AdapterMismatchError, SettingError
 from kameleon.model import module_shapes
+from kameleon.settings import MOST_RANK, Recipe
 from kameleon.weights import open_weights
 
 UP = "model.layers.0.mlp.up_proj"
@@ -84,6 +85,16 @@ def test_a_larger_rank_changes_nothing_and_can_be_trained_on(adapter):
         assert factors.rank == 9
         assert factors.a[6:].any(dim=1).all()
         assert not factors.b[:, 6:].any()
+
+
+def test_a_rank_that_no_adapter_may_have_is_refused_before_the_work(adapter):
+    for compute in (
+        lambda: resize(adapter, "huge", rank=MOST_RANK + 1),
+        lambda: combine([adapter], "huge", method="svd", rank=MOST_RANK + 1),
+        lambda: Recipe(rank=MOST_RANK + 1),
+    ):
+        with pytest.raises(SettingError, match=r"rank is 4097.* 4096"):
+            compute()
 
 
 def test_a_budget_goes_where_it_keeps_most(adapter):

@@ -25,6 +25,7 @@ from kameleon.errors import AdapterFileError
 from kameleon.home import atomic_folder
 from kameleon.lora.peft_files import HARMLESS
 from kameleon.model import EMBEDDING, HEAD
+from kameleon.settings import MOST_RANK
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(
@@ -37,7 +38,6 @@ _KEY = re.compile(
 _match_key = lru_cache(maxsize=4096)(_KEY.fullmatch)  # adapters of one base have the same keys
 _ENDS = (EMBEDDING, HEAD)
 _EXTRA_KEYS = {"magnitude": "lora_magnitude_vector", "b_bias": "lora_B.bias"}
-_MOST_RANK = 4096  # beyond any use; a config that says more is damaged or hostile
 
 # What is refused by name; the settings that are applied are not among them.
 _HARMLESS = {key: fine for key, fine in HARMLESS.items() if key not in ("use_dora", "lora_bias", "modules_to_save")}
@@ -90,9 +90,9 @@ def _config(adapter: Adapter) -> dict[str, Any]:
     if not modules:
         raise AdapterFileError(f"adapter {adapter.name!r} has no LoRA factors; PEFT's format needs some")
     ranks = Counter(f.rank for f in modules.values())
-    if max(ranks) > _MOST_RANK:
+    if max(ranks) > MOST_RANK:
         raise AdapterFileError(
-            f"adapter {adapter.name!r} has rank {max(ranks)}; at most {_MOST_RANK} could be read again"
+            f"adapter {adapter.name!r} has rank {max(ranks)}; at most {MOST_RANK} could be read again"
         )
     alphas = Counter(f.alpha for f in modules.values())
     rank, alpha = ranks.most_common(1)[0][0], alphas.most_common(1)[0][0]
@@ -236,14 +236,14 @@ def _parse_config(path: Path, text: bytes) -> dict[str, Any]:
     if refused:
         raise AdapterFileError(f"{path} asks for what is not applied here: {', '.join(refused)}")
     for key in ("r", "lora_alpha"):
-        if not _is_number(config.get(key)) or not 0 < config[key] <= _MOST_RANK**2:
+        if not _is_number(config.get(key)) or not 0 < config[key] <= MOST_RANK**2:
             raise AdapterFileError(f"{path}: {key} is {config.get(key)!r}; expected a number above 0")
     whole = config.get("modules_to_save") or []
     if not isinstance(whole, list) or not all(isinstance(name, str) for name in whole):
         raise AdapterFileError(f"{path}: modules_to_save is {str(whole)[:40]!r}; expected a list of names")
-    if config["r"] > _MOST_RANK:
-        raise AdapterFileError(f"{path}: r is {config['r']}; at most {_MOST_RANK} is read")
-    for pattern, most in (("rank_pattern", _MOST_RANK), ("alpha_pattern", _MOST_RANK**2)):
+    if config["r"] > MOST_RANK:
+        raise AdapterFileError(f"{path}: r is {config['r']}; at most {MOST_RANK} is read")
+    for pattern, most in (("rank_pattern", MOST_RANK), ("alpha_pattern", MOST_RANK**2)):
         values = config.get(pattern) or {}
         if not isinstance(values, dict):
             raise AdapterFileError(f"{path}: {pattern} is {str(values)[:40]!r}; expected a number for each module")
