@@ -118,6 +118,16 @@ def test_a_card_with_odd_words_is_listed_like_any_other(odd, run, tiny):
         assert odd.items() <= card.items()
 
 
+@pytest.mark.parametrize("loss", [float("nan"), float("-inf")])
+def test_a_number_that_json_does_not_know_is_null_there(loss, run, tiny):
+    law = random_adapter(tiny.base, "law")
+    Shelf().save(replace(law, card=replace(law.card, scores={"eval_loss": loss, "rows": 3})))
+    for words in (("list",), ("history", "law"), ("show", "law")):
+        out = run("adapter", *words, "--json")[1]
+        found = json.loads(out, parse_constant=pytest.fail)
+        assert (found if isinstance(found, dict) else found[0])["card"]["scores"] == {"eval_loss": None, "rows": 3}
+
+
 def test_merge_writes_a_full_model_and_reports_the_gap(run, shelf, tmp_path, tiny_folder):
     found = document(run("adapter", "merge", "law", "--base", tiny_folder, "--out", tmp_path / "full", "--json"))
     assert found["survived"] > 0.99
