@@ -196,6 +196,18 @@ def test_what_no_adapter_can_hold_is_reported(tiny, tmp_path):
     assert report.left_out["model.norm.weight"] > 0.1
 
 
+@pytest.mark.parametrize("name", [f"{UP}.weight", "model.norm.weight"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_fine_tune_that_broke_is_refused_by_the_tensor(tmp_path, tiny, name, number):
+    model = save_base(tmp_path / "base")
+    with torch.no_grad():
+        model.get_submodule(UP).weight.add_(0.1)
+        model.get_parameter(name).view(-1)[0] = number
+    model.save_pretrained(tmp_path / "tuned")
+    with pytest.raises(AdapterMismatchError, match=rf"tuned: {name} .* NaN or infinity"):
+        extract(tiny.base, open_weights(tmp_path / "tuned"), "got", rank=2)
+
+
 def test_a_model_that_is_no_fine_tune_is_refused(tmp_path, tiny, tiny_folder):
     with pytest.raises(AdapterMismatchError, match="nothing to extract"):
         extract(tiny.base, open_weights(tiny_folder), "got", rank=2)
