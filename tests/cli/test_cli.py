@@ -192,6 +192,19 @@ def test_chat_switches_and_compares(run, rows, monkeypatch):
     assert "/compare TEXT" in out
 
 
+def test_ctrl_c_cuts_what_chat_is_doing_and_not_the_conversation(run, monkeypatch):
+    lines = iter(["/compare hello", "/help", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kameleon.api.LoadedBase.generate", interrupted)
+    status, out, _ = run("chat")
+    assert status == 0
+    assert "/compare TEXT" in out
+
+
 def test_chat_takes_an_adapter_that_is_called_base(run, tiny, monkeypatch):
     lines = iter(["/use none", "/quit", "/quit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
