@@ -146,6 +146,15 @@ def test_rows_that_are_not_there_are_told_before_a_base_is_loaded(run, tmp_path,
     assert "error: there is no file" in err
 
 
+@pytest.mark.parametrize("words", [("train", "--data", "rows.jsonl"), ("adapter", "extract", "tuned")])
+def test_a_name_that_is_taken_is_told_before_a_base_is_loaded(run, tiny, rows, tmp_path, monkeypatch, words):
+    Shelf().save(random_adapter(tiny.base, "count"))
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(*words, "--name", "count", "--base", "no-base", base=False)
+    assert (status, out) == (2, "")
+    assert err == "error: adapter 'count' is on the shelf already; pick another name, or --overwrite\n"
+
+
 def test_data_check_shows_the_mask_counts_and_names_bad_rows(run, rows):
     status, out, _ = run("data", "check", rows, "--json")
     assert status == 0

@@ -143,10 +143,12 @@ def extract(
 
     Try: kameleon adapter extract my-finetune --base org/model --rank 32 --name mine
     """
+    from kameleon.adapters import Shelf, total_error
     from kameleon.adapters import extract as extracted
-    from kameleon.adapters import total_error
     from kameleon.weights import open_weights
 
+    if not overwrite:
+        Shelf().require_free(name)
     made, report = extracted(open_base(base).base, open_weights(tuned), name, rank, error)
     notes.print(_kept_table(report.modules))
     for tensor, share in report.left_out.items():
