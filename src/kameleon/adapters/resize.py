@@ -33,7 +33,8 @@ def resize(
 
     With a budget, ranks go where a number keeps most: singular directions in falling order of σ² / (in + out), a module
     at a time no further than its own rank; a module that gets none is left out. A larger rank than before changes
-    nothing. Raises SettingError unless exactly one of the two is given, above MOST_RANK, or when not even one direction is affordable.
+    nothing. Raises SettingError unless exactly one of the two is given, for a rank above MOST_RANK, or when not even
+    one direction is affordable.
     """
     if (rank is None) == (budget is None) or any(number is not None and number < 1 for number in (rank, budget)):
         raise SettingError(f"rank is {rank} and budget {budget}: give one of them, at least 1")

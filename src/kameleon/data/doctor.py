@@ -144,7 +144,7 @@ def require_trainable(examples: Sequence[Example]) -> None:
 
 
 def colour_mask(example: Example, template: ChatTemplate) -> Text:
-    """The row's tokens, the trained ones in bold green and each before a heavy bar, the others grey before a thin one."""
+    """The row's tokens, the trained ones in bold green before a heavy bar, the others grey before a thin one."""
     shown = Text()
     for token, trained in zip(example.tokens, example.trained, strict=True):
         piece = str(template.tokenizer.decode([token])).replace("\n", "⏎\n")
