@@ -70,11 +70,13 @@ def test_extract_from_a_full_fine_tune(run, tmp_path, tiny_folder, tiny):
     assert "not in the adapter: model.norm.weight" in answer[2]
 
 
-def test_diff_compares_module_by_module(run, shelf):
+def test_diff_compares_module_by_module(run, shelf, monkeypatch):
     found = document(run("adapter", "diff", "law", "code", "--json"))
     assert found.keys() == shelf.load("law").modules.keys()
+    monkeypatch.setenv("COLUMNS", "80")
     status, out, _ = run("adapter", "diff", "law", "law")
     assert status == 0
+    assert len(out.splitlines()) == 2 + len(found), "a line for each module, below two of headings"
     assert "0–0°" in out
 
 

@@ -165,17 +165,18 @@ def diff(
 ) -> None:
     """Compare two adapters module by module: norms, cosine, and the angles between what they read and write.
 
-    Angles are the least and the greatest principal angle in degrees: 0 is a shared direction, 90 none.
+    Angles are the least and the greatest principal angle in degrees: 0 is a shared direction, 90 none. A module is
+    called by its layer's number and its name in the layer.
     """
     from kameleon.adapters import Shelf
     from kameleon.adapters import diff as compared
 
     found = compared(Shelf().load(a), Shelf().load(b))
-    shown = table("module", f">‖{a}‖", f">‖{b}‖", ">‖difference‖", ">cosine", ">write angles", ">read angles")
+    shown = table("module", f">‖{a}‖", f">‖{b}‖", ">‖difference‖", ">cosine", ">write\nangles", ">read\nangles")
     for module, part in found.items():
         numbers = (part.norm_a, part.norm_b, part.distance, part.cosine)
         spans = (f"{s[0]:.0f}–{s[-1]:.0f}°" if s else "" for s in (part.out_angles, part.in_angles))
-        shown.add_row(module, *("" if n is None else f"{n:.3g}" for n in numbers), *spans)
+        shown.add_row(module.removeprefix("model.layers."), *("" if n is None else f"{n:.3g}" for n in numbers), *spans)
     show({module: asdict(part) for module, part in found.items()}, shown, json)
 
 
