@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from fakes import random_adapter
 
 from kameleon.adapters import Shelf
 from kameleon.home import runs_dir
+from kameleon.settings import Limits
 
 
 @pytest.fixture
@@ -220,6 +222,19 @@ def test_chat_takes_an_adapter_that_is_called_base(run, tiny, monkeypatch):
     assert "the plain base, in" in run("chat", "--adapter", "base")[1]
     Shelf().save(random_adapter(tiny.base, "base"))
     assert "base, in" in run("chat", "--adapter", "base")[1].replace("the plain base, in", "")
+
+
+def test_serve_does_not_give_one_requests_room_as_that_of_the_whole_cache(capsys):
+    from kameleon.cli.console import results
+    from kameleon.cli.serve import _picture
+
+    limits = Limits(kv_cache_bytes=2_000_000_000, adapter_bytes=1_000_000_000)
+    engine = SimpleNamespace(limits=limits)
+    service = SimpleNamespace(adapter_names=lambda: ["law"], engine=engine, name="tiny", room_tokens=8192)
+    results.print(_picture(service, "http://here", with_key=False))
+    lines = capsys.readouterr().out.splitlines()
+    assert "memory: 2,000.0 MB for keys and values, 1,000.0 MB for adapters" in lines
+    assert "a prompt and its answer: at most 8,192 tokens" in lines
 
 
 def test_base_show_has_the_fingerprint(run, tiny_folder):
