@@ -20,6 +20,7 @@ from statistics import median
 from typing import Any
 
 from medicine import build
+from rich.text import Text
 
 from kameleon import LoadedBase, Recipe, Watch
 from kameleon.adapters import Adapter, Bank, Card
@@ -223,7 +224,7 @@ def print_report(report: dict[str, Any]) -> None:
     scores = table("adapter", *(f">{name}" for name in names), ">forgets")
     for adapter in ["base", *names]:
         told = [f"{cells[adapter, n]['score']:.3f} · {cells[adapter, n]['bits_per_byte']:.2f}" for n in names]
-        own = [f"[bold]{cell}[/]" if name == adapter else cell for name, cell in zip(names, told, strict=True)]
+        own = [Text(cell, "bold" if name == adapter else "") for name, cell in zip(names, told, strict=True)]
         change = report["forgetting"].get(adapter)
         scores.add_row(adapter, *own, "" if change is None else f"{change:+.2f}")
     results.print(scores)

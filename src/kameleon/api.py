@@ -240,8 +240,8 @@ class LoadedBase:
         Raises DataError, TrainingError, SettingError.
         """
         recipe, watch = recipe or Recipe(), watch or Watch()
-        if self.shelf.has(name) and not (overwrite or resume):
-            raise SettingError(f"adapter {name!r} is on the shelf already; pick another name, or --overwrite")
+        if not (overwrite or resume):
+            self.shelf.require_free(name)
         data, watched = _rows(self.base.template, data, held_out, recipe, raw)
         if plan is None:
             watch = resumed(name, watch) if resume and memory_bytes else watch

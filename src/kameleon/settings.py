@@ -13,8 +13,10 @@ from pathlib import Path
 from kameleon.errors import SettingError
 
 MOST_RANK = 4096
-"""Beyond any use: an adapter's config that says more is damaged or hostile, and is not read."""
+"""Of any adapter: beyond any use, and a file that says more is damaged or hostile."""
 MOST_ALPHA = MOST_RANK**2
+SEEDS = range(-(2**63), 2**64)
+"""What torch takes as a seed."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -73,6 +75,7 @@ class Recipe:
             ("weight_decay", "0 or more", self.weight_decay >= 0),
             ("clip_norm", "above 0", self.clip_norm > 0),
             ("max_row_tokens", "at least 8", self.max_row_tokens >= 8),
+            ("seed", "a number of 64 bits", self.seed in SEEDS),
         )
 
 
@@ -154,6 +157,7 @@ class Sampling:
                 all(token >= 0 and -100 <= bias <= 100 for token, bias in self.logit_bias),
             ),
             ("logprobs", "from 0 to 20, or None", self.logprobs is None or 0 <= self.logprobs <= 20),
+            ("seed", "a number of 64 bits, or None", self.seed is None or self.seed in SEEDS),
         )
         if self.json_schema is not None and self.regex is not None:
             raise SettingError("json_schema and regex are both given; an answer follows one of them")

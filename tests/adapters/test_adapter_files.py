@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 
 import pytest
@@ -108,9 +109,20 @@ def test_a_kind_of_number_that_torch_does_not_know_is_refused(saved):
         Adapter.load(saved[1])
 
 
-def test_a_pickle_is_named_and_never_opened(saved):
-    (saved[1] / "adapter_model.safetensors").rename(saved[1] / "adapter_model.bin")
-    with pytest.raises(AdapterFileError, match="pickle"):
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("adapter_model.bin", "adapter_model.bin: pickles can run code and are never opened, save it as safetensors"),
+        ("adapter_model-00001-of-00002.bin", "adapter_model-00001-of-00002.bin: pickles can run code"),
+        (
+            "adapter_model-00001-of-00002.safetensors",
+            "it has adapter_model-00001-of-00002.safetensors: save the tensors",
+        ),
+    ],
+)
+def test_what_is_there_in_place_of_the_tensors_is_named_and_not_opened(saved, name, told):
+    (saved[1] / "adapter_model.safetensors").rename(saved[1] / name)
+    with pytest.raises(AdapterFileError, match=re.escape(f"has no adapter_model.safetensors; {told}")):
         Adapter.load(saved[1])
 
 

@@ -21,6 +21,7 @@ from kameleon.adapters import (
 )
 from kameleon.errors import AdapterMismatchError, SettingError
 from kameleon.model import module_shapes
+from kameleon.settings import MOST_RANK, Recipe
 from kameleon.weights import open_weights
 
 UP = "model.layers.0.mlp.up_proj"
@@ -84,6 +85,16 @@ def test_a_larger_rank_changes_nothing_and_can_be_trained_on(adapter):
         assert factors.rank == 9
         assert factors.a[6:].any(dim=1).all()
         assert not factors.b[:, 6:].any()
+
+
+def test_a_rank_that_no_adapter_may_have_is_refused_before_the_work(adapter):
+    for compute in (
+        lambda: resize(adapter, "huge", rank=MOST_RANK + 1),
+        lambda: combine([adapter], "huge", method="svd", rank=MOST_RANK + 1),
+        lambda: Recipe(rank=MOST_RANK + 1),
+    ):
+        with pytest.raises(SettingError, match=r"rank is 4097.* 4096"):
+            compute()
 
 
 def test_a_budget_goes_where_it_keeps_most(adapter):
@@ -183,6 +194,18 @@ def test_what_no_adapter_can_hold_is_reported(tiny, tmp_path):
     assert got.modules.keys() == {UP}
     assert report.left_out.keys() == {"model.norm.weight"}
     assert report.left_out["model.norm.weight"] > 0.1
+
+
+@pytest.mark.parametrize("name", [f"{UP}.weight", "model.norm.weight"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_fine_tune_that_broke_is_refused_by_the_tensor(tmp_path, tiny, name, number):
+    model = save_base(tmp_path / "base")
+    with torch.no_grad():
+        model.get_submodule(UP).weight.add_(0.1)
+        model.get_parameter(name).view(-1)[0] = number
+    model.save_pretrained(tmp_path / "tuned")
+    with pytest.raises(AdapterMismatchError, match=rf"tuned: {name} .* NaN or infinity"):
+        extract(tiny.base, open_weights(tmp_path / "tuned"), "got", rank=2)
 
 
 def test_a_model_that_is_no_fine_tune_is_refused(tmp_path, tiny, tiny_folder):

@@ -36,7 +36,10 @@ def test_combine_puts_a_new_adapter_with_its_parents_on_the_shelf(run, shelf):
     assert status == 2
     assert "--overwrite" in err
     assert run("adapter", "combine", "law", "--name", "both", "--overwrite")[0] == 0
-    assert "must be a number" in run("adapter", "combine", "law=x", "--name", "other")[2]
+    for spec in ("law=x", "law="):
+        status, _, err = run("adapter", "combine", spec, "--name", "other")
+        assert status == 2
+        assert "must be a number" in err
 
 
 def test_every_method_of_the_function_is_one_of_the_command():
@@ -67,11 +70,13 @@ def test_extract_from_a_full_fine_tune(run, tmp_path, tiny_folder, tiny):
     assert "not in the adapter: model.norm.weight" in answer[2]
 
 
-def test_diff_compares_module_by_module(run, shelf):
+def test_diff_compares_module_by_module(run, shelf, monkeypatch):
     found = document(run("adapter", "diff", "law", "code", "--json"))
     assert found.keys() == shelf.load("law").modules.keys()
+    monkeypatch.setenv("COLUMNS", "80")
     status, out, _ = run("adapter", "diff", "law", "law")
     assert status == 0
+    assert len(out.splitlines()) == 2 + len(found), "a line for each module, below two of headings"
     assert "0–0°" in out
 
 
@@ -113,6 +118,16 @@ def test_a_card_with_odd_words_is_listed_like_any_other(odd, run, tiny):
         found = document(run("adapter", *words, "--json"))
         card = (found if isinstance(found, dict) else found[0])["card"]
         assert odd.items() <= card.items()
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("-inf")])
+def test_a_number_that_json_does_not_know_is_null_there(loss, run, tiny):
+    law = random_adapter(tiny.base, "law")
+    Shelf().save(replace(law, card=replace(law.card, scores={"eval_loss": loss, "rows": 3})))
+    for words in (("list",), ("history", "law"), ("show", "law")):
+        out = run("adapter", *words, "--json")[1]
+        found = json.loads(out, parse_constant=pytest.fail)
+        assert (found if isinstance(found, dict) else found[0])["card"]["scores"] == {"eval_loss": None, "rows": 3}
 
 
 def test_merge_writes_a_full_model_and_reports_the_gap(run, shelf, tmp_path, tiny_folder):

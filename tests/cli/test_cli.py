@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from fakes import random_adapter
 
 from kameleon.adapters import Card, Shelf
 from kameleon.home import runs_dir
+from kameleon.settings import Limits
 
 
 @pytest.fixture
@@ -124,7 +126,7 @@ def test_a_config_that_cannot_be_read_is_one_line(run, rows, tmp_path, text):
 def test_an_error_is_one_line_on_standard_error_and_status_2(run, rows):
     status, out, err = run("train", "--data", rows, "--name", "count", "--rank", "0")
     assert (status, out) == (2, "")
-    assert err.strip().endswith("error: rank is 0; it must be at least 1")
+    assert err.strip().endswith("error: rank is 0; it must be from 1 to 4096")
     status, out, err = run("chat", "--adapter", "cout")
     assert status == 2
     assert "no adapter 'cout' on the shelf" in err
@@ -158,6 +160,15 @@ def test_eval_of_the_shelf_leaves_adapters_of_other_bases_out_and_says_so(run, r
     status, out, err = run("eval", rows, "--adapters", "foreign")
     assert (status, out) == (2, "")
     assert "error: adapter 'foreign' was trained on other" in err
+
+
+@pytest.mark.parametrize("words", [("train", "--data", "rows.jsonl"), ("adapter", "extract", "tuned")])
+def test_a_name_that_is_taken_is_told_before_a_base_is_loaded(run, tiny, rows, tmp_path, monkeypatch, words):
+    Shelf().save(random_adapter(tiny.base, "count"))
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run(*words, "--name", "count", "--base", "no-base", base=False)
+    assert (status, out) == (2, "")
+    assert err == "error: adapter 'count' is on the shelf already; pick another name, or --overwrite\n"
 
 
 def test_data_check_shows_the_mask_counts_and_names_bad_rows(run, rows):
@@ -230,12 +241,38 @@ def test_chat_switches_and_compares(run, rows, monkeypatch):
     assert "/compare TEXT" in out
 
 
+def test_ctrl_c_cuts_what_chat_is_doing_and_not_the_conversation(run, monkeypatch):
+    lines = iter(["/compare hello", "/help", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kameleon.api.LoadedBase.generate", interrupted)
+    status, out, _ = run("chat")
+    assert status == 0
+    assert "/compare TEXT" in out
+
+
 def test_chat_takes_an_adapter_that_is_called_base(run, tiny, monkeypatch):
     lines = iter(["/use none", "/quit", "/quit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     assert "the plain base, in" in run("chat", "--adapter", "base")[1]
     Shelf().save(random_adapter(tiny.base, "base"))
     assert "base, in" in run("chat", "--adapter", "base")[1].replace("the plain base, in", "")
+
+
+def test_serve_does_not_give_one_requests_room_as_that_of_the_whole_cache(capsys):
+    from kameleon.cli.console import results
+    from kameleon.cli.serve import _picture
+
+    limits = Limits(kv_cache_bytes=2_000_000_000, adapter_bytes=1_000_000_000)
+    engine = SimpleNamespace(limits=limits)
+    service = SimpleNamespace(adapter_names=lambda: ["law"], engine=engine, name="tiny", room_tokens=8192)
+    results.print(_picture(service, "http://here", with_key=False))
+    lines = capsys.readouterr().out.splitlines()
+    assert "memory: 2,000.0 MB for keys and values, 1,000.0 MB for adapters" in lines
+    assert "a prompt and its answer: at most 8,192 tokens" in lines
 
 
 def test_base_show_has_the_fingerprint(run, tiny_folder):
@@ -296,6 +333,20 @@ def test_a_reader_that_has_gone_ends_a_command_without_a_traceback(form):
     ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("form", ["", "--json"])
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        (">/dev/full", "error: standard output cannot be written: [Errno 28] No space left on device"),
+        (">&-", "error: standard output is closed, where results go; to have none of them give >/dev/null"),
+    ],
+)
+def test_a_result_that_cannot_be_written_is_one_line_and_status_2(form, where, told):
+    command = f"{sys.executable} -c 'from kameleon.cli import main; main()' adapter list {form} {where}"
+    ended = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr.splitlines()) == (2, [told])
 
 
 def test_help_answers_without_importing_torch():

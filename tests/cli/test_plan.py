@@ -69,6 +69,10 @@ def test_in_80_columns_the_table_of_bases_has_one_line_for_each(run, few_common_
     assert any(" layers" in line for line in table)
 
 
+def test_names_of_projections_break_between_them_where_a_line_is_full(run, few_common_bases):
+    assert "q_proj, k_proj, v_proj, o_proj" in run("plan")[1]
+
+
 def test_a_base_of_the_table_is_planned_for_by_its_name(run, rows, few_common_bases):
     status, out, err = run("plan", "--json", base="SmolLM2 135M")
     assert status == 0, err

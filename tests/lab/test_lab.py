@@ -9,6 +9,7 @@ import torch
 
 from kameleon.errors import MissingExtraError, SettingError
 from kameleon.lab import PICTURES, explain, run_lab, save_pictures
+from kameleon.settings import Recipe, Sampling
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +20,13 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def report(folder):
     return run_lab(folder, seed=0)
+
+
+def test_a_seed_beyond_64_bits_is_refused():
+    for use in (run_lab, lambda seed: Recipe(seed=seed), lambda seed: Sampling(seed=seed)):
+        for seed in (2**64, -(2**63) - 1):
+            with pytest.raises(SettingError, match=f"seed is {seed}; it must be a number of 64 bits"):
+                use(seed=seed)
 
 
 def test_how_little_is_trained(report):

@@ -12,6 +12,7 @@ from torch import Tensor
 from kameleon.adapters.adapter import Adapter, LoraFactors
 from kameleon.adapters.spectrum import spectrum, spectrum_of
 from kameleon.errors import AdapterMismatchError, SettingError, WrongBaseError
+from kameleon.settings import MOST_RANK
 
 _PRUNED = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
 METHODS = ("linear", "cat", "svd", *_PRUNED, *(f"{method}_svd" for method in _PRUNED))
@@ -89,8 +90,8 @@ def _check(
         raise SettingError(f"the weights are {weights}; they must be finite")
     if method not in METHODS:
         raise SettingError(f"method is {method!r}; it must be one of {', '.join(METHODS)}")
-    if rank is not None and (not method.endswith("svd") or rank < 1):
-        raise SettingError(f"rank is {rank} with {method}; only svd methods take one, of at least 1")
+    if rank is not None and (not method.endswith("svd") or not 1 <= rank <= MOST_RANK):
+        raise SettingError(f"rank is {rank} with {method}; only svd methods take one, from 1 to {MOST_RANK}")
     pruned = method.removesuffix("_svd") in _PRUNED
     if pruned != (density is not None) or (density is not None and not 0 < density <= 1):
         wanted = "above 0 and at most 1" if pruned else "left out"

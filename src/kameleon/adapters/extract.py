@@ -34,7 +34,8 @@ def extract(
 
     Every module gets `rank` (less where the change itself has less; then it is exact), or the smallest rank whose error
     ‖Δ − B A‖ / ‖Δ‖ is at most `error`. Raises SettingError unless exactly one of the two is given,
-    AdapterMismatchError when the tuned model has other tensors or sizes or no projection of it changed, WeightsError.
+    AdapterMismatchError when the tuned model has other tensors or sizes, holds NaN or infinity, or no projection of it
+    changed, WeightsError.
     """
     if (rank is None) == (error is None) or (rank is not None and rank < 1) or not 0 <= (error or 0) < 1:
         raise SettingError(f"rank is {rank} and error {error}: give a rank of at least 1, or an error from 0 up to 1")
@@ -77,4 +78,7 @@ def _check_alike(base: Base, tuned: WeightFile) -> None:
 
 
 def _change(base: WeightFile, tuned: WeightFile, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
-    return tuned.tensor(name, shape).to(torch.float32) - base.tensor(name, shape).to(torch.float32)
+    change = tuned.tensor(name, shape).to(torch.float32) - base.tensor(name, shape).to(torch.float32)
+    if not change.isfinite().all():
+        raise AdapterMismatchError(f"{tuned.path}: {name} differs from the base's by NaN or infinity; it is broken")
+    return change

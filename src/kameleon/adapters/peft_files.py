@@ -294,12 +294,13 @@ def _card_from(config: Mapping[str, Any]) -> Card:
 def _read_tensors(folder: Path, buffer: ReadBuffer) -> Tensor:
     path = folder / _TENSORS
     if not path.exists():
-        pickled = next((p.name for p in folder.glob("adapter_model.*") if p.suffix in (".bin", ".pt", ".pth")), None)
-        hint = (
-            f"; {pickled} is a pickle, which can run code and is never opened: save it as safetensors"
-            if pickled
-            else ""
-        )
+        parts = sorted(p.name for p in folder.glob("adapter_model*.safetensors"))
+        pickled = sorted(p.name for p in folder.glob("adapter_model*") if p.suffix in (".bin", ".pt", ".pth"))
+        hint = ""
+        if parts:
+            hint = f"; it has {', '.join(parts)}: save the tensors of all parts in one file of that name"
+        elif pickled:
+            hint = f"; {', '.join(pickled)}: pickles can run code and are never opened, save it as safetensors"
         raise AdapterFileError(f"{folder} has no {_TENSORS}{hint}")
     return buffer.read(path)
 

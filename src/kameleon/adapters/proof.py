@@ -95,7 +95,8 @@ def verify(base: Base, adapter: Adapter, any_base: bool = False) -> tuple[Check,
         checks.append(Check("logits move", bool(torch.isfinite(moved).all() and moved.max() > 0), found))
     untouched = base.weights.hashed_again() == base.fingerprint
     checks.append(Check("base untouched", untouched, f"its bytes {'give' if untouched else 'no longer give'} its hash"))
-    unadapted = f"{len(left)} of {len(shapes)} have no side path" + (f": {', '.join(left)}" if left else "")
+    named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+    unadapted = f"{len(left)} of {len(shapes)} have no side path" + (f": {named}" if left else "")
     return (*checks, Check("projections of the base", True, unadapted))
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kameleon.adapters.adapter import Adapter
 from kameleon.adapters.spectrum import Spectrum, spectrum
 from kameleon.errors import SettingError
+from kameleon.settings import MOST_RANK
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,13 @@ def resize(
 
     With a budget, ranks go where a number keeps most: singular directions in falling order of σ² / (in + out), a module
     at a time no further than its own rank; a module that gets none is left out. A larger rank than before changes
-    nothing. Raises SettingError unless exactly one of the two is given, or when not even one direction is affordable.
+    nothing. Raises SettingError unless exactly one of the two is given, for a rank above MOST_RANK, or when not even
+    one direction is affordable.
     """
     if (rank is None) == (budget is None) or any(number is not None and number < 1 for number in (rank, budget)):
         raise SettingError(f"rank is {rank} and budget {budget}: give one of them, at least 1")
+    if rank is not None and rank > MOST_RANK:
+        raise SettingError(f"rank is {rank}; it must be at most {MOST_RANK}")
     adapter.require_plain("resizing")
     found = {module: spectrum(factors) for module, factors in adapter.modules.items()}
     ranks = dict.fromkeys(found, rank) if rank is not None else _spend(budget or 0, found)

@@ -70,6 +70,11 @@ class Shelf:
         check_name(name)
         return self.root.is_dir() and name in os.listdir(self.root) and _is_there(self.root / name)
 
+    def require_free(self, name: str) -> None:
+        """Raise SettingError for a name that is taken, before the work for an adapter that could not be kept."""
+        if self.has(name):
+            raise SettingError(f"adapter {name!r} is on the shelf already; pick another name, or --overwrite")
+
     def entries(self) -> list[ShelfEntry]:
         """The current version of every adapter with its card; a broken one is listed with its fault."""
         return [self._current_entry(name) for name in self.names()]
@@ -122,10 +127,8 @@ class Shelf:
         Raises AdapterFileError when it cannot be written, SettingError when the name is taken and must not be.
         """
         with self._locked():
-            if not overwrite and self.has(adapter.name):
-                raise SettingError(
-                    f"adapter {adapter.name!r} is on the shelf already; pick another name, or --overwrite"
-                )
+            if not overwrite:
+                self.require_free(adapter.name)
             folder = self._folder(adapter.name, max(self._versions(adapter.name), default=0) + 1)
             for unfinished in folder.parent.glob(".*"):
                 shutil.rmtree(unfinished, ignore_errors=True) if unfinished.is_dir() else unfinished.unlink()

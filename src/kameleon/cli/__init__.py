@@ -86,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if isinstance(sys.stdout, TextIOWrapper):  # a name or a path may hold what is no text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if sys.stdout is None:
+            raise SettingError("standard output is closed, where results go; to have none of them give >/dev/null")
         app.config = _config(words)
         app(words, exit_on_error=False)
     except cyclopts.CycloptsError:  # it has said what is wrong with the words

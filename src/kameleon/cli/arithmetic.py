@@ -143,10 +143,12 @@ def extract(
 
     Try: kameleon adapter extract my-finetune --base org/model --rank 32 --name mine
     """
+    from kameleon.adapters import Shelf, total_error
     from kameleon.adapters import extract as extracted
-    from kameleon.adapters import total_error
     from kameleon.weights import open_weights
 
+    if not overwrite:
+        Shelf().require_free(name)
     made, report = extracted(open_base(base).base, open_weights(tuned), name, rank, error)
     notes.print(_kept_table(report.modules))
     for tensor, share in report.left_out.items():
@@ -163,24 +165,25 @@ def diff(
 ) -> None:
     """Compare two adapters module by module: norms, cosine, and the angles between what they read and write.
 
-    Angles are the least and the greatest principal angle in degrees: 0 is a shared direction, 90 none.
+    Angles are the least and the greatest principal angle in degrees: 0 is a shared direction, 90 none. A module is
+    called by its layer's number and its name in the layer.
     """
     from kameleon.adapters import Shelf
     from kameleon.adapters import diff as compared
 
     found = compared(Shelf().load(a), Shelf().load(b))
-    shown = table("module", f">‖{a}‖", f">‖{b}‖", ">‖difference‖", ">cosine", ">write angles", ">read angles")
+    shown = table("module", f">‖{a}‖", f">‖{b}‖", ">‖difference‖", ">cosine", ">write\nangles", ">read\nangles")
     for module, part in found.items():
         numbers = (part.norm_a, part.norm_b, part.distance, part.cosine)
         spans = (f"{s[0]:.0f}–{s[-1]:.0f}°" if s else "" for s in (part.out_angles, part.in_angles))
-        shown.add_row(module, *("" if n is None else f"{n:.3g}" for n in numbers), *spans)
+        shown.add_row(module.removeprefix("model.layers."), *("" if n is None else f"{n:.3g}" for n in numbers), *spans)
     show({module: asdict(part) for module, part in found.items()}, shown, json)
 
 
 def _name_and_weight(spec: str) -> tuple[str, float]:
-    name, _, weight = spec.partition("=")
+    name, given, weight = spec.partition("=")
     try:
-        return name, float(weight) if weight else 1.0
+        return name, float(weight) if given else 1.0
     except ValueError:
         raise SettingError(f"{spec!r}: the weight after = must be a number, as in {name}=0.5") from None
 

@@ -43,6 +43,8 @@ def chat(
             try:
                 if not talk.say(line.strip()):
                     break
+            except KeyboardInterrupt:  # what was asked for is cut short, the conversation goes on
+                results.print()
             except KameleonError as error:
                 results.print(str(error), style="red", markup=False)
 

@@ -44,21 +44,32 @@ Overwrite = Annotated[bool, Parameter(help="Put it in the place of an adapter of
 
 
 def show(document: Any, picture: RenderableType, as_json: bool) -> None:
-    """The result of a command: the picture for a person, or the document for a script."""
-    if as_json:
-        try:
-            print(json.dumps(document, indent=1, ensure_ascii=False), flush=True)
-        except BrokenPipeError:
-            results.on_broken_pipe()  # ends as a picture does when its reader has gone
-    else:
-        results.print(picture)
+    """The result of a command: the picture for a person, or the document for a script.
+
+    Raises SettingError when standard output cannot be written (disk full).
+    """
+    try:
+        if as_json:
+            print(_json_text(document, ensure_ascii=False), flush=True)
+        else:
+            results.print(picture)
+    except BrokenPipeError:
+        results.on_broken_pipe()  # ends as a picture does when its reader has gone
+    except OSError as error:
+        raise SettingError(f"standard output cannot be written: {error}") from error
+
+
+def _json_text(document: Any, ensure_ascii: bool = True) -> str:
+    """Strict JSON, which knows no NaN and no infinity: a card may hold them, and null stands for them."""
+    strict = json.loads(json.dumps(document), parse_constant=lambda _: None)
+    return json.dumps(strict, indent=1, ensure_ascii=ensure_ascii)
 
 
 def write_document(document: Any, path: Path) -> None:
     """The document in a file of its own. Raises SettingError when it cannot be written there."""
     try:
         with atomic_write(path) as file:
-            file.write((json.dumps(document, indent=1) + "\n").encode())
+            file.write((_json_text(document) + "\n").encode())
     except OSError as error:
         raise SettingError(f"{path} cannot be written: {error}") from error
 

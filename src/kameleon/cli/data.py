@@ -28,7 +28,7 @@ def check(
     max_row_tokens: Annotated[int, Parameter(help="Rows are cut here, as in training.")] = 2048,
     json: Json = False,
 ) -> None:
-    """Show what of each row would be learned (green) and name every bad row with its number and reason.
+    """Show what of each row would be learned (green, before ┃) and name every bad row with its number and reason.
 
     Exit status 0 when training can use the file, 1 when it cannot.
 

@@ -118,7 +118,7 @@ def _pictures(made: Plan, bases: list[CommonBase], room: int | None) -> list[Any
     ranks = list(next(iter(counts.values())))
     sizes = table("targets", *(f">rank {rank}" for rank in ranks), title="trained numbers, by targets and rank")
     for targets, by_rank in counts.items():
-        sizes.add_row(targets, *(f"{by_rank[rank]:,}" for rank in ranks))
+        sizes.add_row(targets.replace(",", ", "), *(f"{by_rank[rank]:,}" for rank in ranks))
     return [told, "", _parts_table(memory), "", _cheaper_table(made), "", sizes, "", _bases_table(bases)]
 
 

@@ -94,8 +94,9 @@ def _picture(service: Service, address: str, with_key: bool) -> Group:
     lines = (
         f"listening on {address}/v1",
         f"base {service.name}; adapters: {shown or 'none yet (kameleon train makes one)'}",
-        f"memory: {megabytes(limits.kv_cache_bytes)} for keys and values ({service.room_tokens:,} tokens), "
+        f"memory: {megabytes(limits.kv_cache_bytes)} for keys and values, "
         f"{megabytes(limits.adapter_bytes)} for adapters",
+        f"a prompt and its answer: at most {service.room_tokens:,} tokens",
         "",
         f"curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'",
     )

@@ -60,13 +60,16 @@ def train(
 
     Try: kameleon train --data law.jsonl --name law; or kameleon train --config law.toml --epochs 2
     """
+    from kameleon.adapters import Shelf
     from kameleon.api import plan, read, resumed
     from kameleon.data import find_data
     from kameleon.training import draw_loss_curve
 
     for source in (data, held_out):
         if source is not None:
-            find_data(source)  # a file that is not there is told before a base is fetched
+            find_data(source)  # a file that is not there is told before a base is fetched, and so is a taken name
+    if not (overwrite or resume):
+        Shelf().require_free(name)
     corpus: Corpus | None = None
     watched: str | Corpus | None = held_out
     planned = None

@@ -153,10 +153,10 @@ def require_trainable(examples: Sequence[Example]) -> None:
 
 
 def colour_mask(example: Example, template: ChatTemplate) -> Text:
-    """The row's tokens, the trained ones in green on black, the others grey; a thin bar between tokens."""
+    """The row's tokens, the trained ones in bold green before a heavy bar, the others grey before a thin one."""
     shown = Text()
     for token, trained in zip(example.tokens, example.trained, strict=True):
         piece = str(template.tokenizer.decode([token])).replace("\n", "⏎\n")
         shown.append(piece, style="bold green" if trained else "bright_black")
-        shown.append("│", style="dim")
+        shown.append("┃" if trained else "│", style="dim")
     return shown

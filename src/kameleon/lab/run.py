@@ -7,19 +7,23 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from kameleon.errors import SettingError
 from kameleon.lab.constant import ALPHA, RANK, learn_constant
 from kameleon.lab.pictures import require_matplotlib, save_pictures
 from kameleon.lab.ranks import rank_curve
 from kameleon.lab.report import LabReport
 from kameleon.lora import Count, LoraConfig, attach, count
+from kameleon.settings import SEEDS
 
 
 def run_lab(out_dir: Path | None = None, seed: int = 0) -> LabReport:
     """Compute the report, the same for the same seed; with `out_dir`, save the pictures there as PNG files.
 
-    The caller's random state stays as it was. Raises MissingExtraError for pictures without matplotlib, before the
-    work begins.
+    The caller's random state stays as it was. Raises SettingError for a seed of more than 64 bits, MissingExtraError
+    for pictures without matplotlib, before the work begins.
     """
+    if seed not in SEEDS:
+        raise SettingError(f"seed is {seed}; it must be a number of 64 bits")
     if out_dir is not None:
         require_matplotlib()
     with torch.random.fork_rng(devices=[]):
