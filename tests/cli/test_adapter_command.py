@@ -175,7 +175,8 @@ def test_remove_where_nobody_can_answer_says_how_and_keeps_the_adapter(run, shel
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     status, _, err = run("adapter", "remove", "law")
     assert (status, "--yes" in err, shelf.has("law")) == (2, True, True)
-    assert run("adapter", "remove", "law", "--yes")[0] == 0
+    status, out, err = run("adapter", "remove", "law", "--yes")
+    assert (status, out, err) == (0, "", "law is deleted, with all its versions\n")
     assert not shelf.has("law")
 
 

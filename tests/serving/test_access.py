@@ -42,6 +42,7 @@ def test_a_key_is_demanded_and_health_is_not_a_secret(guarded):
         assert response.headers["www-authenticate"] == "Bearer"
     assert say(guarded, "medicine", bearer(ALL)).status_code == 200
     assert guarded.get("/health").status_code == guarded.get("/ready").status_code == 200
+    assert guarded.head("/health").status_code == guarded.head("/ready").status_code == 200  # as watchers ask
     for path in ("/metrics", "/v1/models", "/v1/adapters", "/openapi.json", "/nowhere"):
         assert guarded.get(path).status_code == 401
 

@@ -252,3 +252,4 @@ def remove(name: Name, *, yes: Annotated[bool, Parameter(help="Do not ask.")] = 
     if not agreed:
         sys.exit(1)
     Shelf().remove(name)
+    notes.print(f"{name} is deleted, with all its versions", highlight=False)
