@@ -93,11 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except cyclopts.CycloptsError:  # it has said what is wrong with the words
         sys.exit(2)
     except RunInterruptedError as error:
-        notes.print(str(error), style="yellow", markup=False, highlight=False)
+        notes.print(str(error), style="yellow", highlight=False)
         sys.exit(130)
     except KameleonError as error:
         # A terminal breaks long lines itself; in a file an error stays one line.
-        notes.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        notes.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         notes.print("interrupted", style="yellow")

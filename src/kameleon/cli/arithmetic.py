@@ -152,7 +152,7 @@ def extract(
     made, report = extracted(open_base(base).base, open_weights(tuned), name, rank, error)
     notes.print(_kept_table(report.modules))
     for tensor, share in report.left_out.items():
-        notes.print(f"not in the adapter: {tensor} changed by {share:.2%} of its norm", style="yellow", markup=False)
+        notes.print(f"not in the adapter: {tensor} changed by {share:.2%} of its norm", style="yellow")
     found = {"error": total_error(report.modules), "left_out": report.left_out}
     _keep(made, overwrite, {**found, "kept": {m: asdict(part) for m, part in report.modules.items()}}, json)
 

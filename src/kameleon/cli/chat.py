@@ -46,7 +46,7 @@ def chat(
             except KeyboardInterrupt:  # what was asked for is cut short, the conversation goes on
                 results.print()
             except KameleonError as error:
-                results.print(str(error), style="red", markup=False)
+                results.print(str(error), style="red")
 
 
 def _read(prompt: str) -> str | None:
@@ -116,4 +116,4 @@ class _Talk:
         messages = [*self.messages, {"role": "user", "content": text}]
         for name, got in zip(names, self.loaded.generate([messages] * len(names), names, self.sampling), strict=True):
             results.print(f"{name or 'base'}: ", style="bold", end="")
-            results.print(got.text.strip(), markup=False, highlight=False)
+            results.print(got.text.strip(), highlight=False)

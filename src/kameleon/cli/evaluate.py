@@ -55,7 +55,7 @@ def evaluate(
         except WrongBaseError as error:
             if adapters is not None:
                 raise
-            notes.print(f"left out: {error}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+            notes.print(f"left out: {error}", style="yellow", highlight=False, soft_wrap=True)
         else:
             names.append(name)
     sets = [_test_set(loaded, spec, rows, raw) for spec in tests]

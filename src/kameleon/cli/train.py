@@ -89,7 +89,7 @@ def train(
         curve: Path | None = draw_loss_curve(folder, name)
     except (MissingExtraError, OSError) as error:  # the adapter is on the shelf: that is told, with or without a curve
         curve = None
-        notes.print(f"no loss curve: {error}", style="yellow", markup=False)
+        notes.print(f"no loss curve: {error}", style="yellow")
     _tell_result(loaded, result, folder, curve, json)
 
 

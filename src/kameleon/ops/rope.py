@@ -39,13 +39,8 @@ class _Rope(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
-        return (
-            _turn(grads[0].clone(memory_format=torch.contiguous_format), cos, sin, ctx.heads, -1.0),
-            None,
-            None,
-            None,
-            None,
-        )
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
+        return _turn(grad, cos, sin, ctx.heads, -1.0), None, None, None, None
 
 
 def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int, dtype: torch.dtype | None = None) -> Tensor:

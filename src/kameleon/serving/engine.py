@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import defaultdict
@@ -17,7 +18,7 @@ from kameleon.generation import Batch, Chooser, Completion, Piece, Request
 from kameleon.model import Base
 from kameleon.ops import PAGE_TOKENS
 from kameleon.serving.fair_queue import FairQueue
-from kameleon.serving.hot_adapters import HotAdapters, Version
+from kameleon.serving.hot_adapters import HotAdapters, Version, shutting_down
 from kameleon.serving.memory import derive
 from kameleon.serving.state import Counters, EngineState
 from kameleon.settings import Limits
@@ -65,7 +66,7 @@ class Engine:
         self._lock = threading.Condition()
         self._queue: FairQueue[Ticket] = FairQueue()
         self._running: dict[int, Ticket] = {}
-        self._cancels: list[Ticket] = []
+        self._cancels: list[int] = []  # of those in the batch, by their numbers there
         self._counters: defaultdict[str | None, Counters] = defaultdict(Counters)
         self._numbers = 0
         self._found_tokens = 0
@@ -105,7 +106,7 @@ class Engine:
             if ticket.in_batch is None:
                 self._leave_queue(ticket, Piece(ticket.number, "", self._nothing(ticket, "cancelled")))
             else:
-                self._cancels.append(ticket)
+                self._cancels.append(ticket.in_batch)
             self._lock.notify_all()
 
     def embed(self, tokens: tuple[int, ...], adapter: str | None = None, user: str = "") -> Tensor:
@@ -161,7 +162,7 @@ class Engine:
         if self._failure is not None:
             raise KameleonError(f"the engine has failed and answers nothing: {self._failure}") from self._failure
         if self._draining:
-            raise QueueFullError("the server is shutting down", 5.0)
+            raise shutting_down()
         if (waiting := len(self._queue)) >= self.limits.max_queue:
             raise QueueFullError(f"{waiting} requests are waiting already; try again later", self._retry_after_s())
 
@@ -186,8 +187,6 @@ class Engine:
         """One step; false when the engine is to stop."""
         with self._lock:
             self._lock.wait_for(self._has_work, timeout=1.0)
-            if self._closed:
-                self._cut_off()
             self._handle_cancels()
             self._expire()
             self._admit()
@@ -213,29 +212,22 @@ class Engine:
         return ticket.version.error is not None or self.adapters.start(ticket.version)
 
     def _handle_cancels(self) -> None:
-        for ticket in self._cancels:
-            if ticket.in_batch is not None:
-                self._batch.end(ticket.in_batch, "cancelled")
+        for number in self._cancels:
+            self._batch.end(number, "cancelled")
         self._cancels.clear()
 
-    def _cut_off(self) -> None:
-        """The time to finish is over: who waits is told, who runs has reached a limit of time."""
-        for ticket in list(self._queue):
-            error = QueueFullError("the server is shutting down", 5.0)
-            self._leave_queue(ticket, Piece(ticket.number, "", error=error))
-        for number in self._running:
-            self._batch.end(number, "length")
-
     def _expire(self) -> None:
-        if not self.limits.max_request_s:
+        """Who is out of time is told while it waits, and cut while it runs; when the engine ends, all are."""
+        if not self._closed and not self.limits.max_request_s:
             return
-        oldest = time.monotonic() - self.limits.max_request_s
+        oldest = math.inf if self._closed else time.monotonic() - self.limits.max_request_s
         for ticket in [t for t in self._queue if t.submitted_s < oldest]:
-            error = QueueFullError("the time for this request was over before its turn came", self._retry_after_s())
+            late = "the time for this request was over before its turn came"
+            error = shutting_down() if self._closed else QueueFullError(late, self._retry_after_s())
             self._leave_queue(ticket, Piece(ticket.number, "", error=error))
-        for ticket in self._running.values():
-            if ticket.submitted_s < oldest and ticket.in_batch is not None:
-                self._batch.end(ticket.in_batch, "length")
+        for number, ticket in self._running.items():
+            if ticket.submitted_s < oldest:
+                self._batch.end(number, "length")
 
     def _admit(self) -> None:
         if self._batch.waiting:

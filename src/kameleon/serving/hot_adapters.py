@@ -20,6 +20,11 @@ from kameleon.serving.state import AdapterState
 _IDLE_S = 0.1  # so that what a load was for is not disturbed by the next one's preparation
 
 
+def shutting_down() -> QueueFullError:
+    """What whoever comes, or still waits, is told when the server ends."""
+    return QueueFullError("the server is shutting down", 5.0)
+
+
 @dataclass(eq=False)
 class Version:
     """One version of an adapter: wanted, then resident in a slot, or broken.
@@ -138,7 +143,7 @@ class HotAdapters:
                 self._lock.wait_for(lambda: version.ready or version.error is not None or self._is_closed)
                 version.had_turn = True
                 if not version.ready:
-                    raise version.error or QueueFullError("the server is shutting down", 5.0)
+                    raise version.error or shutting_down()
         finally:
             self.release(version)
 

@@ -49,44 +49,28 @@ def adapters(request: Request) -> Response:
 async def load(name: str, request: Request) -> Response:
     """Bring an adapter of the shelf into memory before anyone asks for it."""
     service = service_of(request)
-
-    def work() -> Response:
-        known = _known(service, name)
-        service.adapters.load(known)
-        return json_response(_described(service, known))
-
-    return await _waiting(request, work)
+    return await _waiting(request, lambda: _changed(service, name, service.adapters.load))
 
 
 @router.post("/v1/adapters/{name}/pin")
 async def pin(name: str, request: Request) -> Response:
     """Keep an adapter in memory, whatever others need."""
     service = service_of(request)
-
-    def work() -> Response:
-        known = _known(service, name)
-        service.adapters.pin(known)
-        return json_response(_described(service, known))
-
-    return await _waiting(request, work)
+    return await _waiting(request, lambda: _changed(service, name, service.adapters.pin))
 
 
 @router.post("/v1/adapters/{name}/unpin")
 def unpin(name: str, request: Request) -> Response:
     """Let an adapter leave memory again when others need it."""
     service = service_of(request)
-    name = _known(service, name)
-    service.adapters.unpin(name)
-    return json_response(_described(service, name))
+    return _changed(service, name, service.adapters.unpin)
 
 
 @router.post("/v1/adapters/{name}/unload")
 def unload(name: str, request: Request) -> Response:
     """Take an adapter out of memory, when its running requests have ended. It stays on the shelf."""
     service = service_of(request)
-    name = _known(service, name)
-    service.adapters.unload(name)
-    return json_response(_described(service, name))
+    return _changed(service, name, service.adapters.unload)
 
 
 @router.put("/v1/adapters/{name}")
@@ -148,6 +132,13 @@ def unload_lora_adapter(body: UnloadLora, request: Request) -> Response:
     name = _known(service, body.lora_name)
     service.adapters.unload(name)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+
+def _changed(service: Service, name: str, change: Callable[[str], None]) -> Response:
+    """`change` made to the adapter of that name, and how it stands then."""
+    name = _known(service, name)
+    change(name)
+    return json_response(_described(service, name))
 
 
 async def _waiting(request: Request, work: Callable[[], Response]) -> Response:
