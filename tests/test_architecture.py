@@ -10,7 +10,20 @@ import kameleon
 
 SOURCE = Path(kameleon.__file__).parent
 # Each may import from those before it; training and serving never from each other.
-ORDER = ["errors", "home", "settings", "ops", "lora", "lab", "weights", "model", "adapters", "data", "generation"]
+ORDER = [
+    "errors",
+    "home",
+    "settings",
+    "waiting",
+    "ops",
+    "lora",
+    "lab",
+    "weights",
+    "model",
+    "adapters",
+    "data",
+    "generation",
+]
 ARMS = ["training", "serving"]
 TOP = ["plan", "api", "bench", "studio", "cli"]
 MODULES = sorted(SOURCE.rglob("*.py"))

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from kameleon.errors import KameleonError
 from kameleon.settings import Recipe, Sampling, Watch
+from kameleon.waiting import spin_shortly
+
+spin_shortly()
 
 __version__ = version("kameleon")
 __all__ = ["Adapter", "KameleonError", "LoadedBase", "Recipe", "Sampling", "Shelf", "Watch", "load"]

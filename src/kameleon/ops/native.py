@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from kameleon.errors import SettingError
+from kameleon.waiting import keep_idle_teams
 
 SWITCH = "KAMELEON_NATIVE"
 LEVELS = ("plain", "avx2", "avx512", "avx512bf16", "neon")
@@ -85,6 +86,7 @@ def choice() -> Choice:
 
 @lru_cache(maxsize=1)
 def _library() -> ctypes.CDLL | None:
+    keep_idle_teams()  # torch's operators wait at barriers too, with or without kernels
     level = choice().level
     if level is None:
         if not os.environ.get(SWITCH):

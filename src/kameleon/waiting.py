@@ -1,0 +1,58 @@
+"""How OpenMP's threads wait for each other: they spin for some microseconds, then sleep.
+
+By default libgomp spins for milliseconds at each barrier. On a busy machine the spinning thread takes the processor
+from the thread that it waits for, and everything becomes several times slower (benchmarks/busy.json). GOMP_SPINCOUNT
+(in libgomp's manual) sets how long it spins, but libgomp reads it when it is loaded, with torch. Where torch came first,
+as in many notebooks, an idle team of threads does nearly the same: libgomp spins only 100 turns while it manages more
+threads than there are processors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import threading
+from pathlib import Path
+
+_SPINS = "500"  # as fast as 300,000 on an idle machine; on a busy one as fast as none at all
+_SPIN_COUNT, _POLICY = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
+_MAPS = Path("/proc/self/maps")
+
+
+def is_chosen() -> bool:
+    """Whether the environment says how to wait."""
+    return bool(os.environ.get(_SPIN_COUNT) or os.environ.get(_POLICY))
+
+
+def spin_shortly() -> None:
+    """Set the environment for the libgomp that torch will load, unless a person set it or torch is loaded."""
+    if "torch" not in sys.modules and not is_chosen():
+        os.environ[_SPIN_COUNT] = _SPINS
+
+
+def keep_idle_teams() -> int:
+    """Where the environment says nothing, keep an idle team in each loaded libgomp; returns the number of teams.
+
+    A team has one thread more than there are processors. It sleeps as long as the daemon thread that owns it.
+    """
+    if is_chosen() or not _MAPS.exists():  # elsewhere than on Linux OpenMP is not libgomp
+        return 0
+    files = {line.split()[-1] for line in _MAPS.read_text(errors="replace").splitlines() if "/libgomp" in line}
+    for file in files:
+        _start_idle_team(ctypes.CDLL(file))
+    return len(files)
+
+
+def _start_idle_team(libgomp: ctypes.CDLL) -> None:
+    started, never = threading.Event(), threading.Event()
+    nothing = ctypes.cast(libgomp.omp_get_thread_num, ctypes.c_void_p)  # the region's body: a call without effect
+    threads = (os.cpu_count() or 1) + 1
+
+    def keep() -> None:
+        libgomp.GOMP_parallel(nothing, None, ctypes.c_uint(threads), ctypes.c_uint(0))
+        started.set()
+        never.wait()
+
+    threading.Thread(target=keep, name="kameleon-idle-team", daemon=True).start()
+    started.wait()
