@@ -18,9 +18,9 @@ def doctor(*, json: Json = False) -> None:
     """
     import torch
 
-    from kameleon.ops import kernels, measure_compute_type
+    from kameleon.ops import choose_compute_type, kernels
 
-    chosen, compute = kernels(), measure_compute_type()
+    chosen, compute = kernels(), choose_compute_type()
     cpu, features = _cpu()
     document = {
         "cpu": cpu,
@@ -32,7 +32,7 @@ def doctor(*, json: Json = False) -> None:
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
         "kernels": chosen.level,
         "kernels_reason": chosen.reason,
-        "compute_type": str(compute.dtype).removeprefix("torch."),
+        "compute_type": compute.name,
         "compute_reason": compute.reason,
     }
     picture = table("what", "found")
