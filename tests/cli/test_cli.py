@@ -47,6 +47,17 @@ def test_doctor_names_the_kernels_and_the_compute_type_with_reasons(run):
     assert found["kernels_reason"]
 
 
+def test_doctor_says_when_torch_is_a_cuda_build_and_how_to_get_the_one_for_cpus(run, monkeypatch):
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr("torch.__version__", "2.13.0+cu130")
+    told = " ".join(run("doctor", base=False)[1].split())
+    assert "a build for CUDA 13.0" in told
+    assert "--no-deps --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 " in told
+    assert json.loads(run("doctor", "--json", base=False)[1])["torch_cuda"] == "13.0"
+    monkeypatch.setattr("torch.version.cuda", None)
+    assert "CUDA" not in run("doctor", base=False)[1]
+
+
 def test_a_warning_is_one_line_without_the_line_of_code(run, rows, monkeypatch):
     def warned(*_, **__):
         warnings.warn("the base is tired", stacklevel=1)
