@@ -9,8 +9,11 @@ all: check test
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
+# torch alone, and only from PyTorch's own index, since PyPI's build for Linux brings gigabytes of CUDA. Where that index
+# does not answer, pip takes what its own settings name (find-links, extra-index-url), or ends.
 .stamp-install: .venv/bin/python pyproject.toml constraints.txt $(wildcard native/*)
-	$(PIP) torch && $(PIP) --editable ".[plot,parquet]" && touch $@
+	$(PIP) --no-deps --retries 1 --timeout 10 --index-url https://download.pytorch.org/whl/cpu torch
+	$(PIP) --editable ".[plot,parquet]" && touch $@
 
 .stamp-dev: .stamp-install
 	$(PIP) --editable ".[dev]" && touch $@

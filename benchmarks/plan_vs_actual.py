@@ -93,12 +93,10 @@ def settings_of(case: Case) -> tuple[Any, Any]:
 def planned(case: Case) -> dict[str, Any]:
     """Peak memory and seconds of a step, from the header."""
     from kameleon.bench.bases import base_path
-    from kameleon.ops import measure_compute_type
     from kameleon.plan import make_plan, process_bytes, read_base_header, workload_of
 
     header = read_base_header(str(base_path(case.base)), case.quantize)
     header.template()
-    measure_compute_type()
     recipe, watch = settings_of(case)
     examples = examples_of(case, header.config.vocab_size)
     plan = make_plan(
@@ -153,10 +151,10 @@ def machine() -> dict[str, Any]:
     import torch
 
     from kameleon.bench.machine import machine as describe
-    from kameleon.ops import kernels, measure_compute_type
+    from kameleon.ops import choose_compute_type, kernels
 
     return {**describe(), "threads": torch.get_num_threads(), "kernels": kernels().level} | {
-        "compute_type": measure_compute_type().reason
+        "compute_type": choose_compute_type().reason
     }
 
 

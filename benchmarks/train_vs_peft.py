@@ -1,6 +1,6 @@
 """How fast does Kameleon train, beside PEFT, PEFT compiled, TRL and the bare multiplications, in one run?
 
-    .venv/bin/python benchmarks/train_vs_peft.py [what `kameleon bench train` takes: --cases 4x512 --dtype fp32 …]
+    .venv/bin/python benchmarks/train_vs_peft.py [what `kameleon bench train` takes: --cases 4x512 --compute fp32 …]
 
 The result, with versions and machine, goes to benchmarks/train_vs_peft.json, and the README's table is written from it.
 """

@@ -17,7 +17,7 @@ from kameleon.errors import SettingError, WeightsError
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
 from kameleon.home import runs_dir
 from kameleon.model import Base, ChatTemplate, load_base
-from kameleon.ops import measure_compute_type
+from kameleon.ops import compute_name
 from kameleon.plan import (
     COMMON_NAMES,
     Plan,
@@ -41,6 +41,7 @@ from kameleon.training import (
     Watch,
     evaluate,
     make_test_set,
+    resumed_compute,
     saved_identity,
 )
 
@@ -57,8 +58,9 @@ def load(
 ) -> LoadedBase:
     """The base that `ref` names, ready for adapters: "smollm2", a folder, a `.gguf` file or a Hugging Face id.
 
-    `dtype` None measures this machine and takes what multiplies faster. `quantize` "nf4" packs the matrices of a folder
-    in Hugging Face layout to 4 bits, once, into the cache. Raises BaseModelError, SettingError.
+    `dtype` is torch.bfloat16 or torch.float32; None takes bf16 where this machine has units for it, else fp32.
+    `quantize` "nf4" packs the matrices of a folder in Hugging Face layout to 4 bits, once, into the cache. Raises
+    BaseModelError, SettingError.
     """
     return LoadedBase(load_base(ref, dtype, on_progress, quantize))
 
@@ -107,7 +109,6 @@ def plan(
             return assumed_workload(_ASSUMED_ROW_TOKENS, _ASSUMED_ROWS, recipe, watch)
         return workload_of(examples, watched, recipe, watch)
 
-    dtype = dtype or measure_compute_type().dtype  # with it the products' own libraries are loaded
     held = process_bytes()
     return make_plan(header, workload, recipe, watch, held, memory_bytes, quantize, True, dtype, keep_passes)
 
@@ -236,11 +237,14 @@ class LoadedBase:
         Without `held_out`, a twentieth of the rows (at most 200) is set aside to watch the run. With `memory_bytes`,
         what stands at its default in `watch` is chosen so that the process stays inside it; or `plan` was made so
         beforehand, of the same rows and recipe. `on_plan` hears what is expected before the first step; afterwards
-        the adapter's card says what came of it.
+        the adapter's card says what came of it. `resume` goes on with an unfinished run of that name, in the compute
+        type in which it began (a base loaded in another is refused) and with as many threads.
         Raises DataError, TrainingError, SettingError.
         """
         recipe, watch = recipe or Recipe(), watch or Watch()
-        if not (overwrite or resume):
+        if resume:
+            resumed_compute(runs_dir() / name, compute_name(self.base.compute_dtype))
+        elif not overwrite:
             self.shelf.require_free(name)
         data, watched = _rows(self.base.template, data, held_out, recipe, raw)
         if plan is None:

@@ -9,6 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from kameleon.errors import SettingError
 
@@ -17,6 +18,9 @@ MOST_RANK = 4096
 MOST_ALPHA = MOST_RANK**2
 SEEDS = range(-(2**63), 2**64)
 """What torch takes as a seed."""
+
+ComputeName = Literal["bf16", "fp32"]
+"""The types that a base can be multiplied in; `ops.COMPUTE_TYPES` has torch's for each."""
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 

@@ -27,7 +27,7 @@ TINY = {"threads": 1, "steps": 1, "rank": 4, "micro_batch_tokens": 40}
 @pytest.fixture(scope="module")
 def document(tiny_folder):
     """One run of two contenders and the floor; the rate is high so that the losses fall, and could part."""
-    settings = BenchSettings(**TINY, dtype="fp32", learning_rate=1e-2, loss_tokens=16)
+    settings = BenchSettings(**TINY, compute="fp32", learning_rate=1e-2, loss_tokens=16)
     case = Case("chat", 3, 24, str(tiny_folder), shortest_tokens=8)
     return run_bench([case], "peft,gemm_floor", settings)
 
@@ -53,7 +53,7 @@ def test_a_case_has_every_key_and_null_for_whoever_did_not_take_part(document):
 
 
 def test_in_bf16_the_losses_are_also_held_against_those_in_fp32(tiny_folder):
-    settings = BenchSettings(**TINY, dtype="bf16", loss_tokens=16, loss_steps=3)
+    settings = BenchSettings(**TINY, compute="bf16", loss_tokens=16, loss_steps=3)
     case = run_bench([Case("2x16", 2, 16, str(tiny_folder))], "peft", settings)["cases"]["2x16"]
     assert len(case["loss"]["peft_fp32"]) == 3
     assert case["contenders"].keys() == case["groups"][0].keys() == {"kameleon", "peft"}  # nobody times it
@@ -94,7 +94,7 @@ def test_a_packed_base_is_met_by_itself_unpacked_and_by_nf4(tmp_path):
     path = tmp_path / "packed.gguf"
     write_packed_shape(path, "llama", PACKED_SIZES, MIXES["Q4_K_M"])
     case = Case("packed", 1, 16, str(path), checkpoint=True, packed=True)
-    settings = BenchSettings(**TINY, dtype="fp32", loss_steps=0)
+    settings = BenchSettings(**TINY, compute="fp32", loss_steps=0)
     (group,) = run_bench([case], "peft,kameleon_unpacked,peft_nf4", settings)["cases"]["packed"]["groups"]
     assert group.keys() == {"kameleon", "kameleon_unpacked", "peft_nf4"}
     packed, unpacked, nf4 = (group[name]["loss"][0] for name in group)

@@ -12,8 +12,8 @@ from kameleon.bench.measure import measure_case
 from kameleon.bench.result import case_document
 from kameleon.errors import ContenderError, SettingError
 
-SMALL = ("--steps", "1", "--threads", "1", "--rank", "4", "--dtype", "fp32")
-SETTINGS = BenchSettings(steps=1, threads=1, rank=4, dtype="fp32", loss_steps=2)
+SMALL = ("--steps", "1", "--threads", "1", "--rank", "4", "--compute", "fp32")
+SETTINGS = BenchSettings(steps=1, threads=1, rank=4, compute="fp32", loss_steps=2)
 
 
 def never_done(job, turns):

@@ -113,8 +113,8 @@ def smollm2_config():
 
 
 def test_settings_out_of_range_are_all_named():
-    with pytest.raises(SettingError, match=r"steps is 0.*rank is 0.*dtype is 'int8'.*learning_rate is 0"):
-        BenchSettings(steps=0, rank=0, dtype="int8", learning_rate=0)
+    with pytest.raises(SettingError, match=r"steps is 0.*rank is 0.*compute is 'int8'.*learning_rate is 0"):
+        BenchSettings(steps=0, rank=0, compute="int8", learning_rate=0)
     assert BenchSettings(threads=3).used_threads == 3
     assert BenchSettings().used_threads >= 1
 

@@ -51,7 +51,7 @@ def test_a_real_step_is_told_by_kameleons_own_operators(tiny_folder, monkeypatch
     threads = torch.get_num_threads()
     try:
         document = profile_steps(
-            Case("2x20", 2, 20, str(tiny_folder)), BenchSettings(steps=2, threads=1, rank=4, dtype="fp32")
+            Case("2x20", 2, 20, str(tiny_folder)), BenchSettings(steps=2, threads=1, rank=4, compute="fp32")
         )
     finally:
         torch.set_num_threads(threads)

@@ -44,7 +44,7 @@ def test_packed_losses_are_those_of_kameleon_and_peft(tiny_folder, tmp_path):
     case = SameRows("chat", 3, 24, str(tiny_folder), shortest_tokens=8)
     count = sum(map(len, case.batch(0, VOCAB)))
     # The packed row holds all rows of all steps, so each of TRL's steps has the rows of one step, many times over.
-    settings = BenchSettings(steps=3, rank=4, dtype="fp32", micro_batch_tokens=2000, learning_rate=1e-2)
+    settings = BenchSettings(steps=3, rank=4, compute="fp32", micro_batch_tokens=2000, learning_rate=1e-2)
     config = read_config(tiny_folder, open_weights(tiny_folder))
     Adapter("first", fresh_factors(config, recipe_of(settings)), Card()).save(tmp_path / "first")
     job = Job(case, VOCAB, str(tiny_folder), str(tmp_path / "first"), torch.float32, settings)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 from fakes import random_adapter
 
 from kameleon.adapters import Card, Shelf
+from kameleon.errors import SettingError
 from kameleon.home import runs_dir
 from kameleon.settings import Limits
 
@@ -40,9 +42,33 @@ def test_doctor_names_the_kernels_and_the_compute_type_with_reasons(run):
     status, out, _ = run("doctor", "--json", base=False)
     found = json.loads(out)
     assert status == (0 if found["kernels"] else 1)
-    assert found["compute_type"] in ("float32", "bfloat16")
-    assert "measured here" in found["compute_reason"]
+    assert found["compute_type"] in ("bf16", "fp32")
+    assert found["compute_reason"].startswith(found["compute_type"] + ": ")
     assert found["kernels_reason"]
+
+
+def test_doctor_says_when_torch_is_a_cuda_build_and_how_to_get_the_one_for_cpus(run, monkeypatch):
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr("torch.__version__", "2.13.0+cu130")
+    told = " ".join(run("doctor", base=False)[1].split())
+    assert "a build for CUDA 13.0" in told
+    assert "--no-deps --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 " in told
+    assert json.loads(run("doctor", "--json", base=False)[1])["torch_cuda"] == "13.0"
+    monkeypatch.setattr("torch.version.cuda", None)
+    assert "CUDA" not in run("doctor", base=False)[1]
+
+
+def test_a_warning_is_one_line_without_the_line_of_code(run, rows, monkeypatch):
+    def warned(*_, **__):
+        warnings.warn("the base is tired", stacklevel=1)
+        raise SettingError("enough seen")
+
+    monkeypatch.setattr("kameleon.api.load", warned)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        err = run("eval", rows)[2]
+    assert err.split("\n", 1)[0] == "warning: the base is tired"
+    assert "warnings.warn" not in err
 
 
 def test_train_then_list_show_verify_eval_and_remove(run, rows):

@@ -7,11 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 KAMELEON = Path(sys.executable).with_name("kameleon")
-_EXACT = (
-    "import torch; from kameleon.cli import main; from kameleon.model import base; "
-    "from kameleon.ops import ComputeType; "
-    "base.measure_compute_type = lambda: ComputeType(torch.float32, 'fp32: asked for')"
-)
 
 
 class Served:
@@ -32,9 +27,9 @@ class Served:
 
 @contextmanager
 def serving(base, *words, log=subprocess.DEVNULL, exact=False):
-    """Serve `base` on a free port until the block ends; `exact` in fp32, whatever this machine multiplies faster in."""
-    words = ["serve", "--base", str(base), "--port", "0", "--json", *words]
-    command = [sys.executable, "-c", f"{_EXACT}; main({words!r})"] if exact else [KAMELEON, *words]
+    """Serve `base` on a free port until the block ends; `exact` in fp32, whatever this machine has units for."""
+    command = [KAMELEON, "serve", "--base", str(base), "--port", "0", "--json", *words]
+    command += ["--compute", "fp32"] if exact else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         try:
             yield Served(process)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from kameleon.errors import SettingError
-from kameleon.ops import ComputeType, measure_compute_type
+from kameleon.ops import COMPUTE_TYPES, ComputeType, choose_compute_type
+from kameleon.settings import ComputeName
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # A loss may differ by rounding: of fp32 sums in another order, or of bf16's eight bits through all layers.
 LOSS_LIMITS = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 
@@ -21,8 +21,8 @@ class BenchSettings:
 
     steps: int = 4
     """Timed steps of each contender: the median of four is steady, since all of them step in turn."""
-    dtype: str = "auto"
-    """fp32, bf16, or auto: what this machine multiplies faster, measured, and then the same for all contenders."""
+    compute: ComputeName | None = None
+    """The type that all contenders multiply in; by default the one that `kameleon train` takes on this machine."""
     threads: int = 0
     """Threads of each contender; 0 means one for every core that this process may use."""
     rank: int = 16
@@ -50,8 +50,8 @@ class BenchSettings:
             for name, bound in least.items()
             if getattr(self, name) < bound
         ]
-        if self.dtype not in ("auto", *DTYPES):
-            faults.append(f"dtype is {self.dtype!r}; it must be auto, {' or '.join(DTYPES)}")
+        if self.compute not in (None, *COMPUTE_TYPES):
+            faults.append(f"compute is {self.compute!r}; it must be {' or '.join(COMPUTE_TYPES)}")
         if not 0 < self.learning_rate < 1:
             faults.append(f"learning_rate is {self.learning_rate}; it must be above 0 and below 1")
         if self.weight_decay < 0:
@@ -67,6 +67,4 @@ class BenchSettings:
 
     def compute_type(self) -> ComputeType:
         """The type that all contenders compute in, and why."""
-        if self.dtype == "auto":
-            return measure_compute_type()
-        return ComputeType(DTYPES[self.dtype], f"{self.dtype}: asked for")
+        return choose_compute_type(self.compute and COMPUTE_TYPES[self.compute])

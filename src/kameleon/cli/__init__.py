@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from io import TextIOWrapper
@@ -80,9 +81,15 @@ def _config(words: Sequence[str]) -> tuple[cyclopts.config.Dict, ...]:
     return (cyclopts.config.Dict(values, source=path),)
 
 
+def _tell_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """One line, as an error is; the line of code that gave it says nothing to a person."""
+    notes.print(f"warning: {message}", style="yellow", highlight=False, soft_wrap=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. Kameleon's own errors become one line on standard error and exit status 2, as wrong words do."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    warnings.showwarning = _tell_warning
     if isinstance(sys.stdout, TextIOWrapper):  # a name or a path may hold what is no text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

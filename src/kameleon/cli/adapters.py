@@ -14,6 +14,7 @@ from rich.text import Text
 from kameleon.cli.console import (
     AnyBase,
     BaseRef,
+    Compute,
     Json,
     Overwrite,
     Quantize,
@@ -106,6 +107,7 @@ def verify(
     *,
     base: BaseRef = "smollm2",
     quantize: Quantize = None,
+    compute: Compute = None,
     any_base: AnyBase = False,
     json: Json = False,
 ) -> None:
@@ -117,7 +119,7 @@ def verify(
     from kameleon.adapters import verify as checked
 
     adapter = Shelf().load(name)
-    checks = checked(open_base(base, quantize).base, adapter, any_base)
+    checks = checked(open_base(base, quantize, compute=compute).base, adapter, any_base)
     hashed = "as it was saved" if adapter.card.created else "readable (no card: made by another program)"
     shown = table("", "check", "found")
     shown.add_row(Text("yes", "green"), "files", hashed)
@@ -182,6 +184,7 @@ def export(
         Parameter(help="The library PEFT; llama.cpp's file; that and a Modelfile for Ollama; mlx-lm."),
     ] = "peft",
     base: Annotated[str, Parameter(help="For all but peft: its base, whose sizes and template they need.")] = "smollm2",
+    compute: Compute = None,
     any_base: AnyBase = False,
 ) -> None:
     """Write an adapter for another program.
@@ -196,9 +199,11 @@ def export(
     if out.exists():
         raise SettingError(f"{out} is there already; give another place")
     if to == "peft":
+        if compute is not None:
+            raise SettingError(f"--compute {compute} is for a base that is run; an export to peft runs none")
         adapter.save(out)
     else:
-        loaded = open_base(base).base
+        loaded = open_base(base, compute=compute).base
         prove(loaded, adapter, any_base)
         {"gguf": write_gguf_adapter, "ollama": write_ollama, "mlx": write_mlx_adapter}[to](adapter, loaded, out)
     notes.print(f"written to {out}", highlight=False)
@@ -210,6 +215,7 @@ def import_(
     *,
     name: Name,
     base: Annotated[str | None, Parameter(help="Its base: proven on it, then named in its card.")] = None,
+    compute: Compute = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Put an adapter that another program made, or that somebody gave you, on the shelf.
@@ -221,7 +227,9 @@ def import_(
     from kameleon.adapters import Adapter, Shelf, is_mlx_adapter, prove, read_gguf_adapter, read_mlx_adapter
     from kameleon.errors import AdapterMismatchError, SettingError
 
-    loaded = open_base(base).base if base else None
+    if compute is not None and base is None:
+        raise SettingError(f"--compute {compute} is for a base that is run: give --base too")
+    loaded = open_base(base, compute=compute).base if base else None
     if path.suffix == ".gguf":
         if loaded is None:
             raise SettingError(f"{path} does not say how its base orders rows: give --base")

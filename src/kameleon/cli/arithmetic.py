@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from kameleon.cli.console import AnyBase, BaseRef, Json, Overwrite, megabytes, notes, open_base, show, table
+from kameleon.cli.console import AnyBase, BaseRef, Compute, Json, Overwrite, megabytes, notes, open_base, show, table
 from kameleon.errors import SettingError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def merge(
     *,
     out: Annotated[Path, Parameter(help="A new folder; from a .gguf base a new .gguf file.")],
     base: BaseRef = "smollm2",
+    compute: Compute = None,
     unpacked: Annotated[
         bool,
         Parameter(help="From a quantised .gguf: write the changed weights unpacked, in BF16."),
@@ -64,7 +65,7 @@ def merge(
     if unpacked and requantise:
         raise SettingError("--unpacked and --requantise are two ways of the same: give one")
     kind = "BF16" if unpacked else requantise
-    report = merged(open_base(base).base, Shelf().load(adapter), out, kind, any_base, whole)
+    report = merged(open_base(base, compute=compute).base, Shelf().load(adapter), out, kind, any_base, whole)
     shown = table("", "")
     shown.add_row("written", str(report.path))
     shown.add_row("merged modules", str(report.modules))

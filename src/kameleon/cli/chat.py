@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from kameleon.cli.console import AnyBase, BaseRef, Quantize, open_base, results
+from kameleon.cli.console import AnyBase, BaseRef, Compute, Quantize, open_base, results
 from kameleon.errors import KameleonError
 from kameleon.settings import Sampling
 
@@ -27,6 +27,7 @@ def chat(
     adapter: Annotated[str | None, Parameter(help="Start with this adapter.")] = None,
     base: BaseRef = "smollm2",
     quantize: Quantize = None,
+    compute: Compute = None,
     any_base: AnyBase = False,
     sampling: Annotated[Sampling, Parameter(name="*")] = Sampling(),  # noqa: B008 (frozen)
 ) -> None:
@@ -34,7 +35,7 @@ def chat(
 
     Try: kameleon chat --adapter law
     """
-    talk = _Talk(open_base(base, quantize), sampling, any_base)
+    talk = _Talk(open_base(base, quantize, compute=compute), sampling, any_base)
     if adapter is not None:
         talk.use(adapter)
     results.print("Write, or /help.", style="dim")

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from kameleon.errors import SettingError
 from kameleon.home import atomic_write
+from kameleon.settings import ComputeName
 
 if TYPE_CHECKING:
     from kameleon.api import LoadedBase
@@ -27,6 +28,13 @@ Json = Annotated[bool, Parameter(help="Print one JSON document on standard outpu
 Quantize = Annotated[
     Literal["nf4"] | None,
     Parameter(help="Pack the matrices of a base in Hugging Face layout to 4 bits, once; a GGUF is packed already."),
+]
+Compute = Annotated[
+    ComputeName | None,
+    Parameter(
+        help="The type to multiply in; by default bf16 where this machine has units for it, else fp32, which is more "
+        "exact (`kameleon doctor` says which)."
+    ),
 ]
 MemoryBudget = Annotated[
     str | None,
@@ -108,10 +116,10 @@ def progress() -> Iterator[Progress]:
         yield bars
 
 
-def open_base(ref: str, quantize: str | None = None) -> LoadedBase:
+def open_base(ref: str, quantize: str | None = None, *, compute: ComputeName | None = None) -> LoadedBase:
     """Load a base with a bar, and say where it came from and what it computes in."""
     from kameleon.api import load
-    from kameleon.ops import kernels
+    from kameleon.ops import COMPUTE_TYPES, kernels
 
     with progress() as bars:
         tasks: dict[str, Any] = {}
@@ -121,7 +129,7 @@ def open_base(ref: str, quantize: str | None = None) -> LoadedBase:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done)
 
-        loaded = load(ref, on_progress=on_progress, quantize=quantize)
+        loaded = load(ref, compute and COMPUTE_TYPES[compute], on_progress, quantize)
     base = loaded.base
     notes.print(f"base {base.name}: {base.files.source}", highlight=False)
     notes.print(f"computing in {base.compute_reason}", highlight=False)

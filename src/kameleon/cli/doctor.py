@@ -18,9 +18,9 @@ def doctor(*, json: Json = False) -> None:
     """
     import torch
 
-    from kameleon.ops import kernels, measure_compute_type
+    from kameleon.ops import choose_compute_type, kernels
 
-    chosen, compute = kernels(), measure_compute_type()
+    chosen, compute = kernels(), choose_compute_type()
     cpu, features = _cpu()
     document = {
         "cpu": cpu,
@@ -30,9 +30,10 @@ def doctor(*, json: Json = False) -> None:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "torch": torch.__version__,
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch_cuda": torch.version.cuda,
         "kernels": chosen.level,
         "kernels_reason": chosen.reason,
-        "compute_type": str(compute.dtype).removeprefix("torch."),
+        "compute_type": compute.name,
         "compute_reason": compute.reason,
     }
     picture = table("what", "found")
@@ -40,11 +41,22 @@ def doctor(*, json: Json = False) -> None:
     picture.add_row("features", ", ".join(features) or "none that matter")
     picture.add_row("memory", f"{document['memory_bytes'] / 1e9:.1f} GB")
     picture.add_row("torch", f"{document['torch']} ({document['torch_capability']})")
+    if torch.version.cuda is not None:
+        picture.add_row("", _cuda_advice(torch.__version__, torch.version.cuda))
     picture.add_row("kernels", f"{chosen.level or 'none, the reference path'} ({chosen.reason})")
     picture.add_row("compute type", compute.reason)
     show(document, picture, json)
     if chosen.level is None:
         raise SystemExit(1)
+
+
+def _cuda_advice(version: str, cuda: str) -> str:
+    """What to do about a torch that has come with CUDA, which nothing here uses."""
+    return (
+        f"a build for CUDA {cuda}, gigabytes that Kameleon does not use, since it computes on the CPU; the CPU build: "
+        "pip install --force-reinstall --no-deps --index-url https://download.pytorch.org/whl/cpu "
+        f"torch=={version.partition('+')[0]} (the packages nvidia-* and triton can be uninstalled then)"
+    )
 
 
 def _cpu() -> tuple[str, list[str]]:

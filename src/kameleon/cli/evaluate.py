@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from kameleon.cli.console import AnyBase, BaseRef, Json, Quantize, Raw, notes, open_base, progress, show, table
+from kameleon.cli.console import AnyBase, BaseRef, Compute, Json, Quantize, Raw, notes, open_base, progress, show, table
 from kameleon.errors import SettingError, WrongBaseError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def evaluate(
     adapters: Annotated[list[str] | None, Parameter(help="Adapters to score; by default all of this base.")] = None,
     base: BaseRef = "smollm2",
     quantize: Quantize = None,
+    compute: Compute = None,
     rows: Annotated[int, Parameter(help="Score only the first rows of each set; 0 means all.")] = 0,
     raw: Raw = False,
     general: Annotated[
@@ -47,7 +48,7 @@ def evaluate(
     twice = [name for name, count in Counter(_named(spec)[0] for spec in tests).items() if count > 1]
     if twice:
         raise SettingError(f"{twice[0]!r} names several test sets; tell them apart as NAME=FILE")
-    loaded = open_base(base, quantize)
+    loaded = open_base(base, quantize, compute=compute)
     names: list[str | None] = [None]
     for name in adapters if adapters is not None else loaded.shelf.names():
         try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.console import Group
 
-from kameleon.cli.console import Json, MemoryBudget, Quantize, Raw, megabytes, notes, show, table
+from kameleon.cli.console import Compute, Json, MemoryBudget, Quantize, Raw, megabytes, notes, show, table
 from kameleon.settings import Recipe, Watch, parse_bytes
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def plan(
     held_out: Annotated[str | None, Parameter(help="Rows to watch the run with, as for `kameleon train`.")] = None,
     memory: MemoryBudget = None,
     quantize: Quantize = None,
+    compute: Compute = None,
     recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 (frozen)
     watch: Annotated[Watch, Parameter(name="*")] = Watch(),  # noqa: B008 (frozen)
     raw: Raw = False,
@@ -41,22 +42,25 @@ def plan(
     or kameleon plan --base "Llama 3.1 8B"
     """
     from kameleon.api import plan as make
+    from kameleon.ops import COMPUTE_TYPES
     from kameleon.plan import available_memory_bytes, common_bases
 
     budget = None if memory is None else parse_bytes(memory)
     notes.print("measuring this machine, some seconds …", style="dim")
-    made = make(base, data, recipe, watch, budget, quantize, raw, held_out)
+    dtype = compute and COMPUTE_TYPES[compute]
+    made = make(base, data, recipe, watch, budget, quantize, raw, held_out, dtype)
     room = budget if budget is not None else available_memory_bytes()
     bases = common_bases(recipe, made.dtype, made.process_bytes, room)
     show(_document(made, bases, room), Group(*_pictures(made, bases, room)), json)
 
 
 def _document(made: Plan, bases: list[CommonBase], room: int | None) -> dict[str, Any]:
+    from kameleon.ops import compute_name
     from kameleon.plan import parameter_table
 
     return {
         "base": made.header.name,
-        "compute_type": str(made.dtype).removeprefix("torch."),
+        "compute_type": compute_name(made.dtype),
         **_figures(made.chosen),
         "fits": None if room is None else made.chosen.memory.peak_bytes <= room,
         "room_bytes": room,

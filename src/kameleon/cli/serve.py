@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.console import Group
 from rich.text import Text
 
-from kameleon.cli.console import AnyBase, BaseRef, Json, Quantize, megabytes, notes, open_base, results
+from kameleon.cli.console import AnyBase, BaseRef, Compute, Json, Quantize, megabytes, notes, open_base, results
 from kameleon.settings import HttpSettings, Limits
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def serve(
     *,
     base: BaseRef = "smollm2",
     quantize: Quantize = None,
+    compute: Compute = None,
     pin: Annotated[
         list[str] | None, Parameter(help="Load this adapter now and keep it in memory; may be given again.")
     ] = None,
@@ -50,7 +51,7 @@ def serve(
 
     keys = None if http.api_key_file is None else KeyRing.read(http.api_key_file)
     with open_socket(http) as opened:
-        loaded = open_base(base, quantize)
+        loaded = open_base(base, quantize, compute=compute)
         runner = Runner(http.drain_s)
         adapters = HotAdapters(loaded.base, loaded.shelf, any_base=any_base)
         engine = Engine(loaded.base, adapters, limits, runner.failed)

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from kameleon.cli.console import (
     BaseRef,
+    Compute,
     Json,
     MemoryBudget,
     Quantize,
@@ -40,6 +41,7 @@ def train(
     name: Annotated[str, Parameter(help="The adapter's name on the shelf.")],
     base: BaseRef = "smollm2",
     quantize: Quantize = None,
+    compute: Compute = None,
     memory: MemoryBudget = None,
     held_out: Annotated[
         str | None, Parameter(help="Rows to watch the run with; by default a twentieth of the data is set aside.")
@@ -63,12 +65,15 @@ def train(
     from kameleon.adapters import Shelf
     from kameleon.api import plan, read, resumed
     from kameleon.data import find_data
-    from kameleon.training import draw_loss_curve
+    from kameleon.ops import COMPUTE_TYPES
+    from kameleon.training import draw_loss_curve, resumed_compute
 
     for source in (data, held_out):
         if source is not None:
             find_data(source)  # a file that is not there is told before a base is fetched, and so is a taken name
-    if not (overwrite or resume):
+    if resume:
+        compute = resumed_compute(runs_dir() / name, compute)
+    elif not overwrite:
         Shelf().require_free(name)
     corpus: Corpus | None = None
     watched: str | Corpus | None = held_out
@@ -78,9 +83,10 @@ def train(
         corpus = read(base, data, raw, recipe.max_row_tokens)
         watched = None if held_out is None else read(base, held_out, raw, recipe.max_row_tokens)
         passes = resumed(name, watch) if resume else watch
-        planned = plan(base, corpus, recipe, passes, budget, quantize, raw, watched, keep_passes=resume)
+        dtype = compute and COMPUTE_TYPES[compute]
+        planned = plan(base, corpus, recipe, passes, budget, quantize, raw, watched, dtype, resume)
         quantize = "nf4" if planned.chosen.quantize else None
-    loaded = open_base(base, quantize)
+    loaded = open_base(base, quantize, compute=compute)
     corpus = corpus or loaded.read(data, raw, recipe.max_row_tokens)
     _tell_settings(loaded, corpus, recipe, watch)
     result = train_with_bar(loaded, corpus, name, watched, recipe, watch, raw, resume, overwrite, planned)

@@ -14,7 +14,7 @@ from kameleon.model.fetch import BaseFiles, locate
 from kameleon.model.layout import module_shapes
 from kameleon.model.template import ChatTemplate
 from kameleon.model.tokenizer import load_tokenizer
-from kameleon.ops import measure_compute_type
+from kameleon.ops import choose_compute_type
 from kameleon.weights import WeightFile, open_weights
 
 
@@ -57,26 +57,21 @@ def load_base(
 ) -> Base:
     """The base that `ref` names: a catalogue name, a folder in Hugging Face layout, a `.gguf` file or a hub id.
 
-    `dtype` None measures this machine. `on_progress(what, done, total)` reports fetching and loading. `quantize` "nf4"
-    packs a folder's matrices to 4 bits; that is another base, with another fingerprint.
+    `dtype` None takes the type that this machine has units for. `on_progress(what, done, total)` reports fetching and
+    loading. `quantize` "nf4" packs a folder's matrices to 4 bits; that is another base, with another fingerprint.
     Raises FetchError, UnsupportedArchitectureError, WeightsError or SettingError.
     """
+    compute = choose_compute_type(dtype)
     files = locate(ref, on_progress=on_progress)
     weights = open_weights(files.path, quantize, on_progress)
     config = read_config(files.path, weights)
-    if dtype is None:
-        compute = measure_compute_type()
-        dtype, reason = compute.dtype, compute.reason
-    else:
-        reason = f"{str(dtype).removeprefix('torch.')}: asked for"
 
     def on_layer(done: int, total: int) -> None:
         if on_progress:
             on_progress("loading", done, total)
 
-    decoder = build_decoder(config, weights, dtype, on_layer)
+    decoder = build_decoder(config, weights, compute.dtype, on_layer)
     tokenizer = load_tokenizer(files.path, weights)
     name = ref if quantize is None else f"{ref} in {quantize}"
-    return Base(
-        name, files, weights, config, decoder, tokenizer, ChatTemplate(tokenizer), weights.fingerprint(), dtype, reason
-    )
+    template, fingerprint = ChatTemplate(tokenizer), weights.fingerprint()
+    return Base(name, files, weights, config, decoder, tokenizer, template, fingerprint, compute.dtype, compute.reason)

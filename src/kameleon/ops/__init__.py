@@ -8,7 +8,7 @@ from kameleon.ops import nf4
 from kameleon.ops.adamw import AdamW
 from kameleon.ops.attention import attention, split_heads
 from kameleon.ops.cheap import Cheap
-from kameleon.ops.compute_type import ComputeType, measure_compute_type
+from kameleon.ops.compute_type import COMPUTE_TYPES, ComputeType, choose_compute_type, compute_name
 from kameleon.ops.cross_entropy import TokenScores, chunk_rows, linear_cross_entropy, logits_type, token_scores
 from kameleon.ops.gated import Gated, gated
 from kameleon.ops.layer_stack import LayerStack, LayerWeights, Stacked
@@ -34,6 +34,7 @@ from kameleon.ops.segments import IGNORE, NO_ADAPTER, NO_PARENT, Run, Segments
 from kameleon.ops.side_table import SideTable
 
 __all__ = [
+    "COMPUTE_TYPES",
     "IGNORE",
     "KINDS",
     "NO_ADAPTER",
@@ -61,9 +62,11 @@ __all__ = [
     "TokenScores",
     "attention",
     "attention_paged",
+    "choose_compute_type",
     "chunk_rows",
     "clear",
     "compute_in_one_thread",
+    "compute_name",
     "gated",
     "give_back_memory",
     "keep_memory",
@@ -71,7 +74,6 @@ __all__ = [
     "linear_cross_entropy",
     "logits_type",
     "lora_linear",
-    "measure_compute_type",
     "multiplies",
     "multiply",
     "new_pages",

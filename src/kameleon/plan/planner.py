@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from kameleon.errors import SettingError
-from kameleon.ops import kernels, measure_compute_type
+from kameleon.ops import choose_compute_type, kernels
 from kameleon.plan.calibration import calibrate
 from kameleon.plan.counts import adapter_bytes, trainable_parameters
 from kameleon.plan.header import BaseHeader
@@ -105,7 +105,7 @@ def make_plan(
     a run out for a Watch; `process_bytes` is what the process holds before the run.
     Raises SettingError, naming the smallest that would do, when nothing fits.
     """
-    dtype = dtype or measure_compute_type().dtype
+    dtype = choose_compute_type(dtype).dtype
     works: dict[int, Workload] = {}
 
     def work_of(watch: Watch) -> Workload:

@@ -1,7 +1,7 @@
 """Training runs and scores. It knows bases, adapters and data, but neither serving nor the command line."""
 
 from kameleon.settings import Recipe, Watch
-from kameleon.training.checkpoint import saved_identity
+from kameleon.training.checkpoint import resumed_compute, saved_identity
 from kameleon.training.evaluation import GENERAL_TEXT, Score, TestSet, evaluate, make_test_set
 from kameleon.training.log import draw_loss_curve, read_log
 from kameleon.training.loop import Forecast, Run, RunResult, StepReport
@@ -23,6 +23,7 @@ __all__ = [
     "lowest_layer",
     "make_test_set",
     "read_log",
+    "resumed_compute",
     "saved_identity",
     "target_modules",
 ]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,13 @@ from safetensors.torch import save_file
 
 from kameleon.errors import CheckpointError
 from kameleon.home import atomic_write
+from kameleon.ops import COMPUTE_TYPES
+from kameleon.settings import ComputeName
 from kameleon.training.step import Trainee
 
 _FILE = "checkpoint.safetensors"
+FORMAT = 1
+"""Stands in a run's identity; another number is another Kameleon's, whose identity has other keys."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,53 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def saved_identity(folder: Path) -> dict[str, Any]:
-    """Which run a folder's checkpoint belongs to; empty where there is none, or none that can be read."""
+    """Which run a folder's checkpoint belongs to; empty where there is none, or none that can be read.
+
+    Raises CheckpointError for a checkpoint of another Kameleon.
+    """
     try:
         with safe_open(folder / _FILE, "pt") as file:
-            return json.loads(file.metadata()["identity"])
+            metadata = file.metadata()
     except (SafetensorError, OSError):
         return {}  # `load_checkpoint` says what is wrong
+    return _identity(metadata)
+
+
+def resumed_compute(folder: Path, compute: ComputeName | None) -> ComputeName | None:
+    """The compute type with which the folder's unfinished run goes on: its own; `compute` where there is no such run.
+
+    Raises CheckpointError when `compute` is another than the run's, and for a checkpoint of another Kameleon.
+    """
+    began = saved_identity(folder).get("compute", compute)
+    if compute not in (None, began):
+        raise CheckpointError(
+            f"the run in {folder} computes in {began}, not in {compute}: go on with --compute {began} (in Python "
+            f"kameleon.load(..., dtype={COMPUTE_TYPES[began]})), or start again with --overwrite"
+        )
+    return began
+
+
+@contextmanager
+def resumed_threads(folder: Path) -> Iterator[None]:
+    """Compute with the number of threads that the folder's checkpoint names; the former number comes back."""
+    before = torch.get_num_threads()
+    count = saved_identity(folder).get("threads", before)
+    if count != before:
+        warnings.warn(f"the run goes on with as many threads as it began with: {count}, not {before}", stacklevel=2)
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _identity(metadata: dict[str, str] | None) -> dict[str, Any]:
+    identity = json.loads((metadata or {}).get("identity", "{}"))
+    found = identity.get("format", 0)
+    if found != FORMAT:
+        which = "an earlier" if found < FORMAT else "a later"
+        raise CheckpointError(f"this checkpoint was written by {which} Kameleon; start again with --overwrite")
+    return identity
 
 
 def load_checkpoint(folder: Path, trainee: Trainee, identity: dict[str, Any]) -> Progress:
@@ -77,7 +125,7 @@ def load_checkpoint(folder: Path, trainee: Trainee, identity: dict[str, Any]) ->
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read: {error}; start again with --overwrite") from error
-    saved = json.loads(metadata["identity"])
+    saved = _identity(metadata)
     differing = sorted(key for key in saved.keys() | identity.keys() if saved.get(key) != identity.get(key))
     if differing:
         told = "; ".join(f"{key}: was {saved.get(key)!r}, is {identity.get(key)!r}" for key in differing)

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,17 @@ from kameleon.adapters import Adapter, Bank, Card
 from kameleon.data import Example, pack, require_trainable, rows_of_step
 from kameleon.errors import CheckpointError, NonFiniteLossError, RunInterruptedError, TrainingError
 from kameleon.model import Base
-from kameleon.ops import IGNORE, kernels, linear_cross_entropy
+from kameleon.ops import IGNORE, compute_name, kernels, linear_cross_entropy
 from kameleon.settings import Recipe, Watch
-from kameleon.training.checkpoint import Progress, has_checkpoint, load_checkpoint, remove_checkpoint, save_checkpoint
+from kameleon.training.checkpoint import (
+    FORMAT,
+    Progress,
+    has_checkpoint,
+    load_checkpoint,
+    remove_checkpoint,
+    resumed_threads,
+    save_checkpoint,
+)
 from kameleon.training.interrupt import StopRequest
 from kameleon.training.log import RunLog
 from kameleon.training.recipe import derived_learning_rate
@@ -101,10 +109,11 @@ class Run:
     def identity(self) -> dict[str, Any]:
         """What must not change between a run and its continuation for the bits to be the same."""
         return {
+            "format": FORMAT,
             **asdict(self.recipe),
             "base": self.base.fingerprint,
             "data": self.card.data,
-            "compute": str(self.base.compute_dtype),
+            "compute": compute_name(self.base.compute_dtype),
             "threads": torch.get_num_threads(),
             "kernels": kernels().level,
             "steps": self.total_steps,
@@ -127,11 +136,12 @@ class Run:
     ) -> RunResult:
         """Train to the end, or until patience runs out. The checkpoint stays until `keep` has the adapter.
 
-        With `resume`, go on from the folder's checkpoint to the same bits as a run that was never interrupted.
+        With `resume`, go on from the folder's checkpoint to the same bits as a run that was never interrupted, with as
+        many threads as it had.
         Raises TrainingError when the folder holds an unfinished run and `resume` is false, or when another process is
         at it, RunInterruptedError after Ctrl-C (the state is saved), NonFiniteLossError, CheckpointError.
         """
-        with self._alone():
+        with self._alone(), resumed_threads(self.folder) if resume else nullcontext():
             result = self._run(resume, on_step)
             keep(result.adapter)
             remove_checkpoint(self.folder)

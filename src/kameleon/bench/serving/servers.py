@@ -29,12 +29,13 @@ def free_port() -> int:
 
 
 class KameleonServer(Contender):
-    """kameleon serve, on the base in bf16 or as GGUF."""
+    """kameleon serve, on the base as bf16 weights or as GGUF."""
 
     def __init__(self, stage: Stage, gguf: bool = False) -> None:
         base = stage.gguf if gguf else stage.folder
         command = [Path(sys.executable).with_name("kameleon"), "serve", "--base", base, "--port", "0", "--json"]
         words = ["--any-base", "--max-batch", "64", "--max-queue", "2000", "--adapter-bytes", str(ADAPTER_BYTES)]
+        words += ["--compute", stage.settings.compute] if stage.settings.compute else []
         self._program = Program([*command, *words], stage.settings.used_threads, {"KAMELEON_HOME": str(stage.home)})
         ready = json.loads(self._program.line())
         self._base, self.netloc = ready["base"], ready["address"].removeprefix("http://")

@@ -7,6 +7,7 @@ import random
 from dataclasses import dataclass
 
 from kameleon.errors import SettingError
+from kameleon.settings import ComputeName
 
 MIXES = {"base": 0, "1": 1, "4": 4, "10": 10, "16": 16, "1000": 1000}
 """Names of mixes, and how many adapters each spreads its streams over."""
@@ -36,6 +37,8 @@ class ServeBenchSettings:
     """Rank of every adapter, on all linear layers."""
     threads: int = 0
     """Threads of each contender; 0 means one for every core that this process may use."""
+    compute: ComputeName | None = None
+    """The type that Kameleon multiplies in, as in `kameleon serve`; the others have their own, PEFT and vLLM bf16."""
 
     def __post_init__(self) -> None:
         faults = [
