@@ -12,9 +12,11 @@ from kameleon.model.config import DecoderConfig, read_config
 from kameleon.model.decoder import Decoder, build_decoder
 from kameleon.model.fetch import BaseFiles, locate
 from kameleon.model.layout import module_shapes
+from kameleon.model.sampling import recommended_sampling
 from kameleon.model.template import ChatTemplate
 from kameleon.model.tokenizer import load_tokenizer
 from kameleon.ops import measure_compute_type
+from kameleon.settings import Sampling
 from kameleon.weights import WeightFile, open_weights
 
 
@@ -35,6 +37,8 @@ class Base:
     fingerprint: str
     compute_dtype: torch.dtype
     compute_reason: str
+    sampling: Sampling
+    """How the base is best sampled, for those who do not say; its adapters too. `max_tokens` is no part of it."""
 
     @property
     def stop_token_ids(self) -> frozenset[int]:
@@ -64,6 +68,7 @@ def load_base(
     files = locate(ref, on_progress=on_progress)
     weights = open_weights(files.path, quantize, on_progress)
     config = read_config(files.path, weights)
+    sampling = recommended_sampling(files.path, weights)
     if dtype is None:
         compute = measure_compute_type()
         dtype, reason = compute.dtype, compute.reason
@@ -78,5 +83,15 @@ def load_base(
     tokenizer = load_tokenizer(files.path, weights)
     name = ref if quantize is None else f"{ref} in {quantize}"
     return Base(
-        name, files, weights, config, decoder, tokenizer, ChatTemplate(tokenizer), weights.fingerprint(), dtype, reason
+        name,
+        files,
+        weights,
+        config,
+        decoder,
+        tokenizer,
+        ChatTemplate(tokenizer),
+        weights.fingerprint(),
+        dtype,
+        reason,
+        sampling,
     )

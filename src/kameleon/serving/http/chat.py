@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -48,9 +49,13 @@ class _Chat:
         self._label = service.label("chatcmpl", "chat.completion", adapter)
         tokens = service.prompts.of_messages(body.messages, plan.rendered, plan.opening)
         form = body.response_format.constraints() if body.response_format else {}
-        most = body.max_completion_tokens or body.max_tokens or max(1, service.room_tokens - len(tokens))
-        logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        wishes = body.samplings(most, logprobs, service.base.stop_token_ids, plan.constraints or form)
+        start = replace(
+            service.base.sampling,
+            max_tokens=body.max_completion_tokens or body.max_tokens or service.default_max_tokens(len(tokens)),
+            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+            **(plan.constraints or form),
+        )
+        wishes = body.samplings(start, service.base.stop_token_ids)
         return [Prompt(tuple(tokens), adapter, wish) for wish in wishes]
 
     async def whole(self) -> dict[str, Any]:

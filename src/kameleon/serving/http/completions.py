@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -55,7 +56,8 @@ class _Continuation:
         self._encoded = [service.prompts.of_text(prompt) for prompt in self._prompts]
         form = body.response_format.constraints() if body.response_format else {}
         max_tokens = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
-        wishes = body.samplings(max_tokens, body.logprobs, service.base.stop_token_ids, form)
+        start = replace(service.base.sampling, max_tokens=max_tokens, logprobs=body.logprobs, **form)
+        wishes = body.samplings(start, service.base.stop_token_ids)
         scored = bool(body.echo) and body.logprobs is not None
         return [
             Prompt(tuple(tokens), adapter, wish, score_prompt=scored) for tokens in self._encoded for wish in wishes
