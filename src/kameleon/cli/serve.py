@@ -44,6 +44,8 @@ def serve(
     Paths: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /v1/adapters (list, load, pin, unload,
     upload), /health, /ready, /metrics (Prometheus), /openapi.json.
 
+    Each request that ends is a line on standard error, without its texts: model, tokens of prompt + answer, ms.
+
     Ctrl-C or SIGTERM lets running answers end. With --json one line on standard output says when it is ready.
 
     Exit status 0 after a signal, 2 when it cannot start or the engine breaks.
