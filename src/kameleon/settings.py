@@ -183,6 +183,9 @@ class Limits:
     """Requests that may wait; one more is told to come back later, since it would wait longer than most clients do."""
     max_request_s: float = 600.0
     """Seconds a request may take, waiting included, before it ends with what it has; 0 sets no limit."""
+    default_max_tokens: int = 512
+    """Tokens of an answer to a chat request that sets no max_tokens: several paragraphs, and a small base that finds no
+    end stops within seconds. A request may ask for more."""
     prefill_chunk_tokens: int = 256
     """Prompt tokens computed in one step beside running answers: what a long prompt puts between two tokens."""
 
@@ -194,6 +197,7 @@ class Limits:
             ("max_batch", "at least 1", self.max_batch >= 1),
             ("max_queue", "at least 1", self.max_queue >= 1),
             ("max_request_s", "0 (no limit) or more", 0 <= self.max_request_s < math.inf),
+            ("default_max_tokens", "at least 1", self.default_max_tokens >= 1),
             ("prefill_chunk_tokens", "at least 16", self.prefill_chunk_tokens >= 16),
         )
 

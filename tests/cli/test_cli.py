@@ -14,7 +14,7 @@ from fakes import random_adapter
 from kameleon.adapters import Card, Shelf
 from kameleon.errors import SettingError
 from kameleon.home import runs_dir
-from kameleon.settings import Limits
+from kameleon.settings import Limits, Sampling
 
 
 @pytest.fixture
@@ -294,11 +294,14 @@ def test_serve_does_not_give_one_requests_room_as_that_of_the_whole_cache(capsys
 
     limits = Limits(kv_cache_bytes=2_000_000_000, adapter_bytes=1_000_000_000)
     engine = SimpleNamespace(limits=limits)
-    service = SimpleNamespace(adapter_names=lambda: ["law"], engine=engine, name="tiny", room_tokens=8192)
-    results.print(_picture(service, "http://here", with_key=False))
+    base = SimpleNamespace(sampling=Sampling(temperature=0.6, top_k=20))
+    service = SimpleNamespace(adapter_names=lambda: ["law"], engine=engine, base=base, name="tiny", room_tokens=8192)
+    results.print(_picture(service, "http://here", with_key=False), soft_wrap=True)
     lines = capsys.readouterr().out.splitlines()
     assert "memory: 2,000.0 MB for keys and values, 1,000.0 MB for adapters" in lines
     assert "a prompt and its answer: at most 8,192 tokens" in lines
+    told = "unless a request says otherwise: temperature 0.6, top_k 20, at most 512 tokens a chat's answer"
+    assert told in " ".join(lines)
 
 
 def test_base_show_has_the_fingerprint(run, tiny_folder):

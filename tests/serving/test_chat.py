@@ -98,12 +98,6 @@ def test_what_is_sent_back_is_taken_as_it_came(client):
     assert ask(client, messages=longer).status_code == 200
 
 
-def test_without_max_tokens_an_answer_may_fill_the_context(client, tiny):
-    answer = ask(client, max_tokens=None, ignore_eos=True).json()
-    assert answer["usage"]["total_tokens"] == tiny.base.config.max_sequence_tokens
-    assert answer["choices"][0]["finish_reason"] == "length"
-
-
 @pytest.mark.parametrize(
     ("fields", "status", "param", "words"),
     [

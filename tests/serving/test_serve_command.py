@@ -1,6 +1,7 @@
 """kameleon serve as a process: one line starts it, SIGTERM lets answers end, a kill leaves the shelf whole."""
 
 import json
+import re
 import shlex
 import signal
 import subprocess
@@ -25,9 +26,10 @@ def post(address, body, headers=None):
     return urllib.request.urlopen(wish, timeout=60)
 
 
-def test_sigterm_lets_running_answers_end_and_a_kill_leaves_the_shelf_whole(tiny_folder, shelf):
+def test_sigterm_lets_running_answers_end_and_a_kill_leaves_the_shelf_whole(tiny_folder, shelf, tmp_path):
     before = {name: Adapter.load(shelf.path(name)).fingerprint for name in shelf.names()}
-    with serving(tiny_folder, "--pin", "law") as served:
+    log = tmp_path / "log"
+    with log.open("w") as file, serving(tiny_folder, "--pin", "law", log=file) as served:
         assert served.ready["base"] == "tiny"
         assert served.ready["adapters"] == ["law", "medicine"]
         assert served.address.startswith("http://127.0.0.1:")
@@ -36,6 +38,9 @@ def test_sigterm_lets_running_answers_end_and_a_kill_leaves_the_shelf_whole(tiny
             served.process.send_signal(signal.SIGTERM)
             assert response.read().endswith(b"data: [DONE]\n\n")
         assert served.process.wait(20) == 0
+        assert served.process.stdout.read() == ""  # the line that says when it is ready stays alone
+    line = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d POST /v1/completions 200 model=law tokens=3\+200 ms=\d+ finish=length$"
+    assert len(re.findall(line, log.read_text(), re.MULTILINE)) == 1
     with serving(tiny_folder) as served, post(served.address, WISH) as response:
         response.readline()
         served.process.kill()

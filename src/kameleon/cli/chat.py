@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from kameleon.cli.console import AnyBase, BaseRef, Compute, Quantize, open_base, results
+from kameleon.cli.console import AnyBase, BaseRef, Compute, Quantize, notes, open_base, results
+from kameleon.cli.settings import sampling_words
 from kameleon.errors import KameleonError
 from kameleon.settings import Sampling
 
@@ -22,6 +24,21 @@ _HELP = """/use NAME      answer with this adapter from now on (/use none: the p
 /quit          leave"""
 
 
+class _Asked(Sampling):
+    """What a person wrote on the command line, in `given`: a temperature of 0 that was asked for is not a default."""
+
+    given: dict[str, Any]
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        object.__setattr__(self, "given", given)
+
+
+def _told_default(default: Any) -> str | None:
+    """A default as help shows it; one that changes nothing, or that the base decides, is left out."""
+    return None if default in (None, (), 0, 1) else str(default)
+
+
 def chat(
     *,
     adapter: Annotated[str | None, Parameter(help="Start with this adapter.")] = None,
@@ -29,13 +46,19 @@ def chat(
     quantize: Quantize = None,
     compute: Compute = None,
     any_base: AnyBase = False,
-    sampling: Annotated[Sampling, Parameter(name="*")] = Sampling(),  # noqa: B008 (frozen)
+    sampling: Annotated[_Asked, Parameter(name="*", show_default=_told_default)] = _Asked(),  # noqa: B008 (frozen)
 ) -> None:
     """Talk with the base or an adapter; /help lists the commands.
 
+    Temperature, top-p, top-k, min-p and repetition-penalty that are not given are what the base's authors recommend, or
+    temperature 0.2 and top-p 0.9 where they say nothing.
+
     Try: kameleon chat --adapter law
     """
-    talk = _Talk(open_base(base, quantize, compute=compute), sampling, any_base)
+    loaded = open_base(base, quantize, compute=compute)
+    wishes = replace(loaded.base.sampling, **sampling.given)
+    notes.print(f"sampling: {sampling_words(wishes)}", highlight=False)
+    talk = _Talk(loaded, wishes, any_base)
     if adapter is not None:
         talk.use(adapter)
     results.print("Write, or /help.", style="dim")

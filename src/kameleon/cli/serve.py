@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.text import Text
 
 from kameleon.cli.console import AnyBase, BaseRef, Compute, Json, Quantize, megabytes, notes, open_base, results
+from kameleon.cli.settings import sampling_words
 from kameleon.settings import HttpSettings, Limits
 
 if TYPE_CHECKING:
@@ -35,10 +36,16 @@ def serve(
     """Serve the base and all adapters of the shelf over HTTP, as OpenAI's clients expect it: model = adapter name.
 
     Requests with different adapters share a batch; an adapter is loaded when it is first asked for, a new version of
-    one takes over without a restart. Unless a request says otherwise its temperature is 1, as with OpenAI.
+    one takes over without a restart.
+
+    What a request does not say: its temperature, top_p, top_k, min_p and repetition_penalty are what the base's authors
+    recommend, or temperature 0.2 and top_p 0.9 where they say nothing; a chat's answer ends after --default-max-tokens
+    with finish_reason "length", a completion's after 16, as with OpenAI.
 
     Paths: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /v1/adapters (list, load, pin, unload,
     upload), /health, /ready, /metrics (Prometheus), /openapi.json.
+
+    Each request that ends is a line on standard error, without its texts: model, tokens of prompt + answer, ms.
 
     Ctrl-C or SIGTERM lets running answers end. With --json one line on standard output says when it is ready.
 
@@ -98,6 +105,8 @@ def _picture(service: Service, address: str, with_key: bool) -> Group:
         f"memory: {megabytes(limits.kv_cache_bytes)} for keys and values, "
         f"{megabytes(limits.adapter_bytes)} for adapters",
         f"a prompt and its answer: at most {service.room_tokens:,} tokens",
+        f"unless a request says otherwise: {sampling_words(service.base.sampling)}, "
+        f"at most {limits.default_max_tokens:,} tokens a chat's answer (--default-max-tokens)",
         "",
         f"curl {address}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{body}'",
     )

@@ -8,6 +8,8 @@ import textwrap
 from dataclasses import dataclass, fields
 from typing import Any
 
+from kameleon.settings import Sampling
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -31,6 +33,13 @@ def explain(settings: Any, defaults: Any) -> list[Setting]:
         )
         for field in fields(settings)
     ]
+
+
+def sampling_words(sampling: Sampling) -> str:
+    """The temperature, and what else changes the model's own distribution: "temperature 0.2, top_p 0.9"."""
+    others = ("top_p", "top_k", "min_p", "repetition_penalty")
+    changed = [name for name in others if getattr(sampling, name) != getattr(Sampling, name)]
+    return ", ".join(f"{name} {getattr(sampling, name):g}" for name in ["temperature", *changed])
 
 
 def _sentences(kind: type) -> dict[str, str]:

@@ -12,9 +12,11 @@ from kameleon.model.config import DecoderConfig, read_config
 from kameleon.model.decoder import Decoder, build_decoder
 from kameleon.model.fetch import BaseFiles, locate
 from kameleon.model.layout import module_shapes
+from kameleon.model.sampling import recommended_sampling
 from kameleon.model.template import ChatTemplate
 from kameleon.model.tokenizer import load_tokenizer
 from kameleon.ops import choose_compute_type
+from kameleon.settings import Sampling
 from kameleon.weights import WeightFile, open_weights
 
 
@@ -35,6 +37,8 @@ class Base:
     fingerprint: str
     compute_dtype: torch.dtype
     compute_reason: str
+    sampling: Sampling
+    """How the base is best sampled, for those who do not say; its adapters too. `max_tokens` is no part of it."""
 
     @property
     def stop_token_ids(self) -> frozenset[int]:
@@ -65,6 +69,7 @@ def load_base(
     files = locate(ref, on_progress=on_progress)
     weights = open_weights(files.path, quantize, on_progress)
     config = read_config(files.path, weights)
+    sampling = recommended_sampling(files.path, weights)
 
     def on_layer(done: int, total: int) -> None:
         if on_progress:
@@ -74,4 +79,16 @@ def load_base(
     tokenizer = load_tokenizer(files.path, weights)
     name = ref if quantize is None else f"{ref} in {quantize}"
     template, fingerprint = ChatTemplate(tokenizer), weights.fingerprint()
-    return Base(name, files, weights, config, decoder, tokenizer, template, fingerprint, compute.dtype, compute.reason)
+    return Base(
+        name,
+        files,
+        weights,
+        config,
+        decoder,
+        tokenizer,
+        template,
+        fingerprint,
+        compute.dtype,
+        compute.reason,
+        sampling,
+    )

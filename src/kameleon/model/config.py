@@ -95,9 +95,13 @@ def read_config(path: Path, weights: WeightFile) -> DecoderConfig:
     """The config of a folder in Hugging Face layout or of a `.gguf` file. Raises UnsupportedArchitectureError."""
     if isinstance(weights, GgufFile):
         return config_from_gguf(weights)
-    config = read_json(path / "config.json")
+    return config_from_hf(read_json(path / "config.json"), read_generation_config(path))
+
+
+def read_generation_config(path: Path) -> dict[str, Any]:
+    """How the authors of the base in a folder would generate; empty if they do not say. Raises WeightsError."""
     generation = path / "generation_config.json"
-    return config_from_hf(config, read_json(generation) if generation.exists() else {})
+    return read_json(generation) if generation.exists() else {}
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from starlette.requests import Request as HttpRequest
 from kameleon.generation import Completion, Piece, Request
 from kameleon.serving.engine import Engine, Ticket
 from kameleon.serving.http.errors import ClientGoneError
+from kameleon.serving.http.request_log import Entry
 
 _Result = TypeVar("_Result")
 
@@ -22,8 +23,8 @@ _Result = TypeVar("_Result")
 class Answers:
     """The answers to one HTTP request: asked for together, and all cancelled when the block ends before they do."""
 
-    def __init__(self, engine: Engine, user: str) -> None:
-        self._engine, self._user = engine, user
+    def __init__(self, engine: Engine, user: str, entry: Entry) -> None:
+        self._engine, self._user, self._entry = engine, user, entry
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
         self._tickets: list[Ticket] = []
@@ -43,6 +44,8 @@ class Answers:
         if self._unfinished:
             for ticket in tickets:
                 self._engine.cancel(ticket)
+            if tickets:
+                self._entry.finishes.append("cancelled")
 
     async def ask(self, prepare: Callable[[], Sequence[Request]]) -> Sequence[Request]:
         """Run `prepare` and submit what it makes, both in a worker thread: tokenising megabytes takes a while.
@@ -75,10 +78,11 @@ class Answers:
         """Pieces of all answers as they come, each with the number of its answer. Raises a piece's own error."""
         while self._unfinished:
             index, piece = await self._queue.get()
+            self._entry.note(index, piece)
+            if piece.error is not None or piece.completion is not None:
+                self._unfinished -= 1
             if piece.error is not None:
                 raise piece.error
-            if piece.completion is not None:
-                self._unfinished -= 1
             yield index, piece
 
     async def completions(self) -> list[Completion]:

@@ -16,6 +16,7 @@ from kameleon.serving.http.bodies import FIELDS
 from kameleon.serving.http.errors import install_error_handlers
 from kameleon.serving.http.guard import Guard
 from kameleon.serving.http.keys import KeyRing
+from kameleon.serving.http.request_log import LogRequests
 from kameleon.serving.http.service import Service
 from kameleon.settings import HttpSettings
 
@@ -49,4 +50,5 @@ def create_app(service: Service, settings: HttpSettings | None = None, keys: Key
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
     app.add_middleware(metrics.CountResponses, responses=responses)
+    app.add_middleware(LogRequests)
     return app

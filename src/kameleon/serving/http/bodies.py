@@ -6,6 +6,7 @@ Fields that only concern OpenAI's own service (`store`, `metadata` …) may be s
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -103,20 +104,19 @@ class Generating(Body):
         """Whether a stream ends with the counts of tokens."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def samplings(
-        self, max_tokens: int, logprobs: int | None, end_tokens: frozenset[int], constraints: dict[str, Any]
-    ) -> list[Sampling]:
+    def samplings(self, start: Sampling, end_tokens: frozenset[int]) -> list[Sampling]:
         """One `Sampling` for each of the `n` answers; with a seed, the seeds that follow it. Raises SettingError.
 
-        The temperature is 1 unless the request says otherwise, as with OpenAI.
+        `start` holds where the request says nothing: what the base recommends, where OpenAI's temperature would be 1.
         """
         bias = {_token_number(token): value for token, value in (self.logit_bias or {}).items()}
         if self.ignore_eos:
             bias |= dict.fromkeys(end_tokens, -100.0)
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         given = {
+            "temperature": self.temperature,
             "top_p": self.top_p,
-            "top_k": None if self.top_k == -1 else self.top_k,
+            "top_k": 0 if self.top_k == -1 else self.top_k,
             "min_p": self.min_p,
             "repetition_penalty": self.repetition_penalty,
             "presence_penalty": self.presence_penalty,
@@ -124,15 +124,12 @@ class Generating(Body):
         }
         fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         return [
-            Sampling(
-                max_tokens=max_tokens,
-                temperature=1.0 if self.temperature is None else self.temperature,
+            replace(
+                start,
                 logit_bias=tuple(bias.items()),
-                logprobs=logprobs,
                 seed=None if self.seed is None else (self.seed + i) % 2**63,
                 stop=tuple(stop),
                 **fields,
-                **constraints,
             )
             for i in range(self.answers)
         ]

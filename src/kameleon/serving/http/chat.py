@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,6 +16,7 @@ from kameleon.serving.http.bodies import ChatBody
 from kameleon.serving.http.errors import ApiError, json_response
 from kameleon.serving.http.events import Events, event_stream
 from kameleon.serving.http.guard import key_of
+from kameleon.serving.http.request_log import entry_of
 from kameleon.serving.http.service import Service, service_of, user_of
 from kameleon.serving.http.tools import Call, CallReader, ToolPlan, plan_tools
 from kameleon.serving.http.usage import Label, usage_of
@@ -25,6 +27,7 @@ router = APIRouter()
 @router.post("/v1/chat/completions")
 async def chat(body: ChatBody, request: Request) -> Response:
     """Answer a conversation; `model` is the base's name, an adapter's, or base:adapter."""
+    entry_of(request).model = body.model
     work = _Chat(service_of(request), body, request)
     if body.stream:
         return await event_stream(request, work.events())
@@ -39,6 +42,7 @@ class _Chat:
             raise ApiError(400, "top_logprobs needs logprobs: true", "invalid_value", "top_logprobs")
         self._service, self._body = service, body
         self._key, self._user = key_of(request), user_of(request, body.user)
+        self._entry = entry_of(request)
         self._plan: ToolPlan = plan_tools(body, service.base.template.tools_source)
         self._label: Label | None = None
 
@@ -48,14 +52,19 @@ class _Chat:
         self._label = service.label("chatcmpl", "chat.completion", adapter)
         tokens = service.prompts.of_messages(body.messages, plan.rendered, plan.opening)
         form = body.response_format.constraints() if body.response_format else {}
-        most = body.max_completion_tokens or body.max_tokens or max(1, service.room_tokens - len(tokens))
-        logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        wishes = body.samplings(most, logprobs, service.base.stop_token_ids, plan.constraints or form)
+        self._entry.prompt_tokens = len(tokens)
+        start = replace(
+            service.base.sampling,
+            max_tokens=body.max_completion_tokens or body.max_tokens or service.default_max_tokens(len(tokens)),
+            logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+            **(plan.constraints or form),
+        )
+        wishes = body.samplings(start, service.base.stop_token_ids)
         return [Prompt(tuple(tokens), adapter, wish) for wish in wishes]
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one document."""
-        async with Answers(self._service.engine, self._user) as answers:
+        async with Answers(self._service.engine, self._user, self._entry) as answers:
             await answers.ask(self._prepare)
             completions = await answers.completions()
         return {
@@ -82,7 +91,7 @@ class _Chat:
     async def events(self) -> Events:
         """The answer as events: for each choice its role, its pieces, why it ended; then the counts, if wished."""
         completions: dict[int, Completion] = {}
-        async with Answers(self._service.engine, self._user) as answers:
+        async with Answers(self._service.engine, self._user, self._entry) as answers:
             await answers.ask(self._prepare)
             readers: dict[int, CallReader] = {}
             async for index, piece in answers.pieces():

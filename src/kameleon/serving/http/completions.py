@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,6 +16,7 @@ from kameleon.serving.http.bodies import MOST_ANSWERS, CompletionBody
 from kameleon.serving.http.errors import ApiError, json_response
 from kameleon.serving.http.events import Events, event_stream
 from kameleon.serving.http.guard import key_of
+from kameleon.serving.http.request_log import entry_of
 from kameleon.serving.http.service import Service, service_of, user_of
 from kameleon.serving.http.usage import Label, usage_of
 
@@ -26,6 +28,7 @@ router = APIRouter()
 @router.post("/v1/completions")
 async def completions(body: CompletionBody, request: Request) -> Response:
     """Continue one prompt or several; `model` is the base's name, an adapter's, or base:adapter."""
+    entry_of(request).model = body.model
     work = _Continuation(service_of(request), body, request)
     if body.stream:
         return await event_stream(request, work.events())
@@ -45,6 +48,7 @@ class _Continuation:
             raise ApiError(400, f"at most {MOST_ANSWERS} answers a request: prompts × n", "invalid_value", "n")
         self._service, self._body, self._prompts = service, body, prompts
         self._key, self._user = key_of(request), user_of(request, body.user)
+        self._entry = entry_of(request)
         self._label: Label | None = None
         self._encoded: list[list[int]] = []
 
@@ -53,9 +57,11 @@ class _Continuation:
         adapter = service.adapter_of(body.model, self._key)
         self._label = service.label("cmpl", "text_completion", adapter)
         self._encoded = [service.prompts.of_text(prompt) for prompt in self._prompts]
+        self._entry.prompt_tokens = sum(map(len, self._encoded))
         form = body.response_format.constraints() if body.response_format else {}
         max_tokens = _DEFAULT_TOKENS if body.max_tokens is None else body.max_tokens
-        wishes = body.samplings(max_tokens, body.logprobs, service.base.stop_token_ids, form)
+        start = replace(service.base.sampling, max_tokens=max_tokens, logprobs=body.logprobs, **form)
+        wishes = body.samplings(start, service.base.stop_token_ids)
         scored = bool(body.echo) and body.logprobs is not None
         return [
             Prompt(tuple(tokens), adapter, wish, score_prompt=scored) for tokens in self._encoded for wish in wishes
@@ -63,7 +69,7 @@ class _Continuation:
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one document."""
-        async with Answers(self._service.engine, self._user) as answers:
+        async with Answers(self._service.engine, self._user, self._entry) as answers:
             await answers.ask(self._prepare)
             done = await answers.completions()
         return {
@@ -76,7 +82,7 @@ class _Continuation:
         """The answer as events, one a piece."""
         done: dict[int, Completion] = {}
         ends: dict[int, int] = {}  # where the tokens told so far end, of each answer that began
-        async with Answers(self._service.engine, self._user) as answers:
+        async with Answers(self._service.engine, self._user, self._entry) as answers:
             await answers.ask(self._prepare)
             async for index, piece in answers.pieces():
                 text = (self._echo(index) if index not in ends else "") + piece.text

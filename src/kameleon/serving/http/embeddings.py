@@ -18,6 +18,7 @@ from kameleon.serving.http.answers import Answers, unless_client_leaves
 from kameleon.serving.http.bodies import EmbeddingBody
 from kameleon.serving.http.errors import ApiError, json_response
 from kameleon.serving.http.guard import key_of
+from kameleon.serving.http.request_log import entry_of
 from kameleon.serving.http.service import service_of, user_of
 
 _AT_ONCE = 32  # texts of one request that wait or are computed: all of them could fill the queue
@@ -32,7 +33,8 @@ async def embeddings(body: EmbeddingBody, request: Request) -> Response:
 
 
 async def _embed(body: EmbeddingBody, request: Request) -> dict[str, Any]:
-    service = service_of(request)
+    service, entry = service_of(request), entry_of(request)
+    entry.model = body.model
     size = service.base.config.hidden_size
     if body.dimensions not in (None, size):
         raise ApiError(400, f"vectors here have {size} dimensions, no other number", "invalid_value", "dimensions")
@@ -42,9 +44,10 @@ async def _embed(body: EmbeddingBody, request: Request) -> dict[str, Any]:
         return adapter, [Prompt(tuple(service.prompts.of_text(text)), adapter, embed=True) for text in body.inputs()]
 
     adapter, prompts = await run_in_threadpool(prepare)
+    entry.prompt_tokens = sum(len(prompt.prompt) for prompt in prompts)
     done: list[Completion] = []
     for start in range(0, len(prompts), _AT_ONCE):
-        async with Answers(service.engine, user_of(request, body.user)) as answers:
+        async with Answers(service.engine, user_of(request, body.user), entry) as answers:
             await answers.ask(lambda part=prompts[start : start + _AT_ONCE]: part)
             done += await answers.completions()
     tokens = sum(one.prompt_tokens for one in done)

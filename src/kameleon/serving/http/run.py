@@ -14,12 +14,21 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import LOGGING_CONFIG
 
 from kameleon.errors import KameleonError, SettingError
 from kameleon.serving.http.guard import is_local
 from kameleon.settings import HttpSettings
 
 _log = logging.getLogger(__name__)
+_TIMED = {"format": "%(asctime)s %(message)s", "datefmt": "%Y-%m-%d %H:%M:%S"}
+# uvicorn's own, and ours beside it: each line of `kameleon` on standard error, with its time.
+_LOGGING = {
+    **LOGGING_CONFIG,
+    "formatters": {**LOGGING_CONFIG["formatters"], "timed": _TIMED},
+    "handlers": {**LOGGING_CONFIG["handlers"], "timed": {"class": "logging.StreamHandler", "formatter": "timed"}},
+    "loggers": {**LOGGING_CONFIG["loggers"], "kameleon": {"handlers": ["timed"], "level": "INFO"}},
+}
 _LAST_WORDS_S = 5.0  # for answers that tell of the failure to leave, before the process is ended by force
 
 
@@ -70,6 +79,7 @@ class Runner:
         """Serve until SIGINT or SIGTERM; a second one ends at once. Raises KameleonError if the engine failed."""
         config = uvicorn.Config(
             app,
+            log_config=_LOGGING,
             log_level="warning",
             access_log=False,
             server_header=False,

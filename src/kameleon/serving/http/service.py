@@ -44,6 +44,10 @@ class Service:
     room_tokens: int = field(init=False)
     """The longest a prompt and its answer can be together: what the base handles, and the cache holds."""
 
+    def default_max_tokens(self, prompt_tokens: int) -> int:
+        """The limit of an answer to a chat request that sets none; never more than the room behind its prompt."""
+        return min(self.engine.limits.default_max_tokens, max(1, self.room_tokens - prompt_tokens))
+
     def adapter_names(self) -> list[str]:
         """Every adapter that can be asked for: those on the shelf, and those that are only in memory."""
         return self.adapters.names()

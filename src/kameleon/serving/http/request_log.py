@@ -1,0 +1,91 @@
+"""One line in the log for each request, when its response has ended: names and figures, no texts and no keys."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import cast
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kameleon.generation import Piece
+
+_log = logging.getLogger(__name__)
+_QUIET = ("/health", "/ready", "/metrics")  # a watcher asks them every few seconds
+_LONGEST = 80  # characters of a model's name or a path that are shown
+
+
+@dataclass
+class Entry:
+    """What a route tells of its request while it works on it."""
+
+    model: str | None = None
+    prompt_tokens: int = 0
+    finishes: list[str] = field(default_factory=list)
+    """Of each answer that ended, in the order in which they did."""
+    answer_tokens: dict[int, int] = field(default_factory=dict)
+    """Of each answer by its number, also of those that were cut."""
+
+    def note(self, answer: int, piece: Piece) -> None:
+        """Count a piece of the answer with this number."""
+        self.answer_tokens[answer] = self.answer_tokens.get(answer, 0) + len(piece.tokens)
+        if piece.completion is not None:
+            self.answer_tokens[answer] = len(piece.completion.tokens)  # without what a stop string took back
+            self.finishes.append(piece.completion.finish)
+        elif piece.error is not None:
+            self.finishes.append("error")
+
+
+class LogRequests:
+    """ASGI middleware that writes the line; `entry_of` gives routes inside of it their entry."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _QUIET:
+            await self._app(scope, receive, send)
+            return
+        entry, started, status = Entry(), time.perf_counter(), 500  # what an exception becomes further out
+
+        async def watching(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        scope.setdefault("state", {})["entry"] = entry
+        try:
+            await self._app(scope, receive, watching)
+        finally:
+            _log.info("%s", _line(scope, status, entry, time.perf_counter() - started))
+
+
+def _line(scope: Scope, status: int, entry: Entry, took_s: float) -> str:
+    words = [printable(scope["method"]), printable(scope["path"]), str(status)]
+    if entry.model is not None:
+        words.append(f"model={printable(entry.model)}")
+    if entry.prompt_tokens:
+        words.append(f"tokens={entry.prompt_tokens}+{sum(entry.answer_tokens.values())}")
+    words.append(f"ms={took_s * 1000:.0f}")
+    if entry.finishes:
+        words.append(f"finish={','.join(dict.fromkeys(entry.finishes))}")
+    return " ".join(words)
+
+
+def entry_of(request: Request) -> Entry:
+    """The entry of a request in the log."""
+    return cast(Entry, request.state.entry)
+
+
+def printable(text: str) -> str:
+    """Text of a client as one word that is safe in a terminal: what is not printable, and space, becomes its escape."""
+    cut = text[:_LONGEST]
+    escaped = "".join(c if c.isprintable() and c not in " \\" else _escape(c) for c in cut)
+    return escaped if cut == text else f"{escaped}…"
+
+
+def _escape(character: str) -> str:
+    return "\\x20" if character == " " else character.encode("unicode_escape").decode()
