@@ -16,7 +16,7 @@ from kameleon.data import Corpus, Example, read_corpus, split_held_out
 from kameleon.errors import SettingError, WeightsError
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
 from kameleon.home import runs_dir
-from kameleon.model import Base, ChatTemplate, load_base
+from kameleon.model import Base, ChatTemplate, load_base, with_system
 from kameleon.ops import compute_name
 from kameleon.plan import (
     COMMON_NAMES,
@@ -39,7 +39,7 @@ from kameleon.training import (
     StepReport,
     TestSet,
     Watch,
-    evaluate,
+    evaluate_as_trained,
     make_test_set,
     resumed_compute,
     saved_identity,
@@ -123,7 +123,7 @@ def _rows(
         return split_held_out(data, recipe.seed)
     if not isinstance(held_out, Corpus):
         held_out = read_corpus(held_out, template, raw, recipe.max_row_tokens)
-    return data, held_out
+    return data, held_out.with_system_prompt(template, data.system_prompt)
 
 
 def resumed(name: str, watch: Watch) -> Watch:
@@ -159,17 +159,18 @@ class LoadedBase:
         self.bank.add(adapter, any_base)
         return proof
 
-    def encode_prompt(self, prompt: Prompt, raw: bool = False) -> tuple[int, ...]:
+    def encode_prompt(self, prompt: Prompt, raw: bool = False, *, system_prompt: str | None = None) -> tuple[int, ...]:
         """Token ids of a prompt: chat messages, or a string, which becomes a user's message.
 
-        With `raw` a string is taken as it is, begun as the tokenizer begins a text.
+        `system_prompt` stands before messages that have none of their own. With `raw` a string is taken as it is, begun
+        as the tokenizer begins a text.
         """
         if raw:
             if not isinstance(prompt, str):
                 raise SettingError("a raw prompt is a string, not messages")
             return (*self.base.template.opening, *self.base.template.encode_text(prompt))
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        return tuple(self.base.template.encode_prompt(messages))
+        return tuple(self.base.template.encode_prompt(with_system(messages, system_prompt)))
 
     def stream(
         self,
@@ -177,9 +178,11 @@ class LoadedBase:
         adapters: Sequence[str | None] | None = None,
         sampling: Sampling | Sequence[Sampling] | None = None,
         raw: bool = False,
+        *,
+        as_trained: bool = True,
     ) -> Iterator[Piece]:
         """Like `generate`, yielding text as it becomes certain."""
-        return stream(self.base, self.bank, self._requests(prompts, adapters, sampling, raw))
+        return stream(self.base, self.bank, self._requests(prompts, adapters, sampling, raw, as_trained))
 
     def generate(
         self,
@@ -187,12 +190,16 @@ class LoadedBase:
         adapters: Sequence[str | None] | None = None,
         sampling: Sampling | Sequence[Sampling] | None = None,
         raw: bool = False,
+        *,
+        as_trained: bool = True,
     ) -> list[Completion]:
         """Answer all prompts in one batch, each with its own adapter (None: the plain base).
 
-        Adapters that are not resident yet are taken from the shelf. Raises AdapterError, SettingError.
+        A prompt that is not raw and has no system message gets the system prompt that its adapter was trained with;
+        with `as_trained` false, what the base's template puts there. Adapters that are not resident yet are taken from
+        the shelf. Raises AdapterError, SettingError.
         """
-        return generate(self.base, self.bank, self._requests(prompts, adapters, sampling, raw))
+        return generate(self.base, self.bank, self._requests(prompts, adapters, sampling, raw, as_trained))
 
     def _requests(
         self,
@@ -200,6 +207,7 @@ class LoadedBase:
         adapters: Sequence[str | None] | None,
         sampling: Sampling | Sequence[Sampling] | None,
         raw: bool,
+        as_trained: bool,
     ) -> list[Request]:
         if isinstance(prompts, str):
             raise SettingError("prompts is one string; give a list of prompts")
@@ -210,7 +218,8 @@ class LoadedBase:
         for name in dict.fromkeys(names):
             if name is not None and name not in self.bank.names():
                 self.load_adapter(name)
-        encoded = [self.encode_prompt(prompt, raw) for prompt in prompts]
+        systems = [self.bank.system_prompt(name) if as_trained else None for name in names]
+        encoded = [self.encode_prompt(p, raw, system_prompt=s) for p, s in zip(prompts, systems, strict=True)]
         return [Request(tokens, name, wish) for tokens, name, wish in zip(encoded, names, wishes, strict=True)]
 
     def read(self, data: str | Path, raw: bool = False, max_row_tokens: int = 2048) -> Corpus:
@@ -300,12 +309,18 @@ class LoadedBase:
             base_fingerprint=self.base.fingerprint,
             template_hash=self.base.template.hash,
             data=asdict(data.origin),
+            system_prompt=data.system_prompt,
         )
         return Run(self.base, folder, card, name, data.examples, held_out.examples, recipe, watch, overwrite, forecast)
 
-    def test_set(self, name: str, corpus: Corpus) -> TestSet:
-        """Encoded rows as a test set for `evaluate`."""
-        return make_test_set(self.base, name, corpus.examples, corpus.alternatives)
+    def test_set(self, name: str, corpus: Corpus, *, as_trained: bool = True) -> TestSet:
+        """Encoded rows as a test set for `evaluate`.
+
+        Rows without a system message get the system prompt that each adapter was trained with, unless `as_trained` is
+        false.
+        """
+        made = make_test_set(self.base, name, corpus.examples, corpus.alternatives)
+        return replace(made, corpus=corpus) if as_trained else made
 
     def evaluate(
         self, adapters: Sequence[str | None], tests: Sequence[TestSet], on_rows: Callable[[int], None] | None = None
@@ -314,4 +329,4 @@ class LoadedBase:
         for name in adapters:
             if name is not None and name not in self.bank.names():
                 self.load_adapter(name)
-        return [s for test in tests for s in evaluate(self.base, self.bank, adapters, test, on_rows=on_rows)]
+        return [s for test in tests for s in evaluate_as_trained(self.base, self.bank, adapters, test, on_rows)]

@@ -146,8 +146,6 @@ def test_cards_are_read_strictly():
     values = json.loads(card.to_json())
     with pytest.raises(AdapterFileError, match=r"'base_di'; did you mean 'base_id'"):
         Card.from_json(json.dumps({**values, "base_di": "x"}))
-    with pytest.raises(AdapterFileError, match="newer Kameleon"):
-        Card.from_json(json.dumps({**values, "format": 99}))
 
 
 def test_the_shelf(tiny, tmp_path):

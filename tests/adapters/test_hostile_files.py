@@ -24,7 +24,17 @@ JSON = st.recursive(
     max_leaves=6,
 )
 CONFIG_KEYS = ["r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "peft_type", "base_model_name_or_path"]
-CARD_KEYS = ["format", "files", "parents", "base_fingerprint", "recipe", "created", "template_hash", "x"]
+CARD_KEYS = [
+    "format",
+    "files",
+    "parents",
+    "base_fingerprint",
+    "recipe",
+    "created",
+    "template_hash",
+    "system_prompt",
+    "x",
+]
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,14 @@
 """A folder for `ollama create`. Ollama itself cannot be had here, so this is its format only."""
 
+import re
+from dataclasses import replace
+
 import pytest
 from fakes import random_adapter
 
 from kameleon.adapters import Shelf, modelfile, read_gguf_adapter, write_ollama
 from kameleon.cli import main
+from kameleon.errors import SettingError
 from kameleon.model import go_template
 
 
@@ -33,3 +37,45 @@ def test_the_command_writes_one_that_was_not_there(tiny, tiny_folder, tmp_path):
             raise SystemExit(0)
         assert (end.value.code or 0) == expected
     assert (tmp_path / "o" / "Modelfile").exists()
+
+
+def system_of(text):
+    """What Ollama's parser takes for SYSTEM: the text from the first three quotes to the first that end a line; no
+    escapes, and letters, marks, numbers, signs and plain spaces only."""
+    found = re.search(r'^SYSTEM """(.*?)"""[ \t]*[\r\n]', text, re.DOTALL | re.MULTILINE)
+    return found and "".join(letter for letter in found[1] if letter.isprintable() or letter in "\t\r\n")
+
+
+def saying(adapter, prompt):
+    return replace(adapter, card=replace(adapter.card, system_prompt=prompt))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "You are a pirate.",
+        'Say "arr"',
+        '"""x',
+        "\n  Two lines,\n\ta tab \\n and {{ .System }}  ",
+        "Zażółć gęślą jaźń, 海賊",
+        'a """ b',
+        "FROM x\nSYSTEM y",
+    ],
+)
+def test_the_modelfile_gives_the_system_prompt_of_training(prompt, tiny):
+    mine = random_adapter(tiny.base, "mine")
+    assert system_of(modelfile(saying(mine, prompt), tiny.base)) == prompt
+    assert system_of(modelfile(mine, tiny.base)) is None
+
+
+def test_a_line_that_would_end_the_system_prompt_early_is_refused(tiny):
+    with pytest.raises(SettingError, match=r'a line that ends with """.*--to gguf'):
+        modelfile(saying(random_adapter(tiny.base, "mine"), 'Write """ \nthen go on'), tiny.base)
+
+
+def test_what_ollama_would_drop_without_a_word_is_told(tiny):
+    with pytest.warns(UserWarning, match=r"cannot hold U\+00A0, U\+200B of the system prompt"):
+        text = modelfile(saying(random_adapter(tiny.base, "mine"), "Quoi\u00a0? O\u200bui"), tiny.base)
+    assert system_of(text) == "Quoi ? Oui"
+    with pytest.warns(UserWarning, match="takes an empty system prompt for none"):
+        modelfile(saying(random_adapter(tiny.base, "mine"), ""), tiny.base)

@@ -271,7 +271,7 @@ def test_ctrl_c_cuts_what_chat_is_doing_and_not_the_conversation(run, monkeypatc
     lines = iter(["/compare hello", "/help", "/quit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("kameleon.api.LoadedBase.generate", interrupted)

@@ -114,3 +114,58 @@ def test_at_most_two_hundred_rows_are_held_out():
 
 def test_the_seed_decides_which_rows_are_held_out():
     assert len({tuple(e.row for e in split_held_out(numbered(400), seed)[1].examples) for seed in range(5)}) == 5
+
+
+PIRATE = {"role": "system", "content": "You are a pirate."}
+
+
+def talk(*more, question="Hi", answer="Arr"):
+    return {"messages": [*more, {"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def test_the_system_prompt_that_all_rows_share_is_known(chatml, write):
+    sharegpt = {
+        "system": "You are a pirate.",
+        "conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Arr"}],
+    }
+    both = [PIRATE, {"role": "user", "content": "Hi"}], [{"role": "assistant", "content": "Arr"}]
+    rows = [talk(PIRATE), sharegpt, {"prompt": both[0], "completion": both[1]}]
+    got = read_corpus(write(rows), chatml)
+    assert got.system_prompt == got.pick([1]).system_prompt == "You are a pirate."
+    assert read_corpus(write([talk({"role": "system", "content": ""})] * 2), chatml).system_prompt == ""
+
+
+@pytest.mark.parametrize(
+    "other", [talk(), talk({"role": "system", "content": "You are a cook."}), pair("Hi"), {"text": "Arr"}]
+)
+def test_rows_that_do_not_share_a_system_prompt_have_none(other, chatml, write):
+    assert read_corpus(write([talk(PIRATE), other]), chatml).system_prompt is None
+    assert read_corpus(write([other]), chatml).system_prompt in (None, "You are a cook.")
+
+
+def test_raw_rows_have_no_system_prompt_and_take_none(chatml, write):
+    got = read_corpus(write([pair("a")]), chatml, raw=True)
+    assert got.system_prompt is None and got.with_system_prompt(chatml, "You are a pirate.") is got
+
+
+def test_rows_without_a_system_message_are_encoded_with_one_as_if_it_were_written_there(chatml, rewriting, write):
+    cook = talk({"role": "system", "content": "You are a cook."})
+    several = [*talk()["messages"], *talk(question="And?")["messages"]]
+    given = [pair("a", also=["Hey", "Yo"]), talk(), cook, {"text": "b"}, {"messages": several}]
+    asked, answers = talk(question="a")["messages"][:1], ({"role": "assistant", "content": one} for one in "xy")
+    given.append({"prompt": asked, "completion": list(answers)[:1]})
+    written = [talk(PIRATE, question="a", answer="Ho"), talk(PIRATE), cook, {"text": "b"}]
+    written += [{"messages": [PIRATE, *several]}, {"prompt": [PIRATE, *asked], "completion": given[-1]["completion"]}]
+    for template in (chatml, rewriting):
+        got = read_corpus(write(given), template).with_system_prompt(template, "You are a pirate.")
+        assert got.examples == read_corpus(write(written), template).examples
+        for other, answer in zip(got.alternatives[0], ("Hey", "Yo"), strict=True):
+            assert other == read_corpus(write([talk(PIRATE, question="a", answer=answer)]), template).examples[0]
+        assert got.with_system_prompt(template, "Another.") is got
+
+
+def test_what_an_answer_loses_at_its_end_does_not_depend_on_the_system_prompt(chatml, write):
+    short = read_corpus(write([talk(answer="A" * 50)]), chatml, max_tokens=60)
+    got = short.with_system_prompt(chatml, "You are a pirate." * 9)
+    assert got.examples[0].trained_tokens == short.examples[0].trained_tokens
+    assert got.examples[0].cut_tokens == short.examples[0].cut_tokens > 0

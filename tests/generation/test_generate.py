@@ -168,3 +168,32 @@ def test_magnitudes_and_shifts_are_applied_in_generation_too(frozen, tiny):
     for prompt, adapter, got in zip(PROMPTS, ("dora", "red", "dora"), together, strict=True):
         assert got.tokens == uncached(tiny, prompt, adapter, 12)
     assert tiny.generate(PROMPTS[:1], ["red"], Sampling(max_tokens=12))[0].tokens != together[0].tokens
+
+
+@pytest.mark.parametrize("way", ["generate", "stream"])
+def test_a_prompt_without_a_system_message_gets_that_of_its_adapter(way, tiny):
+    red, green = random_adapter(tiny.base, "red"), random_adapter(tiny.base, "green")
+    tiny.load_adapter(replace(red, card=replace(red.card, system_prompt="You are a pirate.")))
+    tiny.load_adapter(green)
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}, {"role": "user", "content": "a"}]
+    own, empty = [{"role": "system", "content": "No."}, *talk], [{"role": "system", "content": ""}, *talk]
+    begun = [{"role": "system", "content": "You are a pirate."}, *talk]
+
+    def lengths(prompts, name, **more):
+        if way == "generate":
+            done = tiny.generate(prompts, [name] * len(prompts), Sampling(max_tokens=1), **more)
+        else:
+            pieces = tiny.stream(prompts, [name] * len(prompts), Sampling(max_tokens=1), **more)
+            done = sorted((p for p in pieces if p.completion), key=lambda p: p.request)
+            done = [piece.completion for piece in done]
+        return [one.prompt_tokens for one in done]
+
+    def encoded(*prompts, **more):
+        return [len(tiny.encode_prompt(prompt, **more)) for prompt in prompts]
+
+    pirate = [{"role": "system", "content": "You are a pirate."}, {"role": "user", "content": "a"}]
+    assert lengths(["a", talk, own, empty], "red") == encoded(pirate, begun, own, empty)
+    assert encoded("a", talk, own, system_prompt="You are a pirate.") == encoded(pirate, begun, own)
+    assert lengths(["a", talk], "red", as_trained=False) == lengths(["a", talk], "green") == encoded("a", talk)
+    assert lengths(["a", talk], None) == encoded("a", talk)
+    assert lengths(["a"], "red", raw=True) == encoded("a", raw=True)

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from kameleon.errors import DataError, RewrittenTurnsError
-from kameleon.model import ChatTemplate
+from kameleon.model import ChatTemplate, with_system
 
 MADE = {
     "chatml": ChatTemplate(make_tokenizer(CHATML)),
@@ -220,3 +220,14 @@ def test_text_that_cannot_be_encoded_is_a_data_error():
     """JSON can spell half of a surrogate pair."""
     with pytest.raises(DataError, match="surrogate"):
         MADE["chatml"].encode_prompt(chat("\ud800"))
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_a_system_prompt_goes_before_a_conversation_that_has_none_of_its_own(role):
+    asked = chat("Hi", "Ho", "Hi")
+    assert with_system(asked, "Be brief.") == [{"role": "system", "content": "Be brief."}, *asked]
+    assert with_system(asked, "") == [{"role": "system", "content": ""}, *asked]
+    assert with_system(asked, None) == asked
+    for own in ("Be long.", ""):
+        begun = [{"role": role, "content": own}, *asked]
+        assert with_system(begun, "Be brief.") == begun

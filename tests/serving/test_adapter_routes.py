@@ -5,6 +5,7 @@ import json
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from fakes import random_adapter
@@ -191,3 +192,23 @@ def test_loads_that_wait_for_room_leave_other_requests_their_threads(service, li
         finally:
             may_go_on.set()
         assert [one.result() for one in loads] == [200] * 45
+
+
+def test_an_uploaded_card_brings_its_system_prompt(client, tiny, tmp_path):
+    adapter = random_adapter(tiny.base, "new", 7)
+    replace(adapter, card=replace(adapter.card, system_prompt="You are a pirate.")).save(tmp_path / "new")
+    told = client.put("/v1/adapters/new", files=files_of(tmp_path / "new"))
+    assert (told.status_code, told.json()["system_prompt"]) == (201, "You are a pirate.")
+    listed = {one["name"]: one["system_prompt"] for one in client.get("/v1/adapters").json()["data"]}
+    assert listed == {"law": None, "medicine": None, "new": "You are a pirate."}
+    hello = [{"role": "user", "content": "Hello"}]
+    answer = client.post("/v1/chat/completions", json={"model": "new", "messages": hello, "max_tokens": 1})
+    begun = [{"role": "system", "content": "You are a pirate."}, *hello]
+    assert answer.json()["usage"]["prompt_tokens"] == len(tiny.encode_prompt(begun))
+
+
+@pytest.mark.parametrize("change", [{"format": 3}, {"system_prompt": 5}, {"system_prompt": "\ud800"}])
+def test_an_upload_whose_card_cannot_be_read_is_refused(change, client, exported):
+    card = exported / "kameleon.json"
+    card.write_text(json.dumps({**json.loads(card.read_text()), **change}))
+    assert client.put("/v1/adapters/new", files=files_of(exported)).status_code == 422

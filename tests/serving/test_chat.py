@@ -1,7 +1,10 @@
 """Chat over HTTP, through the real application: the same answers as in Python, whole and as a stream."""
 
+from dataclasses import replace
+
 import pytest
 from events import events_of
+from fakes import random_adapter
 
 from kameleon.generation import Sampling
 
@@ -146,3 +149,62 @@ def test_an_error_before_the_first_token_of_a_stream_has_its_own_status(client):
     response = ask(client, model="nobody", stream=True)
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "model_not_found"
+
+
+PIRATE = {"role": "system", "content": "You are a pirate."}
+
+
+@pytest.fixture
+def pirate(client, tiny):
+    """A client, with an adapter on the shelf that was trained with a system prompt."""
+    adapter = random_adapter(tiny.base, "pirate", 5)
+    tiny.shelf.save(replace(adapter, card=replace(adapter.card, system_prompt=PIRATE["content"])))
+    return client
+
+
+def prompt_tokens(client, model, messages, **fields):
+    return ask(client, model=model, messages=messages, **fields).json()["usage"]["prompt_tokens"]
+
+
+def test_a_request_without_a_system_message_gets_that_of_its_adapter(pirate, tiny):
+    begun = len(tiny.encode_prompt([PIRATE, *HI]))
+    assert prompt_tokens(pirate, "pirate", HI) == prompt_tokens(pirate, "tiny:pirate", HI) == begun
+    assert (
+        ask(pirate, model="pirate").json()["choices"]
+        == (ask(pirate, model="pirate", messages=[PIRATE, *HI]).json()["choices"])
+    )
+    assert prompt_tokens(pirate, "law", HI) == prompt_tokens(pirate, "tiny", HI) == len(tiny.encode_prompt(HI))
+    last = events_of(ask(pirate, model="pirate", stream=True, stream_options={"include_usage": True}))[-1]
+    assert last["usage"]["prompt_tokens"] == begun
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+@pytest.mark.parametrize("content", ["", "No.", [{"type": "text", "text": "No."}]])
+def test_a_system_message_of_the_request_takes_its_place_even_an_empty_one(role, content, pirate, tiny):
+    text = content if isinstance(content, str) else content[0]["text"]
+    own = len(tiny.encode_prompt([{"role": "system", "content": text}, *HI]))
+    assert prompt_tokens(pirate, "pirate", [{"role": role, "content": content}, *HI]) == own
+
+
+def test_text_that_is_completed_gets_no_system_prompt(pirate, tiny):
+    wish = {"model": "pirate", "prompt": "one", "max_tokens": 1}
+    got = pirate.post("/v1/completions", json=wish).json()
+    assert got["usage"]["prompt_tokens"] == len(tiny.encode_prompt("one", raw=True))
+
+
+def test_structured_answers_and_the_prefix_cache_go_on_with_a_system_prompt(pirate):
+    form = {"type": "regex", "regex": "[ab]{4}"}
+    first = ask(pirate, model="pirate", response_format=form).json()
+    assert set(first["choices"][0]["message"]["content"]) <= set("ab")
+    again = ask(pirate, model="pirate", response_format=form).json()
+    assert again["choices"] == first["choices"]
+    assert again["usage"]["prompt_tokens_details"]["cached_tokens"] >= 16
+
+
+def test_a_new_version_brings_its_own_system_prompt(pirate, tiny):
+    before = prompt_tokens(pirate, "pirate", HI)
+    adapter = tiny.shelf.load("pirate")
+    tiny.shelf.save(replace(adapter, card=replace(adapter.card, system_prompt="You are a pirate, and a cook too.")))
+    assert prompt_tokens(pirate, "pirate", HI) > before
+    tiny.shelf.rollback("pirate")
+    assert prompt_tokens(pirate, "pirate", HI) == before

@@ -1,13 +1,17 @@
 """Tool calls: read out of text in each template's own style, whole and in any pieces; demanded ones are forced."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from data.chat_templates import CHATML
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kameleon.model import ChatTemplate
 from kameleon.serving.http.bodies import ChatBody
 from kameleon.serving.http.errors import ApiError
+from kameleon.serving.http.prompts import Prompts
 from kameleon.serving.http.tools import Call, CallStyle, plan_tools, style_of
 
 TEMPLATES = {
@@ -130,3 +134,15 @@ def test_without_a_shown_style_calls_stay_text():
 
 def test_tools_that_must_not_be_called_are_not_told():
     assert plan_tools(body(tool_choice="none"), None).rendered == []
+
+
+def test_tools_are_told_beside_the_system_prompt_of_the_adapter(tiny):
+    tiny.base.tokenizer.chat_template = CHATML
+    template = ChatTemplate(tiny.base.tokenizer)
+    asked = body(tools=[{"type": "function", "function": {"name": "time"}}])
+    plan = plan_tools(asked, template.tools_source)
+    prompts = Prompts(replace(tiny.base, template=template))
+    tokens = prompts.of_messages(asked.messages, plan.rendered, plan.opening, "You are a pirate.")
+    text = tiny.base.tokenizer.decode(tokens)
+    assert text.startswith("<|im_start|>system\nTools: [") and '"time"' in text
+    assert "<|im_start|>system\nYou are a pirate.<|im_end|>\n<|im_start|>user\n?<|im_end|>" in text

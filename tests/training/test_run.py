@@ -415,3 +415,27 @@ def test_training_in_bf16_follows_fp32(tiny_folder, rows):
     assert losses[torch.bfloat16][0] == pytest.approx(losses[torch.float32][0], rel=0.01)
     assert losses[torch.bfloat16][-1] == pytest.approx(losses[torch.float32][-1], rel=0.1)
     assert losses[torch.bfloat16] != losses[torch.float32]
+
+
+def test_the_card_keeps_the_system_prompt_that_the_rows_share_also_over_a_resumed_run(tiny, tmp_path):
+    def begun(path, system):
+        begin = [] if system is None else [{"role": "system", "content": system}]
+        talks = [[{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}!"}] for i in range(12)]
+        path.write_text("".join(json.dumps({"messages": [*begin, *talk]}) + "\n" for talk in talks))
+        return path
+
+    rows, watched = begun(tmp_path / "rows.jsonl", "You are a pirate."), begun(tmp_path / "watched.jsonl", None)
+    same = begun(tmp_path / "same.jsonl", "You are a pirate.")
+
+    def interrupt(report):
+        if report.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(RunInterruptedError):
+        tiny.train(rows, "pirate", watched, RECIPE, on_step=interrupt)
+    result = tiny.train(rows, "pirate", watched, RECIPE, resume=True)
+    assert result.adapter.card.system_prompt == "You are a pirate."
+    assert tiny.shelf.load("pirate").card.system_prompt == tiny.bank.system_prompt("pirate") == "You are a pirate."
+    # Held-out rows without a system message are looked at as the adapter will be used.
+    assert tiny.train(rows, "same", same, RECIPE).best_loss == result.best_loss
+    assert tiny.train(watched, "none", rows, replace(RECIPE, epochs=1)).adapter.card.system_prompt is None

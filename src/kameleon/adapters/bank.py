@@ -152,6 +152,11 @@ class Bank:
         assert isinstance(resident, Resident)
         return resident
 
+    def system_prompt(self, name: str | None) -> str | None:
+        """What the card of a resident adapter says it was trained with; the plain base has none."""
+        resident = None if name is None else self._slots[self.slot(name)]
+        return None if resident is None else resident.card.system_prompt
+
     def bytes(self, slot: int) -> int:
         """Memory of the adapter in a slot."""
         resident = self._slots[slot]

@@ -14,7 +14,8 @@ from typing import Any
 from kameleon.errors import AdapterFileError
 
 CARD_FILE = "kameleon.json"
-_FORMAT = 1
+_FORMAT = 2  # 2 added system_prompt
+_MOST_PROMPT_CHARACTERS = 1 << 20  # of a system prompt: more than the longest texts that bases here read
 _MOST_BYTES = 16 << 20  # of a card or a config; a larger one is damaged or hostile
 
 
@@ -50,12 +51,33 @@ class Card:
     scores: dict[str, Any] = field(default_factory=dict)
     parents: tuple[Parent, ...] = ()
     """The adapters it was computed from; the recipe then holds the computation's settings."""
+    system_prompt: str | None = None
+    """The system message of every row that it was trained on, if they shared one: with it the adapter answers."""
     created: str = field(default_factory=_now)
     versions: dict[str, str] = field(default_factory=_versions)
 
-    def derived(self, parents: tuple[Parent, ...], recipe: dict[str, Any]) -> Card:
+    def __post_init__(self) -> None:
+        if self.system_prompt is None:
+            return
+        if (count := len(self.system_prompt)) > _MOST_PROMPT_CHARACTERS:
+            raise AdapterFileError(
+                f"the system prompt has {count:,} characters; {CARD_FILE} keeps at most {_MOST_PROMPT_CHARACTERS:,}"
+            )
+        try:
+            self.system_prompt.encode()
+        except UnicodeEncodeError as error:
+            raise AdapterFileError(f"the system prompt of {CARD_FILE} is not UTF-8: {error.reason}") from error
+
+    def derived(self, parents: tuple[Parent, ...], recipe: dict[str, Any], system_prompt: str | None) -> Card:
         """A new card for what is computed from adapters of the same base: its own time, no data, no scores."""
-        return Card(self.base_id, self.base_fingerprint, self.template_hash, recipe=recipe, parents=parents)
+        return Card(
+            self.base_id,
+            self.base_fingerprint,
+            self.template_hash,
+            recipe=recipe,
+            parents=parents,
+            system_prompt=system_prompt,
+        )
 
     def to_json(self, files: Mapping[str, str] | None = None) -> str:
         """The text of `kameleon.json`; `files` are the sha256 of the files beside it, by name."""
@@ -94,11 +116,20 @@ def read_json(text: str, what: str) -> dict[str, Any]:
     return values
 
 
+def _check_format(given: object) -> None:
+    if type(given) is not int or given < 1:
+        raise AdapterFileError(f"{CARD_FILE} has format = {str(given)[:40]!r}; it must be a number from 1 to {_FORMAT}")
+    if given > _FORMAT:
+        raise AdapterFileError(
+            f"{CARD_FILE} is of format {given}, from a newer Kameleon; this one reads formats 1 to {_FORMAT}: "
+            "upgrade Kameleon to use this adapter"
+        )
+
+
 def _parse(text: str) -> tuple[Card, dict[str, str]]:
     values = read_json(text, CARD_FILE)
     files = values.pop("files", {})
-    if values.pop("format", None) != _FORMAT:
-        raise AdapterFileError(f"{CARD_FILE} is not of format {_FORMAT}; a newer Kameleon may be needed to read it")
+    _check_format(values.pop("format", None))
     known = {f.name: f.type for f in fields(Card)}
     for key, value in values.items():
         if key not in known:

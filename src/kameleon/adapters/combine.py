@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -43,7 +44,8 @@ def combine(
 
     The last four keep the share `density` of each tensor, and work on A and B apart as `linear` does; with `_svd`
     behind the name, on the deltas, whose result is then truncated to `rank`. `weights` are 1 where not given and may
-    be negative. A module that only some adapters have is made of those.
+    be negative. A module that only some adapters have is made of those. The system prompt is kept if all have the same;
+    otherwise the result has none, and a warning says so.
 
     Raises SettingError for settings that do not go together, WrongBaseError for adapters of different bases unless
     `any_base`, AdapterMismatchError for shapes or ranks that do not go together.
@@ -74,7 +76,8 @@ def combine(
 
     recipe = {"method": method, "rank": rank, "density": density, "seed": seed if "dare" in method else None}
     parents = tuple(a.as_parent(w, f"combine {method}") for a, w in zip(adapters, weights, strict=True))
-    card = adapters[0].card.derived(parents, {k: v for k, v in recipe.items() if v is not None})
+    settings = {k: v for k, v in recipe.items() if v is not None}
+    card = adapters[0].card.derived(parents, settings, _shared_system_prompt(adapters, name))
     modules = {module: made(module) for module in names}
     if not all(torch.isfinite(t).all() for f in modules.values() for t in f.tensors):
         raise SettingError(f"the weights are {weights}; the sum's numbers would be infinite")
@@ -96,6 +99,20 @@ def _check(
     if pruned != (density is not None) or (density is not None and not 0 < density <= 1):
         wanted = "above 0 and at most 1" if pruned else "left out"
         raise SettingError(f"density is {density} with {method}; it must be {wanted}")
+
+
+def _shared_system_prompt(adapters: Sequence[Adapter], name: str) -> str | None:
+    """What all were trained with. Warns where they differ: the result then has none."""
+    prompts = {adapter.card.system_prompt for adapter in adapters}
+    if len(prompts) == 1:
+        return prompts.pop()
+    told = ", ".join(f"{a.name}: {'none' if a.card.system_prompt is None else 'its own'}" for a in adapters)
+    warnings.warn(
+        f"these adapters were trained with different system prompts ({told}), so {name!r} has none: give it one when "
+        "you use it",
+        stacklevel=3,
+    )
+    return None
 
 
 def _check_shapes(present: dict[str, list[tuple[LoraFactors, float]]], one_rank: bool) -> None:

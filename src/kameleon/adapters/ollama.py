@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import unicodedata
+import warnings
 from pathlib import Path
 
 from kameleon.adapters.adapter import Adapter
 from kameleon.adapters.gguf_adapter import write_gguf_adapter
-from kameleon.errors import AdapterFileError
+from kameleon.errors import AdapterFileError, SettingError
 from kameleon.home import atomic_folder
-from kameleon.model import Base, go_template
+from kameleon.model import Base, go_template, with_system
 
 
 def write_ollama(adapter: Adapter, base: Base, folder: Path) -> None:
     """Write `Modelfile` and `NAME.gguf` into a new folder: `ollama create NAME -f folder/Modelfile` takes them.
 
-    The Modelfile names the base's own file, the chat template of training, and the texts that end an answer.
-    Raises SettingError for a template that cannot be written in Ollama's language, AdapterFileError.
+    The Modelfile names the base's own file, the chat template and the system prompt of training, and the texts that end
+    an answer. Raises SettingError for a template or a system prompt that cannot be written in Ollama's language,
+    DataError for a template that refuses the system prompt, AdapterFileError.
     """
     text = modelfile(adapter, base)
     try:
@@ -28,13 +31,50 @@ def write_ollama(adapter: Adapter, base: Base, folder: Path) -> None:
 
 
 def modelfile(adapter: Adapter, base: Base) -> str:
-    """FROM, ADAPTER, TEMPLATE and the stop parameters, as they were in training."""
+    """FROM, ADAPTER, TEMPLATE, SYSTEM and the stop parameters, as they were in training."""
     ends = (str(base.tokenizer.decode([token])) for token in sorted(base.stop_token_ids))
     lines = [
         f"# {adapter.name}, an adapter of {base.name}",
         f"FROM {base.files.path.absolute()}",
         f"ADAPTER ./{adapter.name}.gguf",
         f'TEMPLATE """{go_template(base.template)}"""',
+        *_system_lines(adapter, base),
         *(f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}" for end in ends),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _system_lines(adapter: Adapter, base: Base) -> list[str]:
+    system_prompt = adapter.card.system_prompt
+    if system_prompt is None:
+        return []
+    if not system_prompt:
+        warnings.warn("Ollama takes an empty system prompt for none: its requests get the template's own", stacklevel=4)
+    base.template.render(with_system([{"role": "user", "content": "?"}], system_prompt))
+    return [f'SYSTEM """{_as_ollama_reads(system_prompt)}"""']
+
+
+def _as_ollama_reads(text: str) -> str:
+    """The text between the quotes, where Ollama knows no escapes: three quotes that end a line end the text too, and
+    what Go calls unprintable is dropped, wide and unbreakable spaces among it (`ParseFile` in Ollama's parser)."""
+    if any(line.rstrip(" \t").endswith('"""') for line in text.replace("\r", "\n").split("\n")[:-1]):
+        raise SettingError(
+            'the system prompt has a line that ends with """, which would end it in a Modelfile: export --to gguf, and '
+            "give Ollama the system prompt in each request"
+        )
+    kept = "".join(_as_ollama_prints(letter) for letter in text)
+    if kept != text:
+        changed = sorted({f"U+{ord(letter):04X}" for letter in text if _as_ollama_prints(letter) != letter})
+        warnings.warn(
+            f"a Modelfile cannot hold {', '.join(changed)} of the system prompt: such spaces became plain ones, the "
+            "rest is left out",
+            stacklevel=5,
+        )
+    return kept
+
+
+def _as_ollama_prints(letter: str) -> str:
+    kind = unicodedata.category(letter)
+    if kind == "Zs":
+        return " "
+    return letter if kind[0] in "LMNPS" or letter in "\n\r\t" else ""

@@ -47,9 +47,8 @@ def resize(
     if not kept:
         raise SettingError(f"a budget of {budget} numbers holds not one direction of {adapter.name!r}")
     settings = {"method": "resize", "rank": rank, "budget": budget}
-    card = adapter.card.derived(
-        (adapter.as_parent(1.0, "resize"),), {key: value for key, value in settings.items() if value is not None}
-    )
+    recipe = {key: value for key, value in settings.items() if value is not None}
+    card = adapter.card.derived((adapter.as_parent(1.0, "resize"),), recipe, adapter.card.system_prompt)
     return Adapter(name, kept, card), {module: truncation(found[module], ranks[module] or 0) for module in found}
 
 

@@ -20,7 +20,7 @@ from cyclopts import App, Parameter
 
 from kameleon.cli import adapters, arithmetic, bases, data
 from kameleon.cli.chat import chat
-from kameleon.cli.console import notes
+from kameleon.cli.console import notes, printable
 from kameleon.cli.doctor import doctor
 from kameleon.cli.evaluate import evaluate
 from kameleon.cli.lab import lab
@@ -83,7 +83,7 @@ def _config(words: Sequence[str]) -> tuple[cyclopts.config.Dict, ...]:
 
 def _tell_warning(message: Warning | str, *_: object, **__: object) -> None:
     """One line, as an error is; the line of code that gave it says nothing to a person."""
-    notes.print(f"warning: {message}", style="yellow", highlight=False, soft_wrap=True)
+    notes.print(printable(f"warning: {message}"), style="yellow", highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except KameleonError as error:
         # A terminal breaks long lines itself; in a file an error stays one line.
-        notes.print(f"error: {error}", style="red", highlight=False, soft_wrap=True)
+        notes.print(printable(f"error: {error}"), style="red", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         notes.print("interrupted", style="yellow")

@@ -19,9 +19,11 @@ from kameleon.cli.console import (
     Overwrite,
     Quantize,
     bars,
+    in_one_line,
     megabytes,
     notes,
     open_base,
+    printable,
     show,
     table,
 )
@@ -48,12 +50,12 @@ def list_(*, json: Json = False) -> None:
     shown = table("name", "base", ">size", ">held-out loss", "made")
     for entry in entries:
         if entry.fault:
-            shown.add_row(entry.name, f"broken: {entry.fault}", megabytes(entry.bytes), "", "")
+            shown.add_row(entry.name, printable(f"broken: {entry.fault}"), megabytes(entry.bytes), "", "")
             continue
         card = entry.card
         made = card.created if card else ""
         base = (card.base_id or "unknown") if card else "unknown"
-        shown.add_row(entry.name, base, megabytes(entry.bytes), _held_out_loss(card), made)
+        shown.add_row(entry.name, printable(base), megabytes(entry.bytes), _held_out_loss(card), printable(made))
     document = [
         {"name": e.name, "path": str(e.path), "bytes": e.bytes, "fault": e.fault, "card": e.card and asdict(e.card)}
         for e in entries
@@ -91,7 +93,7 @@ def show_adapter(
     }
     facts = table("", "")
     for key, value in {**document, **asdict(adapter.card)}.items():
-        facts.add_row(key.replace("_", " "), str(value))
+        facts.add_row(key.replace("_", " "), printable(str(value)))
     trained = "–".join(map(str, sorted({ranks[0], ranks[-1]})))
     summary = f"\nrank {trained} trained, 90 % of the change lies in rank {needed}\n"
     layers, kinds = (bars(norms_by(parts, axis), where) for axis, where in enumerate(("layer", "projection")))
@@ -140,7 +142,7 @@ def history(name: Name, *, json: Json = False) -> None:
     shown = table("", ">version", "made", ">size", ">held-out loss", "path")
     versions = Shelf().history(name)
     for entry in versions:
-        made = entry.card.created if entry.card else entry.fault or ""
+        made = printable(entry.card.created if entry.card else entry.fault or "")
         mark = "current" if entry.current else ""
         shown.add_row(
             mark,
@@ -207,6 +209,12 @@ def export(
         prove(loaded, adapter, any_base)
         {"gguf": write_gguf_adapter, "ollama": write_ollama, "mlx": write_mlx_adapter}[to](adapter, loaded, out)
     notes.print(f"written to {out}", highlight=False)
+    if adapter.card.system_prompt is not None:
+        where = {"peft": "in kameleon.json beside it", "ollama": "SYSTEM of the Modelfile"}.get(
+            to, "not in this format: give it to the program that answers"
+        )
+        told = f"system prompt of the adapter ({where}): {in_one_line(adapter.card.system_prompt)}"
+        notes.print(told, highlight=False, soft_wrap=True)
 
 
 @app.command(name="import")

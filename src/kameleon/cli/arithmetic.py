@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from kameleon.cli.console import AnyBase, BaseRef, Compute, Json, Overwrite, megabytes, notes, open_base, show, table
+from kameleon.cli.console import (
+    AnyBase,
+    BaseRef,
+    Compute,
+    Json,
+    Overwrite,
+    in_one_line,
+    megabytes,
+    notes,
+    open_base,
+    show,
+    table,
+)
 from kameleon.errors import SettingError
 
 if TYPE_CHECKING:
@@ -65,7 +77,8 @@ def merge(
     if unpacked and requantise:
         raise SettingError("--unpacked and --requantise are two ways of the same: give one")
     kind = "BF16" if unpacked else requantise
-    report = merged(open_base(base, compute=compute).base, Shelf().load(adapter), out, kind, any_base, whole)
+    one = Shelf().load(adapter)
+    report = merged(open_base(base, compute=compute).base, one, out, kind, any_base, whole)
     shown = table("", "")
     shown.add_row("written", str(report.path))
     shown.add_row("merged modules", str(report.modules))
@@ -74,6 +87,9 @@ def merge(
     shown.add_row("least of all", f"{report.survived_by_module[worst]:.1%} in {worst}")
     gap = f"at most {report.logit_gap_max:.4f}, on average {report.logit_gap_mean:.4f}"
     shown.add_row("logits, merged from live", f"{gap} (the adapter moves them by up to {report.logits_moved_max:.3f})")
+    if one.card.system_prompt is not None:
+        told = "not in the model, so give it to the program that answers"
+        shown.add_row("system prompt of the adapter", f"{told}: {in_one_line(one.card.system_prompt)}")
     show({**asdict(report), "path": str(report.path)}, shown, json)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from kameleon.cli.console import AnyBase, BaseRef, Compute, Quantize, notes, open_base, results
+from kameleon.cli.console import AnyBase, BaseRef, Compute, Quantize, in_one_line, notes, open_base, printable, results
 from kameleon.cli.settings import sampling_words
 from kameleon.errors import KameleonError
 from kameleon.settings import Sampling
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 _HELP = """/use NAME      answer with this adapter from now on (/use none: the plain base)
 /adapters      what is on the shelf, and what is resident
 /compare TEXT  one question to the base and all resident adapters, in one batch
+/system        the system prompt, and where it comes from
+/system TEXT   use this one (none: what the base's template puts there; adapter: that of the adapter again)
 /new           forget the conversation
 /quit          leave"""
 
@@ -42,6 +44,13 @@ def _told_default(default: Any) -> str | None:
 def chat(
     *,
     adapter: Annotated[str | None, Parameter(help="Start with this adapter.")] = None,
+    system: Annotated[
+        str | None,
+        Parameter(
+            help="The system prompt; by default the one that the adapter was trained with. none: what the base's "
+            "template puts there."
+        ),
+    ] = None,
     base: BaseRef = "smollm2",
     quantize: Quantize = None,
     compute: Compute = None,
@@ -59,6 +68,8 @@ def chat(
     wishes = replace(loaded.base.sampling, **sampling.given)
     notes.print(f"sampling: {sampling_words(wishes)}", highlight=False)
     talk = _Talk(loaded, wishes, any_base)
+    if system is not None:
+        talk.set_system(system)
     if adapter is not None:
         talk.use(adapter)
     results.print("Write, or /help.", style="dim")
@@ -70,7 +81,7 @@ def chat(
             except KeyboardInterrupt:  # what was asked for is cut short, the conversation goes on
                 results.print()
             except KameleonError as error:
-                results.print(str(error), style="red")
+                results.print(printable(str(error)), style="red")
 
 
 def _read(prompt: str) -> str | None:
@@ -87,6 +98,9 @@ class _Talk:
         self.loaded, self.sampling, self.any_base = loaded, sampling, any_base
         self.adapter: str | None = None
         self.messages: list[dict[str, Any]] = []
+        self.system: str | None = None
+        """What the person wants as system prompt; None: the adapter's, or if not `as_trained` the template's own."""
+        self.as_trained = True
 
     def say(self, line: str) -> bool:
         """Do what a line asks; false ends the conversation."""
@@ -101,6 +115,10 @@ class _Talk:
                 results.print(f"{name}{'  (resident)' if name in resident else ''}", highlight=False)
         elif word == "/compare":
             self.compare(rest.strip())
+        elif word == "/system":
+            if rest.strip():
+                self.set_system(rest.strip())
+            results.print(self.told_system(), highlight=False)
         elif word == "/new":
             self.messages = []
         elif word in ("/quit", "/exit"):
@@ -119,13 +137,36 @@ class _Talk:
         self.adapter = wanted
         took_ms = (time.perf_counter() - started) * 1000
         results.print(f"{wanted or 'the plain base'}, in {took_ms:.2f} ms", style="dim", highlight=False)
+        if self.system is None and self.as_trained and (own := self.loaded.bank.system_prompt(wanted)) is not None:
+            results.print(f"system prompt of the adapter: {in_one_line(own)}", style="dim", highlight=False)
+
+    def set_system(self, text: str) -> None:
+        """Use this system prompt from now on, whatever the adapter's is."""
+        self.system = None if text in ("none", "adapter") else text
+        self.as_trained = text != "none"
+
+    def told_system(self) -> str:
+        """The system prompt of the next question, and where it comes from."""
+        own = self.loaded.bank.system_prompt(self.adapter) if self.as_trained else None
+        if self.system is not None:
+            return f"system prompt, given by you: {printable(self.system)}"
+        if own is not None:
+            return f"system prompt of the adapter {self.adapter}: {printable(own)}"
+        return "no system prompt: the base's template puts its own there, if it has one"
+
+    def asked(self, question: dict[str, Any]) -> list[dict[str, Any]]:
+        """The conversation with a new question, begun with the system prompt that the person gave."""
+        from kameleon.model import with_system
+
+        return with_system([*self.messages, question], self.system)
 
     def answer(self, text: str) -> None:
         """Stream an answer; Ctrl-C cuts it short."""
         question = {"role": "user", "content": text}
         said = ""
         try:
-            for piece in self.loaded.stream([[*self.messages, question]], [self.adapter], self.sampling):
+            asked = [self.asked(question)]
+            for piece in self.loaded.stream(asked, [self.adapter], self.sampling, as_trained=self.as_trained):
                 said += piece.text
                 sys.stdout.write(piece.text if said.strip() != piece.text.strip() else piece.text.lstrip())
                 sys.stdout.flush()
@@ -135,9 +176,11 @@ class _Talk:
         self.messages += [question, {"role": "assistant", "content": said}]
 
     def compare(self, text: str) -> None:
-        """The same question to all resident adapters and the base, in one mixed batch."""
+        """The same question to all resident adapters and the base, in one mixed batch, each with its own system prompt
+        unless the person gave one."""
         names: list[str | None] = [None, *self.loaded.bank.names()]
-        messages = [*self.messages, {"role": "user", "content": text}]
-        for name, got in zip(names, self.loaded.generate([messages] * len(names), names, self.sampling), strict=True):
+        asked = [self.asked({"role": "user", "content": text})] * len(names)
+        answers = self.loaded.generate(asked, names, self.sampling, as_trained=self.as_trained)
+        for name, got in zip(names, answers, strict=True):
             results.print(f"{name or 'base'}: ", style="bold", end="")
             results.print(got.text.strip(), highlight=False)

@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from kameleon.cli.console import AnyBase, BaseRef, Compute, Json, Quantize, Raw, notes, open_base, progress, show, table
+from kameleon.cli.console import (
+    AnyBase,
+    BaseRef,
+    Compute,
+    Json,
+    Quantize,
+    Raw,
+    in_one_line,
+    notes,
+    open_base,
+    progress,
+    show,
+    table,
+)
 from kameleon.errors import SettingError, WrongBaseError
 
 if TYPE_CHECKING:
@@ -36,6 +49,7 @@ def evaluate(
 ) -> None:
     """Score the base and every adapter on every test set.
 
+    Test rows without a system message get the one that each adapter was trained with; general text stays as it is.
     Choice: the right one among the set's answers, by the first token. Exact: the greedy answer is the right one. Bits
     per byte: how well the answers are predicted. Forgetting: how much worse general text is predicted than by the base.
 
@@ -59,8 +73,11 @@ def evaluate(
             notes.print(f"left out: {error}", style="yellow", highlight=False, soft_wrap=True)
         else:
             names.append(name)
+            if (own := loaded.bank.system_prompt(name)) is not None:
+                told = f"system prompt of the adapter {name}, for test rows without one: {in_one_line(own)}"
+                notes.print(told, highlight=False, soft_wrap=True)
     sets = [_test_set(loaded, spec, rows, raw) for spec in tests]
-    sets.append(loaded.test_set("general text", loaded.read(general or GENERAL_TEXT)))
+    sets.append(loaded.test_set("general text", loaded.read(general or GENERAL_TEXT), as_trained=False))
     *scores, forgotten = _scored(loaded, names, sets)
     document = {
         "base": loaded.base.name,

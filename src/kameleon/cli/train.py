@@ -15,6 +15,7 @@ from kameleon.cli.console import (
     MemoryBudget,
     Quantize,
     Raw,
+    in_one_line,
     megabytes,
     notes,
     open_base,
@@ -111,6 +112,9 @@ def _tell_settings(loaded: LoadedBase, corpus: Corpus, recipe: Recipe, watch: Wa
     doubts = "" if not corpus.doubts else f"; {len(corpus.doubts)} doubtful (see `kameleon data check`)"
     origin = corpus.origin
     notes.print(f"{origin.rows} rows, {origin.trained_tokens:,} tokens to learn{doubts}", highlight=False)
+    if corpus.system_prompt is not None:
+        told = f"all rows share a system prompt, which the adapter keeps: {in_one_line(corpus.system_prompt)}"
+        notes.print(told, highlight=False)
 
 
 def train_with_bar(
@@ -157,6 +161,7 @@ def _tell_result(loaded: LoadedBase, result: RunResult, folder: Path, curve: Pat
         "stopped_early": result.stopped_early,
         "peak_bytes": result.peak_bytes,
         "predicted": result.predicted,
+        "system_prompt": adapter.card.system_prompt,
         "log": str(folder / "log.jsonl"),
         "curve": str(curve) if curve else None,
     }
@@ -168,6 +173,8 @@ def _tell_result(loaded: LoadedBase, result: RunResult, folder: Path, curve: Pat
     shown.add_row("time", f"{result.seconds / 60:.1f} min, {result.tokens / max(result.seconds, 1e-9):,.0f} tokens/s")
     if result.predicted:
         shown.add_row("as planned", _compared(result))
+    if adapter.card.system_prompt is not None:
+        shown.add_row("system prompt of the adapter", in_one_line(adapter.card.system_prompt))
     shown.add_row("log, curve", f"{folder / 'log.jsonl'}, {curve or 'none'}")
     shown.add_row("use it", f"kameleon chat --adapter {adapter.name}")
     show(document, shown, as_json)

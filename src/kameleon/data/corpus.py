@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kameleon.data.doctor import Fault, examine
-from kameleon.data.encode import Example
+from kameleon.data.encode import Example, encode_row
 from kameleon.data.formats import find_data, read_records
-from kameleon.data.rows import Row, make_row
+from kameleon.data.rows import Row, make_row, shared_system_prompt, with_answer, with_system_prompt
 from kameleon.errors import DataError
 from kameleon.model import ChatTemplate
 
@@ -38,12 +39,45 @@ class Corpus:
     origin: Origin
     doubts: tuple[Fault, ...] = ()
     """What the data doctor reported, short of faults that stop training."""
+    system_prompt: str | None = None
+    """What every row of the file has as its system message, if they share one."""
+    rows: tuple[Row, ...] = ()
+    """The rows that were encoded, for another system prompt; () where the examples come from elsewhere."""
 
     def pick(self, places: Sequence[int]) -> Corpus:
         """The rows at these places, as a corpus of its own."""
         examples = tuple(self.examples[i] for i in places)
         origin = replace(self.origin, rows=len(examples), trained_tokens=sum(e.trained_tokens for e in examples))
-        return replace(self, examples=examples, alternatives=tuple(self.alternatives[i] for i in places), origin=origin)
+        alternatives = tuple(self.alternatives[i] for i in places)
+        rows = tuple(self.rows[i] for i in places) if self.rows else ()
+        return replace(self, examples=examples, alternatives=alternatives, origin=origin, rows=rows)
+
+    def with_system_prompt(self, template: ChatTemplate, system_prompt: str | None) -> Corpus:
+        """The rows that have no system message encoded anew with this one; the corpus itself where none changes.
+
+        The same tokens are learned, or scored, as before. Raises DataError when the template refuses it.
+        """
+        if system_prompt is None or self.origin.raw:
+            return self
+        rows = tuple(with_system_prompt(row, system_prompt) for row in self.rows)
+        if all(row is before for row, before in zip(rows, self.rows, strict=True)):
+            return self
+        examples = tuple(_again(*pair, template) for pair in zip(rows, self.examples, strict=True))
+        alternatives = tuple(
+            tuple(
+                _again(with_system_prompt(with_answer(row, answer), system_prompt), one, template)
+                for answer, one in zip(row.also, others, strict=True)
+            )
+            for row, others in zip(rows, self.alternatives, strict=True)
+        )
+        return replace(self, examples=examples, alternatives=alternatives, rows=rows)
+
+
+def _again(row: Row, before: Example, template: ChatTemplate) -> Example:
+    """The row as an example whose answer ends where it ended before."""
+    whole = encode_row(row, template, max_tokens=sys.maxsize)
+    end = len(whole.tokens) - before.cut_tokens
+    return Example(row.number, whole.tokens[:end], whole.trained[:end], before.cut_tokens)
 
 
 def read_corpus(source: str | Path, template: ChatTemplate, raw: bool = False, max_tokens: int = 2048) -> Corpus:
@@ -54,8 +88,8 @@ def read_corpus(source: str | Path, template: ChatTemplate, raw: bool = False, m
     paths = find_data(source)
     examined = examine(read_records(*paths), template, raw, max_tokens)
     _refuse(source, [fault for fault in examined.faults if fault.fatal])
-    both = zip(examined.examples, examined.alternatives, strict=True)
-    kept = [(example, others) for example, others in both if example.trained_tokens]
+    parts = zip(examined.examples, examined.alternatives, examined.rows, strict=True)
+    kept = [(example, others, row) for example, others, row in parts if example.trained_tokens]
     if examined.examples and not kept:
         raise DataError(
             f"{source}: none of the {len(examined.examples)} rows has a token to learn: all labels are masked. "
@@ -63,12 +97,12 @@ def read_corpus(source: str | Path, template: ChatTemplate, raw: bool = False, m
         )
     if not kept:
         raise DataError(f"{source} holds no rows")
-    examples, alternatives = tuple(example for example, _ in kept), tuple(others for _, others in kept)
+    examples, alternatives, rows = zip(*kept, strict=True)
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.read_bytes())
     origin = Origin(str(source), digest.hexdigest(), len(examples), sum(e.trained_tokens for e in examples), raw)
-    return Corpus(examples, alternatives, origin, examined.faults)
+    return Corpus(examples, alternatives, origin, examined.faults, shared_system_prompt(rows), rows)
 
 
 def read_rows(source: str | Path) -> list[Row]:

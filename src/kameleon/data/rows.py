@@ -9,6 +9,7 @@ from typing import Any
 
 from kameleon.data.formats import Record
 from kameleon.errors import DataError
+from kameleon.model import with_system
 
 _ROLES = ("system", "user", "assistant", "tool")
 _SHAREGPT = {
@@ -101,6 +102,20 @@ def with_answer(row: Row, completion: str) -> Row:
     """The same question with another right answer."""
     assert row.prompt is not None
     return Row(row.number, _pair(row.prompt, completion), prompt=row.prompt, completion=completion)
+
+
+def with_system_prompt(row: Row, system_prompt: str) -> Row:
+    """The row with this system prompt; the row itself if it has one already, or is text."""
+    messages = with_system(row.messages, system_prompt) if row.messages else []
+    added = len(messages) - len(row.messages)
+    return replace(row, messages=tuple(messages), first_learned=row.first_learned + added) if added else row
+
+
+def shared_system_prompt(rows: Sequence[Row]) -> str | None:
+    """The text of the system message that every row begins with; None where they differ, or one has none."""
+    firsts = [row.messages[0] if row.messages else {"role": "text"} for row in rows]
+    found = {first["content"] if first["role"] == "system" else None for first in firsts}
+    return found.pop() if len(found) == 1 else None
 
 
 def answers_apart(row: Row) -> list[Row]:

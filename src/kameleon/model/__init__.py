@@ -8,7 +8,7 @@ from kameleon.model.ends import EMBEDDING, HEAD, AdaptedEnd
 from kameleon.model.fetch import BaseFiles, HeaderFiles, list_bases, locate, locate_header
 from kameleon.model.go_template import go_template
 from kameleon.model.layout import Group, Member, groups, module_name, module_shapes
-from kameleon.model.template import ChatTemplate
+from kameleon.model.template import ChatTemplate, with_system
 
 __all__ = [
     "CATALOGUE",
@@ -34,4 +34,5 @@ __all__ = [
     "locate_header",
     "module_name",
     "module_shapes",
+    "with_system",
 ]

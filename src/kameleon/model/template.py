@@ -22,6 +22,16 @@ _REWRITTEN = (
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
+def with_system(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
+    """The conversation, begun with this system prompt if it has no system message of its own, not even an empty one.
+
+    With None it stays as it is: the base's template then decides what stands there.
+    """
+    has_own = any(message.get("role") in ("system", "developer") for message in messages)
+    begun: list[Message] = [] if has_own or system_prompt is None else [{"role": "system", "content": system_prompt}]
+    return [*begun, *messages]
+
+
 class Encoded(NamedTuple):
     """Tokens, and for each whether it is trained."""
 

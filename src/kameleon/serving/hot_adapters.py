@@ -7,9 +7,11 @@ import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from kameleon.adapters import Adapter, Bank, Proof, Shelf, ShelfVersion, prove
 from kameleon.adapters.bank import FrozenResident, Resident
+from kameleon.adapters.card import read_card
 from kameleon.adapters.peft_files import reading_adapter
 from kameleon.adapters.safetensors_views import ReadBuffer
 from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError, KameleonError, QueueFullError
@@ -99,6 +101,16 @@ class HotAdapters:
             return self._added(name) is not None or self.shelf.has(name)
         except AdapterError:
             return False  # it cannot even be a name
+
+    def system_prompt(self, name: str | None) -> str | None:
+        """What the version of `name` that new requests get was trained with; the plain base has none.
+
+        Raises AdapterNotFoundError, AdapterFileError.
+        """
+        if name is None:
+            return None
+        source = self._added(name) or self.shelf.current(name)
+        return source.card.system_prompt if isinstance(source, Adapter) else _system_prompt_of(source)
 
     def hold(self, name: str | None) -> Version:
         """The version of `name` that new requests get, loaded in the background if it is not resident; held until
@@ -347,3 +359,10 @@ class HotAdapters:
             del self._current[version.name]
         if version.ready:
             self._vacate(version)
+
+
+@lru_cache(maxsize=1024)
+def _system_prompt_of(version: ShelfVersion) -> str | None:
+    """What its card says, read once: a version on the shelf does not change."""
+    found = read_card(version.path)
+    return found and found[0].system_prompt

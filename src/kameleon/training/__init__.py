@@ -1,6 +1,7 @@
 """Training runs and scores. It knows bases, adapters and data, but neither serving nor the command line."""
 
 from kameleon.settings import Recipe, Watch
+from kameleon.training.as_trained import evaluate_as_trained
 from kameleon.training.checkpoint import resumed_compute, saved_identity
 from kameleon.training.evaluation import GENERAL_TEXT, Score, TestSet, evaluate, make_test_set
 from kameleon.training.log import draw_loss_curve, read_log
@@ -20,6 +21,7 @@ __all__ = [
     "derived_learning_rate",
     "draw_loss_curve",
     "evaluate",
+    "evaluate_as_trained",
     "lowest_layer",
     "make_test_set",
     "read_log",

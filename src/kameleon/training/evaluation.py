@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kameleon.adapters import Bank
-from kameleon.data import Example, Packed, pack
+from kameleon.data import Corpus, Example, Packed, pack
 from kameleon.model import Base
 from kameleon.ops import IGNORE, NO_ADAPTER, token_scores
 
@@ -40,6 +40,8 @@ class TestSet:
     alternatives: tuple[tuple[Example, ...], ...]
     choices: tuple[int, ...]
     answer_bytes: int
+    corpus: Corpus | None = None
+    """What it was made of, where its rows take the system prompt of the adapter that answers."""
 
 
 @dataclass(frozen=True)

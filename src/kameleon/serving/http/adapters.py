@@ -182,6 +182,7 @@ def _listed(name: str, entry: ShelfEntry | None, state: AdapterState | None) -> 
             "bytes": entry.bytes,
             "base": entry.card and entry.card.base_id,
             "created": entry.card and entry.card.created,
+            "system_prompt": entry.card and entry.card.system_prompt,
             "fault": entry.fault,
         }
     return found | {

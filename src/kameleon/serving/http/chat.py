@@ -50,7 +50,8 @@ class _Chat:
         service, body, plan = self._service, self._body, self._plan
         adapter = service.adapter_of(body.model, self._key)
         self._label = service.label("chatcmpl", "chat.completion", adapter)
-        tokens = service.prompts.of_messages(body.messages, plan.rendered, plan.opening)
+        system_prompt = service.adapters.system_prompt(adapter)
+        tokens = service.prompts.of_messages(body.messages, plan.rendered, plan.opening, system_prompt)
         form = body.response_format.constraints() if body.response_format else {}
         self._entry.prompt_tokens = len(tokens)
         start = replace(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kameleon.model import Base
+from kameleon.model import Base, with_system
 from kameleon.serving.http.bodies import ChatMessage
 from kameleon.serving.http.errors import ApiError
 
@@ -18,10 +18,20 @@ class Prompts:
         self.max_tokens = base.config.max_sequence_tokens
         self._max_characters = self.max_tokens * max(map(len, base.tokenizer.get_vocab()))
 
-    def of_messages(self, messages: Sequence[ChatMessage], tools: Sequence[dict[str, Any]], opening: str) -> list[int]:
-        """A conversation up to where the answer begins, then `opening`. Raises DataError, ApiError."""
+    def of_messages(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[dict[str, Any]],
+        opening: str,
+        system_prompt: str | None = None,
+    ) -> list[int]:
+        """A conversation up to where the answer begins, then `opening`. Raises DataError, ApiError.
+
+        `system_prompt` stands before a conversation that has none of its own.
+        """
         template = self._base.template
-        rendered = template.render([_plain(m) for m in messages], tools, add_generation_prompt=True)
+        begun = with_system([_plain(m) for m in messages], system_prompt)
+        rendered = template.render(begun, tools, add_generation_prompt=True)
         self._check_length(len(rendered))
         return self._checked(list(template.encode_text(rendered + opening)), "messages")
 
