@@ -15,7 +15,7 @@ def chat(run, tiny_folder, monkeypatch):
         said, used = iter(lines), []
         monkeypatch.setattr("builtins.input", lambda prompt: next(said))
         for name in ("stream", "generate"):
-            monkeypatch.setattr(f"kameleon.api.LoadedBase.{name}", lambda *given: used.append(given[3]) or [SAID])
+            monkeypatch.setattr(f"kameleon.api.LoadedBase.{name}", lambda *given, **_: used.append(given[3]) or [SAID])
         status, _, err = run("chat", "--base", tiny_folder, *words)
         return status, used, err
 
