@@ -4,7 +4,7 @@ from kameleon.data.corpus import Corpus, Origin, read_corpus, read_rows, split_h
 from kameleon.data.doctor import Examined, Fault, colour_mask, examine, require_trainable
 from kameleon.data.encode import Example, encode_row
 from kameleon.data.formats import Record, find_data, read_records
-from kameleon.data.packing import Packed, RowSpan, pack, rows_of_step
+from kameleon.data.packing import Packed, RowSpan, pack
 from kameleon.data.rows import Row, make_row, with_answer
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "read_records",
     "read_rows",
     "require_trainable",
-    "rows_of_step",
     "split_held_out",
     "with_answer",
 ]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from kameleon.data import Example, Packed, pack, rows_of_step
+from kameleon.data import Example, Packed, pack
 from kameleon.ops import IGNORE, NO_PARENT
 from kameleon.settings import Recipe, Watch
+from kameleon.training import Schedule
 
 _SAMPLED_STEPS = 48  # laid out to learn how passes fall; more would only take longer
-_LOOKS = 8  # as `Run.eval_every` has it by default
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,13 @@ class Pass:
 class Workload:
     """`passes` of `sampled_steps` steps that stand for the run's `steps`; `look` is one look at the held-out rows.
 
-    `steps_per_epoch` may be a fraction. `assumed` says what was taken where there are no rows to look at.
+    `assumed` says what was taken where there are no rows to look at.
     """
 
     passes: tuple[Pass, ...]
     sampled_steps: int
     steps: int
-    steps_per_epoch: float
+    steps_per_epoch: int
     look: tuple[Pass, ...]
     looks: int
     assumed: str = ""
@@ -73,32 +72,30 @@ class Workload:
 
 def workload_of(examples: Sequence[Example], held_out: Sequence[Example], recipe: Recipe, watch: Watch) -> Workload:
     """The passes of a run on these rows, as `training.Run` makes them; of a long run some steps are laid out."""
-    steps = math.ceil(len(examples) * recipe.epochs / recipe.rows_per_step)
-    chosen = range(0, steps, max(1, steps // _SAMPLED_STEPS))
+    schedule = Schedule(len(examples), recipe.epochs, recipe.rows_per_step, recipe.seed)
+    chosen = range(0, schedule.steps, max(1, schedule.steps // _SAMPLED_STEPS))
     passes = []
     for step in chosen:
-        rows = rows_of_step(len(examples), step, recipe.rows_per_step, recipe.seed)
-        passes += _passes([examples[row] for row in rows], watch)
+        passes += _passes([examples[row] for row in schedule.rows_of(step)], watch)
     longest = max(examples, key=lambda example: len(example.tokens))
     # The longest row may be in no chosen step; alone, it is the least of what its pass can be.
     largest_alone = _passes([longest], watch)[0]
     if all(p.tokens < largest_alone.tokens for p in passes):
         passes[-1] = largest_alone
     watched = held_out[: watch.eval_rows]
-    every = watch.eval_every or max(1, math.ceil(steps / _LOOKS))
-    looks = math.ceil(steps / every) if watched else 0
-    look = _passes(watched, watch) if watched else ()
-    return Workload(tuple(passes), len(chosen), steps, len(examples) / recipe.rows_per_step, tuple(look), looks)
+    looks = schedule.looks(watch.eval_every) if watched else 0
+    look = tuple(_passes(watched, watch))
+    return Workload(tuple(passes), len(chosen), schedule.steps, schedule.steps_per_epoch, look, looks)
 
 
 def assumed_workload(row_tokens: int, rows: int, recipe: Recipe, watch: Watch) -> Workload:
     """Where there are no rows yet: `rows` of `row_tokens` tokens each, all of them learned."""
     length = min(row_tokens, recipe.max_row_tokens)
     example = Example(0, tuple(range(length)), (True,) * length)
-    step = tuple(_passes([example] * recipe.rows_per_step, watch, alike=False))
-    steps = math.ceil(rows * recipe.epochs / recipe.rows_per_step)
+    schedule = Schedule(rows, recipe.epochs, recipe.rows_per_step, recipe.seed)
+    step = tuple(_passes([example] * len(schedule.rows_of(0)), watch, alike=False))
     told = f"{rows:,} rows of {length} tokens (no data was given)"
-    return Workload(step, 1, steps, rows / recipe.rows_per_step, (), 0, told)
+    return Workload(step, 1, schedule.steps, schedule.steps_per_epoch, (), 0, told)
 
 
 def _passes(examples: Sequence[Example], watch: Watch, alike: bool = True) -> list[Pass]:
