@@ -26,13 +26,13 @@ def test_passes_are_those_of_the_run():
         for packed in pack([examples[r] for r in Schedule(20, 2, 8, 0).rows_of(step)], 100, 0)
     ]
     assert work.passes == tuple(made)
-    assert (work.steps, work.steps_per_epoch, work.looks) == (6, 3, 6)
+    assert (work.steps, work.schedule.steps_per_epoch, work.looks) == (6, 3, 6)
     assert work.tokens == sum(p.tokens for p in made)
     assert [p.tokens for p in work.look] == [sum(len(p.tokens) for p in pack(rows(3, 10), 100, 0))]
 
 
 def test_a_shared_beginning_counts_once_as_tokens_and_for_every_row_as_keys():
-    (one,) = workload_of(rows(4, 10, shared=20), (), Recipe(rows_per_step=4), Watch()).passes
+    (one,) = workload_of(rows(4, 10, shared=20), (), Recipe(epochs=1, rows_per_step=4), Watch()).passes
     shared, own = 19, 10  # the last token before the answer predicts a learned one; the answer's last predicts nothing
     assert one.tokens == shared + 4 * own
     assert one.seen == one.tokens + 4 * shared

@@ -6,6 +6,7 @@ from kameleon.data.encode import Example, encode_row
 from kameleon.data.formats import Record, find_data, read_records
 from kameleon.data.packing import Packed, RowSpan, pack
 from kameleon.data.rows import Row, make_row, with_answer
+from kameleon.data.sample import sample
 
 __all__ = [
     "Corpus",
@@ -27,6 +28,7 @@ __all__ = [
     "read_records",
     "read_rows",
     "require_trainable",
+    "sample",
     "split_held_out",
     "with_answer",
 ]

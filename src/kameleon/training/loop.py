@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from kameleon.adapters import Adapter, Bank, Card
-from kameleon.data import Example, pack, require_trainable
+from kameleon.data import Example, pack, require_trainable, sample
 from kameleon.errors import CheckpointError, NonFiniteLossError, RunInterruptedError, TrainingError
 from kameleon.model import Base
 from kameleon.ops import IGNORE, compute_name, kernels, linear_cross_entropy
@@ -32,7 +32,7 @@ from kameleon.training.checkpoint import (
 )
 from kameleon.training.interrupt import StopRequest
 from kameleon.training.log import RunLog
-from kameleon.training.recipe import derived_learning_rate
+from kameleon.training.recipe import settled
 from kameleon.training.report import Forecast, RunResult, StepReport, peak_bytes
 from kameleon.training.schedule import Schedule, learning_rate_at, look_is_due
 from kameleon.training.step import StepResult, Trainee, fresh_adapter, train_step
@@ -59,11 +59,11 @@ class Run:
         require_trainable(examples)
         self.base, self.folder, self.card, self.name = base, folder, card, name
         self.overwrite = overwrite
-        self.examples, self.held_out, self.watch = examples, tuple(held_out[: watch.eval_rows]), watch
+        self.examples, self.watch = examples, watch
+        self.held_out = tuple(sample(held_out, watch.eval_rows, recipe.seed))
         self.forecast = forecast
-        peak = recipe.learning_rate or derived_learning_rate(base.config)
-        self.recipe = replace(recipe, learning_rate=peak)
-        self.schedule = Schedule(len(examples), recipe.epochs, recipe.rows_per_step, recipe.seed)
+        self.schedule = Schedule.of(recipe, len(examples))
+        self.recipe = settled(recipe, base.config, self.schedule)
         self.total_steps = self.schedule.steps
         self.bank = Bank(base)
         self.slot = self.bank.add(fresh_adapter(base, name, self.recipe, card))

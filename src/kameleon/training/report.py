@@ -32,7 +32,10 @@ class StepReport:
 
 @dataclass(frozen=True)
 class RunResult:
-    """The trained adapter (its best look), and what the run cost: `predicted` beforehand, if there was a plan."""
+    """The trained adapter, and what the run cost: `predicted` beforehand, if there was a plan.
+
+    The adapter is that of the best look; without held-out rows (`best_loss` None) it is that of the last step.
+    """
 
     adapter: Adapter
     steps: int

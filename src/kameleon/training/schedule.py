@@ -1,4 +1,4 @@
-"""What a run does when: the rows of each step, the looks, and the learning rate over the run."""
+"""What a run does when: how many rows a step and epochs, the rows of each step, the looks, and the learning rate."""
 
 from __future__ import annotations
 
@@ -7,8 +7,20 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 
+from kameleon.settings import Recipe
+
 LOOKS = 8
 """Looks at the held-out rows in a run, unless the steps between them are given."""
+
+
+def derived_rows_per_step(rows: int) -> int:
+    """Of few rows smaller steps, so that there are enough of them: LoRA learns little from a handful of steps."""
+    return next(size for below, size in ((320, 4), (1000, 8), (math.inf, 16)) if rows < below)
+
+
+def derived_epochs(rows: int) -> float:
+    """(1000 / rows)^0.7 in whole epochs, from 1 to 10: a small file makes some 100 steps only if it is seen again."""
+    return float(max(1, min(10, round((1000 / rows) ** 0.7))))
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,13 @@ class Schedule:
     epochs: float
     rows_per_step: int
     seed: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, rows: int) -> Schedule:
+        """The schedule of `recipe` for `rows` rows; what the recipe leaves open is derived from their number."""
+        epochs = derived_epochs(rows) if recipe.epochs is None else recipe.epochs
+        rows_per_step = derived_rows_per_step(rows) if recipe.rows_per_step is None else recipe.rows_per_step
+        return cls(rows, epochs, rows_per_step, recipe.seed)
 
     @property
     def visits(self) -> int:
