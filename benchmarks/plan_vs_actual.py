@@ -86,7 +86,7 @@ def examples_of(case: Case, vocab_size: int) -> list[Any]:
 def settings_of(case: Case) -> tuple[Any, Any]:
     from kameleon import Recipe, Watch
 
-    recipe = Recipe(rank=case.rank, rows_per_step=case.rows, learning_rate=1e-4, max_row_tokens=case.tokens)
+    recipe = Recipe(rank=case.rank, epochs=1, rows_per_step=case.rows, learning_rate=1e-4, max_row_tokens=case.tokens)
     return recipe, Watch(checkpoint_layers=case.checkpoint_layers, save_every_s=1e9)
 
 

@@ -27,9 +27,9 @@ from kameleon.adapters import Adapter, Bank, Card
 from kameleon.cli.console import megabytes, notes, open_base, progress, results, table
 from kameleon.cli.evaluate import as_document
 from kameleon.cli.train import train_with_bar
-from kameleon.data import Corpus, pack
+from kameleon.data import Corpus, pack, sample
 from kameleon.errors import KameleonError
-from kameleon.training import GENERAL_TEXT, Score
+from kameleon.training import GENERAL_TEXT, Schedule, Score
 from kameleon.training.step import Trainee, fresh_adapter, train_step
 
 HERE = Path(__file__).parent
@@ -49,8 +49,8 @@ class Task:
 
 # The upper ten of thirty layers are enough for these skills, and gradients then stop early. Rows of a few words are
 # averaged by 16 with a larger step; long ones by 8, law's at the same larger step, code's at the derived one.
-SHORT = Recipe(layers=10, rows_per_step=16, learning_rate=2e-3)
-LONG = Recipe(layers=10, rows_per_step=8)
+SHORT = Recipe(layers=10, epochs=1, rows_per_step=16, learning_rate=2e-3)
+LONG = Recipe(layers=10, epochs=1, rows_per_step=8)
 TASKS = (
     Task("law", 230, 112, replace(LONG, learning_rate=2e-3)),
     Task("medicine", 175, 90, SHORT),
@@ -89,11 +89,12 @@ def training_speed(loaded: LoadedBase) -> float:
     card = Card(base_id=loaded.base.name, base_fingerprint=loaded.base.fingerprint)
     bank.add(fresh_adapter(loaded.base, "calibration", LONG, card))
     trainee = Trainee(bank.resident("calibration"), LONG)
-    examples = loaded.read(data_file(HERE, "law", "test")).examples[: 5 * LONG.rows_per_step]
+    rows = LONG.rows_per_step or 8
+    examples = sample(loaded.read(data_file(HERE, "law", "test")).examples, 5 * rows)
     speeds: list[float] = []
-    for at in range(0, len(examples), LONG.rows_per_step):
+    for at in range(0, len(examples), rows):
         start = time.perf_counter()
-        packs = pack(examples[at : at + LONG.rows_per_step], 1024, 0)
+        packs = pack(examples[at : at + rows], 1024, 0)
         tokens = train_step(loaded.base, bank, trainee, packs, 1e-4).tokens
         speeds.append(tokens / (time.perf_counter() - start))
     return median(speeds)
@@ -120,7 +121,7 @@ def train(loaded: LoadedBase, task: Task, out: Path, speed: float) -> float:
     order = [i for i, e in enumerate(corpus.examples) if len(e.tokens) <= task.longest_tokens]
     random.Random(0).shuffle(order)
     rows = min(len(order) - 32, int(task.train_s * speed / own_tokens(loaded, corpus.pick(order))))
-    steps = math.ceil(rows / task.recipe.rows_per_step)
+    steps = Schedule.of(task.recipe, rows).steps
     watch = Watch(eval_every=math.ceil(steps / 3), eval_rows=32, patience=0)
     taught, watched = corpus.pick(order[:rows]), corpus.pick(order[rows : rows + 32])
     notes.print(f"{task.name}: {rows} rows in {steps} steps", highlight=False)
@@ -135,7 +136,7 @@ def evaluate(loaded: LoadedBase, out: Path, speed: float) -> tuple[list[Score], 
     corpora = {name: loaded.read(file) for name, file in files.items()}
     cost = sum(own_tokens(loaded, corpus) for corpus in corpora.values()) * (len(names) + 1) / 2
     rows = min(_MOST_TEST_ROWS, max(_FEWEST_TEST_ROWS, int(EVALUATION_S * speed / cost)))
-    places = {name: spread(len(corpus.examples), rows) for name, corpus in corpora.items()}
+    places = {name: sample(range(len(corpus.examples)), rows) for name, corpus in corpora.items()}
     sets = [loaded.test_set(name, corpus.pick(places[name])) for name, corpus in corpora.items()]
     raw = [loaded.test_set(name, loaded.read(file, raw=True).pick(places[name])) for name, file in files.items()]
     general = loaded.test_set("general text", loaded.read(GENERAL_TEXT))
@@ -152,11 +153,6 @@ def evaluate(loaded: LoadedBase, out: Path, speed: float) -> tuple[list[Score], 
 
         scores = loaded.evaluate(names, sets, on_rows)
         return scores, loaded.evaluate([None], raw, on_rows), loaded.evaluate(names, [general], on_rows)
-
-
-def spread(count: int, rows: int) -> list[int]:
-    """`rows` places drawn from `count`, the same every time."""
-    return sorted(random.Random(1).sample(range(count), min(rows, count)))
 
 
 def switch_times(loaded: LoadedBase) -> dict[str, float]:

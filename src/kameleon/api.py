@@ -243,11 +243,12 @@ class LoadedBase:
     ) -> RunResult:
         """Train one adapter on rows, put it on the shelf under `name`, and make it resident.
 
-        Without `held_out`, a twentieth of the rows (at most 200) is set aside to watch the run. With `memory_bytes`,
-        what stands at its default in `watch` is chosen so that the process stays inside it; or `plan` was made so
-        beforehand, of the same rows and recipe. `on_plan` hears what is expected before the first step; afterwards
-        the adapter's card says what came of it. `resume` goes on with an unfinished run of that name, in the compute
-        type in which it began (a base loaded in another is refused) and with as many threads.
+        Without `held_out`, a twentieth of the rows (at most 200) is set aside to watch the run, and none of a file of
+        fewer than 320. With `memory_bytes`, what stands at its default in `watch` is chosen so that the process stays
+        inside it; or `plan` was made so beforehand, of the same rows and recipe. `on_plan` hears what is expected
+        before the first step; afterwards the adapter's card says what came of it. `resume` goes on with an unfinished
+        run of that name, in the compute type in which it began (a base loaded in another is refused) and with as many
+        threads. Warns of too few rows or steps, and of held-out rows that are also learned.
         Raises DataError, TrainingError, SettingError.
         """
         recipe, watch = recipe or Recipe(), watch or Watch()
@@ -261,6 +262,8 @@ class LoadedBase:
             plan = self.plan(data, watched, recipe, watch, memory_bytes, keep_passes=resume)
         if on_plan:
             on_plan(plan)
+        for told in plan.workload.warnings:
+            warnings.warn(told, stacklevel=2)
         overwrite = overwrite and not resume
         run = self.prepare(data, name, watched, recipe, plan.chosen.watch, overwrite, plan.forecast)
         result = run.run(resume, on_step, keep=self.shelf.save)

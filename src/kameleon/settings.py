@@ -50,10 +50,10 @@ class Recipe:
     """Adapt only this many upper layers; 0 means all. Fewer are faster: gradients stop at the lowest adapted layer."""
     learning_rate: float = 0.0
     """AdamW's step; 0 derives it from the base's width, about ten times what full fine-tuning would use."""
-    epochs: float = 1.0
-    """Times that each row is seen: once is enough for many rows, and repeated rows are learned by heart."""
-    rows_per_step: int = 16
-    """Rows averaged into one step of the optimiser: LoRA learns best from small batches."""
+    epochs: float | None = None
+    """Times that each row is seen; by default once from 1,000 rows on, and up to ten times where there are fewer."""
+    rows_per_step: int | None = None
+    """Rows averaged into a step of the optimiser; by default 16, and 8 or 4 of few rows, which make more steps so."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises, so that the first gradients do not throw the run off."""
     weight_decay: float = 0.0
@@ -73,8 +73,8 @@ class Recipe:
             ("alpha", f"above 0 and at most {MOST_ALPHA}", 0 < self.alpha <= MOST_ALPHA),
             ("layers", "0 (all) or more", self.layers >= 0),
             ("learning_rate", "0 (derived) or more, and below 1", 0 <= self.learning_rate < 1),
-            ("epochs", "above 0", 0 < self.epochs < math.inf),
-            ("rows_per_step", "at least 1", self.rows_per_step >= 1),
+            ("epochs", "above 0, or None (derived)", self.epochs is None or 0 < self.epochs < math.inf),
+            ("rows_per_step", "at least 1, or None (derived)", self.rows_per_step is None or self.rows_per_step >= 1),
             ("warmup", "a share from 0 to 1", 0 <= self.warmup <= 1),
             ("weight_decay", "0 or more", self.weight_decay >= 0),
             ("clip_norm", "above 0", self.clip_norm > 0),
@@ -90,7 +90,7 @@ class Watch:
     eval_every: int = 0
     """Steps between looks at the held-out rows; 0 means eight looks in the whole run."""
     eval_rows: int = 64
-    """Held-out rows per look: enough to see the trend, few enough to cost little."""
+    """Held-out rows per look, a sample of all: enough to see the trend, few enough to cost little."""
     patience: int = 4
     """Stop after so many looks in a row without a new best; the best one is what is kept. 0 never stops early."""
     save_every_s: float = 60.0

@@ -197,6 +197,21 @@ def test_a_name_that_is_taken_is_told_before_a_base_is_loaded(run, tiny, rows, t
     assert err == "error: adapter 'count' is on the shelf already; pick another name, or --overwrite\n"
 
 
+def test_rows_that_stand_for_a_file_come_from_all_of_it(run, tmp_path, monkeypatch):
+    from kameleon.api import LoadedBase
+
+    path, sets = tmp_path / "sorted.jsonl", []
+    made = [{"prompt": f"{'first' if i < 30 else 'second'} {i}", "completion": "yes"} for i in range(60)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    made_of = LoadedBase.test_set
+    monkeypatch.setattr(LoadedBase, "test_set", lambda *args: sets.append(args[2]) or made_of(*args))
+    assert run("eval", path, "--rows", "4")[0] == 0
+    assert [example.row > 30 for example in sets[0].examples] == [False, False, True, True]
+    shown = run("data", "check", path, "--rows", "4")[1]
+    parts = [int(line.split()[1]) > 30 for line in shown.splitlines() if line.startswith("row ")]
+    assert parts == [False, False, True, True]
+
+
 def test_data_check_shows_the_mask_counts_and_names_bad_rows(run, rows):
     status, out, _ = run("data", "check", rows, "--json")
     assert status == 0

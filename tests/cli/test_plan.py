@@ -99,6 +99,7 @@ def test_train_stays_inside_a_budget_or_says_what_would_do(run, rows):
     assert trained["peak_bytes"] > 0
 
 
+@pytest.mark.filterwarnings("ignore:30 of 30 held-out rows are also learned")
 def test_rows_are_read_once_for_the_plan_and_the_run(run, rows, tmp_path, monkeypatch):
     from kameleon import api
     from kameleon.data import read_corpus
@@ -115,6 +116,27 @@ def test_rows_are_read_once_for_the_plan_and_the_run(run, rows, tmp_path, monkey
     fast = ("--rank", "2", "--epochs", "0.5", "--memory", "40GB")
     assert run("train", "--data", rows, "--held-out", watched, "--name", "x", *fast)[0] == 0
     assert read == [str(rows), str(watched)]
+
+
+def test_of_few_rows_the_plan_and_the_run_say_what_follows_and_what_is_too_few(run, rows, few_common_bases):
+    plan = json.loads(run("plan", "--data", rows, "--json")[1])
+    assert (plan["rows"], plan["rows_per_step"], plan["epochs"], plan["steps"]) == (30, 4, 10, 80)
+    assert "rows_per_step 4 and epochs 10, from the number of rows: 30 make 80 steps" in plan["why"]
+    assert plan["warnings"] == []
+    few = "too few steps (8) to learn much: take fewer rows a step (rows_per_step is 4), more epochs (epochs is 1)"
+    planned = run("plan", "--data", rows, "--epochs", "1")[1]
+    assert few in " ".join(planned.split())
+
+
+@pytest.mark.filterwarnings("default")
+def test_training_warns_in_one_line_and_shows_settled_settings(run, rows):
+    status, _, told = run("train", "--data", rows, "--held-out", rows, "--name", "x", "--epochs", "1", "--rank", "2")
+    assert status == 0
+    assert "epochs 1.0 you chose it" in told and "rows_per_step 4 Rows averaged" in told
+    assert "plan: rows_per_step 4, from the number of rows: 30 make 8 steps" in told
+    assert "warning: too few steps (8) to learn much" in told and "api.py" not in told
+    assert "warning: 30 of 30 held-out rows are also learned" in told
+    assert run("train", "--data", rows, "--name", "y", "--epochs", "1", "--rank", "2")[1].count("the last") == 1
 
 
 def test_a_finished_run_is_compared_with_its_plan_in_one_line(run, rows):

@@ -15,9 +15,13 @@ def pair(prompt, completion="Ho", **more):
     return {"prompt": prompt, "completion": completion, **more}
 
 
-def numbered(count):
-    examples = tuple(Example(i, (i, i), (False, True)) for i in range(count))
+def of(examples):
+    count = len(examples)
     return Corpus(examples, tuple((e,) for e in examples), Origin("here", "0", count, count, False))
+
+
+def numbered(count):
+    return of(tuple(Example(i, (i, i), (False, True)) for i in range(count)))
 
 
 def test_a_file_becomes_examples_with_their_origin(chatml, write):
@@ -96,16 +100,34 @@ def test_held_out_rows_and_the_rest_are_disjoint_and_complete(count, seed):
     rest, aside = split_held_out(whole, seed)
     rows = [[e.row for e in part.examples] for part in (rest, aside)]
     assert sorted(rows[0] + rows[1]) == list(range(count)) and rows == [sorted(r) for r in rows]
-    assert len(rows[1]) == count // 20 == aside.origin.rows and rest.origin.rows == count - count // 20
+    held = count // 20 if count >= 320 else 0
+    assert len(rows[1]) == held == aside.origin.rows and rest.origin.rows == count - held
     assert all(a == (e,) for part in (rest, aside) for e, a in zip(part.examples, part.alternatives, strict=True))
     assert split_held_out(whole, seed) == (rest, aside)
 
 
 def test_the_answers_of_one_conversation_are_held_out_together():
-    examples = tuple(Example(i // 3, (i, i), (False, True)) for i in range(120))
-    rest, aside = split_held_out(Corpus(examples, ((),) * 120, Origin("here", "0", 120, 120, False)), 0)
-    assert len(aside.examples) == 3 * (40 // 20) and len(rest.examples) + len(aside.examples) == 120
+    examples = tuple(Example(i // 3, (i, i), (False, True)) for i in range(1200))
+    rest, aside = split_held_out(of(examples), 0)
+    assert len(aside.examples) == 3 * (400 // 20) and len(rest.examples) + len(aside.examples) == 1200
     assert not {e.row for e in rest.examples} & {e.row for e in aside.examples}
+
+
+@given(distinct=st.integers(1, 700), copies=st.integers(1, 4), seed=st.integers(0, 9))
+def test_equal_rows_are_all_learned_or_all_held_out(distinct, copies, seed):
+    examples = tuple(Example(i, (i % distinct, 1), (False, True)) for i in range(distinct * copies))
+    rest, aside = split_held_out(of(examples), seed)
+    learned, held = ({e.tokens for e in part.examples} for part in (rest, aside))
+    assert not learned & held
+    assert len(held) == (distinct // 20 if distinct >= 320 else 0) and len(aside.examples) == len(held) * copies
+
+
+def test_a_row_that_fills_much_of_a_file_is_learned():
+    examples = tuple(Example(i, (min(i, 400), 1), (False, True)) for i in range(1000))
+    for seed in range(40):
+        rest, aside = split_held_out(of(examples), seed)
+        assert (400, 1) not in {e.tokens for e in aside.examples} and len(aside.examples) == 20
+        assert len(rest.examples) == 980
 
 
 def test_at_most_two_hundred_rows_are_held_out():

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kameleon.data import Example, pack, rows_of_step
+from kameleon.data import Example, pack
 from kameleon.ops import IGNORE, NO_PARENT
 
 
@@ -118,30 +118,3 @@ def test_a_row_longer_than_a_pass_has_one_of_its_own():
 
 def test_nothing_packs_to_nothing():
     assert pack([], 10, adapter=0) == []
-
-
-RUNS = {"rows": st.integers(1, 40), "rows_per_step": st.integers(1, 50), "seed": st.integers(0, 9)}
-
-
-@given(**RUNS, epochs=st.integers(1, 3))
-def test_every_epoch_takes_each_row_once(rows, rows_per_step, seed, epochs):
-    steps = -(-rows * epochs // rows_per_step)
-    taken = [row for step in range(steps) for row in rows_of_step(rows, step, rows_per_step, seed)]
-    assert len(taken) == steps * rows_per_step
-    for epoch in range(epochs):
-        assert sorted(taken[epoch * rows : (epoch + 1) * rows]) == list(range(rows))
-
-
-@given(**RUNS, step=st.integers(0, 10**6))
-def test_a_step_takes_the_same_rows_wherever_a_run_resumes(rows, rows_per_step, seed, step):
-    """Neither what was asked before nor how places fall into steps matters."""
-    got = rows_of_step(rows, step, rows_per_step, seed)
-    rows_of_step(rows, step + 1, rows_per_step, seed + 1)
-    assert rows_of_step(rows, step, rows_per_step, seed) == got
-    places = range(step * rows_per_step, (step + 1) * rows_per_step)
-    assert got == [rows_of_step(rows, place, 1, seed)[0] for place in places]
-
-
-def test_epochs_and_seeds_each_have_an_order_of_their_own():
-    orders = {tuple(rows_of_step(50, epoch, 50, seed)) for epoch in range(4) for seed in range(4)}
-    assert len(orders) == 16 and tuple(range(50)) not in orders

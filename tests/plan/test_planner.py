@@ -209,7 +209,7 @@ def test_a_run_stands_beside_its_plan_in_the_log_the_card_and_the_result(tiny, t
     rows = [{"prompt": f"What comes after {i}?", "completion": f"{i + 1}"} for i in range(24)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     plans = []
-    result = tiny.train(path, "x", recipe=Recipe(rank=2, rows_per_step=8), on_plan=plans.append)
+    result = tiny.train(path, "x", recipe=Recipe(rank=2, epochs=1, rows_per_step=8), on_plan=plans.append)
     (made,) = plans
     assert result.predicted["peak_bytes"] == made.chosen.memory.peak_bytes
     assert result.predicted["seconds"] == pytest.approx(made.chosen.seconds, rel=0.01, abs=0.001)
@@ -226,7 +226,7 @@ def test_a_run_is_given_settings_that_fit_or_none(tiny, tmp_path):
     with pytest.raises(SettingError, match="are not enough"):
         tiny.train(path, "x", memory_bytes=10_000_000)
     assert not tiny.shelf.has("x")
-    assert tiny.train(path, "x", memory_bytes=10**11).steps == 2
+    assert tiny.train(path, "x", recipe=Recipe(epochs=0.5), memory_bytes=10**11).steps == 3
 
 
 @pytest.mark.skipif(kernels().level is not None, reason="about the reference path")

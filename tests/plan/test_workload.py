@@ -3,8 +3,9 @@
 import pytest
 
 from kameleon import Recipe, Watch
-from kameleon.data import Example, pack, rows_of_step
+from kameleon.data import Example, pack
 from kameleon.plan import Pass, assumed_workload, workload_of
+from kameleon.training import Schedule
 
 
 def rows(count, tokens, shared=0):
@@ -21,17 +22,17 @@ def test_passes_are_those_of_the_run():
     work = workload_of(examples, rows(3, 10), recipe, watch)
     made = [
         Pass.of(packed)
-        for step in range(5)
-        for packed in pack([examples[r] for r in rows_of_step(20, step, 8, 0)], 100, 0)
+        for step in range(6)
+        for packed in pack([examples[r] for r in Schedule(20, 2, 8, 0).rows_of(step)], 100, 0)
     ]
     assert work.passes == tuple(made)
-    assert (work.steps, work.steps_per_epoch, work.looks) == (5, 2.5, 5)
+    assert (work.steps, work.schedule.steps_per_epoch, work.looks) == (6, 3, 6)
     assert work.tokens == sum(p.tokens for p in made)
     assert [p.tokens for p in work.look] == [sum(len(p.tokens) for p in pack(rows(3, 10), 100, 0))]
 
 
 def test_a_shared_beginning_counts_once_as_tokens_and_for_every_row_as_keys():
-    (one,) = workload_of(rows(4, 10, shared=20), (), Recipe(rows_per_step=4), Watch()).passes
+    (one,) = workload_of(rows(4, 10, shared=20), (), Recipe(epochs=1, rows_per_step=4), Watch()).passes
     shared, own = 19, 10  # the last token before the answer predicts a learned one; the answer's last predicts nothing
     assert one.tokens == shared + 4 * own
     assert one.seen == one.tokens + 4 * shared

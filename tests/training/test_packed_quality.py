@@ -19,7 +19,7 @@ def test_medicine_is_learned_as_well_on_the_packed_base(tmp_path, monkeypatch):
     build = __import__("medicine").build
     sys.modules.pop("medicine")
     build(tmp_path)
-    recipe = Recipe(layers=10, rows_per_step=16, learning_rate=2e-3)
+    recipe = Recipe(layers=10, epochs=1, rows_per_step=16, learning_rate=2e-3)
     scores = {}
     for name, base in (("packed", load_base("smollm2")), ("unpacked", unpacked(load_base("smollm2")))):
         loaded = LoadedBase(base, Shelf(tmp_path / name))

@@ -23,7 +23,7 @@ def check(
     *,
     base: BaseRef = "smollm2",
     test: Annotated[str | None, Parameter(help="The test set: rows that also stand there are named.")] = None,
-    rows: Annotated[int, Parameter(help="How many rows to show with their mask.")] = 2,
+    rows: Annotated[int, Parameter(help="How many rows to show with their mask: a sample of all.")] = 2,
     raw: Raw = False,
     max_row_tokens: Annotated[int, Parameter(help="Rows are cut here, as in training.")] = 2048,
     json: Json = False,
@@ -34,7 +34,7 @@ def check(
 
     Try: kameleon data check law.jsonl --test law-test.jsonl
     """
-    from kameleon.data import colour_mask, examine, find_data, read_records, read_rows
+    from kameleon.data import colour_mask, examine, find_data, read_records, read_rows, sample
 
     if rows < 0:
         raise SettingError(f"rows is {rows}; it must be 0 (none) or more")
@@ -44,7 +44,7 @@ def check(
     template = open_base(base).base.template
     examined = examine(records, template, raw, max_row_tokens, in_test)
     shown: list[Text | object] = []
-    for example in [e for e in examined.examples if e.trained_tokens][:rows]:
+    for example in sample([e for e in examined.examples if e.trained_tokens], rows):
         shown += [Text(f"row {example.row}", style="bold"), colour_mask(example, template), Text("")]
     lengths = examined.row_tokens()
     told = ", ".join(f"{name} {value}" for name, value in lengths.items())

@@ -39,7 +39,9 @@ def evaluate(
     base: BaseRef = "smollm2",
     quantize: Quantize = None,
     compute: Compute = None,
-    rows: Annotated[int, Parameter(help="Score only the first rows of each set; 0 means all.")] = 0,
+    rows: Annotated[
+        int, Parameter(help="Score only so many rows of each set, the same sample every time; 0 means all.")
+    ] = 0,
     raw: Raw = False,
     general: Annotated[
         Path | None, Parameter(help="Text on which forgetting is measured; by default two dozen short everyday texts.")
@@ -101,9 +103,11 @@ def _named(spec: str) -> tuple[str, str]:
 
 
 def _test_set(loaded: LoadedBase, spec: str, rows: int, raw: bool) -> TestSet:
+    from kameleon.data import sample
+
     name, file = _named(spec)
     corpus = loaded.read(file, raw)
-    return loaded.test_set(name, corpus.pick(range(min(rows, len(corpus.examples)))) if rows else corpus)
+    return loaded.test_set(name, corpus.pick(sample(range(len(corpus.examples)), rows)) if rows else corpus)
 
 
 def _scored(loaded: LoadedBase, names: Sequence[str | None], sets: Sequence[TestSet]) -> list[list[Score]]:

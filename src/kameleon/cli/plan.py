@@ -67,10 +67,14 @@ def _document(made: Plan, bases: list[CommonBase], room: int | None) -> dict[str
         "trainable_parameters": made.trainable_parameters,
         "adapter_bytes": made.adapter_bytes,
         "disk_bytes": made.disk_bytes,
+        "rows": made.workload.schedule.rows,
+        "rows_per_step": made.recipe.rows_per_step,
+        "epochs": made.recipe.epochs,
         "steps": made.workload.steps,
         "tokens": round(made.workload.tokens),
         "assumed": made.workload.assumed or None,
         "why": list(made.why),
+        "warnings": list(made.workload.warnings),
         "cheaper": [_figures(option) for option in made.cheaper],
         "parameters_by_targets_and_rank": parameter_table(made.header.config, made.recipe),
         "bases": [
@@ -104,7 +108,10 @@ def _pictures(made: Plan, bases: list[CommonBase], room: int | None) -> list[Any
 
     work, memory = made.workload, made.chosen.memory
     told = table("", "", title=f"plan for {made.header.name}, rank {made.recipe.rank} on {made.recipe.targets}")
-    told.add_row("rows", work.assumed or f"{work.steps:,} steps, {work.tokens:,.0f} tokens through the base")
+    told.add_row("rows", work.assumed or f"{work.schedule.rows:,} to learn, {work.tokens:,.0f} tokens through the base")
+    told.add_row(
+        "steps", f"{work.steps:,}, rows_per_step {work.schedule.rows_per_step}, epochs {work.schedule.epochs:g}"
+    )
     told.add_row("trained", f"{made.trainable_parameters:,} numbers, a file of {megabytes(made.adapter_bytes)}")
     told.add_row("peak memory", f"{_gb(memory.peak_bytes)}, of which private {_gb(memory.private_bytes)}")
     told.add_row("time", f"{_long(made.chosen.minutes_per_epoch)} an epoch")
@@ -118,6 +125,8 @@ def _pictures(made: Plan, bases: list[CommonBase], room: int | None) -> list[Any
         told.add_row("here", f"{_gb(room)} to use: it {fits}")
     for reason in made.why:
         told.add_row("why", reason)
+    for doubt in work.warnings:
+        told.add_row("warning", doubt, style="yellow")
     counts = parameter_table(made.header.config, made.recipe)
     ranks = list(next(iter(counts.values())))
     sizes = table("targets", *(f">rank {rank}" for rank in ranks), title="trained numbers, by targets and rank")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,7 +45,8 @@ def train(
     compute: Compute = None,
     memory: MemoryBudget = None,
     held_out: Annotated[
-        str | None, Parameter(help="Rows to watch the run with; by default a twentieth of the data is set aside.")
+        str | None,
+        Parameter(help="Rows to watch the run with; by default a twentieth of the data, if it has 320 rows or more."),
     ] = None,
     recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 (frozen)
     watch: Annotated[Watch, Parameter(name="*")] = Watch(),  # noqa: B008 (frozen)
@@ -88,9 +89,13 @@ def train(
         planned = plan(base, corpus, recipe, passes, budget, quantize, raw, watched, dtype, resume)
         quantize = "nf4" if planned.chosen.quantize else None
     loaded = open_base(base, quantize, compute=compute)
-    corpus = corpus or loaded.read(data, raw, recipe.max_row_tokens)
-    _tell_settings(loaded, corpus, recipe, watch)
-    result = train_with_bar(loaded, corpus, name, watched, recipe, watch, raw, resume, overwrite, planned)
+    rows = corpus or loaded.read(data, raw, recipe.max_row_tokens)
+
+    def tell(made: Plan) -> None:
+        _tell_settings(made, rows, recipe, watch)
+        tell_plan(made)
+
+    result = train_with_bar(loaded, rows, name, watched, recipe, watch, raw, resume, overwrite, planned, tell)
     folder = runs_dir() / name
     try:
         curve: Path | None = draw_loss_curve(folder, name)
@@ -100,14 +105,11 @@ def train(
     _tell_result(loaded, result, folder, curve, json)
 
 
-def _tell_settings(loaded: LoadedBase, corpus: Corpus, recipe: Recipe, watch: Watch) -> None:
-    from kameleon.training import derived_learning_rate
-
-    derived = {"learning_rate": derived_learning_rate(loaded.base.config)} if not recipe.learning_rate else {}
+def _tell_settings(made: Plan, corpus: Corpus, recipe: Recipe, watch: Watch) -> None:
     shown = table("setting", ">value", "why", title="settings")
-    for setting in [*explain(replace(recipe, **derived), Recipe()), *explain(watch, Watch())]:
-        given = setting.changed and setting.name not in derived
-        shown.add_row(setting.name, str(setting.value), "you chose it" if given else setting.reason)
+    given = {setting.name for setting in (*explain(recipe, Recipe()), *explain(watch, Watch())) if setting.changed}
+    for setting in (*explain(made.recipe, Recipe()), *explain(watch, Watch())):
+        shown.add_row(setting.name, str(setting.value), "you chose it" if setting.name in given else setting.reason)
     notes.print(shown)
     doubts = "" if not corpus.doubts else f"; {len(corpus.doubts)} doubtful (see `kameleon data check`)"
     origin = corpus.origin
@@ -128,6 +130,7 @@ def train_with_bar(
     resume: bool = False,
     overwrite: bool = False,
     planned: Plan | None = None,
+    on_plan: Callable[[Plan], None] = tell_plan,
 ) -> RunResult:
     """`LoadedBase.train` with a bar that shows loss, speed and the time left."""
     with progress() as bars:
@@ -138,7 +141,7 @@ def train_with_bar(
             bars.update(task, total=report.total_steps, completed=report.step, description=told)
 
         return loaded.train(
-            data, name, held_out, recipe, watch, raw, resume, overwrite, on_step, on_plan=tell_plan, plan=planned
+            data, name, held_out, recipe, watch, raw, resume, overwrite, on_step, on_plan=on_plan, plan=planned
         )
 
 
@@ -170,6 +173,8 @@ def _tell_result(loaded: LoadedBase, result: RunResult, folder: Path, curve: Pat
     shown.add_row("file", f"{megabytes(size)} in {path}")
     if result.best_loss is not None:
         shown.add_row("held-out loss", f"{result.best_loss:.4f}, best at step {result.best_step} of {result.steps}")
+    else:
+        shown.add_row("held-out loss", f"none; kept as it was after step {result.steps}, the last")
     shown.add_row("time", f"{result.seconds / 60:.1f} min, {result.tokens / max(result.seconds, 1e-9):,.0f} tokens/s")
     if result.predicted:
         shown.add_row("as planned", _compared(result))

@@ -4,8 +4,9 @@ from kameleon.data.corpus import Corpus, Origin, read_corpus, read_rows, split_h
 from kameleon.data.doctor import Examined, Fault, colour_mask, examine, require_trainable
 from kameleon.data.encode import Example, encode_row
 from kameleon.data.formats import Record, find_data, read_records
-from kameleon.data.packing import Packed, RowSpan, pack, rows_of_step
+from kameleon.data.packing import Packed, RowSpan, pack
 from kameleon.data.rows import Row, make_row, with_answer
+from kameleon.data.sample import sample
 
 __all__ = [
     "Corpus",
@@ -27,7 +28,7 @@ __all__ = [
     "read_records",
     "read_rows",
     "require_trainable",
-    "rows_of_step",
+    "sample",
     "split_held_out",
     "with_answer",
 ]

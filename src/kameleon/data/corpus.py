@@ -16,7 +16,7 @@ from kameleon.data.rows import Row, make_row, shared_system_prompt, with_answer,
 from kameleon.errors import DataError
 from kameleon.model import ChatTemplate
 
-_HELD_OUT_SHARE, _MOST_HELD_OUT = 0.05, 200
+_HELD_OUT_SHARE, _LEAST_HELD_OUT, _MOST_HELD_OUT = 0.05, 16, 200
 
 
 @dataclass(frozen=True)
@@ -126,16 +126,33 @@ def _refuse(source: str | Path, fatal: Sequence[Fault]) -> None:
 
 
 def split_held_out(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
-    """Set a twentieth of the rows (at most 200) aside to watch a run; which ones, the seed decides.
+    """Set a twentieth of the distinct rows (at most 200) aside to watch a run; which ones, the seed decides.
 
-    A conversation that is several rows is on one side with all of them.
+    If those would be fewer than 16, none are: too few to choose an adapter by, and too many not to be learned. Equal
+    rows are on one side, and so is a conversation that is several rows. A row that stands in the file so often that
+    its copies would be more than a twentieth of all is learned.
     """
-    order = list(dict.fromkeys(example.row for example in corpus.examples))
-    count = min(_MOST_HELD_OUT, int(len(order) * _HELD_OUT_SHARE))
-    random.Random(f"held out/{seed}").shuffle(order)
-    aside = set(order[:count])
-    places = range(len(corpus.examples))
-    return (
-        corpus.pick([i for i in places if corpus.examples[i].row not in aside]),
-        corpus.pick([i for i in places if corpus.examples[i].row in aside]),
-    )
+    groups = _equal_rows(corpus)
+    count = min(_MOST_HELD_OUT, int(len(groups) * _HELD_OUT_SHARE))
+    if count < _LEAST_HELD_OUT:
+        return corpus, corpus.pick(())
+    random.Random(f"held out/{seed}").shuffle(groups)
+    most = max(count, int(len(corpus.examples) * _HELD_OUT_SHARE))
+    aside: list[int] = []
+    for group in groups:
+        if count and len(aside) + len(group) <= most:
+            aside += group
+            count -= 1
+    held = set(aside)
+    return corpus.pick([i for i in range(len(corpus.examples)) if i not in held]), corpus.pick(sorted(held))
+
+
+def _equal_rows(corpus: Corpus) -> list[list[int]]:
+    """Places of the examples, those of one row of the file and of all its equals together, in the file's order."""
+    rows: dict[int, list[int]] = {}
+    for place, example in enumerate(corpus.examples):
+        rows.setdefault(example.row, []).append(place)
+    equal: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+    for places in rows.values():
+        equal.setdefault(tuple(corpus.examples[place].tokens for place in places), []).extend(places)
+    return list(equal.values())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -100,16 +99,3 @@ def _lay_out(examples: Sequence[Example], members: Sequence[int], shared: int, a
     parents = (NO_PARENT, *([0] * (count - 1))) if shared else ()
     segments = Segments(tuple(lengths), (adapter,) * count, parents)
     return Packed(torch.tensor(tokens), torch.tensor(labels), segments, tuple(spans))
-
-
-def rows_of_step(rows: int, step: int, rows_per_step: int, seed: int) -> list[int]:
-    """Which rows step `step` learns from: epoch after epoch, each in an order of its own that (seed, epoch) decides."""
-    places = range(step * rows_per_step, (step + 1) * rows_per_step)
-    orders = {epoch: _order(rows, seed, epoch) for epoch in {place // rows for place in places}}
-    return [orders[place // rows][place % rows] for place in places]
-
-
-def _order(rows: int, seed: int, epoch: int) -> list[int]:
-    order = list(range(rows))
-    random.Random(f"{seed}/{epoch}").shuffle(order)
-    return order

@@ -15,6 +15,7 @@ from kameleon.plan.header import BaseHeader, StoredTensor, matrix_shapes
 from kameleon.plan.memory import Memory, training_memory
 from kameleon.plan.workload import Pass, Workload
 from kameleon.settings import Recipe, Watch
+from kameleon.training import Schedule
 
 # name, family, layers, hidden, intermediate, heads, key heads, head_dim, vocabulary, tied. Gemma's are computed with
 # llama's arithmetic: the same matrices.
@@ -109,7 +110,7 @@ def common_bases(recipe: Recipe, dtype: torch.dtype, process_bytes: int, room_by
     rates = calibrate(measured, recipe.rank, recipe.variant, "all-linear", dtype, _PASS_TOKENS)
     recipe = replace(recipe, targets="all-linear", layers=0)
     one = Pass(_PASS_TOKENS, _PASS_TOKENS, _PASS_TOKENS, _PASS_TOKENS**2)
-    work = Workload((one,), 1, 1, 1.0, (), 0)
+    work = Workload((one,), 1, Schedule(1, 1, 1, 0))
 
     def needed(header: BaseHeader, again: int) -> Memory:
         return training_memory(header, recipe, Watch(checkpoint_layers=again), work, dtype, process_bytes)

@@ -16,7 +16,7 @@ from kameleon.plan.header import BaseHeader
 from kameleon.plan.memory import Memory, training_memory
 from kameleon.plan.workload import Workload
 from kameleon.settings import Recipe, Watch
-from kameleon.training import Forecast, lowest_layer
+from kameleon.training import Forecast, lowest_layer, settled
 
 # Chosen settings leave so much of the budget free: half of what the sums may be wrong by (docs/structures.md).
 _SPARE = 0.05
@@ -46,7 +46,10 @@ class Option:
 
 @dataclass(frozen=True)
 class Plan:
-    """What was chosen, and why; `cheaper` are some ways that need less memory, down to the least."""
+    """What was chosen, and why; `cheaper` are some ways that need less memory, down to the least.
+
+    `recipe` has a value for all that was left open.
+    """
 
     header: BaseHeader
     recipe: Recipe
@@ -119,7 +122,7 @@ def make_plan(
         rates = calibrate(header, recipe.rank, recipe.variant, recipe.targets, dtype, tokens)
         seconds = rates.run_seconds(header, recipe, watch, work)
         memory = training_memory(header, recipe, watch, work, dtype, process_bytes)
-        return Option(watch, quantize, memory, seconds, seconds / work.steps * work.steps_per_epoch / 60)
+        return Option(watch, quantize, memory, seconds, seconds / work.steps * work.schedule.steps_per_epoch / 60)
 
     given = watch
     choices = _choices(watch, keep_passes, header.config.num_layers - lowest_layer(header.config, recipe))
@@ -128,6 +131,7 @@ def make_plan(
     why: list[str] = []
     if kernels().level is None:
         why.append("the reference path runs here, which is slower and holds several times more than this plan says")
+    why += work_of(given).why
     if budget is None:
         chosen = next(one for one in options if one.watch == given)
     else:
@@ -149,6 +153,7 @@ def make_plan(
         why += _reasons(chosen, given, options, budget)
     shown = header.in_nf4() if chosen.quantize and not quantize else header
     work = work_of(chosen.watch)
+    recipe = settled(recipe, header.config, work.schedule)
     return Plan(shown, recipe, work, dtype, chosen, _cheaper(chosen, options), tuple(why), process_bytes, memory_bytes)
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from kameleon.data import Example, Packed, pack, rows_of_step
+from kameleon.data import Example, Packed, pack, sample
 from kameleon.ops import IGNORE, NO_PARENT
 from kameleon.settings import Recipe, Watch
+from kameleon.training import Schedule
 
 _SAMPLED_STEPS = 48  # laid out to learn how passes fall; more would only take longer
-_LOOKS = 8  # as `Run.eval_every` has it by default
+# Below these a run is told to teach little; the least held-out rows are as many as are set aside of a file.
+_FEW_ROWS, _FEW_STEPS, _FEW_HELD_OUT = 20, 30, 16
 
 
 @dataclass(frozen=True)
@@ -41,18 +42,24 @@ class Pass:
 
 @dataclass(frozen=True)
 class Workload:
-    """`passes` of `sampled_steps` steps that stand for the run's `steps`; `look` is one look at the held-out rows.
+    """`passes` of `sampled_steps` steps that stand for those of `schedule`; `look` is one look at the held-out rows.
 
-    `steps_per_epoch` may be a fraction. `assumed` says what was taken where there are no rows to look at.
+    `assumed` says what was taken where there are no rows to look at, `why` what was derived from the rows, `warnings`
+    what makes a useless adapter likely, and what to do about it.
     """
 
     passes: tuple[Pass, ...]
     sampled_steps: int
-    steps: int
-    steps_per_epoch: float
-    look: tuple[Pass, ...]
-    looks: int
+    schedule: Schedule
+    look: tuple[Pass, ...] = ()
+    looks: int = 0
     assumed: str = ""
+    why: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        return self.schedule.steps
 
     @cached_property
     def largest(self) -> Pass:
@@ -73,35 +80,84 @@ class Workload:
 
 def workload_of(examples: Sequence[Example], held_out: Sequence[Example], recipe: Recipe, watch: Watch) -> Workload:
     """The passes of a run on these rows, as `training.Run` makes them; of a long run some steps are laid out."""
-    steps = math.ceil(len(examples) * recipe.epochs / recipe.rows_per_step)
-    chosen = range(0, steps, max(1, steps // _SAMPLED_STEPS))
+    schedule = Schedule.of(recipe, len(examples))
+    chosen = range(0, schedule.steps, max(1, schedule.steps // _SAMPLED_STEPS))
     passes = []
     for step in chosen:
-        rows = rows_of_step(len(examples), step, recipe.rows_per_step, recipe.seed)
-        passes += _passes([examples[row] for row in rows], watch)
+        passes += _passes([examples[row] for row in schedule.rows_of(step)], watch)
     longest = max(examples, key=lambda example: len(example.tokens))
     # The longest row may be in no chosen step; alone, it is the least of what its pass can be.
     largest_alone = _passes([longest], watch)[0]
     if all(p.tokens < largest_alone.tokens for p in passes):
         passes[-1] = largest_alone
-    watched = held_out[: watch.eval_rows]
-    every = watch.eval_every or max(1, math.ceil(steps / _LOOKS))
-    looks = math.ceil(steps / every) if watched else 0
-    look = _passes(watched, watch) if watched else ()
-    return Workload(tuple(passes), len(chosen), steps, len(examples) / recipe.rows_per_step, tuple(look), looks)
+    watched = sample(held_out, watch.eval_rows, recipe.seed)
+    looks = schedule.looks(watch.eval_every) if watched else 0
+    look = tuple(_passes(watched, watch))
+    why = (*_derived(recipe, schedule), *_aside(examples, held_out))
+    warnings = (*_too_few(schedule, len(held_out)), *_learned_too(examples, held_out))
+    return Workload(tuple(passes), len(chosen), schedule, look, looks, "", why, warnings)
 
 
 def assumed_workload(row_tokens: int, rows: int, recipe: Recipe, watch: Watch) -> Workload:
     """Where there are no rows yet: `rows` of `row_tokens` tokens each, all of them learned."""
     length = min(row_tokens, recipe.max_row_tokens)
     example = Example(0, tuple(range(length)), (True,) * length)
-    step = tuple(_passes([example] * recipe.rows_per_step, watch, alike=False))
-    steps = math.ceil(rows * recipe.epochs / recipe.rows_per_step)
+    schedule = Schedule.of(recipe, rows)
+    step = tuple(_passes([example] * len(schedule.rows_of(0)), watch, alike=False))
     told = f"{rows:,} rows of {length} tokens (no data was given)"
-    return Workload(step, 1, steps, rows / recipe.rows_per_step, (), 0, told)
+    return Workload(step, 1, schedule, assumed=told, why=_derived(recipe, schedule))
 
 
 def _passes(examples: Sequence[Example], watch: Watch, alike: bool = True) -> list[Pass]:
     if not alike:  # rows that share nothing: begun each with a token of its own
         examples = [Example(i, (-i, *e.tokens[1:]), e.trained) for i, e in enumerate(examples)]
     return [Pass.of(packed) for packed in pack(examples, watch.micro_batch_tokens, 0)]
+
+
+def _derived(recipe: Recipe, schedule: Schedule) -> tuple[str, ...]:
+    """What the number of rows decided, where the recipe leaves it open."""
+    told = {"rows_per_step": recipe.rows_per_step is None, "epochs": recipe.epochs is None}
+    values = " and ".join(f"{name} {getattr(schedule, name):g}" for name, derived in told.items() if derived)
+    return (f"{values}, from the number of rows: {schedule.rows:,} make {schedule.steps:,} steps",) if values else ()
+
+
+def _aside(examples: Sequence[Example], held_out: Sequence[Example]) -> tuple[str, ...]:
+    """What a person cannot see of which rows are learned and which are watched."""
+    rows = len(examples) + len(held_out)
+    distinct = len({example.tokens for example in (*examples, *held_out)})
+    repeated = f" ({distinct:,} of them distinct)" if distinct < rows else ""
+    if not held_out:
+        return (
+            f"{rows:,} rows{repeated} are too few to set some aside: all are learned, and the last state is kept; "
+            "to watch the run give held-out rows (--held-out FILE)",
+        )
+    if not repeated or _learned_too(examples, held_out):
+        return ()
+    return (f"{rows:,} rows{repeated}: equal rows are all learned or all held out",)
+
+
+def _too_few(schedule: Schedule, held_out: int) -> tuple[str, ...]:
+    told = []
+    if schedule.rows < _FEW_ROWS:
+        told.append(f"too few rows ({schedule.rows}) for more than repeating them: write more of them, 50 at least")
+    if schedule.steps < _FEW_STEPS:
+        told.append(
+            f"too few steps ({schedule.steps}) to learn much: take fewer rows a step (rows_per_step is "
+            f"{schedule.rows_per_step}), more epochs (epochs is {schedule.epochs:g}), or more rows"
+        )
+    if 0 < held_out < _FEW_HELD_OUT:
+        told.append(
+            f"too few held-out rows ({held_out}) to choose the best adapter by: give {_FEW_HELD_OUT} or more, or none"
+        )
+    return tuple(told)
+
+
+def _learned_too(examples: Sequence[Example], held_out: Sequence[Example]) -> tuple[str, ...]:
+    learned = {example.tokens for example in examples}
+    both = sum(example.tokens in learned for example in held_out)
+    if not both:
+        return ()
+    return (
+        f"{both} of {len(held_out)} held-out rows are also learned, so that the held-out loss looks better than it is: "
+        "take them out of one of the two files",
+    )

@@ -5,8 +5,10 @@ from kameleon.training.as_trained import evaluate_as_trained
 from kameleon.training.checkpoint import resumed_compute, saved_identity
 from kameleon.training.evaluation import GENERAL_TEXT, Score, TestSet, evaluate, make_test_set
 from kameleon.training.log import draw_loss_curve, read_log
-from kameleon.training.loop import Forecast, Run, RunResult, StepReport
-from kameleon.training.recipe import derived_learning_rate, lowest_layer, target_modules
+from kameleon.training.loop import Run
+from kameleon.training.recipe import derived_learning_rate, lowest_layer, settled, target_modules
+from kameleon.training.report import Forecast, RunResult, StepReport
+from kameleon.training.schedule import Schedule
 
 __all__ = [
     "GENERAL_TEXT",
@@ -14,6 +16,7 @@ __all__ = [
     "Recipe",
     "Run",
     "RunResult",
+    "Schedule",
     "Score",
     "StepReport",
     "TestSet",
@@ -27,5 +30,6 @@ __all__ = [
     "read_log",
     "resumed_compute",
     "saved_identity",
+    "settled",
     "target_modules",
 ]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from kameleon.adapters import Adapter, Bank, Card
-from kameleon.data import Example, pack, require_trainable, rows_of_step
+from kameleon.data import Example, pack, require_trainable, sample
 from kameleon.errors import CheckpointError, NonFiniteLossError, RunInterruptedError, TrainingError
 from kameleon.model import Base
 from kameleon.ops import IGNORE, compute_name, kernels, linear_cross_entropy
@@ -34,47 +32,12 @@ from kameleon.training.checkpoint import (
 )
 from kameleon.training.interrupt import StopRequest
 from kameleon.training.log import RunLog
-from kameleon.training.recipe import derived_learning_rate
-from kameleon.training.schedule import learning_rate_at
+from kameleon.training.recipe import settled
+from kameleon.training.report import Forecast, RunResult, StepReport, peak_bytes
+from kameleon.training.schedule import Schedule, learning_rate_at, look_is_due
 from kameleon.training.step import StepResult, Trainee, fresh_adapter, train_step
 
 _BEST = "best"
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What a person watching wants to know after a step."""
-
-    step: int
-    total_steps: int
-    loss: float
-    eval_loss: float | None
-    tokens_per_s: float
-    seconds_left: float
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What a plan said of a run beforehand: its peak memory, and the seconds of a step, looks included."""
-
-    peak_bytes: int
-    seconds_per_step: float
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """The trained adapter (its best look), and what the run cost: `predicted` beforehand, if there was a plan."""
-
-    adapter: Adapter
-    steps: int
-    tokens: int
-    seconds: float
-    best_loss: float | None
-    best_step: int
-    stopped_early: bool
-    peak_bytes: int
-    predicted: dict[str, float]
-    """`peak_bytes` and `seconds` for the steps that were made."""
 
 
 class Run:
@@ -96,11 +59,12 @@ class Run:
         require_trainable(examples)
         self.base, self.folder, self.card, self.name = base, folder, card, name
         self.overwrite = overwrite
-        self.examples, self.held_out, self.watch = examples, tuple(held_out[: watch.eval_rows]), watch
+        self.examples, self.watch = examples, watch
+        self.held_out = tuple(sample(held_out, watch.eval_rows, recipe.seed))
         self.forecast = forecast
-        peak = recipe.learning_rate or derived_learning_rate(base.config)
-        self.recipe = replace(recipe, learning_rate=peak)
-        self.total_steps = math.ceil(len(examples) * recipe.epochs / recipe.rows_per_step)
+        self.schedule = Schedule.of(recipe, len(examples))
+        self.recipe = settled(recipe, base.config, self.schedule)
+        self.total_steps = self.schedule.steps
         self.bank = Bank(base)
         self.slot = self.bank.add(fresh_adapter(base, name, self.recipe, card))
         self.trainee = Trainee(self.bank.resident(name), self.recipe)
@@ -117,16 +81,12 @@ class Run:
             "threads": torch.get_num_threads(),
             "kernels": kernels().level,
             "steps": self.total_steps,
-            "eval_every": self.eval_every,
+            "eval_every": self.watch.eval_every,
             "eval_rows": len(self.held_out),
             "held_out": hashlib.sha256(repr(self.held_out).encode()).hexdigest(),
             "patience": self.watch.patience,
             "micro_batch_tokens": self.watch.micro_batch_tokens,
         }
-
-    @property
-    def eval_every(self) -> int:
-        return self.watch.eval_every or max(1, math.ceil(self.total_steps / 8))
 
     def run(
         self,
@@ -208,15 +168,15 @@ class Run:
         return self._result(progress)
 
     def _step(self, step: int) -> tuple[StepResult, float]:
-        lr = learning_rate_at(step, self.total_steps, self.recipe.learning_rate, self.recipe.warmup)
-        rows = rows_of_step(len(self.examples), step, self.recipe.rows_per_step, self.recipe.seed)
-        packs = pack([self.examples[row] for row in rows], self.watch.micro_batch_tokens, self.slot)
+        before, after = self.schedule.share(step), self.schedule.share(step + 1)
+        lr = learning_rate_at(before, after, self.recipe.learning_rate, self.recipe.warmup)
+        rows = [self.examples[row] for row in self.schedule.rows_of(step)]
+        packs = pack(rows, self.watch.micro_batch_tokens, self.slot)
         return train_step(self.base, self.bank, self.trainee, packs, lr, self.watch.checkpoint_layers), lr
 
     def _look(self, progress: Progress) -> tuple[Progress, float | None]:
         """The held-out loss, when it is time for it; a new best is written to disk before anything else happens."""
-        due = progress.step % self.eval_every == 0 or progress.step == self.total_steps
-        if not self.held_out or not due:
+        if not self.held_out or not self._look_is_due(progress.step):
             return progress, None
         loss = held_out_loss(self.base, self.bank, self.slot, self.held_out, self.watch.micro_batch_tokens)
         if not math.isfinite(loss):
@@ -228,6 +188,12 @@ class Run:
             return replace(progress, looks_without_best=progress.looks_without_best + 1), loss
         self.trainee.resident.snapshot(self.card).save(self.folder / _BEST)
         return replace(progress, best_loss=loss, best_step=progress.step, looks_without_best=0), loss
+
+    def _look_is_due(self, step: int) -> bool:
+        every = self.watch.eval_every
+        if every:
+            return step % every == 0 or step == self.total_steps
+        return look_is_due(self.schedule.share(step - 1), self.schedule.share(step))
 
     def _out_of_patience(self, progress: Progress) -> bool:
         return 0 < self.watch.patience <= progress.looks_without_best
@@ -297,13 +263,3 @@ def held_out_loss(base: Base, bank: Bank, slot: int, examples: Sequence[Example]
         loss += linear_cross_entropy(hidden, base.decoder.head, packed.labels, base.config.vocab_size).item()
         tokens += int((packed.labels != IGNORE).sum())
     return loss / max(1, tokens)
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has held so far."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage counts what the parent held when it started this process
-        lines = (line.split() for line in status.read_text().splitlines())
-        return next(int(words[1]) * 1024 for words in lines if words and words[0] == "VmHWM:")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

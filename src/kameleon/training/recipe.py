@@ -1,10 +1,13 @@
-"""What a recipe means for a base: the learning rate and the projections that get a side path."""
+"""What a recipe means for a base and its rows: what it leaves open, and the projections that get a side path."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from kameleon.errors import SettingError
 from kameleon.model import DecoderConfig, module_shapes
 from kameleon.settings import Recipe
+from kameleon.training.schedule import Schedule
 
 
 def derived_learning_rate(config: DecoderConfig) -> float:
@@ -13,6 +16,16 @@ def derived_learning_rate(config: DecoderConfig) -> float:
     The form is the fit of "LoRA Without Regret" (Schulman et al., 2025); it does not depend on the rank.
     """
     return float(f"{5e-4 * (2000 / config.hidden_size) ** 0.78:.2g}")
+
+
+def settled(recipe: Recipe, config: DecoderConfig, schedule: Schedule) -> Recipe:
+    """`recipe` with a value for everything that it leaves open, as the run's card has it."""
+    return replace(
+        recipe,
+        learning_rate=recipe.learning_rate or derived_learning_rate(config),
+        epochs=schedule.epochs,
+        rows_per_step=schedule.rows_per_step,
+    )
 
 
 def target_modules(config: DecoderConfig, recipe: Recipe) -> list[str]:

@@ -1,17 +1,102 @@
-"""The learning rate over a run."""
+"""What a run does when: how many rows a step and epochs, the rows of each step, the looks, and the learning rate."""
 
 from __future__ import annotations
 
 import math
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+
+from kameleon.settings import Recipe
+
+LOOKS = 8
+"""Looks at the held-out rows in a run, unless the steps between them are given."""
 
 
-def learning_rate_at(step: int, total_steps: int, peak: float, warmup: float) -> float:
-    """Rises linearly over the first `warmup` share of the steps, then falls along a half cosine to a tenth of `peak`.
+def derived_rows_per_step(rows: int) -> int:
+    """Of few rows smaller steps, so that there are enough of them: LoRA learns little from a handful of steps."""
+    return next(size for below, size in ((320, 4), (1000, 8), (math.inf, 16)) if rows < below)
 
-    `step` counts from 0.
+
+def derived_epochs(rows: int) -> float:
+    """(1000 / rows)^0.7 in whole epochs, from 1 to 10: a small file makes some 100 steps only if it is seen again."""
+    return float(max(1, min(10, round((1000 / rows) ** 0.7))))
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which of `rows` rows each step learns from; `epochs` may be a fraction.
+
+    A step never reaches from one epoch into the next, so that it holds no row twice. An epoch is cut into steps of
+    equal size (17 rows, at most 16 a step, are 9 and 8): a last step of one row would weigh as much as a full one.
     """
-    rising = math.ceil(total_steps * warmup)
-    if step < rising:
-        return peak * (step + 1) / rising
-    done = (step - rising) / max(1, total_steps - rising)
+
+    rows: int
+    epochs: float
+    rows_per_step: int
+    seed: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, rows: int) -> Schedule:
+        """The schedule of `recipe` for `rows` rows; what the recipe leaves open is derived from their number."""
+        epochs = derived_epochs(rows) if recipe.epochs is None else recipe.epochs
+        rows_per_step = derived_rows_per_step(rows) if recipe.rows_per_step is None else recipe.rows_per_step
+        return cls(rows, epochs, rows_per_step, recipe.seed)
+
+    @property
+    def visits(self) -> int:
+        """Rows that go through the base in the whole run, each counted as often as it is seen."""
+        return max(1, math.ceil(round(self.rows * self.epochs, 6)))  # 100 · 0.07 is 7, though the float is above it
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return _steps(self.rows, self.rows_per_step)
+
+    @property
+    def steps(self) -> int:
+        whole, left = divmod(self.visits, self.rows)
+        return whole * self.steps_per_epoch + _steps(left, self.rows_per_step)
+
+    def rows_of(self, step: int) -> list[int]:
+        """The rows of step `step` (from 0): each epoch has an order of its own that (seed, epoch) decides."""
+        epoch, part = divmod(step, self.steps_per_epoch)
+        visits = min(self.rows, self.visits - epoch * self.rows)  # the last epoch may be a part of one
+        steps = _steps(visits, self.rows_per_step)
+        start, stop = (math.ceil(visits * cut / steps) for cut in (part, part + 1))  # the first step is the largest
+        return list(_order(self.rows, self.seed, epoch)[start:stop])
+
+    def share(self, step: int) -> float:
+        """Share of the run that is done after `step` steps, from 0 to 1."""
+        return step / self.steps
+
+    def looks(self, every: int) -> int:
+        """How many looks a whole run has: one each `every` steps and one at its end; 0 means LOOKS, evenly."""
+        return math.ceil(self.steps / every) if every else min(LOOKS, self.steps)
+
+
+def look_is_due(before: float, after: float) -> bool:
+    """Whether a step that took the run from the share `before` to `after` ends one of its LOOKS even parts."""
+    return math.floor(after * LOOKS) > math.floor(before * LOOKS)
+
+
+def learning_rate_at(before: float, after: float, peak: float, warmup: float) -> float:
+    """Rises linearly over the first `warmup` share of a run, then falls along a half cosine to a tenth of `peak`.
+
+    It is that of a step which takes the run from the share `before` to `after`: rising, it is what the line has at the
+    step's end, so that the first step counts; falling, what the cosine has at the step's beginning.
+    """
+    if before < warmup:
+        return peak * min(1.0, after / warmup)
+    done = (before - warmup) / (1 - warmup or 1)
     return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _steps(visits: int, rows_per_step: int) -> int:
+    return math.ceil(visits / rows_per_step)
+
+
+@lru_cache(maxsize=2)
+def _order(rows: int, seed: int, epoch: int) -> tuple[int, ...]:
+    order = list(range(rows))
+    random.Random(f"{seed}/{epoch}").shuffle(order)
+    return tuple(order)

@@ -1,0 +1,59 @@
+"""What a run says of itself: before it, after each step, and at its end."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from kameleon.adapters import Adapter
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a plan said of a run beforehand: its peak memory, and the seconds of a step, looks included."""
+
+    peak_bytes: int
+    seconds_per_step: float
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What a person watching wants to know after a step."""
+
+    step: int
+    total_steps: int
+    loss: float
+    eval_loss: float | None
+    tokens_per_s: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The trained adapter, and what the run cost: `predicted` beforehand, if there was a plan.
+
+    The adapter is that of the best look; without held-out rows (`best_loss` None) it is that of the last step.
+    """
+
+    adapter: Adapter
+    steps: int
+    tokens: int
+    seconds: float
+    best_loss: float | None
+    best_step: int
+    stopped_early: bool
+    peak_bytes: int
+    predicted: dict[str, float]
+    """`peak_bytes` and `seconds` for the steps that were made."""
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the parent held when it started this process
+        lines = (line.split() for line in status.read_text().splitlines())
+        return next(int(words[1]) * 1024 for words in lines if words and words[0] == "VmHWM:")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
