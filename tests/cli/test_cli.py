@@ -109,6 +109,18 @@ def test_eval_refuses_what_would_give_no_score_or_two_in_one_place(run, words, t
     assert told in err
 
 
+def test_eval_compares_whole_answers_where_two_begin_alike_and_says_so(run, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    made = [{"prompt": f"{i}?", "completion": ("yes", "yes, but", "no")[i % 3]} for i in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    (score,) = json.loads(run("eval", path, "--json")[1])["rows"]
+    assert score["choice_by"] == "whole_answer"
+    quoted = f"{score['choice_accuracy']:.3f} choice whole ({score['choice_accuracy_per_byte']:.3f}), "
+    shown = " ".join(run("eval", path)[1].split())
+    assert quoted in shown
+    assert "choice whole: by the log-probability of whole answers, in brackets by that per byte" in shown
+
+
 def test_a_curve_that_cannot_be_written_spoils_no_result(run, rows):
     curve = runs_dir() / "count" / "loss.png"
     curve.mkdir(parents=True)
