@@ -144,8 +144,7 @@ def evaluate(loaded: LoadedBase, out: Path, speed: float) -> tuple[list[Score], 
         assert name is not None
         loaded.load_adapter(name)
     with progress() as bars:
-        count = sum(len(s.examples) + sum(map(len, s.alternatives)) for s in [*sets, general]) * len(names)
-        count += sum(len(s.examples) + sum(map(len, s.alternatives)) for s in raw)
+        count = sum(len(s.sequences) for s in [*sets, general]) * len(names) + sum(len(s.sequences) for s in raw)
         task = bars.add_task("evaluating", total=count)
 
         def on_rows(done: int) -> None:

@@ -109,6 +109,18 @@ def test_eval_refuses_what_would_give_no_score_or_two_in_one_place(run, words, t
     assert told in err
 
 
+def test_eval_compares_whole_answers_where_two_begin_alike_and_says_so(run, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    made = [{"prompt": f"{i}?", "completion": ("yes", "yes, but", "no")[i % 3]} for i in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    (score,) = json.loads(run("eval", path, "--json")[1])["rows"]
+    assert score["choice_by"] == "whole_answer"
+    quoted = f"{score['choice_accuracy']:.3f} choice whole ({score['choice_accuracy_per_byte']:.3f}), "
+    shown = " ".join(run("eval", path)[1].split())
+    assert quoted in shown
+    assert "choice whole: by the log-probability of whole answers, in brackets by that per byte" in shown
+
+
 def test_a_curve_that_cannot_be_written_spoils_no_result(run, rows):
     curve = runs_dir() / "count" / "loss.png"
     curve.mkdir(parents=True)
@@ -259,6 +271,43 @@ def test_data_check_refuses_negative_numbers_and_names_the_broken_row_of_a_test_
         status, out, err = run("data", "check", rows, *words)
         assert (status, out) == (2, "")
         assert wanted in err
+
+
+@pytest.mark.parametrize(
+    ("name", "held"), [("rows.jsonl", ""), ("rows.csv", "prompt,completion\n"), ("rows.json", "[]")]
+)
+def test_an_empty_file_is_told_as_empty_by_all_that_read_rows(run, tmp_path, rows, name, held):
+    path = tmp_path / "none" / name
+    path.parent.mkdir()
+    path.write_text(held)
+    status, out, err = run("data", "check", path, "--json")
+    (told,) = json.loads(out)["observations"]
+    assert (status, told["kind"], err) == (1, "empty", "")
+    assert told["text"].startswith(f"{path} is empty: ")
+    assert f"{name} is empty: " in " ".join(run("data", "check", path)[1].split())
+    commands = [("train", "--data", path, "--name", "x"), ("plan", "--data", path), ("eval", path)]
+    for words in [*commands, ("data", "check", rows, "--test", path)]:
+        status, out, err = run(*words)
+        assert (status, out) == (2, "")
+        assert err.splitlines()[-1] == f"error: {told['text']}"
+
+
+def test_data_check_tells_what_the_file_says_as_a_whole(run, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    made = [{"prompt": f"{i % 8}?", "completion": "yes" if i else "no"} for i in range(9)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    status, out, _ = run("data", "check", path, "--test", path, "--json")
+    found = {one["kind"]: one for one in json.loads(out)["observations"]}
+    assert status == 0
+    assert set(found) == {"contradictory_rows", "dominant_answer", "test_overlap", "too_few"}
+    assert found["contradictory_rows"]["rows"] == [1, 9]
+    out = " ".join(run("data", "check", path, "--test", path)[1].split())
+    section = out[out.index("about the file") :]
+    assert "- 8 of 9 (89%) rows have the answer “yes”" in section
+    assert "- 9 of 9 (100%) rows of the test set are learned" in section
+    assert f"- {found['too_few']['text']}" in section
+    path.write_text("".join(json.dumps({"prompt": f"{i}?", "completion": f"{i}!"}) + "\n" for i in range(120)))
+    assert json.loads(run("data", "check", path, "--json")[1])["observations"] == []
 
 
 def test_data_check_tells_once_which_of_several_kinds_was_taken(run, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kameleon.data import Corpus, Example, Origin, corpus, encode_row, make_row, read_corpus, split_held_out
+from kameleon.data import Corpus, Example, Origin, corpus, encode_row, make_row, read_corpus, read_rows, split_held_out
 from kameleon.data.formats import Record
 from kameleon.errors import DataError
 
@@ -82,9 +82,35 @@ def test_one_broken_line_stops_training_and_is_named(chatml, write):
         read_corpus(write(b'{"text": "a"}\n{"text": "b\n{"text": "c"}\n'), chatml)
 
 
-def test_a_file_without_rows_is_refused(chatml, write):
-    with pytest.raises(DataError, match="holds no rows"):
-        read_corpus(write(b"\n\n"), chatml)
+EMPTY = {
+    "rows.jsonl": {b"": "0 bytes", b"\n \n": "only blank lines", b"\xef\xbb\xbf": "only blank lines"},
+    "rows.json": {b"": "0 bytes", b" \n": "only blank lines", b"[]": "a list of no rows"},
+    "rows.csv": {b"": "0 bytes", b"\n\n": "only blank lines", b"prompt,completion\n": "a header and no rows"},
+    "rows.parquet": {b"": "0 bytes"},
+}
+
+
+@pytest.mark.parametrize(("name", "held"), [(name, held) for name, kinds in EMPTY.items() for held in kinds])
+def test_an_empty_file_is_told_as_empty(chatml, write, name, held):
+    path = write(held, name)
+    for read in (lambda: read_corpus(path, chatml), lambda: read_rows(path)):
+        with pytest.raises(DataError) as caught:
+            read()
+        assert str(caught.value) == f"{path} is empty: {EMPTY[name][held]}"
+
+
+def test_a_parquet_file_without_rows_is_told_as_empty(chatml, tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    path = tmp_path / "rows.parquet"
+    pytest.importorskip("pyarrow.parquet").write_table(arrow.table({"prompt": [], "completion": []}), path)
+    with pytest.raises(DataError, match=r"rows\.parquet is empty: a table of no rows"):
+        read_corpus(path, chatml)
+
+
+def test_of_several_parts_one_may_be_empty(chatml, write, monkeypatch):
+    parts = write(b"", "1.jsonl"), write([pair("c")], "2.jsonl")
+    monkeypatch.setattr(corpus, "find_data", lambda source: parts)
+    assert len(read_corpus("someone/rows", chatml).examples) == 1
 
 
 def test_picking_rows_keeps_their_alternatives_and_counts_anew():

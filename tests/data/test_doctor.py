@@ -14,6 +14,7 @@ from kameleon.data import (
     encode_row,
     examine,
     make_row,
+    observe,
     read_records,
     require_trainable,
 )
@@ -144,6 +145,7 @@ def test_whatever_a_record_holds_it_is_an_example_or_a_fatal_fault(chatml, llama
     for template in (chatml, llama3):
         examined = examine([Record(3, value)], template, raw)
         assert len(examined.examples) + sum(f.fatal for f in examined.faults) == 1
+        observe(examined, template, examined.rows)
 
 
 def test_rows_are_trainable_when_one_of_them_is(chatml):

@@ -52,8 +52,9 @@ def evaluate(
     """Score the base and every adapter on every test set.
 
     Test rows without a system message get the one that each adapter was trained with; general text stays as it is.
-    Choice: the right one among the set's answers, by the first token. Exact: the greedy answer is the right one. Bits
-    per byte: how well the answers are predicted. Forgetting: how much worse general text is predicted than by the base.
+    Choice: the likeliest of the set's answers is a right one, where rows share at most 32 of them: by the first token
+    if all differ in it, else by whole answers (at most 512 tokens together). Exact: the greedy answer is a right one.
+    Bits per byte: how well the answers are predicted. Forgetting: how much worse than by the base general text is.
 
     Try: kameleon eval law=law-test.jsonl code=code-test.jsonl --adapters law --adapters code
     """
@@ -112,7 +113,7 @@ def _test_set(loaded: LoadedBase, spec: str, rows: int, raw: bool) -> TestSet:
 
 def _scored(loaded: LoadedBase, names: Sequence[str | None], sets: Sequence[TestSet]) -> list[list[Score]]:
     with progress() as bars:
-        total = len(names) * sum(len(s.examples) + sum(map(len, s.alternatives)) for s in sets)
+        total = len(names) * sum(len(s.sequences) for s in sets)
         task = bars.add_task("evaluating", total=total)
         return [loaded.evaluate(names, [one], lambda count: bars.update(task, advance=count)) for one in sets]
 
@@ -124,11 +125,20 @@ def score_table(scores: Sequence[Score], forgotten: Sequence[Score]) -> Table:
     shown = table("adapter", *(f">{name}" for name in sets), ">forgetting")
     for general in forgotten:
         row = [cells[general.adapter, name] for name in sets]
-        told = (
-            f"{s.held_out:.3f} {'exact' if s.choice_accuracy is None else 'choice'}, {s.bits_per_byte:.2f}" for s in row
-        )
+        told = (f"{_quoted(score)}, {score.bits_per_byte:.2f}" for score in row)
         change = general.loss - forgotten[0].loss
         shown.add_row(general.adapter or "base", *told, "" if general.adapter is None else f"{change:+.3f}")
     shown.caption = "score, then bits per byte of the right answers; forgetting in nats per token of general text"
+    if any(score.choice_by == "whole_answer" for score in scores):
+        shown.caption += "; choice whole: by the log-probability of whole answers, in brackets by that per byte"
     shown.caption_justify = "left"
     return shown
+
+
+def _quoted(score: Score) -> str:
+    """The score that people quote, with its name."""
+    if score.choice_by is None:
+        return f"{score.held_out:.3f} exact"
+    if score.choice_accuracy_per_byte is None:
+        return f"{score.held_out:.3f} choice"
+    return f"{score.held_out:.3f} choice whole ({score.choice_accuracy_per_byte:.3f})"

@@ -3,8 +3,9 @@
 from kameleon.data.corpus import Corpus, Origin, read_corpus, read_rows, split_held_out
 from kameleon.data.doctor import Examined, Fault, colour_mask, examine, require_trainable
 from kameleon.data.encode import Example, encode_row
-from kameleon.data.formats import Record, find_data, read_records
-from kameleon.data.packing import Packed, RowSpan, pack
+from kameleon.data.formats import Record, describe_empty, find_data, read_records
+from kameleon.data.overview import Observation, observe
+from kameleon.data.packing import Packed, RowSpan, pack, pack_groups
 from kameleon.data.rows import Row, make_row, with_answer
 from kameleon.data.sample import sample
 
@@ -13,17 +14,21 @@ __all__ = [
     "Examined",
     "Example",
     "Fault",
+    "Observation",
     "Origin",
     "Packed",
     "Record",
     "Row",
     "RowSpan",
     "colour_mask",
+    "describe_empty",
     "encode_row",
     "examine",
     "find_data",
     "make_row",
+    "observe",
     "pack",
+    "pack_groups",
     "read_corpus",
     "read_records",
     "read_rows",

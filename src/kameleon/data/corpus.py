@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kameleon.data.doctor import Fault, examine
 from kameleon.data.encode import Example, encode_row
-from kameleon.data.formats import find_data, read_records
+from kameleon.data.formats import describe_empty, find_data, read_records
 from kameleon.data.rows import Row, make_row, shared_system_prompt, with_answer, with_system_prompt
 from kameleon.errors import DataError
 from kameleon.model import ChatTemplate
@@ -90,13 +90,13 @@ def read_corpus(source: str | Path, template: ChatTemplate, raw: bool = False, m
     _refuse(source, [fault for fault in examined.faults if fault.fatal])
     parts = zip(examined.examples, examined.alternatives, examined.rows, strict=True)
     kept = [(example, others, row) for example, others, row in parts if example.trained_tokens]
-    if examined.examples and not kept:
+    if not examined.examples:
+        raise DataError(describe_empty(source, paths))
+    if not kept:
         raise DataError(
             f"{source}: none of the {len(examined.examples)} rows has a token to learn: all labels are masked. "
             "`kameleon data check` shows why, token by token"
         )
-    if not kept:
-        raise DataError(f"{source} holds no rows")
     examples, alternatives, rows = zip(*kept, strict=True)
     digest = hashlib.sha256()
     for path in paths:
@@ -109,12 +109,15 @@ def read_rows(source: str | Path) -> list[Row]:
     """Rows of a local file or hub data set as they were written. Raises DataError, naming those that cannot be read."""
     rows: list[Row] = []
     faults: list[Fault] = []
-    for record in read_records(*find_data(source)):
+    paths = find_data(source)
+    for record in read_records(*paths):
         try:
             rows.append(make_row(record))
         except DataError as error:
             faults.append(Fault(record.number, str(error), fatal=True))
     _refuse(source, faults)
+    if not rows:
+        raise DataError(describe_empty(source, paths))
     return rows
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,18 @@ def read_records(*paths: Path) -> list[Record]:
     return records
 
 
+def describe_empty(source: str | Path, paths: Sequence[Path]) -> str:
+    """One line on a source that holds no record."""
+    texts = {path: path.read_bytes().removeprefix(b"\xef\xbb\xbf").strip() for path in paths}
+    reasons = {".csv": "a header and no rows", ".json": "a list of no rows", ".parquet": "a table of no rows"}
+    blank = "only blank lines" if any(path.stat().st_size for path in paths) else "0 bytes"
+    reason = next((reasons.get(path.suffix, blank) for path, text in texts.items() if text), blank)
+    return f"{source} is empty: {reason}"
+
+
 def _read(path: Path) -> list[Record]:
+    if not path.stat().st_size:
+        return []
     if path.suffix == ".parquet":
         return list(_parquet(path))
     try:
@@ -142,6 +153,8 @@ def _jsonl(text: str, path: Path) -> Iterator[Record]:
 
 
 def _json(text: str, path: Path) -> Iterator[Record]:
+    if not text.strip():
+        return iter(())
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:

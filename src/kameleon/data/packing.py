@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import NamedTuple
 
@@ -57,6 +57,39 @@ def pack(examples: Sequence[Example], max_tokens: int, adapter: int) -> list[Pac
         passes[-1].append(i)
         used += own
     return [_lay_out(examples, members, shared if len(members) > 1 else 0, adapter) for members in passes]
+
+
+def pack_groups(
+    examples: Sequence[Example], groups: Sequence[Sequence[int]], max_tokens: int, adapter: int
+) -> list[Packed]:
+    """Like `pack`, for groups of places in `examples`: what a group begins with (a prompt, before all answers that are
+    compared) is stored once for that group."""
+    passes: list[list[Packed]] = []
+    used = 0
+    for group in groups:
+        for part in pack([examples[i] for i in group], max_tokens, adapter):
+            if not passes or used + len(part.tokens) > max_tokens:
+                passes.append([])
+                used = 0
+            passes[-1].append(replace(part, spans=tuple(span._replace(row=group[span.row]) for span in part.spans)))
+            used += len(part.tokens)
+    return [_join(parts) for parts in passes]
+
+
+def _join(parts: Sequence[Packed]) -> Packed:
+    lengths: list[int] = []
+    adapters: list[int] = []
+    parents: list[int] = []
+    spans: list[RowSpan] = []
+    at = 0
+    for part in parts:
+        parents += [parent if parent == NO_PARENT else parent + len(lengths) for parent in part.segments.parents]
+        lengths += part.segments.lengths
+        adapters += part.segments.adapters
+        spans += [RowSpan(row, start + at, stop + at) for row, start, stop in part.spans]
+        at += len(part.tokens)
+    tokens, labels = (torch.cat(some) for some in zip(*((p.tokens, p.labels) for p in parts), strict=True))
+    return Packed(tokens, labels, Segments(tuple(lengths), tuple(adapters), tuple(parents)), tuple(spans))
 
 
 def _needed_tokens(example: Example) -> int:

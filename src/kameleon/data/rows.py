@@ -111,10 +111,15 @@ def with_system_prompt(row: Row, system_prompt: str) -> Row:
     return replace(row, messages=tuple(messages), first_learned=row.first_learned + added) if added else row
 
 
+def system_prompt_of(row: Row) -> str | None:
+    """The text of the system message that a row begins with; None where it has none."""
+    first = row.messages[0] if row.messages else {"role": "text"}
+    return first["content"] if first["role"] == "system" else None
+
+
 def shared_system_prompt(rows: Sequence[Row]) -> str | None:
     """The text of the system message that every row begins with; None where they differ, or one has none."""
-    firsts = [row.messages[0] if row.messages else {"role": "text"} for row in rows]
-    found = {first["content"] if first["role"] == "system" else None for first in firsts}
+    found = set(map(system_prompt_of, rows))
     return found.pop() if len(found) == 1 else None
 
 

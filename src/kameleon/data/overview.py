@@ -1,0 +1,254 @@
+"""What a file of rows says as a whole, which no single row shows: a sentence each. None of them stops training."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from kameleon.data.doctor import Examined
+from kameleon.data.encode import Example
+from kameleon.data.rows import Row, system_prompt_of
+from kameleon.data.sample import sample
+from kameleon.model import ChatTemplate
+from kameleon.settings import Watch
+
+_MOST_NAMED = 8
+"""Rows that a sentence names; it counts the others."""
+_LEAST_ROWS = 8
+"""Of fewer rows half, or the middle one, says nothing about the others."""
+_LONG = 8
+"""Times the tokens of the middle row: rows of one kind differ less (the demo's longest law row has 4 times)."""
+_LEAST_LONG_TOKENS = 256
+"""A shorter row costs little, however short the others are."""
+_MOST_LONG_SHARE = 0.1
+"""If more rows are long, long rows are usual in this file."""
+_FEW_BYTES_A_TOKEN = 2.5
+"""Of UTF-8 words. SmolLM2 has 5 to 6 in English, 2.7 to 3.0 in German, Spanish and French; 2.2 in the demo's Polish
+answers, at most 2.4 in Russian, Turkish, Greek, Hindi and Chinese, which it cuts to letters or bytes. Bytes and not
+letters: in Chinese a tokenizer made for it has 1 to 2 letters a token, of 3 bytes each."""
+_ENGLISH_BYTES_A_TOKEN = 5
+_LEAST_LETTERS = 100
+"""Of different words: fewer are a handful of labels, which say nothing about a language."""
+_MOST_ANSWERS = 1000
+"""A sample of so many answers tells how the tokenizer cuts."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """`kind` is for scripts, `text` for people; `rows` are the numbers of the rows that are meant, if not all."""
+
+    kind: str
+    text: str
+    rows: tuple[int, ...] = ()
+
+
+def observe(examined: Examined, template: ChatTemplate, test_rows: Sequence[Row] = ()) -> list[Observation]:
+    """All that is worth a sentence about a file, and about the test set beside it."""
+    rows = examined.rows
+    found = (
+        system_prompt(rows),
+        contradictions(rows),
+        dominant_answer(rows),
+        long_rows(examined.examples),
+        cut_words(examined.examples, template),
+        test_overlap(rows, test_rows),
+        test_contradictions(rows, test_rows),
+    )
+    return [one for one in found if one is not None]
+
+
+def system_prompt(rows: Sequence[Row]) -> Observation | None:
+    """One system prompt in all rows, or in most but not all."""
+    prompts = Counter(map(system_prompt_of, rows))
+    del prompts[None]
+    prompt, count = next(iter(prompts.most_common(1)), (None, 0))
+    if count == 0 or count < len(rows) / 2:
+        return None
+    if count == len(rows):
+        text = (
+            f"all rows have the system prompt {_quoted(prompt)}: the adapter keeps it, and is asked with it by default"
+        )
+        return Observation("system_prompt", text)
+    others = tuple(row.number for row in rows if system_prompt_of(row) != prompt)
+    return Observation(
+        "mixed_system_prompts",
+        f"{_share(count, len(rows))} rows have the system prompt {_quoted(prompt)}, but not {_named(others)}: an "
+        "adapter keeps a system prompt only if all rows have it",
+        others,
+    )
+
+
+def contradictions(rows: Sequence[Row]) -> Observation | None:
+    """Rows with one prompt and different answers, of which none says in `also` that the others are right too."""
+    asked: dict[str, list[Row]] = {}
+    for row in rows:
+        if (prompt := _prompt(row)) is not None:
+            asked.setdefault(prompt, []).append(row)
+    groups = [group for group in asked.values() if len(_unmarked_answers(group)) > 1]
+    if not groups:
+        return None
+    told = "; ".join(_named([row.number for row in group]) for group in groups[:_MOST_NAMED])
+    more = f"; and {len(groups) - _MOST_NAMED} more prompts" if len(groups) > _MOST_NAMED else ""
+    prompts = "1 prompt has" if len(groups) == 1 else f"{len(groups)} prompts have"
+    return Observation(
+        "contradictory_rows",
+        f"{prompts} different answers in different rows: {told}{more}. The adapter learns a mixture; where all are "
+        "right, list the others in `also`, for the score",
+        tuple(row.number for group in groups for row in group),
+    )
+
+
+def _unmarked_answers(rows: Sequence[Row]) -> set[str]:
+    """The answers of the rows that none of them has in `also`."""
+    return set(map(_answer, rows)) - {answer for row in rows for answer in row.also}
+
+
+def dominant_answer(rows: Sequence[Row]) -> Observation | None:
+    """One answer in more than half of the rows."""
+    answers = Counter(_answer(row) for row in rows if _prompt(row) is not None)
+    answer, count = next(iter(answers.most_common(1)), ("", 0))
+    if answers.total() < _LEAST_ROWS or count <= answers.total() / 2:
+        return None
+    score = f"{count / answers.total():.2f}"
+    return Observation(
+        "dominant_answer",
+        f"{_share(count, answers.total())} rows have the answer {_quoted(answer)}: a model that always says it scores "
+        f"{score} on such rows",
+    )
+
+
+def long_rows(examples: Sequence[Example]) -> Observation | None:
+    """A few rows with many times the tokens of the others."""
+    if len(examples) < _LEAST_ROWS:
+        return None
+    middle = median(len(example.tokens) for example in examples)
+    least = max(_LONG * middle, _LEAST_LONG_TOKENS)
+    long = sorted((e for e in examples if len(e.tokens) >= least), key=lambda e: -len(e.tokens))
+    if not long or len(long) > max(1, _MOST_LONG_SHARE * len(examples)):
+        return None
+    told = ", ".join(f"row {e.row} ({len(e.tokens):,} tokens)" for e in long[:_MOST_NAMED])
+    more = f" and {len(long) - _MOST_NAMED} more" if len(long) > _MOST_NAMED else ""
+    share = sum(len(e.tokens) for e in long) / sum(len(e.tokens) for e in examples)
+    memory = ", and memory grows with the longest" if len(long[0].tokens) > Watch().micro_batch_tokens else ""
+    return Observation(
+        "long_rows",
+        f"{told}{more}: at least {_LONG} times the middle row's {middle:,.0f} tokens. {share:.0%} of all tokens, and "
+        f"so of the time, are theirs{memory}",
+        tuple(e.row for e in long),
+    )
+
+
+def cut_words(examples: Sequence[Example], template: ChatTemplate) -> Observation | None:
+    """Answers in a language that the base's tokenizer cuts to letters.
+
+    Capitals (abbreviations) and single letters are left out, since every tokenizer cuts them so.
+    """
+    words = [word for example in sample(examples, _MOST_ANSWERS) for word in _words(_answer_text(example, template))]
+    if sum(map(len, set(words))) < _LEAST_LETTERS:
+        return None
+    text = " ".join(words)
+    tokens, size = len(template.encode_text(text)), len(text.encode())
+    if size / tokens >= _FEW_BYTES_A_TOKEN:
+        return None
+    letters, times = sum(map(len, words)) / tokens, _ENGLISH_BYTES_A_TOKEN * tokens / size
+    return Observation(
+        "cut_words",
+        f"the base's tokenizer cuts the words of the answers into pieces of {letters:.1f} letters ({size / tokens:.1f} "
+        f"bytes a token, where English has about {_ENGLISH_BYTES_A_TOKEN}). Answers take some {times:.1f} times as "
+        "long, in training and later, and the base has read little of such a language: another one may learn it better",
+    )
+
+
+def test_overlap(rows: Sequence[Row], test_rows: Sequence[Row]) -> Observation | None:
+    """Rows of the test set that are learned."""
+    learned = _answers_by_prompt(rows)
+    known = [row for row in test_rows if _is_answered(row, learned)]
+    if not known:
+        return None
+    prompts = {_prompt(row) or row.text for row in known}
+    mine = tuple(row.number for row in rows if (_prompt(row) or row.text) in prompts)
+    return Observation(
+        "test_overlap",
+        f"{_share(len(known), len(test_rows))} rows of the test set are learned: their prompts and answers stand in "
+        f"{_named(mine)}. Their score is memory",
+        mine,
+    )
+
+
+def test_contradictions(rows: Sequence[Row], test_rows: Sequence[Row]) -> Observation | None:
+    """Rows of the test set whose prompt is learned, with another answer."""
+    learned = _answers_by_prompt(rows)
+    other = [row for row in test_rows if _prompt(row) in learned and not _is_answered(row, learned)]
+    if not other:
+        return None
+    prompts = {_prompt(row) for row in other}
+    mine = tuple(row.number for row in rows if _prompt(row) in prompts)
+    return Observation(
+        "test_contradictions",
+        f"{_share(len(other), len(test_rows))} rows of the test set have a prompt that is learned with another answer: "
+        f"{_named([row.number for row in other])} of the test set, {_named(mine)} here",
+        mine,
+    )
+
+
+def _answers_by_prompt(rows: Sequence[Row]) -> dict[str | None, set[str]]:
+    """Right answers by prompt; a text stands as its own prompt without an answer."""
+    learned: dict[str | None, set[str]] = {}
+    for row in rows:
+        learned.setdefault(_prompt(row) or row.text, set()).update((_answer(row), *row.also))
+    return learned
+
+
+def _is_answered(row: Row, learned: dict[str | None, set[str]]) -> bool:
+    return not learned.get(_prompt(row) or row.text, set()).isdisjoint((_answer(row), *row.also))
+
+
+def _prompt(row: Row) -> str | None:
+    """All that stands before a row's last answer, as a key; None for plain text."""
+    if row.text is not None:
+        return None
+    return json.dumps([row.messages[: _last_answer(row)], row.tools], sort_keys=True, default=str)
+
+
+def _answer(row: Row) -> str:
+    """A row's last answer; empty for plain text."""
+    if row.text is not None:
+        return ""
+    message = row.messages[_last_answer(row)]
+    calls = message.get("tool_calls")
+    return str(message.get("content") or "") + (json.dumps(calls, sort_keys=True, default=str) if calls else "")
+
+
+def _last_answer(row: Row) -> int:
+    return max(i for i, message in enumerate(row.messages) if message["role"] == "assistant")
+
+
+def _answer_text(example: Example, template: ChatTemplate) -> str:
+    tokens = [token for token, trained in zip(example.tokens, example.trained, strict=True) if trained]
+    return str(template.tokenizer.decode(tokens, skip_special_tokens=True))
+
+
+def _words(text: str) -> list[str]:
+    """Runs of letters with their marks."""
+    letters = "".join(one if unicodedata.category(one)[0] in "LM" else " " for one in text)
+    return [word for word in letters.split() if len(word) > 1 and not word.isupper()]
+
+
+def _named(numbers: Sequence[int]) -> str:
+    """Rows by their numbers, the first few of many."""
+    told = ", ".join(map(str, numbers[:_MOST_NAMED]))
+    more = f" and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else ""
+    return f"row {told}" if len(numbers) == 1 else f"rows {told}{more}"
+
+
+def _share(count: int, of: int) -> str:
+    return f"{count:,} of {of:,} ({count / of:.0%})"
+
+
+def _quoted(text: str | None, most: int = 60) -> str:
+    line = " ".join((text or "").split())
+    return f"“{line if len(line) <= most else line[: most - 1] + '…'}”"
