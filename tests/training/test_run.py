@@ -418,14 +418,15 @@ def test_training_in_bf16_follows_fp32(tiny_folder, rows):
 
 
 def test_the_card_keeps_the_system_prompt_that_the_rows_share_also_over_a_resumed_run(tiny, tmp_path):
-    def begun(path, system):
+    def begun(path, system, first=0):
         begin = [] if system is None else [{"role": "system", "content": system}]
-        talks = [[{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}!"}] for i in range(12)]
+        numbers = range(first, first + 12)
+        talks = [[{"role": "user", "content": f"{i}?"}, {"role": "assistant", "content": f"{i}!"}] for i in numbers]
         path.write_text("".join(json.dumps({"messages": [*begin, *talk]}) + "\n" for talk in talks))
         return path
 
-    rows, watched = begun(tmp_path / "rows.jsonl", "You are a pirate."), begun(tmp_path / "watched.jsonl", None)
-    same = begun(tmp_path / "same.jsonl", "You are a pirate.")
+    rows, watched = begun(tmp_path / "rows.jsonl", "You are a pirate."), begun(tmp_path / "watched.jsonl", None, 12)
+    same = begun(tmp_path / "same.jsonl", "You are a pirate.", 12)
 
     def interrupt(report):
         if report.step == 3:

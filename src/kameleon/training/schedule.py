@@ -62,7 +62,9 @@ class Schedule:
         epoch, part = divmod(step, self.steps_per_epoch)
         visits = min(self.rows, self.visits - epoch * self.rows)  # the last epoch may be a part of one
         steps = _steps(visits, self.rows_per_step)
-        start, stop = (math.ceil(visits * cut / steps) for cut in (part, part + 1))  # the first step is the largest
+        start, stop = (
+            math.ceil(visits * cut / steps) for cut in (part, part + 1)
+        )  # an epoch's first step is its largest
         return list(_order(self.rows, self.seed, epoch)[start:stop])
 
     def share(self, step: int) -> float:
