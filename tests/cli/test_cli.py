@@ -216,7 +216,7 @@ def test_rows_that_stand_for_a_file_come_from_all_of_it(run, tmp_path, monkeypat
     made = [{"prompt": f"{'first' if i < 30 else 'second'} {i}", "completion": "yes"} for i in range(60)]
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
     made_of = LoadedBase.test_set
-    monkeypatch.setattr(LoadedBase, "test_set", lambda *args, **how: sets.append(args[2]) or made_of(*args, **how))
+    monkeypatch.setattr(LoadedBase, "test_set", lambda *args, **more: sets.append(args[2]) or made_of(*args, **more))
     assert run("eval", path, "--rows", "4")[0] == 0
     assert [example.row > 30 for example in sets[0].examples] == [False, False, True, True]
     shown = run("data", "check", path, "--rows", "4")[1]

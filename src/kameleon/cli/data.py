@@ -14,6 +14,7 @@ from rich.text import Text
 from kameleon.cli.console import BaseRef, Json, Raw, open_base, show, table
 from kameleon.errors import SettingError
 from kameleon.settings import Recipe, Watch
+from kameleon.terminal import printable
 
 if TYPE_CHECKING:
     from kameleon.data import Examined, Observation
@@ -101,7 +102,7 @@ def _about(examined: Examined, observations: Sequence[Observation]) -> list[Rend
     for (taken, *left), count in examined.mixed.items():
         shown.append(Text(f"{count} rows are written in several ways: {taken} was taken, {', '.join(left)} left aside"))
     if observations:
-        shown += [Text("\nabout the file", style="bold"), *(Text(f"- {one.text}") for one in observations)]
+        shown += [Text("\nabout the file", style="bold"), *(Text(f"- {printable(one.text)}") for one in observations)]
     if examined.faults:
         faults = table(">row", "stops training", "reason")
         for fault in sorted(examined.faults, key=lambda fault: not fault.fatal)[:_MOST_SHOWN]:
