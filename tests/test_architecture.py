@@ -13,6 +13,7 @@ SOURCE = Path(kameleon.__file__).parent
 ORDER = [
     "errors",
     "home",
+    "terminal",
     "settings",
     "waiting",
     "ops",

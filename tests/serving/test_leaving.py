@@ -17,6 +17,7 @@ from kameleon.generation import Request
 from kameleon.serving import Limits
 from kameleon.serving.http import create_app
 from kameleon.serving.http.answers import Answers
+from kameleon.serving.http.request_log import Entry
 
 LONG = {"model": "tiny", "prompt": "one", "max_tokens": 240, "ignore_eos": True, "temperature": 0}
 
@@ -55,7 +56,7 @@ def test_a_client_that_leaves_while_its_request_is_taken_in_keeps_nobody_waiting
         return submit(*given)
 
     async def leave():
-        async with Answers(service.engine, "") as answers:
+        async with Answers(service.engine, "", Entry()) as answers:
             asking = asyncio.ensure_future(answers.ask(lambda: [Request((65,), sampling=endless)] * 3))
             while not begun.is_set():
                 await asyncio.sleep(0.001)

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from waiting import wait_until
 
 from kameleon.serving.http import KeyRing, create_app
-from kameleon.serving.http.request_log import printable
+from kameleon.serving.http.request_log import word
 
 HI = [{"role": "user", "content": "Hello there"}]
 LOGGER = "kameleon.serving.http.request_log"
@@ -125,8 +125,8 @@ def test_an_answer_that_fails_says_so(make_service, shelf, tiny, lines):
     ],
 )
 def test_what_a_client_wrote_is_one_short_word_that_no_terminal_obeys(text, shown):
-    assert printable(text) == shown
-    assert printable(text).isprintable()
+    assert word(text) == shown
+    assert word(text).isprintable()
 
 
 def test_names_and_paths_of_clients_are_shown_that_way(client, lines):

@@ -20,7 +20,7 @@ from cyclopts import App, Parameter
 
 from kameleon.cli import adapters, arithmetic, bases, data
 from kameleon.cli.chat import chat
-from kameleon.cli.console import notes, printable
+from kameleon.cli.console import notes
 from kameleon.cli.doctor import doctor
 from kameleon.cli.evaluate import evaluate
 from kameleon.cli.lab import lab
@@ -28,6 +28,7 @@ from kameleon.cli.plan import plan
 from kameleon.cli.serve import serve
 from kameleon.cli.train import train
 from kameleon.errors import KameleonError, RunInterruptedError, SettingError
+from kameleon.terminal import printable
 
 __all__ = ["main"]
 

@@ -23,10 +23,10 @@ from kameleon.cli.console import (
     megabytes,
     notes,
     open_base,
-    printable,
     show,
     table,
 )
+from kameleon.terminal import printable
 
 if TYPE_CHECKING:
     from kameleon.adapters import Card

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from kameleon.cli.console import AnyBase, BaseRef, Compute, Quantize, in_one_line, notes, open_base, printable, results
+from kameleon.cli.console import AnyBase, BaseRef, Compute, Quantize, in_one_line, notes, open_base, results
 from kameleon.cli.settings import sampling_words
 from kameleon.errors import KameleonError
 from kameleon.settings import Sampling
+from kameleon.terminal import printable
 
 if TYPE_CHECKING:
     from kameleon.api import LoadedBase

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from rich.table import Table
 from kameleon.errors import SettingError
 from kameleon.home import atomic_write
 from kameleon.settings import ComputeName
+from kameleon.terminal import printable
 
 if TYPE_CHECKING:
     from kameleon.api import LoadedBase
@@ -50,16 +50,6 @@ BaseRef = Annotated[
 Raw = Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")]
 AnyBase = Annotated[bool, Parameter(help="Accept adapters that were trained on another base.")]
 Overwrite = Annotated[bool, Parameter(help="Put it in the place of an adapter of that name.")]
-
-
-def printable(text: str) -> str:
-    """Text out of a file as a terminal may get it: control codes and marks that turn the direction are written out."""
-    return "".join(_printable(letter) for letter in text)
-
-
-def _printable(letter: str) -> str:
-    hidden = unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp") and letter != "\n"
-    return letter.encode("unicode_escape").decode() if hidden else letter
 
 
 def in_one_line(text: str, most: int = 300) -> str:

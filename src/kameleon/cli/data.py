@@ -11,9 +11,10 @@ from cyclopts import App, Parameter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kameleon.cli.console import BaseRef, Json, Raw, open_base, printable, show, table
+from kameleon.cli.console import BaseRef, Json, Raw, open_base, show, table
 from kameleon.errors import SettingError
 from kameleon.settings import Recipe, Watch
+from kameleon.terminal import printable
 
 if TYPE_CHECKING:
     from kameleon.data import Examined, Observation

@@ -24,7 +24,7 @@ from kameleon.errors import (
     QueueFullError,
     SettingError,
 )
-from kameleon.serving.http.request_log import printable
+from kameleon.serving.http.request_log import word
 
 _log = logging.getLogger(__name__)
 _CLIENT_GONE = 499  # nobody reads it; nginx's number for the log
@@ -102,7 +102,7 @@ def install_error_handlers(app: FastAPI, fields: frozenset[str]) -> None:
         return Response(status_code=_CLIENT_GONE)
 
     async def on_bug(request: Request, error: Exception) -> Response:
-        _log.error("%s %s failed", printable(request.method), printable(request.url.path), exc_info=error)
+        _log.error("%s %s failed", word(request.method), word(request.url.path), exc_info=error)
         return ApiError(500, "the server failed at this request; its log says why", "internal_error").response()
 
     app.add_exception_handler(KameleonError, on_own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from dataclasses import dataclass, field
 from typing import cast
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kameleon.generation import Piece
+from kameleon.terminal import printable
 
 _log = logging.getLogger(__name__)
 _QUIET = ("/health", "/ready", "/metrics")  # a watcher asks them every few seconds
@@ -64,9 +66,9 @@ class LogRequests:
 
 
 def _line(scope: Scope, status: int, entry: Entry, took_s: float) -> str:
-    words = [printable(scope["method"]), printable(scope["path"]), str(status)]
+    words = [word(scope["method"]), word(scope["path"]), str(status)]
     if entry.model is not None:
-        words.append(f"model={printable(entry.model)}")
+        words.append(f"model={word(entry.model)}")
     if entry.prompt_tokens:
         words.append(f"tokens={entry.prompt_tokens}+{sum(entry.answer_tokens.values())}")
     words.append(f"ms={took_s * 1000:.0f}")
@@ -80,12 +82,11 @@ def entry_of(request: Request) -> Entry:
     return cast(Entry, request.state.entry)
 
 
-def printable(text: str) -> str:
-    """Text of a client as one word that is safe in a terminal: what is not printable, and space, becomes its escape."""
-    cut = text[:_LONGEST]
-    escaped = "".join(c if c.isprintable() and c not in " \\" else _escape(c) for c in cut)
-    return escaped if cut == text else f"{escaped}…"
+def word(text: str) -> str:
+    """Text of a client as one short word that is safe in a terminal."""
+    cut = re.sub(r"[\s\\]", _escaped, text[:_LONGEST])
+    return printable(cut) + ("…" if len(text) > _LONGEST else "")
 
 
-def _escape(character: str) -> str:
-    return "\\x20" if character == " " else character.encode("unicode_escape").decode()
+def _escaped(found: re.Match[str]) -> str:
+    return "\\x20" if found[0] == " " else found[0].encode("unicode_escape").decode()
