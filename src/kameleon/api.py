@@ -65,12 +65,20 @@ def load(
     return LoadedBase(load_base(ref, dtype, on_progress, quantize))
 
 
-def read(ref: str, data: str | Path, raw: bool = False, max_row_tokens: int = 2048) -> Corpus:
+def read(
+    ref: str,
+    data: str | Path,
+    raw: bool = False,
+    max_row_tokens: int = 2048,
+    *,
+    rows: int | None = None,
+    seed: int = 0,
+) -> Corpus:
     """Rows of a file or hub id, encoded for the base that `ref` names, of which only the tokenizer need be here.
 
-    Raises BaseModelError, DataError.
+    With `rows`, a sample of so many. Raises BaseModelError, DataError.
     """
-    return read_corpus(data, read_base_header(ref).template(), raw, max_row_tokens)
+    return read_corpus(data, read_base_header(ref).template(), raw, max_row_tokens, rows=rows, seed=seed)
 
 
 def plan(
@@ -106,7 +114,8 @@ def plan(
 
     def workload(watch: Watch) -> Workload:
         if not examples:
-            return assumed_workload(_ASSUMED_ROW_TOKENS, _ASSUMED_ROWS, recipe, watch)
+            rows = _ASSUMED_ROWS if recipe.rows is None else recipe.rows
+            return assumed_workload(_ASSUMED_ROW_TOKENS, rows, recipe, watch)
         return workload_of(examples, watched, recipe, watch)
 
     held = process_bytes()
@@ -118,7 +127,7 @@ def _rows(
 ) -> tuple[Corpus, Corpus]:
     """The rows to learn from and those to watch the run with, read where they are not yet."""
     if not isinstance(data, Corpus):
-        data = read_corpus(data, template, raw, recipe.max_row_tokens)
+        data = read_corpus(data, template, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
     if held_out is None:
         return split_held_out(data, recipe.seed)
     if not isinstance(held_out, Corpus):
@@ -222,9 +231,17 @@ class LoadedBase:
         encoded = [self.encode_prompt(p, raw, system_prompt=s) for p, s in zip(prompts, systems, strict=True)]
         return [Request(tokens, name, wish) for tokens, name, wish in zip(encoded, names, wishes, strict=True)]
 
-    def read(self, data: str | Path, raw: bool = False, max_row_tokens: int = 2048) -> Corpus:
-        """Rows of a file or hub id, encoded for this base. Raises DataError."""
-        return read_corpus(data, self.base.template, raw, max_row_tokens)
+    def read(
+        self,
+        data: str | Path,
+        raw: bool = False,
+        max_row_tokens: int = 2048,
+        *,
+        rows: int | None = None,
+        seed: int = 0,
+    ) -> Corpus:
+        """Rows of a file or hub id, encoded for this base; with `rows`, a sample of so many. Raises DataError."""
+        return read_corpus(data, self.base.template, raw, max_row_tokens, rows=rows, seed=seed)
 
     def train(
         self,

@@ -62,6 +62,9 @@ class Recipe:
     """Gradients longer than this are shortened, so that one odd row cannot undo the others."""
     max_row_tokens: int = 2048
     """Longer rows are cut here, and reported: a row's attention costs the square of its length."""
+    rows: int | None = None
+    """Learn from a sample of so many rows, which the seed decides: of data too large for memory only these are held
+    (of a JSON list all are). None takes all."""
     seed: int = 0
     """Decides the first A and the order of the rows: the same seed gives the same bits."""
 
@@ -79,6 +82,7 @@ class Recipe:
             ("weight_decay", "0 or more", self.weight_decay >= 0),
             ("clip_norm", "above 0", self.clip_norm > 0),
             ("max_row_tokens", "at least 8", self.max_row_tokens >= 8),
+            ("rows", "at least 1, or None (all)", self.rows is None or self.rows >= 1),
             ("seed", "a number of 64 bits", self.seed in SEEDS),
         )
 

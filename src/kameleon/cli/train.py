@@ -82,14 +82,14 @@ def train(
     planned = None
     if memory is not None:  # planned as `kameleon plan` does, before the base is loaded: what it promises holds here
         budget = parse_bytes(memory)
-        corpus = read(base, data, raw, recipe.max_row_tokens)
+        corpus = read(base, data, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
         watched = None if held_out is None else read(base, held_out, raw, recipe.max_row_tokens)
         passes = resumed(name, watch) if resume else watch
         dtype = compute and COMPUTE_TYPES[compute]
         planned = plan(base, corpus, recipe, passes, budget, quantize, raw, watched, dtype, resume)
         quantize = "nf4" if planned.chosen.quantize else None
     loaded = open_base(base, quantize, compute=compute)
-    rows = corpus or loaded.read(data, raw, recipe.max_row_tokens)
+    rows = corpus or loaded.read(data, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
 
     def tell(made: Plan) -> None:
         _tell_settings(made, rows, recipe, watch)
@@ -113,7 +113,11 @@ def _tell_settings(made: Plan, corpus: Corpus, recipe: Recipe, watch: Watch) -> 
     notes.print(shown)
     doubts = "" if not corpus.doubts else f"; {len(corpus.doubts)} doubtful (see `kameleon data check`)"
     origin = corpus.origin
-    notes.print(f"{origin.rows} rows, {origin.trained_tokens:,} tokens to learn{doubts}", highlight=False)
+    rows = f"{origin.rows:,} rows"
+    if recipe.rows is not None and origin.of_rows is not None:
+        fewer = origin.of_rows < recipe.rows
+        rows = f"all {rows}, fewer than {recipe.rows:,}" if fewer else f"{origin.rows:,} of {origin.of_rows:,} rows"
+    notes.print(f"{rows}, {origin.trained_tokens:,} tokens to learn{doubts}", highlight=False)
     if corpus.system_prompt is not None:
         told = f"all rows share a system prompt, which the adapter keeps: {in_one_line(corpus.system_prompt)}"
         notes.print(told, highlight=False)
