@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kameleon.adapters import Adapter, Bank, Card, Proof, Shelf, prove
+from kameleon.adapters import Adapter, Bank, Card, Proof, Shelf, check_base, prove
 from kameleon.data import Corpus, Example, read_corpus, split_held_out
 from kameleon.errors import SettingError, WeightsError
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
@@ -40,7 +40,10 @@ from kameleon.training import (
     TestSet,
     Watch,
     evaluate_as_trained,
+    find_parent,
     make_test_set,
+    recipe_from,
+    require_free,
     resumed_compute,
     saved_identity,
 )
@@ -92,16 +95,20 @@ def plan(
     held_out: str | Path | Corpus | None = None,
     dtype: torch.dtype | None = None,
     keep_passes: bool = False,
+    *,
+    parent: Adapter | None = None,
 ) -> Plan:
     """What a run on `data` would need and take on this machine; the base need not be here, its header does.
 
     `ref` may also be one of `plan.COMMON_NAMES`, which stands for a Q4_K_M file of that base, without a tokenizer.
     With `memory_bytes` the settings are chosen for it (NF4 too, for a base that would not fit otherwise). Without
-    `data`, a thousand rows of 512 tokens are assumed. `keep_passes` is for a run that goes on. Raises BaseModelError,
-    DataError, SettingError.
+    `data`, a thousand rows of 512 tokens are assumed. `keep_passes` is for a run that is resumed, `parent` the adapter
+    that a run goes on from. Raises BaseModelError, DataError, SettingError, AdapterError.
     """
     recipe, watch = recipe or Recipe(), watch or Watch()
     header = (common_header if ref in COMMON_NAMES else read_base_header)(ref, quantize)
+    if parent is not None:
+        recipe = recipe_from(parent, header.config, recipe)
     examples: Sequence[Example] = ()
     watched: Sequence[Example] = ()
     if data is None:
@@ -119,7 +126,8 @@ def plan(
         return workload_of(examples, watched, recipe, watch)
 
     held = process_bytes()
-    return make_plan(header, workload, recipe, watch, held, memory_bytes, quantize, True, dtype, keep_passes)
+    may_quantize = parent is None  # that is another base
+    return make_plan(header, workload, recipe, watch, held, memory_bytes, quantize, may_quantize, dtype, keep_passes)
 
 
 def _rows(
@@ -160,13 +168,16 @@ class LoadedBase:
         elif isinstance(adapter, Path):
             adapter = Adapter.load(adapter)
         proof = prove(self.base, adapter, any_base)
-        if proof.template_equal is False:
-            warnings.warn(
-                f"adapter {adapter.name!r} was trained on another chat template than {self.base.name} has now",
-                stacklevel=2,
-            )
+        self._warn_of_template(adapter)
         self.bank.add(adapter, any_base)
         return proof
+
+    def _warn_of_template(self, adapter: Adapter) -> None:
+        if adapter.card.template_hash not in (None, self.base.template.hash):
+            warnings.warn(
+                f"adapter {adapter.name!r} was trained on another chat template than {self.base.name} has now",
+                stacklevel=3,
+            )
 
     def encode_prompt(self, prompt: Prompt, raw: bool = False, *, system_prompt: str | None = None) -> tuple[int, ...]:
         """Token ids of a prompt: chat messages, or a string, which becomes a user's message.
@@ -257,6 +268,8 @@ class LoadedBase:
         memory_bytes: int | None = None,
         on_plan: Callable[[Plan], None] | None = None,
         plan: Plan | None = None,
+        *,
+        from_adapter: str | Path | Adapter | None = None,
     ) -> RunResult:
         """Train one adapter on rows, put it on the shelf under `name`, and make it resident.
 
@@ -266,13 +279,19 @@ class LoadedBase:
         before the first step; afterwards the adapter's card says what came of it. `resume` goes on with an unfinished
         run of that name, in the compute type in which it began (a base loaded in another is refused) and with as many
         threads. Warns of too few rows or steps, and of held-out rows that are also learned.
-        Raises DataError, TrainingError, SettingError.
+        `from_adapter` is one to go on from (a name on the shelf, a folder, or an `Adapter`): its rank, alpha, targets,
+        layers and variant are kept, and so is its name if `name` is the same: the shelf then gets a new version.
+        Raises DataError, TrainingError, SettingError, AdapterError.
         """
         recipe, watch = recipe or Recipe(), watch or Watch()
+        parent: Adapter | None = None
+        if from_adapter is not None:
+            parent = self._parent(from_adapter, name, resume)
+            recipe = recipe_from(parent, self.base.config, recipe)
         if resume:
             resumed_compute(runs_dir() / name, compute_name(self.base.compute_dtype))
         elif not overwrite:
-            self.shelf.require_free(name)
+            require_free(name, self.shelf, parent)
         data, watched = _rows(self.base.template, data, held_out, recipe, raw)
         if plan is None:
             watch = resumed(name, watch) if resume and memory_bytes else watch
@@ -282,10 +301,20 @@ class LoadedBase:
         for told in plan.workload.warnings:
             warnings.warn(told, stacklevel=2)
         overwrite = overwrite and not resume
-        run = self.prepare(data, name, watched, recipe, plan.chosen.watch, overwrite, plan.forecast)
+        run = self.prepare(data, name, watched, recipe, plan.chosen.watch, overwrite, plan.forecast, parent=parent)
         result = run.run(resume, on_step, keep=self.shelf.save)
         self.load_adapter(result.adapter)
         return result
+
+    def _parent(self, adapter: str | Path | Adapter, run: str, resume: bool) -> Adapter:
+        """The adapter that a run goes on from, one of this base."""
+        if isinstance(adapter, str):
+            adapter = find_parent(adapter, self.shelf, run, resume)
+        elif isinstance(adapter, Path):
+            adapter = Adapter.load(adapter)
+        check_base(self.base, adapter)
+        self._warn_of_template(adapter)
+        return adapter
 
     def plan(
         self,
@@ -321,8 +350,13 @@ class LoadedBase:
         watch: Watch,
         overwrite: bool = False,
         forecast: Forecast | None = None,
+        *,
+        parent: Adapter | None = None,
     ) -> Run:
-        """A run that has not started; with `overwrite`, whatever its folder holds is dropped when it does."""
+        """A run that has not started; with `overwrite`, whatever its folder holds is dropped when it does.
+
+        With `parent`, it begins with that adapter's numbers.
+        """
         folder = runs_dir() / name
         card = Card(
             base_id=self.base.name,
@@ -330,8 +364,10 @@ class LoadedBase:
             template_hash=self.base.template.hash,
             data=asdict(data.origin),
             system_prompt=data.system_prompt,
+            parents=() if parent is None else (parent.as_parent(1.0, "trained further"),),
         )
-        return Run(self.base, folder, card, name, data.examples, held_out.examples, recipe, watch, overwrite, forecast)
+        rows = data.examples, held_out.examples
+        return Run(self.base, folder, card, name, *rows, recipe, watch, overwrite, forecast, parent=parent)
 
     def test_set(self, name: str, corpus: Corpus, *, as_trained: bool = True) -> TestSet:
         """Encoded rows as a test set for `evaluate`.

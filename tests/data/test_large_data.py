@@ -48,16 +48,16 @@ def test_only_the_rows_of_the_sample_are_held(chatml, tmp_path, name):
 @given(count=st.integers(0, 60), rows=st.integers(1, 40), seed=st.integers(0, 9))
 def test_a_sample_has_so_many_rows_in_their_order_and_the_seed_decides_which(count, rows, seed):
     records = [Record(i, {}) for i in range(1, count + 1)]
-    chosen, seen = corpus._sample(iter(records), rows, seed)
+    chosen, seen = corpus._reservoir(iter(records), rows, seed)
     numbers = [record.number for record in chosen]
     assert seen == count and len(numbers) == min(rows, count)
     assert numbers == sorted(set(numbers)) and set(numbers) <= set(range(1, count + 1))
-    assert corpus._sample(records, rows, seed) == (chosen, seen)
+    assert corpus._reservoir(records, rows, seed) == (chosen, seen)
 
 
 def test_every_row_has_the_same_chance():
     records = [Record(i, {}) for i in range(20)]
-    drawn = Counter(r.number for seed in range(2000) for r in corpus._sample(records, 5, seed)[0])
+    drawn = Counter(r.number for seed in range(2000) for r in corpus._reservoir(records, 5, seed)[0])
     assert len(drawn) == 20 and all(400 < count < 600 for count in drawn.values())  # 500 each, five deviations apart
 
 
@@ -71,7 +71,7 @@ def test_a_sample_larger_than_the_file_is_the_file(chatml, write):
 def test_rows_that_are_not_chosen_are_not_looked_at(chatml, write):
     path = write([*ROWS[:1], *([{"prompt": "?", "completion": ""}] * 50)])
     seed = next(
-        seed for seed in range(999) if corpus._sample([Record(i, {}) for i in range(51)], 1, seed)[0][0].number == 0
+        seed for seed in range(999) if corpus._reservoir([Record(i, {}) for i in range(51)], 1, seed)[0][0].number == 0
     )
     assert len(read_corpus(path, chatml, rows=1, seed=seed).examples) == 1
 

@@ -99,7 +99,7 @@ def read_corpus(
     paths = find_data(source)
     records, of_rows = read_records(*paths), None
     if rows is not None:
-        records, of_rows = _sample(records, rows, seed)
+        records, of_rows = _reservoir(records, rows, seed)
     examined = examine(records, template, raw, max_tokens)
     _refuse(source, [fault for fault in examined.faults if fault.fatal])
     parts = zip(examined.examples, examined.alternatives, examined.rows, strict=True)
@@ -117,7 +117,7 @@ def read_corpus(
     return Corpus(examples, alternatives, origin, examined.faults, shared_system_prompt(sources), sources)
 
 
-def _sample(records: Iterable[Record], rows: int, seed: int) -> tuple[list[Record], int]:
+def _reservoir(records: Iterable[Record], rows: int, seed: int) -> tuple[list[Record], int]:
     """So many of the records, in their order, each with the same chance; and how many there are.
 
     Reservoir sampling (Vitter, 1985, algorithm R): only what is chosen so far is held.

@@ -188,12 +188,11 @@ def _parquet(path: Path) -> Iterator[Record]:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError('reading Parquet needs pyarrow: pip install "kameleon[parquet]"') from error
-    number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(_PARQUET_ROWS):
-                for number, value in enumerate(batch.to_pylist(), start=number + 1):
-                    yield _record(number, {key: one for key, one in value.items() if one is not None})
+            values = (value for batch in file.iter_batches(_PARQUET_ROWS) for value in batch.to_pylist())
+            for number, value in enumerate(values, start=1):
+                yield _record(number, {key: one for key, one in value.items() if one is not None})
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a whole Parquet file: {error}") from error
     except (ValueError, OverflowError) as error:  # text that is not UTF-8, a time that Python does not know

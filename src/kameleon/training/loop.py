@@ -55,6 +55,8 @@ class Run:
         watch: Watch,
         overwrite: bool = False,
         forecast: Forecast | None = None,
+        *,
+        parent: Adapter | None = None,
     ) -> None:
         require_trainable(examples)
         self.base, self.folder, self.card, self.name = base, folder, card, name
@@ -66,7 +68,10 @@ class Run:
         self.recipe = settled(recipe, base.config, self.schedule)
         self.total_steps = self.schedule.steps
         self.bank = Bank(base)
-        self.slot = self.bank.add(fresh_adapter(base, name, self.recipe, card))
+        start = (
+            fresh_adapter(base, name, self.recipe, card) if parent is None else replace(parent, name=name, card=card)
+        )
+        self.slot = self.bank.add(start)
         self.trainee = Trainee(self.bank.resident(name), self.recipe)
 
     @property
@@ -77,6 +82,7 @@ class Run:
             **asdict(self.recipe),
             "base": self.base.fingerprint,
             "data": self.card.data,
+            "from": [parent.fingerprint for parent in self.card.parents],
             "compute": compute_name(self.base.compute_dtype),
             "threads": torch.get_num_threads(),
             "kernels": kernels().level,
