@@ -144,9 +144,11 @@ def _rows(
 
 
 def resumed(name: str, watch: Watch) -> Watch:
-    """`watch` with the passes of the unfinished run `name`, which it must keep to be gone on with."""
-    size = saved_identity(runs_dir() / name).get("micro_batch_tokens", watch.micro_batch_tokens)
-    return replace(watch, micro_batch_tokens=size)
+    """`watch` with what a plan chose for the unfinished run `name`, which must keep it; what was set stays as it is."""
+    saved, defaults = saved_identity(runs_dir() / name), Watch()
+    chosen = ("micro_batch_tokens", "eval_rows")
+    kept = {key: saved[key] for key in chosen if key in saved and getattr(watch, key) == getattr(defaults, key)}
+    return replace(watch, **kept)
 
 
 class LoadedBase:
@@ -294,7 +296,7 @@ class LoadedBase:
             require_free(name, self.shelf, parent)
         data, watched = _rows(self.base.template, data, held_out, recipe, raw)
         if plan is None:
-            watch = resumed(name, watch) if resume and memory_bytes else watch
+            watch = resumed(name, watch) if resume else watch
             plan = self.plan(data, watched, recipe, watch, memory_bytes, keep_passes=resume)
         if on_plan:
             on_plan(plan)

@@ -6,6 +6,8 @@ import pytest
 
 from kameleon import Recipe, api
 from kameleon.adapters import Shelf
+from kameleon.plan import planner
+from kameleon.plan.calibration import Line, Rates
 
 
 @pytest.fixture
@@ -17,9 +19,12 @@ def rows(tmp_path):
 
 
 @pytest.fixture
-def train(run, tiny_folder, rows):
+def train(run, tiny_folder, rows, monkeypatch):
+    rates = Rates(Line(0, 1e-4), Line(0, 1e-4), 0.0, 0.0, 0.0, Line(0, 0.0), Line(0, 0.0), 100, 0.0)
+    monkeypatch.setattr(planner, "calibrate", lambda *_: rates)  # as if it were measured, which takes seconds
+
     def command(*words):
-        return run("train", "--data", rows, "--base", tiny_folder, "--rank", 2, "--rows-per-step", 8, *words)
+        return run("train", "--data", rows, "--base", tiny_folder, "--rank", 2, *words)
 
     return command
 
@@ -28,9 +33,16 @@ def test_a_sample_of_the_rows_is_told_and_stands_in_the_card(train):
     status, _, said = train("--name", "few", "--rows", 20)
     assert status == 0 and "20 of 60 rows" in said
     data = Shelf().load("few").card.data
-    assert data["of_rows"] == 60 and data["rows"] < 20  # some are held out
+    assert (data["rows"], data["of_rows"]) == (20, 60)
     status, _, said = train("--name", "all", "--rows", 99)
     assert status == 0 and "all 60 rows, fewer than 99" in said
+
+
+def test_minutes_are_told_with_what_fits_into_them(train):
+    status, _, said = train("--name", "timed", "--rows-per-step", 1, "--minutes", 0.02)
+    assert status == 0 and "0.02 minutes are" in said and "steps" in said
+    recipe = Shelf().load("timed").card.recipe
+    assert recipe["minutes"] == 0.02 and recipe["visits"] == recipe["steps"]
 
 
 def test_a_sample_of_no_rows_is_refused(train):
@@ -40,6 +52,6 @@ def test_a_sample_of_no_rows_is_refused(train):
 
 def test_a_plan_is_made_for_the_sample(tiny_folder, rows, monkeypatch):
     monkeypatch.setattr(api, "make_plan", lambda header, workload, recipe, watch, *_: workload(watch))
-    whole, few = (api.plan(str(tiny_folder), rows, Recipe(rows=n, rows_per_step=1)) for n in (None, 20))
-    assert few.steps <= 20 < whole.steps
-    assert api.plan(str(tiny_folder), None, Recipe(rows=20, rows_per_step=1)).steps == 20
+    whole, few = (api.plan(str(tiny_folder), rows, Recipe(rows=n)) for n in (None, 20))
+    assert (few.schedule.rows, whole.schedule.rows) == (20, 60)
+    assert api.plan(str(tiny_folder), None, Recipe(rows=20)).schedule.rows == 20

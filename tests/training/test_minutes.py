@@ -19,7 +19,7 @@ RECIPE = Recipe(rank=2, rows_per_step=4, learning_rate=1e-2, epochs=50, minutes=
 @pytest.fixture
 def rows(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"{i}?", "completion": f"{i}."}) + "\n" for i in range(24)))
+    path.write_text("".join(json.dumps({"prompt": f"{i}?", "completion": f"{i}."}) + "\n" for i in range(28)))
     return path
 
 
@@ -40,11 +40,10 @@ def clock(monkeypatch):
 
 
 def train(tiny, rows, recipe=RECIPE, reports=None, **more):
-    reports = [] if reports is None else reports
-    watched = tiny.read(rows).pick(range(4))
-    return tiny.train(
-        rows, "law", held_out=watched, recipe=recipe, watch=Watch(patience=0), on_step=reports.append, **more
-    )
+    corpus, watch = tiny.read(rows), Watch(patience=0)
+    hear = print if reports is None else reports.append
+    taught, watched = corpus.pick(range(4, 28)), corpus.pick(range(4))
+    return tiny.train(taught, "law", held_out=watched, recipe=recipe, watch=watch, on_step=hear, **more)
 
 
 def test_a_run_ends_within_its_minutes_with_a_look_and_a_low_learning_rate(tiny, rows, clock):

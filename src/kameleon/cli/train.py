@@ -125,7 +125,7 @@ def train(
     _tell_result(loaded, result, folder, curve, json)
 
 
-def _base_of(parent: Adapter | None, quantize: str | None) -> tuple[str, str | None]:
+def _base_of(parent: Adapter | None, quantize: Quantize) -> tuple[str, Quantize]:
     """The base that a run is on where none was given, and how it is packed."""
     if parent is None:
         return "smollm2", quantize

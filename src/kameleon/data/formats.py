@@ -123,6 +123,7 @@ def describe_empty(source: str | Path, paths: Sequence[Path]) -> str:
 
 def _lines(path: Path) -> Iterator[str]:
     """Lines of a UTF-8 file, each with the line feed that ends it. Raises DataError."""
+    number = 1
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):

@@ -274,7 +274,8 @@ class Run:
             {} if progress.best_loss is None else {"eval_loss": progress.best_loss, "best_step": progress.best_step}
         )
         compared = self._compared(progress)
-        recipe = {**asdict(self.recipe), "steps": progress.step, "tokens": progress.tokens, **compared}
+        made = {"steps": progress.step, "visits": self.schedule.visited(progress.step), "tokens": progress.tokens}
+        recipe = {**asdict(self.recipe), **made, **compared}
         card = replace(self.card, recipe=recipe, scores=scores)
         adapter = self.trainee.resident.snapshot(card) if best is None else replace(best, name=self.name, card=card)
         return RunResult(

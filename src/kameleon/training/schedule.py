@@ -64,8 +64,8 @@ class Schedule:
         """How many visits the first `step` steps make."""
         epoch, part = divmod(step, self.steps_per_epoch)
         visits = min(self.rows, self.visits - epoch * self.rows)  # the last epoch may be a part of one
-        # Of an epoch's steps the first is the largest.
-        return epoch * self.rows + (math.ceil(visits * part / _steps(visits, self.rows_per_step)) if part else 0)
+        begun = math.ceil(visits * part / _steps(visits, self.rows_per_step)) if part else 0  # the first is the largest
+        return min(self.visits, epoch * self.rows + begun)
 
     def rows_of(self, step: int) -> list[int]:
         """The rows of step `step` (from 0): each epoch has an order of its own that (seed, epoch) decides."""
