@@ -116,7 +116,7 @@ def plan(
             header.template()
     else:
         template = header.template()
-        corpus, aside = _rows(template, data, held_out, recipe, raw)
+        corpus, aside = _rows(template, data, held_out, recipe, raw, parent)
         examples, watched = corpus.examples, aside.examples
 
     def workload(watch: Watch) -> Workload:
@@ -131,11 +131,21 @@ def plan(
 
 
 def _rows(
-    template: ChatTemplate, data: str | Path | Corpus, held_out: str | Path | Corpus | None, recipe: Recipe, raw: bool
+    template: ChatTemplate,
+    data: str | Path | Corpus,
+    held_out: str | Path | Corpus | None,
+    recipe: Recipe,
+    raw: bool,
+    parent: Adapter | None,
 ) -> tuple[Corpus, Corpus]:
-    """The rows to learn from and those to watch the run with, read where they are not yet."""
+    """The rows to learn from and those to watch the run with, read where they are not yet.
+
+    Those without a system message get the one that the run's parent was trained with.
+    """
     if not isinstance(data, Corpus):
         data = read_corpus(data, template, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
+    if parent is not None:
+        data = data.with_system_prompt(template, parent.card.system_prompt)
     if held_out is None:
         return split_held_out(data, recipe.seed)
     if not isinstance(held_out, Corpus):
@@ -294,7 +304,7 @@ class LoadedBase:
             resumed_compute(runs_dir() / name, compute_name(self.base.compute_dtype))
         elif not overwrite:
             require_free(name, self.shelf, parent)
-        data, watched = _rows(self.base.template, data, held_out, recipe, raw)
+        data, watched = _rows(self.base.template, data, held_out, recipe, raw, parent)
         if plan is None:
             watch = resumed(name, watch) if resume else watch
             plan = self.plan(data, watched, recipe, watch, memory_bytes, keep_passes=resume)

@@ -134,3 +134,15 @@ def test_the_commands_base_is_that_of_the_adapter(run, tiny_folder, rows, law):
     assert kameleon.Shelf().load("law").card.recipe["rank"] == 3
     status, _, said = run(*words, "--name", "other", "--rank", 8)
     assert status == 2 and "has rank 3, not 8" in said
+
+
+def test_rows_without_a_system_message_get_that_of_the_adapter(tiny, rows, tmp_path):
+    styled = tmp_path / "styled.jsonl"
+    talk = [("system", "Answer in rhyme."), ("user", "Hi"), ("assistant", "Hi, says I.")]
+    styled.write_text(json.dumps({"messages": [{"role": role, "content": text} for role, text in talk]}) + "\n")
+    first = tiny.train(styled, "first", recipe=FIRST).adapter
+    heard = []
+    more = tiny.train(rows, "more", recipe=MORE, from_adapter=first, on_plan=heard.append).adapter
+    plain = tiny.read(rows)
+    assert first.card.system_prompt == more.card.system_prompt == "Answer in rhyme." and plain.system_prompt is None
+    assert heard[0].workload.largest.tokens > max(len(e.tokens) for e in plain.examples)

@@ -108,6 +108,8 @@ def train(
         quantize = "nf4" if planned.chosen.quantize else None
     loaded = open_base(base, quantize, compute=compute)
     rows = corpus or loaded.read(data, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
+    if parent is not None:
+        rows = rows.with_system_prompt(loaded.base.template, parent.card.system_prompt)
 
     def tell(made: Plan) -> None:
         _tell_settings(made, rows, recipe, watch, parent)

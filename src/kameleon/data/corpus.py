@@ -72,7 +72,8 @@ class Corpus:
             )
             for row, others in zip(rows, self.alternatives, strict=True)
         )
-        return replace(self, examples=examples, alternatives=alternatives, rows=rows)
+        shared = shared_system_prompt(rows)
+        return replace(self, examples=examples, alternatives=alternatives, rows=rows, system_prompt=shared)
 
 
 def _again(row: Row, before: Example, template: ChatTemplate) -> Example:
