@@ -190,6 +190,8 @@ def _parquet(path: Path) -> Iterator[Record]:
     except ImportError as error:
         raise MissingExtraError('reading Parquet needs pyarrow: pip install "kameleon[parquet]"') from error
     try:
+        if not path.stat().st_size:
+            return
         with pyarrow.parquet.ParquetFile(path) as file:
             values = (value for batch in file.iter_batches(_PARQUET_ROWS) for value in batch.to_pylist())
             for number, value in enumerate(values, start=1):
