@@ -3,46 +3,46 @@
     python examples/demo/run.py [FOLDER]        (make demo)
 
 Trains law, medicine, code and polish on real rows, as many as fit the time, scores the base and every adapter on every
-test set, prints the table and writes FOLDER/report.json. What is there already is used again.
+test set, prints the table and writes FOLDER/report.json. What is there already is used again, and an adapter that was
+interrupted goes on from its last step.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import random
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from medicine import build
 from rich.text import Text
 
 from kameleon import LoadedBase, Recipe, Watch
-from kameleon.adapters import Adapter, Bank, Card
+from kameleon.adapters import Adapter
 from kameleon.cli.console import megabytes, notes, open_base, progress, results, table
 from kameleon.cli.evaluate import as_document
 from kameleon.cli.train import train_with_bar
-from kameleon.data import Corpus, pack, sample
-from kameleon.errors import KameleonError
-from kameleon.training import GENERAL_TEXT, Schedule, Score
-from kameleon.training.step import Trainee, fresh_adapter, train_step
+from kameleon.data import sample
+from kameleon.errors import CheckpointError, KameleonError, RunInterruptedError
+from kameleon.home import runs_dir
+from kameleon.training import GENERAL_TEXT, Score, TestSet, read_log, saved_identity
 
 HERE = Path(__file__).parent
-EVALUATION_S = 150.0  # for all adapters on all test sets
-_FEWEST_TEST_ROWS, _MOST_TEST_ROWS = 100, 264
+WHOLE_S = 840.0  # of the demo, a minute below the quarter of an hour
+EVALUATION_S = 150.0  # of these, for all adapters on all test sets
+_FEWEST_TEST_ROWS, _MOST_TEST_ROWS, _TIMED_TEST_ROWS = 100, 264, 16
 
 
 @dataclass(frozen=True)
 class Task:
-    """One adapter: its data, the seconds it may train, and the longest row worth the time (most are shorter)."""
+    """One adapter: its data, its part of the time for training, and the longest row worth it (most are shorter)."""
 
     name: str
-    train_s: float
+    part: float
     longest_tokens: int
     recipe: Recipe
 
@@ -59,18 +59,30 @@ TASKS = (
 )
 
 
+class Clock:
+    """The seconds that are left of the demo; what an earlier start of it has trained counts too."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    @property
+    def left_s(self) -> float:
+        return WHOLE_S - (time.perf_counter() - self._started)
+
+    def spent_before(self, seconds: float) -> None:
+        self._started -= seconds
+
+
 def main(out: Path) -> None:
-    started = time.perf_counter()
+    started, clock = time.perf_counter(), Clock()
     out.mkdir(parents=True, exist_ok=True)
     notes.print("building the medicine rows", highlight=False)
     build(out / "data" / "medicine")
     loaded = open_base("smollm2")
-    speed = training_speed(loaded)
-    notes.print(f"this machine trains about {speed:,.0f} tokens/s on the upper layers", highlight=False)
-    for task in TASKS:
-        # A laptop slows down when it gets warm: what the last run reached decides how many rows the next one can have.
-        speed = min(speed, train(loaded, task, out, speed))
-    scores, raw_scores, forgotten = evaluate(loaded, out, speed)
+    for number, task in enumerate(TASKS):
+        part = task.part / sum(later.part for later in TASKS[number:])
+        train(loaded, task, out, clock, part)
+    scores, raw_scores, forgotten = evaluate(loaded, out, clock)
     report = make_report(loaded, scores, raw_scores, forgotten, switch_times(loaded))
     report["minutes"] = (time.perf_counter() - started) / 60
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -83,72 +95,62 @@ def data_file(out: Path, name: str, side: str) -> Path:
     return (out if name == "medicine" else HERE) / "data" / name / f"{side}.jsonl"
 
 
-def training_speed(loaded: LoadedBase) -> float:
-    """Tokens a second of a training step on this machine, measured on a throw-away adapter."""
-    bank = Bank(loaded.base)
-    card = Card(base_id=loaded.base.name, base_fingerprint=loaded.base.fingerprint)
-    bank.add(fresh_adapter(loaded.base, "calibration", LONG, card))
-    trainee = Trainee(bank.resident("calibration"), LONG)
-    rows = LONG.rows_per_step or 8
-    examples = sample(loaded.read(data_file(HERE, "law", "test")).examples, 5 * rows)
-    speeds: list[float] = []
-    for at in range(0, len(examples), rows):
-        start = time.perf_counter()
-        packs = pack(examples[at : at + rows], 1024, 0)
-        tokens = train_step(loaded.base, bank, trainee, packs, 1e-4).tokens
-        speeds.append(tokens / (time.perf_counter() - start))
-    return median(speeds)
+def train(loaded: LoadedBase, task: Task, out: Path, clock: Clock, part: float) -> None:
+    """Train for `part` of the time that is left before the evaluation, unless the adapter is on the shelf already.
 
-
-def own_tokens(loaded: LoadedBase, corpus: Corpus) -> float:
-    """Mean tokens a row beyond the system prompt, which a packed step computes once for all rows."""
-    shared = len(loaded.encode_prompt([{"role": "user", "content": ""}])) - 5
-    return sum(len(e.tokens) for e in corpus.examples) / len(corpus.examples) - shared
-
-
-def train(loaded: LoadedBase, task: Task, out: Path, speed: float) -> float:
-    """Train on as many rows as the task's time allows at `speed`, unless the adapter is on the shelf already.
-
-    Returns the tokens/s that it reached.
+    A run of this task that was interrupted goes on, within the minutes that it began with.
     """
-    path = data_file(out, task.name, "train")
-    corpus = loaded.read(path)
+    corpus = loaded.read(data_file(out, task.name, "train"))
     if loaded.shelf.has(task.name):
         card = loaded.shelf.load(task.name).card
         if (card.base_fingerprint, card.data.get("sha256")) == (loaded.base.fingerprint, corpus.origin.sha256):
             notes.print(f"{task.name}: on the shelf already, used again", highlight=False)
-            return speed
+            clock.spent_before(card.recipe["seconds"])
+            return
     order = [i for i, e in enumerate(corpus.examples) if len(e.tokens) <= task.longest_tokens]
     random.Random(0).shuffle(order)
-    rows = min(len(order) - 32, int(task.train_s * speed / own_tokens(loaded, corpus.pick(order))))
-    steps = Schedule.of(task.recipe, rows).steps
-    watch = Watch(eval_every=math.ceil(steps / 3), eval_rows=32, patience=0)
-    taught, watched = corpus.pick(order[:rows]), corpus.pick(order[rows : rows + 32])
-    notes.print(f"{task.name}: {rows} rows in {steps} steps", highlight=False)
-    result = train_with_bar(loaded, taught, task.name, watched, task.recipe, watch, overwrite=True)
-    return result.tokens / result.seconds
+    taught, watched = corpus.pick(order[32:]), corpus.pick(order[:32])
+    watch = Watch(eval_rows=32, patience=0)
+    folder = runs_dir() / task.name
+    begun = saved_identity(folder)
+    if begun and begun["data"]["sha256"] == corpus.origin.sha256:
+        try:
+            notes.print(f"{task.name}: goes on from its last step", highlight=False)
+            clock.spent_before(read_log(folder)[-1]["seconds"])
+            recipe = replace(task.recipe, minutes=begun["minutes"])
+            train_with_bar(loaded, taught, task.name, watched, recipe, watch, resume=True)
+            return
+        except CheckpointError as error:
+            notes.print(f"{task.name}: begins anew ({error})", highlight=False)
+    minutes = max(0.5, (clock.left_s - EVALUATION_S) * part / 60)
+    recipe = replace(task.recipe, minutes=round(minutes, 2))
+    notes.print(f"{task.name}: {recipe.minutes} minutes", highlight=False)
+    train_with_bar(loaded, taught, task.name, watched, recipe, watch, overwrite=True)
 
 
-def evaluate(loaded: LoadedBase, out: Path, speed: float) -> tuple[list[Score], list[Score], list[Score]]:
+def evaluate(loaded: LoadedBase, out: Path, clock: Clock) -> tuple[list[Score], list[Score], list[Score]]:
     """Scores of all on all sets, of the base on the raw form of the rows, and of all on general text."""
     names: list[str | None] = [None, *(task.name for task in TASKS)]
-    files = {task.name: data_file(out, task.name, "test") for task in TASKS}
-    corpora = {name: loaded.read(file) for name, file in files.items()}
-    cost = sum(own_tokens(loaded, corpus) for corpus in corpora.values()) * (len(names) + 1) / 2
-    rows = min(_MOST_TEST_ROWS, max(_FEWEST_TEST_ROWS, int(EVALUATION_S * speed / cost)))
-    places = {name: sample(range(len(corpus.examples)), rows) for name, corpus in corpora.items()}
-    sets = [loaded.test_set(name, corpus.pick(places[name])) for name, corpus in corpora.items()]
-    raw = [loaded.test_set(name, loaded.read(file, raw=True).pick(places[name])) for name, file in files.items()]
+
+    def sets_of(rows: int, raw: bool = False) -> list[TestSet]:
+        corpora = {task.name: loaded.read(data_file(out, task.name, "test"), raw) for task in TASKS}
+        return [loaded.test_set(n, c.pick(sample(range(len(c.examples)), rows))) for n, c in corpora.items()]
+
+    for task in TASKS:
+        loaded.load_adapter(task.name)
+    few, started = sets_of(_TIMED_TEST_ROWS), time.perf_counter()
+    loaded.evaluate(names, few)
+    row_s = (time.perf_counter() - started) / _TIMED_TEST_ROWS
+    fitting = int(clock.left_s / (row_s * (len(names) + 1) / len(names)))  # the base reads its rows twice
+    rows = min(_MOST_TEST_ROWS, max(_FEWEST_TEST_ROWS, fitting))
+    sets, raw = sets_of(rows), sets_of(rows, raw=True)
     general = loaded.test_set("general text", loaded.read(GENERAL_TEXT))
-    for name in names[1:]:
-        assert name is not None
-        loaded.load_adapter(name)
     with progress() as bars:
         count = sum(len(s.sequences) for s in [*sets, general]) * len(names) + sum(len(s.sequences) for s in raw)
-        task = bars.add_task("evaluating", total=count)
+        bar = bars.add_task("evaluating", total=count)
 
         def on_rows(done: int) -> None:
-            bars.update(task, advance=done)
+            bars.update(bar, advance=done)
 
         scores = loaded.evaluate(names, sets, on_rows)
         return scores, loaded.evaluate([None], raw, on_rows), loaded.evaluate(names, [general], on_rows)
@@ -187,7 +189,7 @@ def make_report(
             "trained_parameters": adapter.parameters,
             "share": adapter.parameters / loaded.base.parameters,
             "file_bytes": sum(file.stat().st_size for file in path.iterdir()),
-            "rows": adapter.card.data["rows"],
+            "rows": recipe.get("visits", adapter.card.data["rows"]),
             "minutes": recipe["seconds"] / 60,
             "tokens_per_s": recipe["tokens"] / recipe["seconds"],
         }
@@ -251,8 +253,16 @@ def print_report(report: dict[str, Any]) -> None:
     )
 
 
-if __name__ == "__main__":
+def start(words: Sequence[str]) -> None:
+    """The demo as a program."""
     try:
-        main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo"))
+        main(Path(words[0] if words else "demo"))
+    except (RunInterruptedError, KeyboardInterrupt):
+        notes.print("interrupted: make demo again goes on", style="yellow")
+        sys.exit(130)
     except KameleonError as error:
         sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    start(sys.argv[1:])

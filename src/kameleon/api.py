@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from kameleon.adapters import Adapter, Bank, Card, Proof, Shelf, prove
+from kameleon.adapters import Adapter, Bank, Card, Proof, Shelf, check_base, prove
 from kameleon.data import Corpus, Example, read_corpus, split_held_out
 from kameleon.errors import SettingError, WeightsError
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
@@ -40,7 +40,10 @@ from kameleon.training import (
     TestSet,
     Watch,
     evaluate_as_trained,
+    find_parent,
     make_test_set,
+    recipe_from,
+    require_free,
     resumed_compute,
     saved_identity,
 )
@@ -65,12 +68,20 @@ def load(
     return LoadedBase(load_base(ref, dtype, on_progress, quantize))
 
 
-def read(ref: str, data: str | Path, raw: bool = False, max_row_tokens: int = 2048) -> Corpus:
+def read(
+    ref: str,
+    data: str | Path,
+    raw: bool = False,
+    max_row_tokens: int = 2048,
+    *,
+    rows: int | None = None,
+    seed: int = 0,
+) -> Corpus:
     """Rows of a file or hub id, encoded for the base that `ref` names, of which only the tokenizer need be here.
 
-    Raises BaseModelError, DataError.
+    With `rows`, a sample of so many. Raises BaseModelError, DataError.
     """
-    return read_corpus(data, read_base_header(ref).template(), raw, max_row_tokens)
+    return read_corpus(data, read_base_header(ref).template(), raw, max_row_tokens, rows=rows, seed=seed)
 
 
 def plan(
@@ -84,16 +95,20 @@ def plan(
     held_out: str | Path | Corpus | None = None,
     dtype: torch.dtype | None = None,
     keep_passes: bool = False,
+    *,
+    parent: Adapter | None = None,
 ) -> Plan:
     """What a run on `data` would need and take on this machine; the base need not be here, its header does.
 
     `ref` may also be one of `plan.COMMON_NAMES`, which stands for a Q4_K_M file of that base, without a tokenizer.
     With `memory_bytes` the settings are chosen for it (NF4 too, for a base that would not fit otherwise). Without
-    `data`, a thousand rows of 512 tokens are assumed. `keep_passes` is for a run that goes on. Raises BaseModelError,
-    DataError, SettingError.
+    `data`, a thousand rows of 512 tokens are assumed. `keep_passes` is for a run that is resumed, `parent` the adapter
+    that a run goes on from. Raises BaseModelError, DataError, SettingError, AdapterError.
     """
     recipe, watch = recipe or Recipe(), watch or Watch()
     header = (common_header if ref in COMMON_NAMES else read_base_header)(ref, quantize)
+    if parent is not None:
+        recipe = recipe_from(parent, header.config, recipe)
     examples: Sequence[Example] = ()
     watched: Sequence[Example] = ()
     if data is None:
@@ -101,24 +116,36 @@ def plan(
             header.template()
     else:
         template = header.template()
-        corpus, aside = _rows(template, data, held_out, recipe, raw)
+        corpus, aside = _rows(template, data, held_out, recipe, raw, parent)
         examples, watched = corpus.examples, aside.examples
 
     def workload(watch: Watch) -> Workload:
         if not examples:
-            return assumed_workload(_ASSUMED_ROW_TOKENS, _ASSUMED_ROWS, recipe, watch)
+            rows = _ASSUMED_ROWS if recipe.rows is None else recipe.rows
+            return assumed_workload(_ASSUMED_ROW_TOKENS, rows, recipe, watch)
         return workload_of(examples, watched, recipe, watch)
 
     held = process_bytes()
-    return make_plan(header, workload, recipe, watch, held, memory_bytes, quantize, True, dtype, keep_passes)
+    may_quantize = parent is None  # that is another base
+    return make_plan(header, workload, recipe, watch, held, memory_bytes, quantize, may_quantize, dtype, keep_passes)
 
 
 def _rows(
-    template: ChatTemplate, data: str | Path | Corpus, held_out: str | Path | Corpus | None, recipe: Recipe, raw: bool
+    template: ChatTemplate,
+    data: str | Path | Corpus,
+    held_out: str | Path | Corpus | None,
+    recipe: Recipe,
+    raw: bool,
+    parent: Adapter | None,
 ) -> tuple[Corpus, Corpus]:
-    """The rows to learn from and those to watch the run with, read where they are not yet."""
+    """The rows to learn from and those to watch the run with, read where they are not yet.
+
+    Those without a system message get the one that the run's parent was trained with.
+    """
     if not isinstance(data, Corpus):
-        data = read_corpus(data, template, raw, recipe.max_row_tokens)
+        data = read_corpus(data, template, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
+    if parent is not None:
+        data = data.with_system_prompt(template, parent.card.system_prompt)
     if held_out is None:
         return split_held_out(data, recipe.seed)
     if not isinstance(held_out, Corpus):
@@ -127,9 +154,11 @@ def _rows(
 
 
 def resumed(name: str, watch: Watch) -> Watch:
-    """`watch` with the passes of the unfinished run `name`, which it must keep to be gone on with."""
-    size = saved_identity(runs_dir() / name).get("micro_batch_tokens", watch.micro_batch_tokens)
-    return replace(watch, micro_batch_tokens=size)
+    """`watch` with what a plan chose for the unfinished run `name`, which must keep it; what was set stays as it is."""
+    saved, defaults = saved_identity(runs_dir() / name), Watch()
+    chosen = ("micro_batch_tokens", "eval_rows")
+    kept = {key: saved[key] for key in chosen if key in saved and getattr(watch, key) == getattr(defaults, key)}
+    return replace(watch, **kept)
 
 
 class LoadedBase:
@@ -151,13 +180,16 @@ class LoadedBase:
         elif isinstance(adapter, Path):
             adapter = Adapter.load(adapter)
         proof = prove(self.base, adapter, any_base)
-        if proof.template_equal is False:
-            warnings.warn(
-                f"adapter {adapter.name!r} was trained on another chat template than {self.base.name} has now",
-                stacklevel=2,
-            )
+        self._warn_of_template(adapter)
         self.bank.add(adapter, any_base)
         return proof
+
+    def _warn_of_template(self, adapter: Adapter) -> None:
+        if adapter.card.template_hash not in (None, self.base.template.hash):
+            warnings.warn(
+                f"adapter {adapter.name!r} was trained on another chat template than {self.base.name} has now",
+                stacklevel=3,
+            )
 
     def encode_prompt(self, prompt: Prompt, raw: bool = False, *, system_prompt: str | None = None) -> tuple[int, ...]:
         """Token ids of a prompt: chat messages, or a string, which becomes a user's message.
@@ -222,9 +254,17 @@ class LoadedBase:
         encoded = [self.encode_prompt(p, raw, system_prompt=s) for p, s in zip(prompts, systems, strict=True)]
         return [Request(tokens, name, wish) for tokens, name, wish in zip(encoded, names, wishes, strict=True)]
 
-    def read(self, data: str | Path, raw: bool = False, max_row_tokens: int = 2048) -> Corpus:
-        """Rows of a file or hub id, encoded for this base. Raises DataError."""
-        return read_corpus(data, self.base.template, raw, max_row_tokens)
+    def read(
+        self,
+        data: str | Path,
+        raw: bool = False,
+        max_row_tokens: int = 2048,
+        *,
+        rows: int | None = None,
+        seed: int = 0,
+    ) -> Corpus:
+        """Rows of a file or hub id, encoded for this base; with `rows`, a sample of so many. Raises DataError."""
+        return read_corpus(data, self.base.template, raw, max_row_tokens, rows=rows, seed=seed)
 
     def train(
         self,
@@ -240,6 +280,8 @@ class LoadedBase:
         memory_bytes: int | None = None,
         on_plan: Callable[[Plan], None] | None = None,
         plan: Plan | None = None,
+        *,
+        from_adapter: str | Path | Adapter | None = None,
     ) -> RunResult:
         """Train one adapter on rows, put it on the shelf under `name`, and make it resident.
 
@@ -249,26 +291,42 @@ class LoadedBase:
         before the first step; afterwards the adapter's card says what came of it. `resume` goes on with an unfinished
         run of that name, in the compute type in which it began (a base loaded in another is refused) and with as many
         threads. Warns of too few rows or steps, and of held-out rows that are also learned.
-        Raises DataError, TrainingError, SettingError.
+        `from_adapter` is one to go on from (a name on the shelf, a folder, or an `Adapter`): its rank, alpha, targets,
+        layers and variant are kept, and so is its name if `name` is the same: the shelf then gets a new version.
+        Raises DataError, TrainingError, SettingError, AdapterError.
         """
         recipe, watch = recipe or Recipe(), watch or Watch()
+        parent: Adapter | None = None
+        if from_adapter is not None:
+            parent = self._parent(from_adapter, name, resume)
+            recipe = recipe_from(parent, self.base.config, recipe)
         if resume:
             resumed_compute(runs_dir() / name, compute_name(self.base.compute_dtype))
         elif not overwrite:
-            self.shelf.require_free(name)
-        data, watched = _rows(self.base.template, data, held_out, recipe, raw)
+            require_free(name, self.shelf, parent)
+        data, watched = _rows(self.base.template, data, held_out, recipe, raw, parent)
         if plan is None:
-            watch = resumed(name, watch) if resume and memory_bytes else watch
+            watch = resumed(name, watch) if resume else watch
             plan = self.plan(data, watched, recipe, watch, memory_bytes, keep_passes=resume)
         if on_plan:
             on_plan(plan)
         for told in plan.workload.warnings:
             warnings.warn(told, stacklevel=2)
         overwrite = overwrite and not resume
-        run = self.prepare(data, name, watched, recipe, plan.chosen.watch, overwrite, plan.forecast)
+        run = self.prepare(data, name, watched, recipe, plan.chosen.watch, overwrite, plan.forecast, parent=parent)
         result = run.run(resume, on_step, keep=self.shelf.save)
         self.load_adapter(result.adapter)
         return result
+
+    def _parent(self, adapter: str | Path | Adapter, run: str, resume: bool) -> Adapter:
+        """The adapter that a run goes on from, one of this base."""
+        if isinstance(adapter, str):
+            adapter = find_parent(adapter, self.shelf, run, resume)
+        elif isinstance(adapter, Path):
+            adapter = Adapter.load(adapter)
+        check_base(self.base, adapter)
+        self._warn_of_template(adapter)
+        return adapter
 
     def plan(
         self,
@@ -304,8 +362,13 @@ class LoadedBase:
         watch: Watch,
         overwrite: bool = False,
         forecast: Forecast | None = None,
+        *,
+        parent: Adapter | None = None,
     ) -> Run:
-        """A run that has not started; with `overwrite`, whatever its folder holds is dropped when it does."""
+        """A run that has not started; with `overwrite`, whatever its folder holds is dropped when it does.
+
+        With `parent`, it begins with that adapter's numbers.
+        """
         folder = runs_dir() / name
         card = Card(
             base_id=self.base.name,
@@ -313,8 +376,10 @@ class LoadedBase:
             template_hash=self.base.template.hash,
             data=asdict(data.origin),
             system_prompt=data.system_prompt,
+            parents=() if parent is None else (parent.as_parent(1.0, "trained further"),),
         )
-        return Run(self.base, folder, card, name, data.examples, held_out.examples, recipe, watch, overwrite, forecast)
+        rows = data.examples, held_out.examples
+        return Run(self.base, folder, card, name, *rows, recipe, watch, overwrite, forecast, parent=parent)
 
     def test_set(self, name: str, corpus: Corpus, *, as_trained: bool = True) -> TestSet:
         """Encoded rows as a test set for `evaluate`.

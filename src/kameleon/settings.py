@@ -62,6 +62,12 @@ class Recipe:
     """Gradients longer than this are shortened, so that one odd row cannot undo the others."""
     max_row_tokens: int = 2048
     """Longer rows are cut here, and reported: a row's attention costs the square of its length."""
+    rows: int | None = None
+    """Learn from a sample of so many rows, which the seed decides: of data too large for memory only these are held
+    (of a JSON list all are). None takes all."""
+    minutes: float | None = None
+    """Minutes that the run may take, looks included: as many steps are made as fit, and the learning rate and the looks
+    follow the time. How many fit is chosen anew after each step, so two such runs differ. None makes all steps."""
     seed: int = 0
     """Decides the first A and the order of the rows: the same seed gives the same bits."""
 
@@ -79,6 +85,8 @@ class Recipe:
             ("weight_decay", "0 or more", self.weight_decay >= 0),
             ("clip_norm", "above 0", self.clip_norm > 0),
             ("max_row_tokens", "at least 8", self.max_row_tokens >= 8),
+            ("rows", "at least 1, or None (all)", self.rows is None or self.rows >= 1),
+            ("minutes", "above 0, or None (no limit)", self.minutes is None or 0 < self.minutes < math.inf),
             ("seed", "a number of 64 bits", self.seed in SEEDS),
         )
 

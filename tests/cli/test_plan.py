@@ -106,9 +106,9 @@ def test_rows_are_read_once_for_the_plan_and_the_run(run, rows, tmp_path, monkey
 
     read = []
 
-    def counted(source, *more):
+    def counted(source, *more, **named):
         read.append(str(source))
-        return read_corpus(source, *more)
+        return read_corpus(source, *more, **named)
 
     monkeypatch.setattr(api, "read_corpus", counted)
     watched = tmp_path / "watched.jsonl"

@@ -17,12 +17,17 @@ from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kameleon.data import Record, find_data, formats, read_records
+from kameleon import data
+from kameleon.data import Record, find_data, formats
 from kameleon.errors import DataError
 
 ROWS = [{"prompt": "a", "completion": "b"}, {"prompt": "ü 漢", "completion": 'c\nd, "e"'}]
 client = importlib.import_module(HTTPError.__module__.partition(".")[0])  # httpx or its successor
 FIELDS = st.dictionaries(st.text(max_size=5), st.none() | st.integers() | st.text(), max_size=3)
+
+
+def read_records(*paths):
+    return list(data.read_records(*paths))
 
 
 def values(path):

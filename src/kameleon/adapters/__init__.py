@@ -1,7 +1,7 @@
 """Adapters: as values, on disk, and resident beside a base. It knows bases, but no data and no training."""
 
 from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors, check_name
-from kameleon.adapters.bank import Bank, Resident, weight_norms
+from kameleon.adapters.bank import Bank, Resident, check_base, weight_norms
 from kameleon.adapters.card import Card, Parent
 from kameleon.adapters.combine import METHODS, combine
 from kameleon.adapters.diff import ModuleDiff, diff
@@ -36,6 +36,7 @@ __all__ = [
     "ShelfVersion",
     "Spectrum",
     "Truncation",
+    "check_base",
     "check_name",
     "combine",
     "diff",

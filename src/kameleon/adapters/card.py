@@ -50,7 +50,7 @@ class Card:
     recipe: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     parents: tuple[Parent, ...] = ()
-    """The adapters it was computed from; the recipe then holds the computation's settings."""
+    """The adapters it was computed from, or the one its training went on from; the recipe has the settings of that."""
     system_prompt: str | None = None
     """The system message of every row that it was trained on, if they shared one: with it the adapter answers."""
     created: str = field(default_factory=_now)

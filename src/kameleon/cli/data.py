@@ -58,7 +58,7 @@ def check(
         raise SettingError(f"rows is {rows}; it must be 0 (none) or more")
     recipe = Recipe(max_row_tokens=max_row_tokens)  # refuses what training refuses
     paths = find_data(file)
-    records = list(read_records(*paths))
+    records = list(read_records(*paths))  # what is wrong with the file is told before a base is opened
     if not records:
         empty = Observation("empty", describe_empty(file, paths))
         show(_document(Examined((), (), (), ()), [empty]), Text(empty.text, style="red"), json)

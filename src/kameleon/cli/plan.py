@@ -71,6 +71,8 @@ def _document(made: Plan, bases: list[CommonBase], room: int | None) -> dict[str
         "rows_per_step": made.recipe.rows_per_step,
         "epochs": made.recipe.epochs,
         "steps": made.workload.steps,
+        "expected_steps": made.expected_steps,
+        "expected_seconds": made.expected_seconds,
         "tokens": round(made.workload.tokens),
         "assumed": made.workload.assumed or None,
         "why": list(made.why),
@@ -171,7 +173,7 @@ def tell_plan(made: Plan) -> None:
         notes.print(f"plan: {reason}", highlight=False)
     notes.print(
         f"plan: peak {_gb(memory.peak_bytes)} ({_gb(memory.private_bytes)} private), "
-        f"{_long(made.chosen.seconds / 60)}; {shown}",
+        f"{_long(made.expected_seconds / 60)}; {shown}",
         highlight=False,
     )
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from kameleon.cli.console import (
-    BaseRef,
     Compute,
     Json,
     MemoryBudget,
@@ -25,11 +24,12 @@ from kameleon.cli.console import (
 )
 from kameleon.cli.plan import tell_plan
 from kameleon.cli.settings import explain
-from kameleon.errors import MissingExtraError
+from kameleon.errors import MissingExtraError, SettingError
 from kameleon.home import runs_dir
 from kameleon.settings import Recipe, Watch, parse_bytes
 
 if TYPE_CHECKING:
+    from kameleon.adapters import Adapter
     from kameleon.api import LoadedBase
     from kameleon.data import Corpus
     from kameleon.plan import Plan
@@ -40,7 +40,21 @@ def train(
     *,
     data: Annotated[str, Parameter(help="Rows to learn from: JSONL, JSON, CSV, Parquet, or a hub data set.")],
     name: Annotated[str, Parameter(help="The adapter's name on the shelf.")],
-    base: BaseRef = "smollm2",
+    base: Annotated[
+        str | None,
+        Parameter(
+            help="The frozen base: smollm2 or gemma3-270m, a folder, a .gguf file, or a hub id owner/name; by default "
+            "smollm2, with --from that of the adapter."
+        ),
+    ] = None,
+    from_adapter: Annotated[
+        str | None,
+        Parameter(
+            name="--from",
+            help="Go on from this adapter of the shelf, with its rank, alpha, targets, layers and variant. Under the "
+            "same --name it gets a new version.",
+        ),
+    ] = None,
     quantize: Quantize = None,
     compute: Compute = None,
     memory: MemoryBudget = None,
@@ -62,40 +76,48 @@ def train(
 
     Ctrl-C saves; the same command with --resume goes on. Look at the data first with `kameleon data check`.
 
-    Try: kameleon train --data law.jsonl --name law; or kameleon train --config law.toml --epochs 2
+    Try: kameleon train --data law.jsonl --name law; or kameleon train --config law.toml --epochs 2;
+    or, with more rows later: kameleon train --data more.jsonl --from law --name law
     """
     from kameleon.adapters import Shelf
     from kameleon.api import plan, read, resumed
     from kameleon.data import find_data
     from kameleon.ops import COMPUTE_TYPES
-    from kameleon.training import draw_loss_curve, resumed_compute
+    from kameleon.training import draw_loss_curve, find_parent, require_free, resumed_compute
 
     for source in (data, held_out):
         if source is not None:
             find_data(source)  # a file that is not there is told before a base is fetched, and so is a taken name
+    parent = None if from_adapter is None else find_parent(from_adapter, Shelf(), name, resume)
     if resume:
         compute = resumed_compute(runs_dir() / name, compute)
     elif not overwrite:
-        Shelf().require_free(name)
+        require_free(name, Shelf(), parent)
+    if base is None:
+        base, quantize = _base_of(parent, quantize)
     corpus: Corpus | None = None
     watched: str | Corpus | None = held_out
     planned = None
     if memory is not None:  # planned as `kameleon plan` does, before the base is loaded: what it promises holds here
         budget = parse_bytes(memory)
-        corpus = read(base, data, raw, recipe.max_row_tokens)
+        corpus = read(base, data, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
         watched = None if held_out is None else read(base, held_out, raw, recipe.max_row_tokens)
         passes = resumed(name, watch) if resume else watch
         dtype = compute and COMPUTE_TYPES[compute]
-        planned = plan(base, corpus, recipe, passes, budget, quantize, raw, watched, dtype, resume)
+        planned = plan(base, corpus, recipe, passes, budget, quantize, raw, watched, dtype, resume, parent=parent)
         quantize = "nf4" if planned.chosen.quantize else None
     loaded = open_base(base, quantize, compute=compute)
-    rows = corpus or loaded.read(data, raw, recipe.max_row_tokens)
+    rows = corpus or loaded.read(data, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
+    if parent is not None:
+        rows = rows.with_system_prompt(loaded.base.template, parent.card.system_prompt)
 
     def tell(made: Plan) -> None:
-        _tell_settings(made, rows, recipe, watch)
+        _tell_settings(made, rows, recipe, watch, parent)
         tell_plan(made)
 
-    result = train_with_bar(loaded, rows, name, watched, recipe, watch, raw, resume, overwrite, planned, tell)
+    result = train_with_bar(
+        loaded, rows, name, watched, recipe, watch, raw, resume, overwrite, planned, tell, parent=parent
+    )
     folder = runs_dir() / name
     try:
         curve: Path | None = draw_loss_curve(folder, name)
@@ -105,15 +127,34 @@ def train(
     _tell_result(loaded, result, folder, curve, json)
 
 
-def _tell_settings(made: Plan, corpus: Corpus, recipe: Recipe, watch: Watch) -> None:
+def _base_of(parent: Adapter | None, quantize: Quantize) -> tuple[str, Quantize]:
+    """The base that a run is on where none was given, and how it is packed."""
+    if parent is None:
+        return "smollm2", quantize
+    if parent.card.base_id is None:
+        raise SettingError(f"adapter {parent.name!r} does not say which base it was trained on: give it as --base")
+    ref = parent.card.base_id.removesuffix(" in nf4")
+    return ref, quantize if ref == parent.card.base_id else "nf4"
+
+
+def _tell_settings(made: Plan, corpus: Corpus, recipe: Recipe, watch: Watch, parent: Adapter | None) -> None:
+    from kameleon.training import FIXED
+
     shown = table("setting", ">value", "why", title="settings")
     given = {setting.name for setting in (*explain(recipe, Recipe()), *explain(watch, Watch())) if setting.changed}
     for setting in (*explain(made.recipe, Recipe()), *explain(watch, Watch())):
-        shown.add_row(setting.name, str(setting.value), "you chose it" if setting.name in given else setting.reason)
+        why = "you chose it" if setting.name in given else setting.reason
+        if parent is not None and setting.name in FIXED:
+            why = f"as adapter {parent.name}, which it goes on from, has it"
+        shown.add_row(setting.name, str(setting.value), why)
     notes.print(shown)
     doubts = "" if not corpus.doubts else f"; {len(corpus.doubts)} doubtful (see `kameleon data check`)"
     origin = corpus.origin
-    notes.print(f"{origin.rows} rows, {origin.trained_tokens:,} tokens to learn{doubts}", highlight=False)
+    rows = f"{origin.rows:,} rows"
+    if recipe.rows is not None and origin.of_rows is not None:
+        fewer = origin.of_rows < recipe.rows
+        rows = f"all {rows}, fewer than {recipe.rows:,}" if fewer else f"{origin.rows:,} of {origin.of_rows:,} rows"
+    notes.print(f"{rows}, {origin.trained_tokens:,} tokens to learn{doubts}", highlight=False)
     if corpus.system_prompt is not None:
         told = f"all rows share a system prompt, which the adapter keeps: {in_one_line(corpus.system_prompt)}"
         notes.print(told, highlight=False)
@@ -131,6 +172,8 @@ def train_with_bar(
     overwrite: bool = False,
     planned: Plan | None = None,
     on_plan: Callable[[Plan], None] = tell_plan,
+    *,
+    parent: Adapter | None = None,
 ) -> RunResult:
     """`LoadedBase.train` with a bar that shows loss, speed and the time left."""
     with progress() as bars:
@@ -141,7 +184,18 @@ def train_with_bar(
             bars.update(task, total=report.total_steps, completed=report.step, description=told)
 
         return loaded.train(
-            data, name, held_out, recipe, watch, raw, resume, overwrite, on_step, on_plan=on_plan, plan=planned
+            data,
+            name,
+            held_out,
+            recipe,
+            watch,
+            raw,
+            resume,
+            overwrite,
+            on_step,
+            on_plan=on_plan,
+            plan=planned,
+            from_adapter=parent,
         )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kameleon.data.doctor import Fault, examine
 from kameleon.data.encode import Example, encode_row
-from kameleon.data.formats import describe_empty, find_data, read_records
+from kameleon.data.formats import Record, describe_empty, find_data, read_records
 from kameleon.data.rows import Row, make_row, shared_system_prompt, with_answer, with_system_prompt
 from kameleon.errors import DataError
 from kameleon.model import ChatTemplate
@@ -28,6 +28,8 @@ class Origin:
     rows: int
     trained_tokens: int
     raw: bool
+    of_rows: int | None = None
+    """How many rows there are, where a sample of them was asked for."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ class Corpus:
             )
             for row, others in zip(rows, self.alternatives, strict=True)
         )
-        return replace(self, examples=examples, alternatives=alternatives, rows=rows)
+        shared = shared_system_prompt(rows)
+        return replace(self, examples=examples, alternatives=alternatives, rows=rows, system_prompt=shared)
 
 
 def _again(row: Row, before: Example, template: ChatTemplate) -> Example:
@@ -80,13 +83,25 @@ def _again(row: Row, before: Example, template: ChatTemplate) -> Example:
     return Example(row.number, whole.tokens[:end], whole.trained[:end], before.cut_tokens)
 
 
-def read_corpus(source: str | Path, template: ChatTemplate, raw: bool = False, max_tokens: int = 2048) -> Corpus:
+def read_corpus(
+    source: str | Path,
+    template: ChatTemplate,
+    raw: bool = False,
+    max_tokens: int = 2048,
+    *,
+    rows: int | None = None,
+    seed: int = 0,
+) -> Corpus:
     """Rows of a local file or hub data set, ready for training or evaluation; rows with nothing to learn are left out.
 
+    With `rows`, a sample of so many, which the seed decides; the others are neither held nor looked at.
     Raises DataError, naming the rows that cannot be used.
     """
     paths = find_data(source)
-    examined = examine(read_records(*paths), template, raw, max_tokens)
+    records, of_rows = read_records(*paths), None
+    if rows is not None:
+        records, of_rows = _reservoir(records, rows, seed)
+    examined = examine(records, template, raw, max_tokens)
     _refuse(source, [fault for fault in examined.faults if fault.fatal])
     parts = zip(examined.examples, examined.alternatives, examined.rows, strict=True)
     kept = [(example, others, row) for example, others, row in parts if example.trained_tokens]
@@ -97,12 +112,35 @@ def read_corpus(source: str | Path, template: ChatTemplate, raw: bool = False, m
             f"{source}: none of the {len(examined.examples)} rows has a token to learn: all labels are masked. "
             "`kameleon data check` shows why, token by token"
         )
-    examples, alternatives, rows = zip(*kept, strict=True)
+    examples, alternatives, sources = zip(*kept, strict=True)
+    trained_tokens = sum(example.trained_tokens for example in examples)
+    origin = Origin(str(source), _sha256(paths), len(examples), trained_tokens, raw, of_rows)
+    return Corpus(examples, alternatives, origin, examined.faults, shared_system_prompt(sources), sources)
+
+
+def _reservoir(records: Iterable[Record], rows: int, seed: int) -> tuple[list[Record], int]:
+    """So many of the records, in their order, each with the same chance; and how many there are.
+
+    Reservoir sampling (Vitter, 1985, algorithm R): only what is chosen so far is held.
+    """
+    chosen: list[Record] = []
+    chance, seen = random.Random(f"rows/{seed}"), 0
+    for seen, record in enumerate(records, start=1):
+        if len(chosen) < rows:
+            chosen.append(record)
+        elif (place := chance.randrange(seen)) < rows:
+            chosen[place] = record
+    return sorted(chosen, key=lambda record: record.number), seen
+
+
+def _sha256(paths: Sequence[Path]) -> str:
+    """Of all files, one after another."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(path.read_bytes())
-    origin = Origin(str(source), digest.hexdigest(), len(examples), sum(e.trained_tokens for e in examples), raw)
-    return Corpus(examples, alternatives, origin, examined.faults, shared_system_prompt(rows), rows)
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def read_rows(source: str | Path) -> list[Row]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rich.text import Text
@@ -71,7 +71,7 @@ class Examined:
 
 
 def examine(
-    records: Sequence[Record],
+    records: Iterable[Record],
     template: ChatTemplate,
     raw: bool = False,
     max_tokens: int = 2048,
@@ -86,8 +86,10 @@ def examine(
     examples: list[Example] = []
     alternatives: list[tuple[Example, ...]] = []
     faults: list[Fault] = []
+    mixed: Counter[tuple[str, ...]] = Counter()
     split = 0
     for record in records:
+        mixed[tuple(kinds(record))] += 1
         try:
             parts = _encode(make_row(record), template, raw, max_tokens)
             others = [tuple(_alternatives(row, template, raw, max_tokens)) for row, _ in parts]
@@ -102,8 +104,8 @@ def examine(
             faults += [Fault(row.number, reason, fatal=False) for reason in _doubts(example)]
     faults += _repeats(rows, test_rows)
     faults.sort(key=lambda fault: fault.row)
-    mixed = Counter(held for record in records if len(held := tuple(kinds(record))) > 1)
-    return Examined(tuple(rows), tuple(examples), tuple(alternatives), tuple(faults), split, mixed)
+    several = {held: count for held, count in mixed.items() if len(held) > 1}
+    return Examined(tuple(rows), tuple(examples), tuple(alternatives), tuple(faults), split, several)
 
 
 def _encode(row: Row, template: ChatTemplate, raw: bool, max_tokens: int) -> list[tuple[Row, Example]]:

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from kameleon.errors import DataError, MissingExtraError
 
 csv.field_size_limit(2**31 - 1)  # else a cell of more than 131,072 characters counts as broken
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+_PARQUET_ROWS = 1000  # read at a time
 
 
 @dataclass(frozen=True)
@@ -95,16 +97,19 @@ def _are_all_there(files: list[str]) -> bool:
     return told <= {len(files)}
 
 
-def read_records(*paths: Path) -> list[Record]:
+def read_records(*paths: Path) -> Iterator[Record]:
     """All rows of one file, or of the parts of one, in order; one that cannot be read has a fault.
 
-    Numbers go on from part to part. Raises DataError when a whole file cannot be read.
+    They are read as they are asked for, and only a JSON list is held whole. Numbers go on from part to part. Raises
+    DataError, when that part is reached, for a whole file that cannot be read.
     """
-    records: list[Record] = []
+    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    number = 0
     for path in paths:
-        before = records[-1].number if records else 0
-        records += [replace(record, number=before + record.number) for record in _read(path)]
-    return records
+        before = number
+        for record in readers[path.suffix](path):
+            number = before + record.number
+            yield replace(record, number=number)
 
 
 def describe_empty(source: str | Path, paths: Sequence[Path]) -> str:
@@ -116,20 +121,17 @@ def describe_empty(source: str | Path, paths: Sequence[Path]) -> str:
     return f"{source} is empty: {reason}"
 
 
-def _read(path: Path) -> list[Record]:
-    if not path.stat().st_size:
-        return []
-    if path.suffix == ".parquet":
-        return list(_parquet(path))
+def _lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file, each with the line feed that ends it. Raises DataError."""
+    number = 1
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+        raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv}
-    return list(readers[path.suffix](text, path))
 
 
 def _record(number: int, value: Any) -> Record:
@@ -138,21 +140,21 @@ def _record(number: int, value: Any) -> Record:
     return Record(number, {}, f"expected an object with named fields, got {type(value).__name__}")
 
 
-def _jsonl(text: str, path: Path) -> Iterator[Record]:
-    lines = text.split("\n")
-    for number, line in enumerate(lines, start=1):
+def _jsonl(path: Path) -> Iterator[Record]:
+    for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
         try:
             yield _record(number, json.loads(line))
         except json.JSONDecodeError as error:
-            cut = " (the file's last line: was it cut short?)" if number == len(lines) else ""
+            cut = "" if line.endswith("\n") else " (the file's last line: was it cut short?)"
             yield Record(number, {}, f"broken JSON at column {error.colno}: {error.msg}{cut}")
         except (ValueError, RecursionError) as error:
             yield Record(number, {}, f"JSON that Python does not read: {error}")
 
 
-def _json(text: str, path: Path) -> Iterator[Record]:
+def _json(path: Path) -> Iterator[Record]:
+    text = "".join(_lines(path))
     if not text.strip():
         return iter(())
     try:
@@ -166,8 +168,9 @@ def _json(text: str, path: Path) -> Iterator[Record]:
     return (_record(number, value) for number, value in enumerate(values, start=1))
 
 
-def _csv(text: str, path: Path) -> Iterator[Record]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _csv(path: Path) -> Iterator[Record]:
+    lines = chain.from_iterable(io.StringIO(line, newline="") for line in _lines(path))  # a lone \r ends one too
+    reader = csv.DictReader(lines, strict=True)
     number = 0
     try:
         for number, value in enumerate(reader, start=1):
@@ -187,10 +190,13 @@ def _parquet(path: Path) -> Iterator[Record]:
     except ImportError as error:
         raise MissingExtraError('reading Parquet needs pyarrow: pip install "kameleon[parquet]"') from error
     try:
-        values = pyarrow.parquet.read_table(path).to_pylist()
+        if not path.stat().st_size:
+            return
+        with pyarrow.parquet.ParquetFile(path) as file:
+            values = (value for batch in file.iter_batches(_PARQUET_ROWS) for value in batch.to_pylist())
+            for number, value in enumerate(values, start=1):
+                yield _record(number, {key: one for key, one in value.items() if one is not None})
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a whole Parquet file: {error}") from error
     except (ValueError, OverflowError) as error:  # text that is not UTF-8, a time that Python does not know
         raise DataError(f"{path} holds what Python does not read: {error}") from error
-    for number, value in enumerate(values, start=1):
-        yield _record(number, {key: one for key, one in value.items() if one is not None})

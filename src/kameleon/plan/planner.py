@@ -14,7 +14,7 @@ from kameleon.plan.calibration import calibrate
 from kameleon.plan.counts import adapter_bytes, trainable_parameters
 from kameleon.plan.header import BaseHeader
 from kameleon.plan.memory import Memory, training_memory
-from kameleon.plan.workload import Workload
+from kameleon.plan.workload import FEW_HELD_OUT, FEW_STEPS, Workload
 from kameleon.settings import Recipe, Watch
 from kameleon.training import Forecast, lowest_layer, settled
 
@@ -22,16 +22,18 @@ from kameleon.training import Forecast, lowest_layer, settled
 _SPARE = 0.05
 _LEAST_MICRO_BATCH_TOKENS = 128
 _SHOWN_CHEAPER = 4
+_MOST_LOOKING = 0.2  # of a budget of minutes
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to run, and what it takes; `seconds` of the whole run, looks included."""
+    """One way to run, and what it takes: `seconds` of the whole run, looks included, and of one look."""
 
     watch: Watch
     quantize: str | None
     memory: Memory
     seconds: float
+    look_seconds: float
     minutes_per_epoch: float
 
     @property
@@ -64,7 +66,22 @@ class Plan:
     @property
     def forecast(self) -> Forecast:
         """For the run to be compared with."""
-        return Forecast(self.chosen.memory.peak_bytes, self.chosen.seconds / self.workload.steps)
+        return Forecast(self.chosen.memory.peak_bytes, self.expected_seconds / self.expected_steps)
+
+    @property
+    def expected_seconds(self) -> float:
+        """Of the run: those of all its steps, or the recipe's minutes where these are less."""
+        return (
+            self.chosen.seconds if self.recipe.minutes is None else min(self.chosen.seconds, self.recipe.minutes * 60)
+        )
+
+    @property
+    def expected_steps(self) -> int:
+        """All, or those that fit into the recipe's minutes."""
+        # The eight looks are as many in a short run; one each so many steps is a part of what these take.
+        looks_s = 0 if self.chosen.watch.eval_every else self.chosen.look_seconds * self.workload.looks
+        share = (self.expected_seconds - looks_s) / (self.chosen.seconds - looks_s)
+        return max(1, int(self.workload.steps * min(1.0, share)))
 
     @property
     def trainable_parameters(self) -> int:
@@ -104,17 +121,19 @@ def make_plan(
 
     Without `memory_bytes` the settings stay as they are. With it, the fastest that fit are chosen: `watch`'s
     micro_batch_tokens and checkpoint_layers where they stand at their defaults, and NF4 if `may_quantize` and nothing
-    fits otherwise; with `keep_passes` micro_batch_tokens is no choice, since the run has begun with it. `workload` lays
-    a run out for a Watch; `process_bytes` is what the process holds before the run.
+    fits otherwise. Where looks would take much of the recipe's minutes, fewer rows are looked at. With `keep_passes`
+    neither micro_batch_tokens nor eval_rows is a choice, since the run has begun with them. `workload` lays a run out
+    for a Watch; `process_bytes` is what the process holds before the run.
     Raises SettingError, naming the smallest that would do, when nothing fits.
     """
     dtype = choose_compute_type(dtype).dtype
-    works: dict[int, Workload] = {}
+    works: dict[tuple[int, int], Workload] = {}
 
     def work_of(watch: Watch) -> Workload:
-        if watch.micro_batch_tokens not in works:
-            works[watch.micro_batch_tokens] = workload(watch)
-        return works[watch.micro_batch_tokens]
+        key = watch.micro_batch_tokens, watch.eval_rows
+        if key not in works:
+            works[key] = workload(watch)
+        return works[key]
 
     def option(header: BaseHeader, watch: Watch, quantize: str | None) -> Option:
         work = work_of(watch)
@@ -122,7 +141,8 @@ def make_plan(
         rates = calibrate(header, recipe.rank, recipe.variant, recipe.targets, dtype, tokens)
         seconds = rates.run_seconds(header, recipe, watch, work)
         memory = training_memory(header, recipe, watch, work, dtype, process_bytes)
-        return Option(watch, quantize, memory, seconds, seconds / work.steps * work.schedule.steps_per_epoch / 60)
+        look = sum(rates.look_seconds(header, one) for one in work.look)
+        return Option(watch, quantize, memory, seconds, look, seconds / work.steps * work.schedule.steps_per_epoch / 60)
 
     given = watch
     choices = _choices(watch, keep_passes, header.config.num_layers - lowest_layer(header.config, recipe))
@@ -152,9 +172,42 @@ def make_plan(
         chosen = min(fitting, key=lambda one: one.seconds)
         why += _reasons(chosen, given, options, budget)
     shown = header.in_nf4() if chosen.quantize and not quantize else header
+    cheaper = _cheaper(chosen, options)
+    if recipe.minutes is not None and not keep_passes:
+        rows = _looked_at(chosen, work_of(chosen.watch), recipe.minutes)
+        if rows != chosen.watch.eval_rows:
+            why.append(f"eval_rows {rows}: more would take over {_MOST_LOOKING:.0%} of the minutes in looks")
+            chosen = option(shown, replace(chosen.watch, eval_rows=rows), chosen.quantize)
     work = work_of(chosen.watch)
     recipe = settled(recipe, header.config, work.schedule)
-    return Plan(shown, recipe, work, dtype, chosen, _cheaper(chosen, options), tuple(why), process_bytes, memory_bytes)
+    made = Plan(shown, recipe, work, dtype, chosen, cheaper, tuple(why), process_bytes, memory_bytes)
+    return made if recipe.minutes is None else _in_time(made, recipe.minutes)
+
+
+def _looked_at(option: Option, work: Workload, minutes: float) -> int:
+    """How many held-out rows to look at within so many minutes; 0 where only a few could be. What was set stays."""
+    taken = option.look_seconds * work.looks / (minutes * 60)
+    if option.watch.eval_rows != Watch().eval_rows or taken <= _MOST_LOOKING:
+        return option.watch.eval_rows
+    rows = int(work.look_rows * _MOST_LOOKING / taken)
+    return rows if rows >= FEW_HELD_OUT else 0
+
+
+def _in_time(plan: Plan, minutes: float) -> Plan:
+    """The plan with words on what fits into the minutes."""
+    work, steps = plan.workload, plan.expected_steps
+    fits = plan.chosen.seconds <= minutes * 60
+    if fits:
+        told = (
+            f"{minutes:g} minutes are more than needed: all {steps:,} steps take about {plan.chosen.seconds / 60:.1f}"
+        )
+    else:
+        rows = f"{work.schedule.visited(steps):,} of {work.schedule.visits:,} visits to rows"
+        told = f"{minutes:g} minutes are enough for about {steps:,} of {work.steps:,} steps, {rows}"
+    few = not fits and steps < FEW_STEPS
+    doubt = f"too few steps: {told}; give more minutes, or take fewer layers or shorter rows (max_row_tokens)"
+    work = replace(work, warnings=(*work.warnings, doubt)) if few else work
+    return replace(plan, workload=work, why=plan.why if few else (*plan.why, told))
 
 
 def _choices(watch: Watch, keep_passes: bool, layers: int) -> list[Watch]:

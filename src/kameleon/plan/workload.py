@@ -13,7 +13,7 @@ from kameleon.training import Schedule
 
 _SAMPLED_STEPS = 48  # laid out to learn how passes fall; more would only take longer
 # Below these a run is told to teach little; the least held-out rows are as many as are set aside of a file.
-_FEW_ROWS, _FEW_STEPS, _FEW_HELD_OUT = 20, 30, 16
+_FEW_ROWS, FEW_STEPS, FEW_HELD_OUT = 20, 30, 16
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Workload:
     schedule: Schedule
     look: tuple[Pass, ...] = ()
     looks: int = 0
+    look_rows: int = 0
     assumed: str = ""
     why: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -95,7 +96,7 @@ def workload_of(examples: Sequence[Example], held_out: Sequence[Example], recipe
     look = tuple(_passes(watched, watch))
     why = (*_derived(recipe, schedule), *_aside(examples, held_out))
     warnings = (*_too_few(schedule, len(held_out)), *_learned_too(examples, held_out))
-    return Workload(tuple(passes), len(chosen), schedule, look, looks, "", why, warnings)
+    return Workload(tuple(passes), len(chosen), schedule, look, looks, len(watched), "", why, warnings)
 
 
 def assumed_workload(row_tokens: int, rows: int, recipe: Recipe, watch: Watch) -> Workload:
@@ -140,14 +141,14 @@ def _too_few(schedule: Schedule, held_out: int) -> tuple[str, ...]:
     told = []
     if schedule.rows < _FEW_ROWS:
         told.append(f"too few rows ({schedule.rows}) for more than repeating them: write more of them, 50 at least")
-    if schedule.steps < _FEW_STEPS:
+    if schedule.steps < FEW_STEPS:
         told.append(
             f"too few steps ({schedule.steps}) to learn much: take fewer rows a step (rows_per_step is "
             f"{schedule.rows_per_step}), more epochs (epochs is {schedule.epochs:g}), or more rows"
         )
-    if 0 < held_out < _FEW_HELD_OUT:
+    if 0 < held_out < FEW_HELD_OUT:
         told.append(
-            f"too few held-out rows ({held_out}) to choose the best adapter by: give {_FEW_HELD_OUT} or more, or none"
+            f"too few held-out rows ({held_out}) to choose the best adapter by: give {FEW_HELD_OUT} or more, or none"
         )
     return tuple(told)
 

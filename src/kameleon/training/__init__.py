@@ -4,6 +4,7 @@ from kameleon.settings import Recipe, Watch
 from kameleon.training.as_trained import evaluate_as_trained
 from kameleon.training.checkpoint import resumed_compute, saved_identity
 from kameleon.training.evaluation import GENERAL_TEXT, Score, TestSet, evaluate, make_test_set
+from kameleon.training.further import FIXED, find_parent, recipe_from, require_free
 from kameleon.training.log import draw_loss_curve, read_log
 from kameleon.training.loop import Run
 from kameleon.training.recipe import derived_learning_rate, lowest_layer, settled, target_modules
@@ -11,6 +12,7 @@ from kameleon.training.report import Forecast, RunResult, StepReport
 from kameleon.training.schedule import Schedule
 
 __all__ = [
+    "FIXED",
     "GENERAL_TEXT",
     "Forecast",
     "Recipe",
@@ -25,9 +27,12 @@ __all__ = [
     "draw_loss_curve",
     "evaluate",
     "evaluate_as_trained",
+    "find_parent",
     "lowest_layer",
     "make_test_set",
     "read_log",
+    "recipe_from",
+    "require_free",
     "resumed_compute",
     "saved_identity",
     "settled",

@@ -55,6 +55,8 @@ class Run:
         watch: Watch,
         overwrite: bool = False,
         forecast: Forecast | None = None,
+        *,
+        parent: Adapter | None = None,
     ) -> None:
         require_trainable(examples)
         self.base, self.folder, self.card, self.name = base, folder, card, name
@@ -64,9 +66,12 @@ class Run:
         self.forecast = forecast
         self.schedule = Schedule.of(recipe, len(examples))
         self.recipe = settled(recipe, base.config, self.schedule)
-        self.total_steps = self.schedule.steps
+        self._step_s = self._look_s = 0.0  # of the last ones; before there are any, expected (0: unknown)
         self.bank = Bank(base)
-        self.slot = self.bank.add(fresh_adapter(base, name, self.recipe, card))
+        start = (
+            fresh_adapter(base, name, self.recipe, card) if parent is None else replace(parent, name=name, card=card)
+        )
+        self.slot = self.bank.add(start)
         self.trainee = Trainee(self.bank.resident(name), self.recipe)
 
     @property
@@ -77,10 +82,11 @@ class Run:
             **asdict(self.recipe),
             "base": self.base.fingerprint,
             "data": self.card.data,
+            "from": [parent.fingerprint for parent in self.card.parents],
             "compute": compute_name(self.base.compute_dtype),
             "threads": torch.get_num_threads(),
             "kernels": kernels().level,
-            "steps": self.total_steps,
+            "steps": self.schedule.steps,
             "eval_every": self.watch.eval_every,
             "eval_rows": len(self.held_out),
             "held_out": hashlib.sha256(repr(self.held_out).encode()).hexdigest(),
@@ -139,45 +145,71 @@ class Run:
         else:
             progress = Progress()
         log = RunLog(self.folder, progress.step)
-        saved_at = started = time.perf_counter()
-        before_s = progress.seconds
+        saved_at, started = time.perf_counter(), time.perf_counter() - progress.seconds
+        if progress.step:
+            self._step_s = progress.seconds / progress.step
+        elif self.forecast:
+            self._step_s = self.forecast.seconds_per_step
+        over = self._is_over(progress)
         try:
             with StopRequest() as stop:
-                while progress.step < self.total_steps and not self._out_of_patience(progress):
-                    result, lr = self._step(progress.step)
-                    now = time.perf_counter()
-                    progress = replace(
+                while not over and not self._out_of_patience(progress):
+                    result, lr = self._step(progress)
+                    before, progress = (
                         progress,
-                        step=progress.step + 1,
-                        tokens=progress.tokens + result.tokens,
-                        seconds=before_s + now - started,
+                        replace(
+                            progress,
+                            step=progress.step + 1,
+                            tokens=progress.tokens + result.tokens,
+                            seconds=time.perf_counter() - started,
+                        ),
                     )
-                    progress, eval_loss = self._look(progress)
-                    self._report(log, progress, result, eval_loss, lr, on_step)
-                    if stop.made or now - saved_at >= self.watch.save_every_s:
+                    self._step_s = progress.seconds - before.seconds
+                    over = self._is_over(progress)
+                    eval_loss = None
+                    if self._look_is_due(before, progress, over):
+                        progress, eval_loss = self._look(progress)
+                        self._look_s = time.perf_counter() - started - progress.seconds
+                        progress = replace(progress, seconds=progress.seconds + self._look_s)
+                    self._report(log, progress, result, eval_loss, lr, over, on_step)
+                    if stop.made or time.perf_counter() - saved_at >= self.watch.save_every_s:
                         save_checkpoint(self.folder, self.trainee, progress, self.identity)
-                        saved_at = now
+                        saved_at = time.perf_counter()
                     if stop.made:
                         raise RunInterruptedError(
-                            f"stopped after step {progress.step} of {self.total_steps}; all is saved in {self.folder}: "
-                            "the same command with --resume goes on"
+                            f"stopped after step {progress.step} of {self._expected_steps(progress)}; all is saved in "
+                            f"{self.folder}: the same command with --resume goes on"
                         )
             log.write({"step": progress.step, **self._compared(progress)})
         finally:
             log.close()
         return self._result(progress)
 
-    def _step(self, step: int) -> tuple[StepResult, float]:
-        before, after = self.schedule.share(step), self.schedule.share(step + 1)
+    def _step(self, progress: Progress) -> tuple[StepResult, float]:
+        step, seconds = progress.step, progress.seconds
+        before, after = self.schedule.share(step, seconds), self.schedule.share(step + 1, seconds + self._step_s)
         lr = learning_rate_at(before, after, self.recipe.learning_rate, self.recipe.warmup)
         rows = [self.examples[row] for row in self.schedule.rows_of(step)]
         packs = pack(rows, self.watch.micro_batch_tokens, self.slot)
         return train_step(self.base, self.bank, self.trainee, packs, lr, self.watch.checkpoint_layers), lr
 
-    def _look(self, progress: Progress) -> tuple[Progress, float | None]:
-        """The held-out loss, when it is time for it; a new best is written to disk before anything else happens."""
-        if not self.held_out or not self._look_is_due(progress.step):
-            return progress, None
+    def _is_over(self, progress: Progress) -> bool:
+        """Whether all steps are made, or another one with a last look would take longer than the run may."""
+        if self.schedule.allowed_s is None or not progress.step:
+            return progress.step >= self.schedule.steps
+        look_s = self._look_s
+        if not look_s:  # forward alone is a third of a step's work
+            look_tokens = sum(len(example.tokens) for example in self.held_out)
+            look_s = self._step_s / 3 * look_tokens / (progress.tokens / progress.step)
+        next_s = progress.seconds + self._step_s + look_s
+        return progress.step >= self.schedule.steps or next_s > self.schedule.allowed_s
+
+    def _expected_steps(self, progress: Progress) -> int:
+        """Of the whole run, as far as it can be told now."""
+        return round(progress.step / self.schedule.share(progress.step, progress.seconds))
+
+    def _look(self, progress: Progress) -> tuple[Progress, float]:
+        """The held-out loss; a new best is written to disk before anything else happens."""
         loss = held_out_loss(self.base, self.bank, self.slot, self.held_out, self.watch.micro_batch_tokens)
         if not math.isfinite(loss):
             raise NonFiniteLossError(
@@ -189,11 +221,13 @@ class Run:
         self.trainee.resident.snapshot(self.card).save(self.folder / _BEST)
         return replace(progress, best_loss=loss, best_step=progress.step, looks_without_best=0), loss
 
-    def _look_is_due(self, step: int) -> bool:
-        every = self.watch.eval_every
-        if every:
-            return step % every == 0 or step == self.total_steps
-        return look_is_due(self.schedule.share(step - 1), self.schedule.share(step))
+    def _look_is_due(self, before: Progress, after: Progress, over: bool) -> bool:
+        if not self.held_out:
+            return False
+        if self.watch.eval_every:
+            return over or after.step % self.watch.eval_every == 0
+        shares = (self.schedule.share(one.step, one.seconds) for one in (before, after))
+        return over or look_is_due(*shares)
 
     def _out_of_patience(self, progress: Progress) -> bool:
         return 0 < self.watch.patience <= progress.looks_without_best
@@ -205,6 +239,7 @@ class Run:
         result: StepResult,
         eval_loss: float | None,
         lr: float,
+        over: bool,
         on_step: Callable[[StepReport], None] | None,
     ) -> None:
         speed = progress.tokens / progress.seconds
@@ -221,8 +256,9 @@ class Run:
         }
         log.write(record if eval_loss is None else {**record, "eval_loss": eval_loss})
         if on_step:
-            left = progress.seconds / progress.step * (self.total_steps - progress.step)
-            on_step(StepReport(progress.step, self.total_steps, result.loss, eval_loss, speed, left))
+            total = progress.step if over else max(progress.step + 1, self._expected_steps(progress))
+            left = progress.seconds / progress.step * (total - progress.step)
+            on_step(StepReport(progress.step, total, result.loss, eval_loss, speed, left))
 
     def _compared(self, progress: Progress) -> dict[str, Any]:
         """What the run took, beside what was predicted for its steps."""
@@ -238,7 +274,8 @@ class Run:
             {} if progress.best_loss is None else {"eval_loss": progress.best_loss, "best_step": progress.best_step}
         )
         compared = self._compared(progress)
-        recipe = {**asdict(self.recipe), "steps": progress.step, "tokens": progress.tokens, **compared}
+        made = {"steps": progress.step, "visits": self.schedule.visited(progress.step), "tokens": progress.tokens}
+        recipe = {**asdict(self.recipe), **made, **compared}
         card = replace(self.card, recipe=recipe, scores=scores)
         adapter = self.trainee.resident.snapshot(card) if best is None else replace(best, name=self.name, card=card)
         return RunResult(
@@ -248,7 +285,7 @@ class Run:
             progress.seconds,
             progress.best_loss,
             progress.best_step,
-            stopped_early=progress.step < self.total_steps,
+            stopped_early=not self._is_over(progress),
             peak_bytes=compared["peak_bytes"],
             predicted=compared.get("predicted", {}),
         )

@@ -35,13 +35,16 @@ class Schedule:
     epochs: float
     rows_per_step: int
     seed: int
+    allowed_s: float | None = None
+    """Seconds that the run may take: the share that is done then follows the time, where that is ahead of the steps."""
 
     @classmethod
     def of(cls, recipe: Recipe, rows: int) -> Schedule:
         """The schedule of `recipe` for `rows` rows; what the recipe leaves open is derived from their number."""
         epochs = derived_epochs(rows) if recipe.epochs is None else recipe.epochs
         rows_per_step = derived_rows_per_step(rows) if recipe.rows_per_step is None else recipe.rows_per_step
-        return cls(rows, epochs, rows_per_step, recipe.seed)
+        allowed_s = None if recipe.minutes is None else recipe.minutes * 60
+        return cls(rows, epochs, rows_per_step, recipe.seed, allowed_s)
 
     @property
     def visits(self) -> int:
@@ -57,19 +60,23 @@ class Schedule:
         whole, left = divmod(self.visits, self.rows)
         return whole * self.steps_per_epoch + _steps(left, self.rows_per_step)
 
-    def rows_of(self, step: int) -> list[int]:
-        """The rows of step `step` (from 0): each epoch has an order of its own that (seed, epoch) decides."""
+    def visited(self, step: int) -> int:
+        """How many visits the first `step` steps make."""
         epoch, part = divmod(step, self.steps_per_epoch)
         visits = min(self.rows, self.visits - epoch * self.rows)  # the last epoch may be a part of one
-        steps = _steps(visits, self.rows_per_step)
-        start, stop = (
-            math.ceil(visits * cut / steps) for cut in (part, part + 1)
-        )  # an epoch's first step is its largest
+        begun = math.ceil(visits * part / _steps(visits, self.rows_per_step)) if part else 0
+        return min(self.visits, epoch * self.rows + begun)
+
+    def rows_of(self, step: int) -> list[int]:
+        """The rows of step `step` (from 0): each epoch has an order of its own that (seed, epoch) decides."""
+        epoch = step // self.steps_per_epoch
+        start, stop = (self.visited(place) - epoch * self.rows for place in (step, step + 1))
         return list(_order(self.rows, self.seed, epoch)[start:stop])
 
-    def share(self, step: int) -> float:
-        """Share of the run that is done after `step` steps, from 0 to 1."""
-        return step / self.steps
+    def share(self, step: int, seconds: float = 0.0) -> float:
+        """Share of the run that is done after `step` steps and so many seconds, from 0 to 1."""
+        done = step / self.steps
+        return done if self.allowed_s is None else max(done, min(1.0, seconds / self.allowed_s))
 
     def looks(self, every: int) -> int:
         """How many looks a whole run has: one each `every` steps and one at its end; 0 means LOOKS, evenly."""

@@ -1,0 +1,83 @@
+"""Going on from an adapter that exists: which version it is, and what it fixes of the recipe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from kameleon.adapters import Adapter, Shelf
+from kameleon.errors import AdapterError, AdapterMismatchError, SettingError
+from kameleon.home import runs_dir
+from kameleon.model import DecoderConfig, module_shapes
+from kameleon.settings import Recipe
+from kameleon.training.checkpoint import saved_identity
+
+FIXED = ("rank", "variant", "alpha", "targets", "layers")
+"""What of a recipe an adapter that exists has fixed."""
+
+
+def find_parent(name: str, shelf: Shelf, run: str, resume: bool = False) -> Adapter:
+    """The adapter of the shelf that the run `run` is to go on from; to resume it, the version that it began with.
+
+    Raises AdapterNotFoundError, AdapterFileError.
+    """
+    current = shelf.load(name)
+    began = saved_identity(runs_dir() / run).get("from") if resume else None
+    if not began or current.fingerprint in began:
+        return current
+    versions = (Adapter.load(entry.path, name) for entry in shelf.history(name))
+    return next((one for one in versions if one.fingerprint in began), current)
+
+
+def require_free(name: str, shelf: Shelf, parent: Adapter | None) -> None:
+    """Raise SettingError for a name that is taken, unless it gets a new version that goes on from the last."""
+    if parent is None or parent.name != name:
+        shelf.require_free(name)
+
+
+def recipe_from(parent: Adapter, config: DecoderConfig, recipe: Recipe) -> Recipe:
+    """`recipe` with rank, alpha, targets, layers and variant of the adapter that a run goes on from.
+
+    Where its modules differ, rank and alpha are those of a module with the highest rank. Raises SettingError for
+    another value than the default that contradicts the adapter, AdapterError for one with parts that are not trained,
+    AdapterMismatchError for one of a base with other projections.
+    """
+    names = list(module_shapes(config))
+    if strange := [name for name in parent.modules if name not in names]:
+        raise AdapterMismatchError(f"adapter {parent.name!r} does not fit: this base has no projection {strange[0]}")
+    others = [part for part in parent.variants if not part.startswith("DoRA")]
+    if others or not parent.modules:
+        raise AdapterError(
+            f"adapter {parent.name!r} has {', '.join(others) or 'no module'}; only A, B and DoRA's magnitudes are "
+            "trained: merge it into a full model, and train a new adapter on that"
+        )
+    largest = max(parent.modules.values(), key=lambda factors: factors.rank)
+    places = [(int(name.split(".")[2]), name.rsplit(".", 1)[1]) for name in parent.modules]
+    kinds = list(dict.fromkeys(name.rsplit(".", 1)[1] for name in names))
+    held = [kind for kind in kinds if kind in {kind for _, kind in places}]
+    lowest = min(layer for layer, _ in places)
+    values = (
+        largest.rank,
+        "dora" if parent.variants else "lora",
+        largest.alpha,
+        "all-linear" if held == kinds else ",".join(held),
+        config.num_layers - lowest if lowest else 0,
+    )
+    fixed: dict[str, Any] = dict(zip(FIXED, values, strict=True))
+    told = vars(recipe) | {"targets": _in_order(recipe.targets, kinds)}
+    wrong = [name for name, value in fixed.items() if told[name] not in (value, getattr(Recipe(), name))]
+    if wrong:
+        raise SettingError(
+            f"adapter {parent.name!r}, which the run goes on from, has "
+            f"{', '.join(f'{name} {fixed[name]}, not {told[name]}' for name in wrong)}: leave that out, or train a new "
+            "adapter"
+        )
+    return replace(recipe, **fixed)
+
+
+def _in_order(targets: str, kinds: list[str]) -> str:
+    """Targets as `recipe_from` writes them, so that the same ones are equal."""
+    wanted = [target.strip() for target in targets.split(",")]
+    if set(wanted) == set(kinds):
+        return "all-linear"
+    return ",".join(sorted(wanted, key=lambda kind: kinds.index(kind) if kind in kinds else len(kinds)))
