@@ -23,6 +23,9 @@ def test_a_run_visits_each_row_as_often_as_asked_and_no_step_has_a_row_twice(row
     for epoch in range(hundredths // 100):
         assert sorted(visits[epoch * rows : (epoch + 1) * rows]) == list(range(rows))
     assert len(set(visits[rows * (hundredths // 100) :])) == schedule.visits - rows * (hundredths // 100)
+    assert max(map(len, steps)) == len(steps[0])  # what a plan takes as the largest
+    whole = [len(step) for step in steps[: schedule.steps_per_epoch * (hundredths // 100)]]
+    assert not whole or max(whole) - min(whole) <= 1
 
 
 @pytest.mark.parametrize(

@@ -53,18 +53,18 @@ class Schedule:
 
     @property
     def steps_per_epoch(self) -> int:
-        return _steps(self.rows, self.rows_per_step)
+        return math.ceil(self.rows / self.rows_per_step)
 
     @property
     def steps(self) -> int:
         whole, left = divmod(self.visits, self.rows)
-        return whole * self.steps_per_epoch + _steps(left, self.rows_per_step)
+        return whole * self.steps_per_epoch + self._steps(left)
 
     def visited(self, step: int) -> int:
         """How many visits the first `step` steps make."""
         epoch, part = divmod(step, self.steps_per_epoch)
         visits = min(self.rows, self.visits - epoch * self.rows)  # the last epoch may be a part of one
-        begun = math.ceil(visits * part / _steps(visits, self.rows_per_step)) if part else 0
+        begun = math.ceil(visits * part / self._steps(visits)) if part else 0
         return min(self.visits, epoch * self.rows + begun)
 
     def rows_of(self, step: int) -> list[int]:
@@ -72,6 +72,10 @@ class Schedule:
         epoch = step // self.steps_per_epoch
         start, stop = (self.visited(place) - epoch * self.rows for place in (step, step + 1))
         return list(_order(self.rows, self.seed, epoch)[start:stop])
+
+    def _steps(self, visits: int) -> int:
+        """Steps that an epoch of `visits` rows takes; none of them has more rows than those of a whole epoch."""
+        return math.ceil(visits / math.ceil(self.rows / self.steps_per_epoch))
 
     def share(self, step: int, seconds: float = 0.0) -> float:
         """Share of the run that is done after `step` steps and so many seconds, from 0 to 1."""
@@ -98,10 +102,6 @@ def learning_rate_at(before: float, after: float, peak: float, warmup: float) ->
         return peak * min(1.0, after / warmup)
     done = (before - warmup) / (1 - warmup or 1)
     return peak * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
-
-
-def _steps(visits: int, rows_per_step: int) -> int:
-    return math.ceil(visits / rows_per_step)
 
 
 @lru_cache(maxsize=2)
