@@ -31,3 +31,14 @@ def test_every_command_that_the_readme_names_exists():
         if rest and "|" in rest[0]:
             for name in rest[0].split("|"):
                 assert name in app[command], f"{command} {name}"
+
+
+def test_every_test_that_the_tests_readme_names_exists():
+    folder, named = Path(__file__).parent, 0
+    for row in (folder / "README.md").read_text().splitlines():
+        file = ""
+        for words in re.findall(r"`([^`]*::[^`]*)`", row):
+            given, _, name = words.partition("::")
+            file, named = given or file, named + 1
+            assert f"def {name}(" in (folder / file).read_text(), f"{file} has no {name}"
+    assert named > 40
