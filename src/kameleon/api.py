@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,10 @@ class LoadedBase:
         self.shelf = shelf or Shelf()
         self.bank = Bank(base, frozen=True)
 
+    def __repr__(self) -> str:
+        compute = compute_name(self.base.compute_dtype)
+        return f"LoadedBase({self.base.name!r}, compute={compute!r}, adapters={self.bank.names()})"
+
     def load_adapter(self, adapter: str | Path | Adapter, any_base: bool = False) -> Proof:
         """Make an adapter resident: a name on the shelf, a folder in PEFT's format, or an `Adapter`.
 
@@ -186,10 +191,8 @@ class LoadedBase:
 
     def _warn_of_template(self, adapter: Adapter) -> None:
         if adapter.card.template_hash not in (None, self.base.template.hash):
-            warnings.warn(
-                f"adapter {adapter.name!r} was trained on another chat template than {self.base.name} has now",
-                stacklevel=3,
-            )
+            told = f"adapter {adapter.name!r} was trained on another chat template than {self.base.name} has now"
+            warnings.warn(told, stacklevel=3)
 
     def encode_prompt(self, prompt: Prompt, raw: bool = False, *, system_prompt: str | None = None) -> tuple[int, ...]:
         """Token ids of a prompt: chat messages, or a string, which becomes a user's message.
@@ -285,14 +288,15 @@ class LoadedBase:
     ) -> RunResult:
         """Train one adapter on rows, put it on the shelf under `name`, and make it resident.
 
-        Without `held_out`, a twentieth of the rows (at most 200) is set aside to watch the run, and none of a file of
-        fewer than 320. With `memory_bytes`, what stands at its default in `watch` is chosen so that the process stays
-        inside it; or `plan` was made so beforehand, of the same rows and recipe. `on_plan` hears what is expected
-        before the first step; afterwards the adapter's card says what came of it. `resume` goes on with an unfinished
-        run of that name, in the compute type in which it began (a base loaded in another is refused) and with as many
-        threads. Warns of too few rows or steps, and of held-out rows that are also learned.
-        `from_adapter` is one to go on from (a name on the shelf, a folder, or an `Adapter`): its rank, alpha, targets,
-        layers and variant are kept, and so is its name if `name` is the same: the shelf then gets a new version.
+        Nothing is printed; `on_step` gets a report of each step (`on_step=print` shows them). Ctrl-C, or interrupting
+        a notebook's kernel, saves the run after the step that is running and raises RunInterruptedError; `resume` goes
+        on with the unfinished run of that name, in its compute type (a base loaded in another is refused) and threads.
+        Without `held_out`, a twentieth of the rows (at most 200) is set aside to watch the run; below 320 rows none.
+        With `memory_bytes`, what stands at its default in `watch` is chosen so that the process stays inside it; or
+        `plan` was made so beforehand, of the same rows and recipe. `on_plan` gets what is expected before the first
+        step. Warns of too few rows or steps, and of held-out rows that are also learned. `from_adapter` (a name on the
+        shelf, a folder, or an `Adapter`) is one to go on from: its rank, alpha, targets, layers and variant are kept;
+        under the same `name` the shelf gets a new version.
         Raises DataError, TrainingError, SettingError, AdapterError.
         """
         recipe, watch = recipe or Recipe(), watch or Watch()
@@ -340,17 +344,10 @@ class LoadedBase:
         """What a run on this base will need and take. Raises SettingError when nothing fits in `memory_bytes`."""
         quantize = "nf4" if self.base.fingerprint.startswith("nf4:") else None
         header, dtype = read_base_header(self.base.files.ref, quantize), self.base.compute_dtype
-        held = process_bytes() - copied_bytes(header, dtype)  # the base's own part is counted apart
+        workload = partial(workload_of, data.examples, held_out.examples, recipe)
+        held = max(0, process_bytes() - copied_bytes(header, dtype))  # the base's own part is counted apart
         return make_plan(
-            header,
-            lambda watch: workload_of(data.examples, held_out.examples, recipe, watch),
-            recipe,
-            watch,
-            max(0, held),
-            memory_bytes,
-            quantize,
-            dtype=dtype,
-            keep_passes=keep_passes,
+            header, workload, recipe, watch, held, memory_bytes, quantize, dtype=dtype, keep_passes=keep_passes
         )
 
     def prepare(
@@ -381,19 +378,20 @@ class LoadedBase:
         rows = data.examples, held_out.examples
         return Run(self.base, folder, card, name, *rows, recipe, watch, overwrite, forecast, parent=parent)
 
-    def test_set(self, name: str, corpus: Corpus, *, as_trained: bool = True) -> TestSet:
-        """Encoded rows as a test set for `evaluate`.
+    def test_set(self, name: str, data: str | Path | Corpus, *, as_trained: bool = True) -> TestSet:
+        """Rows, of a file or encoded already, as a test set for `evaluate`.
 
         Rows without a system message get the system prompt that each adapter was trained with, unless `as_trained` is
-        false.
+        false. Raises DataError.
         """
+        corpus = data if isinstance(data, Corpus) else self.read(data)
         made = make_test_set(self.base, name, corpus.examples, corpus.alternatives)
         return replace(made, corpus=corpus) if as_trained else made
 
     def evaluate(
         self, adapters: Sequence[str | None], tests: Sequence[TestSet], on_rows: Callable[[int], None] | None = None
     ) -> list[Score]:
-        """Every adapter (None: the plain base) on every test set."""
+        """Every adapter (None: the plain base) on every test set, which `test_set(name, file)` makes."""
         for name in adapters:
             if name is not None and name not in self.bank.names():
                 self.load_adapter(name)

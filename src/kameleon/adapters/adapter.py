@@ -17,7 +17,7 @@ from kameleon.adapters.card import Card, Parent
 from kameleon.errors import AdapterError
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LoraFactors:
     """One module's side path: `a` [rank, in] and `b` [out, rank], both fp32, and what PEFT's variants add to them.
 
@@ -31,6 +31,9 @@ class LoraFactors:
     rslora: bool = False
     magnitude: Tensor | None = None
     b_bias: Tensor | None = None
+
+    def __repr__(self) -> str:
+        return f"LoraFactors(rank={self.rank}, inputs={self.a.shape[1]}, outputs={len(self.b)}, alpha={self.alpha:g})"
 
     @property
     def rank(self) -> int:
@@ -84,7 +87,7 @@ class EndChange:
         return whole if self.factors is None else self.factors.merged(whole)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Adapter:
     """Factors by Hugging Face module name (`model.layers.0.mlp.up_proj`). It does not load itself into anything.
 
@@ -100,6 +103,13 @@ class Adapter:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+
+    def __repr__(self) -> str:
+        ranks = ", ".join(str(rank) for rank in sorted({factors.rank for factors in self.factors.values()}))
+        return (
+            f"Adapter(name={self.name!r}, base={self.card.base_id!r}, modules={len(self.modules) + len(self.ends)}, "
+            f"rank={ranks or None}, parameters={self.parameters:,})"
+        )
 
     @property
     def parameters(self) -> int:

@@ -54,7 +54,9 @@ def combine(
     _check(adapters, weights, method, rank, density)
     if not any_base and len({a.card.base_fingerprint for a in adapters}) > 1:
         bases = ", ".join(f"{a.name}: {a.card.base_id or 'unknown'}" for a in adapters)
-        raise WrongBaseError(f"these adapters belong to different bases ({bases}); allow it by name: --any-base")
+        raise WrongBaseError(
+            f"these adapters belong to different bases ({bases}); allow it by name: any_base=True, or --any-base"
+        )
     for adapter in adapters:
         adapter.require_plain("combining")
     names = list(dict.fromkeys(module for adapter in adapters for module in adapter.modules))

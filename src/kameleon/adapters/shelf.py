@@ -73,7 +73,10 @@ class Shelf:
     def require_free(self, name: str) -> None:
         """Raise SettingError for a name that is taken, before the work for an adapter that could not be kept."""
         if self.has(name):
-            raise SettingError(f"adapter {name!r} is on the shelf already; pick another name, or --overwrite")
+            raise SettingError(
+                f"adapter {name!r} is on the shelf already; pick another name, or replace it with --overwrite (in "
+                "Python overwrite=True)"
+            )
 
     def entries(self) -> list[ShelfEntry]:
         """The current version of every adapter with its card; a broken one is listed with its fault."""

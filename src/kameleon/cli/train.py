@@ -60,12 +60,17 @@ def train(
     memory: MemoryBudget = None,
     held_out: Annotated[
         str | None,
-        Parameter(help="Rows to watch the run with; by default a twentieth of the data, if it has 320 rows or more."),
+        Parameter(
+            help="Rows that are not learned, to watch the run with. By default a twentieth of the data, and none below "
+            "320 rows."
+        ),
     ] = None,
     recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 (frozen)
     watch: Annotated[Watch, Parameter(name="*")] = Watch(),  # noqa: B008 (frozen)
     raw: Raw = False,
-    resume: Annotated[bool, Parameter(help="Go on with an interrupted run, to the same bits.")] = False,
+    resume: Annotated[
+        bool, Parameter(help="Go on with an interrupted run; the adapter is the same, bit for bit.")
+    ] = False,
     overwrite: Annotated[bool, Parameter(help="Replace an adapter or an unfinished run of that name.")] = False,
     config: Annotated[
         Path | None, Parameter(help="Settings from the [train] table of a TOML file; flags win (--raw=false).")
@@ -213,6 +218,8 @@ def _tell_result(loaded: LoadedBase, result: RunResult, folder: Path, curve: Pat
         "tokens": result.tokens,
         "seconds": result.seconds,
         "tokens_per_s": result.tokens / result.seconds if result.seconds else None,
+        "first_loss": result.first_loss,
+        "last_loss": result.last_loss,
         "eval_loss": result.best_loss,
         "best_step": result.best_step,
         "stopped_early": result.stopped_early,
@@ -225,10 +232,14 @@ def _tell_result(loaded: LoadedBase, result: RunResult, folder: Path, curve: Pat
     shown = table("", "", title=f"adapter {adapter.name}")
     shown.add_row("trained", f"{adapter.parameters:,} numbers, {adapter.parameters / base.parameters:.2%} of the base")
     shown.add_row("file", f"{megabytes(size)} in {path}")
+    if result.first_loss is not None and result.last_loss is not None:
+        told = f"{result.first_loss:.3f} at the first step, {result.last_loss:.3f} in the last tenth of the steps"
+        shown.add_row("loss of learned rows", told)
     if result.best_loss is not None:
-        shown.add_row("held-out loss", f"{result.best_loss:.4f}, best at step {result.best_step} of {result.steps}")
+        told = f"{result.best_loss:.3f}, lowest at step {result.best_step} of {result.steps}: that adapter is kept"
     else:
-        shown.add_row("held-out loss", f"none; kept as it was after step {result.steps}, the last")
+        told = "not measured; the adapter is that of the last step"
+    shown.add_row("loss of held-out rows", told)
     shown.add_row("time", f"{result.seconds / 60:.1f} min, {result.tokens / max(result.seconds, 1e-9):,.0f} tokens/s")
     if result.predicted:
         shown.add_row("as planned", _compared(result))

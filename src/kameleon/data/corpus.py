@@ -6,7 +6,7 @@ import hashlib
 import random
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kameleon.data.doctor import Fault, examine
@@ -36,14 +36,14 @@ class Origin:
 class Corpus:
     """Encoded rows. `alternatives[i]` are other right answers to row i, for evaluation."""
 
-    examples: tuple[Example, ...]
-    alternatives: tuple[tuple[Example, ...], ...]
+    examples: tuple[Example, ...] = field(repr=False)
+    alternatives: tuple[tuple[Example, ...], ...] = field(repr=False)
     origin: Origin
-    doubts: tuple[Fault, ...] = ()
+    doubts: tuple[Fault, ...] = field(default=(), repr=False)
     """What the data doctor reported, short of faults that stop training."""
     system_prompt: str | None = None
     """What every row of the file has as its system message, if they share one."""
-    rows: tuple[Row, ...] = ()
+    rows: tuple[Row, ...] = field(default=(), repr=False)
     """The rows that were encoded, for another system prompt; () where the examples come from elsewhere."""
 
     def pick(self, places: Sequence[int]) -> Corpus:

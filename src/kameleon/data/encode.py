@@ -40,7 +40,7 @@ def encode_row(row: Row, template: ChatTemplate, raw: bool = False, max_tokens: 
         trained = (False,) * len(template.opening) + (True,) * len(learned)
     elif raw:
         if row.prompt is None or row.completion is None:
-            raise DataError("--raw needs prompt and completion as text; these are messages")
+            raise DataError("--raw (in Python raw=True) needs prompt and completion as text; these are messages")
         prompt = (*template.opening, *template.encode_text(row.prompt))
         answer = (*template.encode_after(row.prompt, row.completion), _end_token(template))
         tokens, trained = (*prompt, *answer), (False,) * len(prompt) + (True,) * len(answer)

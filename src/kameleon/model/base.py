@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -29,11 +29,11 @@ class Base:
 
     name: str
     files: BaseFiles
-    weights: WeightFile
-    config: DecoderConfig
-    decoder: Decoder
-    tokenizer: PreTrainedTokenizerBase
-    template: ChatTemplate
+    weights: WeightFile = field(repr=False)
+    config: DecoderConfig = field(repr=False)
+    decoder: Decoder = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    template: ChatTemplate = field(repr=False)
     fingerprint: str
     compute_dtype: torch.dtype
     compute_reason: str

@@ -18,6 +18,7 @@ Message = dict[str, Any]
 _REWRITTEN = (
     "the base's chat template rewrites earlier turns, so the answers of this conversation cannot be trained as one row"
 )
+_WITHOUT_TEMPLATE = "use rows with `text`, or --raw (in Python raw=True) for prompt and completion"
 # What a template's own program can end in, whether it means to or not.
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
@@ -61,7 +62,7 @@ class ChatTemplate:
     ) -> str:
         """The conversation as text. Raises DataError without a template, or when the template refuses the messages."""
         if self.source is None:
-            raise DataError("this base has no chat template: use rows with `text`, or --raw for prompt and completion")
+            raise DataError(f"this base has no chat template: {_WITHOUT_TEMPLATE}")
         try:
             return str(
                 self.tokenizer.apply_chat_template(
@@ -163,7 +164,7 @@ class ChatTemplate:
         if last < 0 or after.strip():
             raise DataError(
                 "the base's chat template ends an answer with no special token, so the adapter could not learn to "
-                "stop: use rows with `text`, or --raw for prompt and completion"
+                f"stop: {_WITHOUT_TEMPLATE}"
             )
         return last + 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ class BaseHeader:
     """
 
     name: str
-    config: DecoderConfig
-    tensors: Mapping[str, StoredTensor]
+    config: DecoderConfig = field(repr=False)
+    tensors: Mapping[str, StoredTensor] = field(repr=False)
     packed_file: bool
     path: Path | None = None
     fetch_bytes: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ class Plan:
     workload: Workload
     dtype: torch.dtype
     chosen: Option
-    cheaper: tuple[Option, ...]
+    cheaper: tuple[Option, ...] = field(repr=False)
     why: tuple[str, ...]
     process_bytes: int
     memory_bytes: int | None

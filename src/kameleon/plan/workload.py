@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from kameleon.data import Example, Packed, pack, sample
@@ -48,10 +48,10 @@ class Workload:
     what makes a useless adapter likely, and what to do about it.
     """
 
-    passes: tuple[Pass, ...]
+    passes: tuple[Pass, ...] = field(repr=False)
     sampled_steps: int
     schedule: Schedule
-    look: tuple[Pass, ...] = ()
+    look: tuple[Pass, ...] = field(default=(), repr=False)
     looks: int = 0
     look_rows: int = 0
     assumed: str = ""
@@ -129,8 +129,8 @@ def _aside(examples: Sequence[Example], held_out: Sequence[Example]) -> tuple[st
     repeated = f" ({distinct:,} of them distinct)" if distinct < rows else ""
     if not held_out:
         return (
-            f"{rows:,} rows{repeated} are too few to set some aside: all are learned, and the last state is kept; "
-            "to watch the run give held-out rows (--held-out FILE)",
+            f"{rows:,} rows{repeated} are too few to set some aside: all are learned, and the adapter is "
+            "that of the last step; to watch the run on other rows, give --held-out FILE (in Python held_out=FILE)",
         )
     if not repeated or _learned_too(examples, held_out):
         return ()

@@ -82,7 +82,7 @@ def resumed_compute(folder: Path, compute: ComputeName | None) -> ComputeName | 
     if compute not in (None, began):
         raise CheckpointError(
             f"the run in {folder} computes in {began}, not in {compute}: go on with --compute {began} (in Python "
-            f"kameleon.load(..., dtype={COMPUTE_TYPES[began]})), or start again with --overwrite"
+            f"kameleon.load(..., dtype={COMPUTE_TYPES[began]})), or start again with --overwrite (overwrite=True)"
         )
     return began
 
@@ -106,7 +106,9 @@ def _identity(metadata: dict[str, str] | None) -> dict[str, Any]:
     found = identity.get("format", 0)
     if found != FORMAT:
         which = "an earlier" if found < FORMAT else "a later"
-        raise CheckpointError(f"this checkpoint was written by {which} Kameleon; start again with --overwrite")
+        raise CheckpointError(
+            f"this checkpoint was written by {which} Kameleon; start again with --overwrite (in Python overwrite=True)"
+        )
     return identity
 
 
@@ -118,18 +120,25 @@ def load_checkpoint(folder: Path, trainee: Trainee, identity: dict[str, Any]) ->
     """
     path = folder / _FILE
     if not path.exists():
-        raise CheckpointError(f"nothing to resume: there is no {path}; start the run without --resume")
+        raise CheckpointError(
+            f"nothing to resume: there is no {path}; start the run without --resume (in Python without resume=True)"
+        )
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"the checkpoint {path} cannot be read: {error}; start again with --overwrite") from error
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be read: {error}; start again with --overwrite (in Python overwrite=True)"
+        ) from error
     saved = _identity(metadata)
     differing = sorted(key for key in saved.keys() | identity.keys() if saved.get(key) != identity.get(key))
     if differing:
         told = "; ".join(f"{key}: was {saved.get(key)!r}, is {identity.get(key)!r}" for key in differing)
-        raise CheckpointError(f"this is not the run that was interrupted ({told}); resume it unchanged, or --overwrite")
+        raise CheckpointError(
+            f"this is not the run that was interrupted ({told}); resume it unchanged, or start again with "
+            "--overwrite (in Python overwrite=True)"
+        )
     adamw = trainee.adamw
     with torch.no_grad():
         for name, target in (("weights", adamw.parameters), ("mean", adamw.mean), ("square", adamw.square)):

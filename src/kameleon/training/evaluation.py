@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -36,9 +36,9 @@ class TestSet:
     __test__ = False  # not a test case, whatever pytest thinks of its name
 
     name: str
-    examples: tuple[Example, ...]
-    alternatives: tuple[tuple[Example, ...], ...]
-    choices: Choices | None
+    examples: tuple[Example, ...] = field(repr=False)
+    alternatives: tuple[tuple[Example, ...], ...] = field(repr=False)
+    choices: Choices | None = field(repr=False)
     answer_bytes: int
     corpus: Corpus | None = None
     """What it was made of, where its rows take the system prompt of the adapter that answers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,13 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1]]
+
+
+def first_and_last_loss(folder: Path) -> tuple[float, float] | tuple[None, None]:
+    """The loss of a run's first step and the mean over its last tenth, in nats per token; None for no step."""
+    losses = [record["loss"] for record in read_log(folder) if "loss" in record]
+    last = losses[-math.ceil(len(losses) / 10) :]
+    return (losses[0], sum(last) / len(last)) if losses else (None, None)
 
 
 def draw_loss_curve(folder: Path, name: str) -> Path:

@@ -31,7 +31,7 @@ from kameleon.training.checkpoint import (
     save_checkpoint,
 )
 from kameleon.training.interrupt import StopRequest
-from kameleon.training.log import RunLog
+from kameleon.training.log import RunLog, first_and_last_loss
 from kameleon.training.recipe import settled
 from kameleon.training.report import Forecast, RunResult, StepReport, peak_bytes
 from kameleon.training.schedule import Schedule, learning_rate_at, look_is_due
@@ -140,7 +140,8 @@ class Run:
             self.bank.renew(self.name)
         elif has_checkpoint(self.folder):
             raise TrainingError(
-                f"{self.folder} holds an unfinished run: --resume goes on with it, --overwrite drops it"
+                f"{self.folder} holds an unfinished run: --resume (in Python resume=True) goes on with it, "
+                "--overwrite (overwrite=True) drops it"
             )
         else:
             progress = Progress()
@@ -178,7 +179,7 @@ class Run:
                     if stop.made:
                         raise RunInterruptedError(
                             f"stopped after step {progress.step} of {self._expected_steps(progress)}; all is saved in "
-                            f"{self.folder}: the same command with --resume goes on"
+                            f"{self.folder}: the same command with --resume (in Python resume=True) goes on"
                         )
             log.write({"step": progress.step, **self._compared(progress)})
         finally:
@@ -278,6 +279,7 @@ class Run:
         recipe = {**asdict(self.recipe), **made, **compared}
         card = replace(self.card, recipe=recipe, scores=scores)
         adapter = self.trainee.resident.snapshot(card) if best is None else replace(best, name=self.name, card=card)
+        first_loss, last_loss = first_and_last_loss(self.folder)
         return RunResult(
             adapter,
             progress.step,
@@ -287,6 +289,8 @@ class Run:
             progress.best_step,
             stopped_early=not self._is_over(progress),
             peak_bytes=compared["peak_bytes"],
+            first_loss=first_loss,
+            last_loss=last_loss,
             predicted=compared.get("predicted", {}),
         )
 

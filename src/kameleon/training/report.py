@@ -45,6 +45,10 @@ class RunResult:
     best_step: int
     stopped_early: bool
     peak_bytes: int
+    first_loss: float | None
+    last_loss: float | None
+    """Of learned rows, in nats per token: before the first step, and the mean over the last tenth of the steps. They
+    show that a run learned where no rows are held out."""
     predicted: dict[str, float]
     """`peak_bytes` and `seconds` for the steps that were made."""
 

@@ -64,7 +64,7 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin not in self._origins and origin.partition("://")[2] != host:
             raise ApiError(
-                403, f"a page of {origin[:80]!r} may not use this server; allow it with --cors-origin", "wrong_origin"
+                403, f"a page of {origin[:80]!r} may not use this server; allow it with --cors-origins", "wrong_origin"
             )
 
     def _check_key(self, scope: Scope, headers: Headers) -> Key | None:
