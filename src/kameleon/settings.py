@@ -39,37 +39,38 @@ class Recipe:
     """Settings of a run. The sentence under each field is its help text and the reason for its default."""
 
     rank: int = 16
-    """Width of the side path: room for what some thousand rows teach, in a file of a few megabytes."""
+    """Width of the side path. 16 has room for what some thousand rows teach; the adapter's file grows with it."""
     variant: str = "lora"
-    """lora, or dora (arXiv:2402.09353): trains the size of each output too, and multiplies once more going back."""
+    """lora, or dora (arXiv:2402.09353), which also trains the size of each output, and is slower."""
     alpha: float = 32.0
-    """The side path is scaled by alpha / rank: kept fixed so that the best learning rate hardly depends on the rank."""
+    """The side path is multiplied by alpha / rank. Leave it: then the best learning rate hardly depends on the rank."""
     targets: str = "all-linear"
-    """Projections that get a side path, by name (q_proj,v_proj,…): all of them learn best, the MLP's above all."""
+    """Projections that get a side path, by name (q_proj,v_proj,…). All of them together learn best."""
     layers: int = 0
     """Adapt only this many upper layers; 0 means all. Fewer are faster: gradients stop at the lowest adapted layer."""
     learning_rate: float = 0.0
-    """AdamW's step; 0 derives it from the base's width, about ten times what full fine-tuning would use."""
+    """How far a step of AdamW moves. 0 derives it from the base's width: about ten times that of full fine-tuning."""
     epochs: float | None = None
-    """Times that each row is seen; by default once from 1,000 rows on, and up to ten times where there are fewer."""
+    """Times that each row is seen. By default 10 times up to 40 rows, fewer times for more, and once from 561 on."""
     rows_per_step: int | None = None
-    """Rows averaged into a step of the optimiser; by default 16, and 8 or 4 of few rows, which make more steps so."""
+    """Rows that one step learns from. By default 4 below 320 rows, 8 below 1,000, else 16: few rows need small steps,
+    so that there are enough steps."""
     warmup: float = 0.05
-    """Share of the steps over which the learning rate rises, so that the first gradients do not throw the run off."""
+    """Share of the run in which the learning rate rises from 0, so that the first steps do no harm."""
     weight_decay: float = 0.0
-    """Pull of A and B towards zero: none, since the frozen base already keeps the model close."""
+    """Pull of A and B towards zero. None by default: the frozen base keeps the model close already."""
     clip_norm: float = 1.0
     """Gradients longer than this are shortened, so that one odd row cannot undo the others."""
     max_row_tokens: int = 2048
-    """Longer rows are cut here, and reported: a row's attention costs the square of its length."""
+    """Rows with more tokens are cut, and reported: attention costs the square of a row's length."""
     rows: int | None = None
-    """Learn from a sample of so many rows, which the seed decides: of data too large for memory only these are held
-    (of a JSON list all are). None takes all."""
+    """Learn from a random sample of this many rows; the seed decides which. Only these are held in memory (of a JSON
+    list all are). By default all rows are learned."""
     minutes: float | None = None
-    """Minutes that the run may take, looks included: as many steps are made as fit, and the learning rate and the looks
-    follow the time. How many fit is chosen anew after each step, so two such runs differ. None makes all steps."""
+    """Minutes that the run may take, looks included: it makes as many steps as fit, and learning rate and looks follow
+    the time. Two such runs differ. By default there is no limit."""
     seed: int = 0
-    """Decides the first A and the order of the rows: the same seed gives the same bits."""
+    """Decides the first A and the order of the rows: the same seed gives the same adapter, bit for bit."""
 
     def __post_init__(self) -> None:
         _check(
@@ -96,18 +97,18 @@ class Watch:
     """How a run is watched and kept safe. None of it changes what is learned, except by stopping early."""
 
     eval_every: int = 0
-    """Steps between looks at the held-out rows; 0 means eight looks in the whole run."""
+    """Steps between looks (a look measures the loss on held-out rows). 0 means eight looks in the whole run."""
     eval_rows: int = 64
-    """Held-out rows per look, a sample of all: enough to see the trend, few enough to cost little."""
+    """Held-out rows in a look, a sample of all: enough to see the trend, and quick."""
     patience: int = 4
-    """Stop after so many looks in a row without a new best; the best one is what is kept. 0 never stops early."""
+    """Stop when this many looks in a row bring no new best. The best adapter is kept. 0 never stops early."""
     save_every_s: float = 60.0
-    """Seconds between checkpoints: at most this much work is lost to a power cut."""
+    """Seconds between checkpoints: a power cut loses at most this much work."""
     micro_batch_tokens: int = 1024
-    """Tokens per pass through the base: more rarely goes faster on a CPU, and memory grows with it."""
+    """Tokens in one pass through the base. More take more memory, and are seldom faster on a CPU."""
     checkpoint_layers: int = 0
-    """So many layers, from the first trained one, are computed again instead of stored: less memory, same bits, and
-    each takes a third longer. 0 stores all; as many as the base has, or more, stores none."""
+    """Layers, from the first trained one, that are computed again instead of stored: less memory, same bits, and each
+    takes a third longer. 0 stores all."""
 
     def __post_init__(self) -> None:
         for name in ("eval_every", "eval_rows", "patience", "save_every_s"):
@@ -124,7 +125,7 @@ class Sampling:
     """One request's wishes. The default is greedy: the most likely token, the same every time."""
 
     max_tokens: int = 256
-    """Stop after so many new tokens; 0 only where the prompt's own probabilities are what is asked for."""
+    """The most tokens of an answer. 0 is for asking only for the prompt's own probabilities."""
     temperature: float = 0.0
     """0 is greedy; 1 samples from the model's own distribution; higher is wilder."""
     top_p: float = 1.0
@@ -142,13 +143,13 @@ class Sampling:
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Pairs of a token and what is added to its logit: -100 forbids it, 100 as good as demands it."""
     logprobs: int | None = None
-    """Report each token's log-probability, and those of so many most likely alternatives; none by default."""
+    """Report each token's log-probability, and those of this many likely alternatives. None are reported by default."""
     json_schema: str | None = None
     """The answer is JSON that this schema (itself JSON text; "{}" is any) describes; needs the serve extra."""
     regex: str | None = None
     """The answer is a text that this regular expression matches as a whole; needs the serve extra."""
     seed: int | None = None
-    """The same seed gives the same text, whatever else is in the batch; None draws a new one."""
+    """The same seed gives the same text, whatever else is in the batch. By default each answer has a new one."""
     stop: tuple[str, ...] = ()
     """Stop before any of these strings; the base's own end tokens always stop."""
 

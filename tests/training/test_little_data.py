@@ -9,11 +9,13 @@ from dataclasses import replace
 import pytest
 
 from kameleon import Recipe, Watch
+from kameleon.cli.settings import explain
 from kameleon.data import pack, sample
 from kameleon.errors import RunInterruptedError, SettingError
 from kameleon.home import runs_dir
 from kameleon.plan import workload_of
 from kameleon.training import Schedule, draw_loss_curve, loop, read_log
+from kameleon.training.schedule import derived_epochs, derived_rows_per_step
 
 QUICK = Recipe(rank=2, layers=1, learning_rate=1e-2)
 
@@ -131,3 +133,11 @@ def test_a_look_sees_every_part_of_a_sorted_file(tiny, write, monkeypatch):
     planned = workload_of(corpus.examples, corpus.examples, recipe, watch).look
     seen = sample(corpus.examples, 8, recipe.seed)
     assert sum(one.tokens for one in planned) == sum(p.segments.tokens for p in pack(seen, watch.micro_batch_tokens, 0))
+
+
+def test_the_help_of_epochs_and_rows_per_step_says_what_is_derived():
+    told = {setting.name: setting.reason for setting in explain(Recipe(), Recipe())}
+    assert "10 times up to 40 rows, fewer times for more, and once from 561 on" in told["epochs"]
+    assert [derived_epochs(rows) for rows in (1, 40, 41, 560, 561, 10_000)] == [10, 10, 9, 2, 1, 1]
+    assert "4 below 320 rows, 8 below 1,000, else 16" in told["rows_per_step"]
+    assert [derived_rows_per_step(rows) for rows in (319, 320, 999, 1000)] == [4, 8, 8, 16]

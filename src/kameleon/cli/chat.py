@@ -60,7 +60,7 @@ def chat(
 ) -> None:
     """Talk with the base or an adapter; /help lists the commands.
 
-    Temperature, top-p, top-k, min-p and repetition-penalty that are not given are what the base's authors recommend, or
+    Temperature, top-p, top-k, min-p and repetition-penalty are as the base's authors recommend unless you give them, or
     temperature 0.2 and top-p 0.9 where they say nothing.
 
     Try: kameleon chat --adapter law

@@ -28,20 +28,22 @@ notes = Console(markup=False, emoji=False, stderr=True)
 Json = Annotated[bool, Parameter(help="Print one JSON document on standard output and nothing else there.")]
 Quantize = Annotated[
     Literal["nf4"] | None,
-    Parameter(help="Pack the matrices of a base in Hugging Face layout to 4 bits, once; a GGUF is packed already."),
+    Parameter(
+        help="Pack the matrices of a base in Hugging Face layout to 4 bits, once; a GGUF file is packed already."
+    ),
 ]
 Compute = Annotated[
     ComputeName | None,
     Parameter(
-        help="The type to multiply in; by default bf16 where this machine has units for it, else fp32, which is more "
-        "exact (`kameleon doctor` says which)."
+        help="The type of numbers to compute in. By default bf16 where this CPU has units for it, else fp32, which "
+        "is more exact (`kameleon doctor` says which)."
     ),
 ]
 MemoryBudget = Annotated[
     str | None,
     Parameter(
-        help="Stay inside so much memory (6GB): micro-batch-tokens and checkpoint-layers (as few as fit) are chosen "
-        "where they are not set, and 4 bits for a base that would not fit otherwise."
+        help="Stay inside this much memory (6GB). Chooses micro-batch-tokens and checkpoint-layers where you do not "
+        "set them, and packs the base to 4 bits if it does not fit otherwise."
     ),
 ]
 BaseRef = Annotated[

@@ -28,14 +28,16 @@ def check(
     file: Annotated[str, Parameter(help="JSONL, JSON, CSV or Parquet; or a hub data set owner/name.")],
     *,
     base: BaseRef = "smollm2",
-    test: Annotated[str | None, Parameter(help="The test set: rows that stand in both are counted and named.")] = None,
-    rows: Annotated[int, Parameter(help="How many rows to show with their mask: a sample of all.")] = 2,
+    test: Annotated[
+        str | None, Parameter(help="Your test set: rows that are in both files are counted and named.")
+    ] = None,
+    rows: Annotated[int, Parameter(help="How many rows to show token by token, a sample of all.")] = 2,
     raw: Raw = False,
     max_row_tokens: Annotated[int, Parameter(help="Rows are cut here, as in training.")] = 2048,
     json: Json = False,
 ) -> None:
-    """Show what of each row would be learned (green, before ┃), what the file says as a whole, and name every bad row
-    with its number and reason.
+    """Show what of a row is learned (green, before ┃) and what is odd about the file, and name every bad row with its
+    reason.
 
     Exit status 0 when training can use the file, 1 when it cannot.
 
@@ -68,7 +70,9 @@ def check(
     examined = examine(records, template, raw, max_row_tokens, in_test)
     observations = [*observe(examined, template, in_test), *_too_few(examined, recipe)]
     shown: list[RenderableType] = []
-    for example in sample([e for e in examined.examples if e.trained_tokens], rows):
+    if taken := sample([e for e in examined.examples if e.trained_tokens], rows):
+        shown += [Text("tokens before ┃ are learned, those before │ are only read", style="dim"), Text("")]
+    for example in taken:
         shown += [Text(f"row {example.row}", style="bold"), colour_mask(example, template), Text("")]
     shown += _about(examined, observations)
     show(_document(examined, observations), Group(*shown), json)

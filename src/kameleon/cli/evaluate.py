@@ -40,7 +40,7 @@ def evaluate(
     quantize: Quantize = None,
     compute: Compute = None,
     rows: Annotated[
-        int, Parameter(help="Score only so many rows of each set, the same sample every time; 0 means all.")
+        int, Parameter(help="Score only a sample of this many rows of each set, the same each time. 0 means all.")
     ] = 0,
     raw: Raw = False,
     general: Annotated[
@@ -52,9 +52,10 @@ def evaluate(
     """Score the base and every adapter on every test set.
 
     Test rows without a system message get the one that each adapter was trained with; general text stays as it is.
-    Choice: the likeliest of the set's answers is a right one, where rows share at most 32 of them: by the first token
-    if all differ in it, else by whole answers (at most 512 tokens together). Exact: the greedy answer is a right one.
-    Bits per byte: how well the answers are predicted. Forgetting: how much worse than by the base general text is.
+    A score is the share of right rows. Choice, where a set has at most 32 different answers: the likeliest of them is
+    right. They are compared by their first token if all differ in it, else whole (at most 512 tokens together). Exact,
+    for other sets: the answer that greedy generation gives is right. Bits per byte: how well the right answers are
+    predicted; less is better. Forgetting: how much worse than the base the adapter predicts general text; 0 is none.
 
     Try: kameleon eval law=law-test.jsonl code=code-test.jsonl --adapters law --adapters code
     """

@@ -23,7 +23,9 @@ def plan(
             "of the table of common bases (as a Q4_K_M file)."
         ),
     ] = "smollm2",
-    data: Annotated[str | None, Parameter(help="The rows of the run; without, 1,000 rows of 512 tokens.")] = None,
+    data: Annotated[
+        str | None, Parameter(help="The rows of the run; without it, 1,000 rows of 512 tokens are assumed.")
+    ] = None,
     held_out: Annotated[str | None, Parameter(help="Rows to watch the run with, as for `kameleon train`.")] = None,
     memory: MemoryBudget = None,
     quantize: Quantize = None,
@@ -35,8 +37,8 @@ def plan(
 ) -> None:
     """Show what a training run needs and takes on this machine: memory by part, minutes, disk, adapter size.
 
-    Of the base only config and headers are looked at: of one on the hub nothing else is fetched, and a .gguf file may
-    still be coming in. Some seconds of measuring tell the speed here.
+    Only the base's config and headers are read, so nothing else of a base on the hub is fetched, and a .gguf file may
+    still be downloading. The speed of this machine is measured, which takes some seconds.
 
     Try: kameleon plan --data law.jsonl; or kameleon plan --base Qwen/Qwen2.5-7B-Instruct --memory 8GB;
     or kameleon plan --base "Llama 3.1 8B"

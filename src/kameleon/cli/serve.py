@@ -35,17 +35,17 @@ def serve(
 ) -> None:
     """Serve the base and all adapters of the shelf over HTTP, as OpenAI's clients expect it: model = adapter name.
 
-    Requests with different adapters share a batch; an adapter is loaded when it is first asked for, a new version of
-    one takes over without a restart.
+    Requests with different adapters share a batch. An adapter is loaded when it is first asked for, and a new version
+    of it is used without a restart.
 
-    What a request does not say: its temperature, top_p, top_k, min_p and repetition_penalty are what the base's authors
-    recommend, or temperature 0.2 and top_p 0.9 where they say nothing; a chat's answer ends after --default-max-tokens
-    with finish_reason "length", a completion's after 16, as with OpenAI.
+    A request that does not set temperature, top_p, top_k, min_p or repetition_penalty gets what the base's authors
+    recommend, or temperature 0.2 and top_p 0.9 where they say nothing. If it does not set max_tokens, a chat's answer
+    ends after --default-max-tokens with finish_reason "length", and a completion's after 16, as with OpenAI.
 
     Paths: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /v1/adapters (list, load, pin, unload,
     upload), /health, /ready, /metrics (Prometheus), /openapi.json.
 
-    Each request that ends is a line on standard error, without its texts: model, tokens of prompt + answer, ms.
+    Each request writes a line on standard error when it ends, without its texts: model, tokens of prompt + answer, ms.
 
     Ctrl-C or SIGTERM lets running answers end. With --json one line on standard output says when it is ready.
 
