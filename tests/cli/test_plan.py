@@ -132,11 +132,16 @@ def test_of_few_rows_the_plan_and_the_run_say_what_follows_and_what_is_too_few(r
 def test_training_warns_in_one_line_and_shows_settled_settings(run, rows):
     status, _, told = run("train", "--data", rows, "--held-out", rows, "--name", "x", "--epochs", "1", "--rank", "2")
     assert status == 0
-    assert "epochs 1.0 you chose it" in told and "rows_per_step 4 Rows averaged" in told
+    assert "epochs 1.0 you chose it" in told and "rows_per_step 4 Rows that one step" in told
     assert "plan: rows_per_step 4, from the number of rows: 30 make 8 steps" in told
     assert "warning: too few steps (8) to learn much" in told and "api.py" not in told
     assert "warning: 30 of 30 held-out rows are also learned" in told
-    assert run("train", "--data", rows, "--name", "y", "--epochs", "1", "--rank", "2")[1].count("the last") == 1
+    assert (
+        run("train", "--data", rows, "--name", "y", "--epochs", "1", "--rank", "2")[1].count(
+            "not measured; the adapter is that of the last step"
+        )
+        == 1
+    )
 
 
 def test_a_finished_run_is_compared_with_its_plan_in_one_line(run, rows):

@@ -121,7 +121,7 @@ def test_a_base_in_another_type_than_the_checkpoint_is_told_how_to_load_it(tiny,
 def test_a_checkpoint_of_another_kameleon_is_one_line_before_a_base_is_loaded(run, tiny, rows, number, which):
     interrupt(tiny, rows)
     rewrite_identity(format=number, compute="torch.float32", patience=None, novelty=1)
-    wanted = f"this checkpoint was written by {which} Kameleon; start again with --overwrite"
+    wanted = f"this checkpoint was written by {which} Kameleon; start again with --overwrite (in Python overwrite=True)"
     with pytest.raises(CheckpointError) as error:
         tiny.train(rows, "run", recipe=RECIPE, resume=True)
     assert str(error.value) == wanted

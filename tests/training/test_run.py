@@ -229,7 +229,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, rows):
 
     with pytest.raises(RunInterruptedError, match=r"after step 3 of 30.*--resume"):
         tiny.train(rows, "count", recipe=RECIPE, on_step=interrupt)
-    with pytest.raises(TrainingError, match=r"unfinished run: --resume goes on.*--overwrite drops it"):
+    with pytest.raises(TrainingError, match=r"unfinished run: --resume .*goes on.*--overwrite .*drops it"):
         tiny.train(rows, "count", recipe=RECIPE)
     steps = []
     tiny.train(rows, "count", recipe=RECIPE, resume=True, on_step=lambda r: steps.append(r.step))
