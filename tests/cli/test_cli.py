@@ -244,6 +244,20 @@ def test_data_check_shows_the_mask_counts_and_names_bad_rows(run, rows):
     assert "row 31: empty answer" in " ".join(err.split())
 
 
+def test_columns_with_other_names_are_told_once_and_what_to_do(run, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("question,answer\n" + "".join(f"q{n},a{n}\n" for n in range(60)))
+    status, out, _ = run("data", "check", path)
+    assert status == 1
+    assert out.count("it has only") == 1
+    status, _, err = run("train", "--data", path, "--name", "x")
+    told = " ".join(err.split())
+    assert status == 2
+    assert "row 1, 2, 3 and 57 more: it has only question, answer;" in told
+    assert told.count("it has only") == 1
+    assert "rename its fields or columns" in told
+
+
 def test_half_of_a_surrogate_pair_in_a_row_is_no_traceback(run, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"\\ud800": 1}\n')

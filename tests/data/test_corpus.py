@@ -70,11 +70,13 @@ def test_data_in_which_everything_is_masked_is_refused(chatml, write):
         read_corpus(write([pair("a"), pair("b")]), chatml, max_tokens=10)
 
 
-def test_fatal_rows_are_named_the_first_five(chatml, write):
+def test_fatal_rows_are_named_by_reason_the_first_five(chatml, write):
+    wrong = [pair("b", ""), *({"messages": [{"role": f"r{n}", "content": "x"}]} for n in range(6))]
     with pytest.raises(DataError) as caught:
-        read_corpus(write([pair("a"), *([pair("b", "")] * 7)]), chatml)
-    named = "; ".join(f"row {n}: empty answer ('completion')" for n in range(2, 7))
-    assert f"rows.jsonl: {named}; and 2 more rows" in str(caught.value)
+        read_corpus(write([pair("a"), *wrong, *([pair("b", "")] * 4)]), chatml)
+    told = str(caught.value)
+    assert "rows.jsonl: row 2, 9, 10 and 2 more: empty answer ('completion'); row 3: unknown role 'r0'" in told
+    assert told.endswith("; and 2 more reasons (see `kameleon data check`)")
 
 
 def test_one_broken_line_stops_training_and_is_named(chatml, write):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kameleon.data import (
     Fault,
     Record,
+    by_reason,
     colour_mask,
     encode_row,
     examine,
@@ -222,3 +223,9 @@ def test_records_that_hold_several_kinds_of_row_are_counted(chatml):
     assert examined.faults == () and examined.mixed == {("instruction", "text"): 3, ("messages", "prompt"): 1}
     assert examined.to_json()["mixed"][0] == {"taken": "instruction", "left": ["text"], "rows": 3}
     assert examine(records(pair("5?")), chatml).to_json()["mixed"] == []
+
+
+def test_the_same_reason_is_told_once_with_the_numbers_of_its_rows():
+    faults = [Fault(1, "cut", False), *(Fault(n, "no prompt", True) for n in range(2, 62)), Fault(70, "empty", True)]
+    told = [(numbers, fault.reason) for numbers, fault in by_reason(faults)]
+    assert told == [("2, 3, 4 and 57 more", "no prompt"), ("70", "empty"), ("1", "cut")]

@@ -91,6 +91,8 @@ def _too_few(examined: Examined, recipe: Recipe) -> list[Observation]:
 
 
 def _about(examined: Examined, observations: Sequence[Observation]) -> list[RenderableType]:
+    from kameleon.data import by_reason
+
     lengths = examined.row_tokens()
     told = ", ".join(f"{name} {value}" for name, value in lengths.items())
     shown: list[RenderableType] = [
@@ -109,9 +111,10 @@ def _about(examined: Examined, observations: Sequence[Observation]) -> list[Rend
         shown += [Text("\nabout the file", style="bold"), *(Text(f"- {printable(one.text)}") for one in observations)]
     if examined.faults:
         faults = table(">row", "stops training", "reason")
-        for fault in sorted(examined.faults, key=lambda fault: not fault.fatal)[:_MOST_SHOWN]:
-            faults.add_row(str(fault.row), "yes" if fault.fatal else "no", fault.reason)
-        more = len(examined.faults) - _MOST_SHOWN
+        reasons = by_reason(examined.faults)
+        for numbers, fault in reasons[:_MOST_SHOWN]:
+            faults.add_row(numbers, "yes" if fault.fatal else "no", fault.reason)
+        more = len(reasons) - _MOST_SHOWN
         shown += [Text(""), faults] + ([Text(f"and {more} more (see --json)")] if more > 0 else [])
     return shown
 

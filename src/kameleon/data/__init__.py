@@ -1,7 +1,7 @@
 """Rows of text to packed segments, and the data doctor. It knows the base's template, but no adapter."""
 
 from kameleon.data.corpus import Corpus, Origin, read_corpus, read_rows, split_held_out
-from kameleon.data.doctor import Examined, Fault, colour_mask, examine, require_trainable
+from kameleon.data.doctor import Examined, Fault, by_reason, colour_mask, examine, require_trainable
 from kameleon.data.encode import Example, encode_row
 from kameleon.data.formats import Record, describe_empty, find_data, read_records
 from kameleon.data.overview import Observation, observe
@@ -20,6 +20,7 @@ __all__ = [
     "Record",
     "Row",
     "RowSpan",
+    "by_reason",
     "colour_mask",
     "describe_empty",
     "encode_row",

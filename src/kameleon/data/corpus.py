@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kameleon.data.doctor import Fault, examine
+from kameleon.data.doctor import Fault, by_reason, examine
 from kameleon.data.encode import Example, encode_row
 from kameleon.data.formats import Record, describe_empty, find_data, read_records
 from kameleon.data.rows import Row, make_row, shared_system_prompt, with_answer, with_system_prompt
@@ -161,8 +161,9 @@ def read_rows(source: str | Path) -> list[Row]:
 
 def _refuse(source: str | Path, fatal: Sequence[Fault]) -> None:
     if fatal:
-        shown = "; ".join(f"row {fault.row}: {fault.reason}" for fault in fatal[:5])
-        more = f"; and {len(fatal) - 5} more rows (see `kameleon data check`)" if len(fatal) > 5 else ""
+        reasons = by_reason(fatal)
+        shown = "; ".join(f"row {rows}: {fault.reason}" for rows, fault in reasons[:5])
+        more = f"; and {len(reasons) - 5} more reasons (see `kameleon data check`)" if len(reasons) > 5 else ""
         raise DataError(f"{source}: {shown}{more}")
 
 

@@ -26,6 +26,22 @@ class Fault:
     fatal: bool
 
 
+def by_reason(faults: Iterable[Fault]) -> list[tuple[str, Fault]]:
+    """A line for each reason: the numbers of its rows ("1, 2, 3 and 57 more") and its first fault, fatal ones first.
+
+    A column with a wrong name is the fault of every row, and is told once.
+    """
+    groups: dict[tuple[bool, str], list[Fault]] = {}
+    for fault in sorted(faults, key=lambda fault: not fault.fatal):
+        groups.setdefault((fault.fatal, fault.reason), []).append(fault)
+    return [(_numbers(group), group[0]) for group in groups.values()]
+
+
+def _numbers(faults: Sequence[Fault]) -> str:
+    more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+    return ", ".join(str(fault.row) for fault in faults[:3]) + more
+
+
 @dataclass(frozen=True)
 class Examined:
     """All rows of a file, after encoding. `rows`, `examples` and `alternatives` (the row's other right answers) match;

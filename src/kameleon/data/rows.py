@@ -71,7 +71,7 @@ def make_row(record: Record) -> Row:
     begun = [*kinds(record), *(kind for kind in _FIELDS if kind in value)]
     if not begun:
         held = ", ".join(map(str, value)) or "nothing"
-        raise DataError(f"it has only {held}; a row is one of: {'; '.join(KINDS)}")
+        raise DataError(f"it has only {held}; a row is one of: {'; '.join(KINDS)} (rename its fields or columns)")
     kind = begun[0]
     if kind == "text":
         return Row(number, text=_text(value, "text"))
