@@ -28,6 +28,12 @@ def test_the_modelfile_says_what_training_did(tiny, tmp_path):
     assert read.fingerprint == adapter.fingerprint
 
 
+def test_the_modelfile_samples_as_chat_and_the_server_do(tiny):
+    lines = modelfile(random_adapter(tiny.base, "mine"), tiny.base).splitlines()
+    told = dict(line.split()[1:] for line in lines if line.startswith("PARAMETER ") and " stop " not in line)
+    assert told == {"temperature": "0.2", "top_p": "0.9", "top_k": "0", "min_p": "0", "repeat_penalty": "1"}
+
+
 def test_the_command_writes_one_that_was_not_there(tiny, tiny_folder, tmp_path):
     Shelf().save(random_adapter(tiny.base, "mine"))
     command = ["adapter", "export", "mine", "--to", "ollama", "--base", str(tiny_folder), "--out", str(tmp_path / "o")]

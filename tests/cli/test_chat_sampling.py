@@ -2,7 +2,7 @@
 
 import pytest
 
-from kameleon.generation import Completion, Sampling
+from kameleon.generation import Completion, Piece, Sampling
 
 SAID = Completion("Hello", (), "stop")
 
@@ -14,8 +14,10 @@ def chat(run, tiny_folder, monkeypatch):
     def talk(*words, lines=("hello", "/compare hello", "/quit")):
         said, used = iter(lines), []
         monkeypatch.setattr("builtins.input", lambda prompt: next(said))
-        for name in ("stream", "generate"):
-            monkeypatch.setattr(f"kameleon.api.LoadedBase.{name}", lambda *given, **_: used.append(given[3]) or [SAID])
+        streamed = Piece(0, SAID.text, completion=SAID)
+        for name, got in (("stream", streamed), ("generate", SAID)):
+            answers = lambda *given, got=got, **_: used.append(given[3]) or [got]  # noqa: E731
+            monkeypatch.setattr(f"kameleon.api.LoadedBase.{name}", answers)
         status, _, err = run("chat", "--base", tiny_folder, *words)
         return status, used, err
 
@@ -27,7 +29,7 @@ def chat(run, tiny_folder, monkeypatch):
     [
         ((), {"temperature": 0.2, "top_p": 0.9}, "sampling: temperature 0.2, top_p 0.9"),
         (("--temperature", "0"), {"temperature": 0.0, "top_p": 0.9}, "sampling: temperature 0, top_p 0.9"),
-        (("--top-p", "1", "--top-k", "0"), {"temperature": 0.2}, "sampling: temperature 0.2\n"),
+        (("--top-p", "1", "--top-k", "0"), {"temperature": 0.2}, "sampling: temperature 0.2; at most"),
         (
             ("--temperature", "1", "--max-tokens", "7", "--seed", "3"),
             {"temperature": 1.0, "top_p": 0.9, "max_tokens": 7, "seed": 3},
@@ -55,6 +57,27 @@ def test_a_value_that_cannot_be_is_refused_before_the_base_is_loaded(chat):
 @pytest.mark.parametrize("command", ["chat", "serve"])
 def test_help_tells_the_defaults(run, command):
     text = " ".join(run(command, "--help")[1].replace("│", " ").split())
-    assert "recommend, or temperature 0.2 and top" in text
+    assert "recommend" in text
+    assert "or temperature 0.2 and top" in text
     assert ("[default: 256]" if command == "chat" else "[default: 512]") in text
     assert "[default: 0.0]" not in text
+
+
+def test_the_limit_of_an_answer_is_told_at_the_start(chat):
+    assert "at most 256 tokens an answer (--max-tokens)" in " ".join(chat()[2].split())
+
+
+def test_an_answer_that_the_limit_cuts_is_told(run, tiny_folder, monkeypatch):
+    said = iter(["hello", "/compare hello", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(said))
+    status, out, _ = run("chat", "--base", tiny_folder, "--max-tokens", "2", "--logit-bias", "65", "100")
+    assert (status, out.count("cut at 2 tokens")) == (0, 2)
+
+
+def test_a_command_that_does_not_exist_and_a_comparison_of_nothing_are_told(run, tiny_folder, monkeypatch):
+    said = iter(["/reset", "/compare", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(said))
+    status, out, _ = run("chat", "--base", tiny_folder)
+    assert status == 0
+    assert "no command /reset: /help lists them" in out
+    assert "/compare without a question" in out

@@ -86,8 +86,32 @@ def test_training_says_that_the_rows_share_a_system_prompt_and_keeps_it(run, wri
     assert f"system prompt {STYLE}" in " ".join(shown.split())
     mixed = write("mixed.jsonl", [STYLE, COOK] * 12)
     status, out, err = run("train", "--data", mixed, "--name", "both", *FAST)
-    assert status == 0 and "system prompt" not in out + err
+    assert status == 0 and "which the adapter keeps" not in err and "system prompt" not in out
     assert Shelf().load("both").card.system_prompt is None
+
+
+def test_training_says_why_no_system_prompt_is_kept(run, write):
+    """One row without it is enough: the adapter would be asked without it, and nothing would say so."""
+    status, _, err = run("train", "--data", write("rows.jsonl", [STYLE] * 15 + [None]), "--name", "mine", *FAST)
+    said = " ".join(err.split())
+    assert status == 0
+    assert "15 of 16 (94%) rows have the system prompt" in said
+    assert "but not row 16: an adapter keeps a system prompt only if all rows have it; this one keeps none" in said
+
+
+@pytest.mark.parametrize(
+    ("systems", "told", "untold"),
+    [
+        ([None] * 16, "16 rows have no system message: they get that of adapter pirate", "is not kept"),
+        ([COOK] * 16, f"the system prompt of adapter pirate is not kept: {STYLE}", "no system message"),
+        ([COOK] * 8 + [STYLE] * 8, f"the system prompt of adapter pirate is not kept: {STYLE}", "no system message"),
+    ],
+)
+def test_going_on_says_what_became_of_the_adapters_system_prompt(systems, told, untold, run, write, shelved):
+    words = ("--from", "pirate", "--name", "more", "--epochs", "1", "--rows-per-step", "8")
+    status, _, err = run("train", "--data", write("rows.jsonl", systems), *words)
+    said = " ".join(err.split())
+    assert (status, told in said, untold in said) == (0, True, False)
 
 
 def test_chat_answers_with_the_adapters_system_prompt_and_follows_a_switch(shelved, talk):

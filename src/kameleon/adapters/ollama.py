@@ -13,6 +13,15 @@ from kameleon.errors import AdapterFileError, SettingError
 from kameleon.home import atomic_folder
 from kameleon.model import Base, go_template, with_system
 
+_SAMPLING = {
+    "temperature": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repeat_penalty",
+}
+"""Ollama's words for the parts of the base's sampling: all of them, since what is left out is Ollama's own."""
+
 
 def write_ollama(adapter: Adapter, base: Base, folder: Path) -> None:
     """Write `Modelfile` and `NAME.gguf` into a new folder: `ollama create NAME -f folder/Modelfile` takes them.
@@ -31,7 +40,8 @@ def write_ollama(adapter: Adapter, base: Base, folder: Path) -> None:
 
 
 def modelfile(adapter: Adapter, base: Base) -> str:
-    """FROM, ADAPTER, TEMPLATE, SYSTEM and the stop parameters, as they were in training."""
+    """FROM, ADAPTER, TEMPLATE, SYSTEM and the stop parameters, as they were in training; and the sampling that chat and
+    the server use here, since Ollama's own is another (temperature 0.8)."""
     ends = (str(base.tokenizer.decode([token])) for token in sorted(base.stop_token_ids))
     lines = [
         f"# {adapter.name}, an adapter of {base.name}",
@@ -40,6 +50,7 @@ def modelfile(adapter: Adapter, base: Base) -> str:
         f'TEMPLATE """{go_template(base.template)}"""',
         *_system_lines(adapter, base),
         *(f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}" for end in ends),
+        *(f"PARAMETER {word} {getattr(base.sampling, name):g}" for name, word in _SAMPLING.items()),
     ]
     return "\n".join(lines) + "\n"
 

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from kameleon.cli.console import AnyBase, BaseRef, Compute, Quantize, in_one_line, notes, open_base, results
 from kameleon.cli.settings import sampling_words
-from kameleon.errors import KameleonError
+from kameleon.errors import KameleonError, SettingError
 from kameleon.settings import Sampling
 from kameleon.terminal import printable
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HELP = """/use NAME      answer with this adapter from now on (/use none: the plain base)
 /adapters      what is on the shelf, and what is resident
-/compare TEXT  one question to the base and all resident adapters, in one batch
+/compare TEXT  one question, after what was said so far, to the base and all resident adapters, in one batch
 /system        the system prompt, and where it comes from
 /system TEXT   use this one (none: what the base's template puts there; adapter: that of the adapter again)
 /new           forget the conversation
@@ -67,7 +67,8 @@ def chat(
     """
     loaded = open_base(base, quantize, compute=compute)
     wishes = replace(loaded.base.sampling, **sampling.given)
-    notes.print(f"sampling: {sampling_words(wishes)}", highlight=False)
+    limit = f"at most {wishes.max_tokens:,} tokens an answer (--max-tokens)"
+    notes.print(f"sampling: {sampling_words(wishes)}; {limit}", highlight=False)
     talk = _Talk(loaded, wishes, any_base)
     if system is not None:
         talk.set_system(system)
@@ -124,8 +125,10 @@ class _Talk:
             self.messages = []
         elif word in ("/quit", "/exit"):
             return False
-        else:
+        elif word == "/help":
             results.print(_HELP, highlight=False)
+        else:
+            raise SettingError(f"no command {word}: /help lists them")
         return True
 
     def use(self, name: str) -> None:
@@ -164,24 +167,35 @@ class _Talk:
     def answer(self, text: str) -> None:
         """Stream an answer; Ctrl-C cuts it short."""
         question = {"role": "user", "content": text}
-        said = ""
+        said, finish = "", None
         try:
             asked = [self.asked(question)]
             for piece in self.loaded.stream(asked, [self.adapter], self.sampling, as_trained=self.as_trained):
                 said += piece.text
                 sys.stdout.write(piece.text if said.strip() != piece.text.strip() else piece.text.lstrip())
                 sys.stdout.flush()
+                finish = piece.completion and piece.completion.finish
         except KeyboardInterrupt:
             pass
         sys.stdout.write("\n")
+        self.tell_cut(finish)
         self.messages += [question, {"role": "assistant", "content": said}]
 
     def compare(self, text: str) -> None:
         """The same question to all resident adapters and the base, in one mixed batch, each with its own system prompt
         unless the person gave one."""
+        if not text:
+            raise SettingError("/compare without a question: write it behind, /compare TEXT")
         names: list[str | None] = [None, *self.loaded.bank.names()]
         asked = [self.asked({"role": "user", "content": text})] * len(names)
         answers = self.loaded.generate(asked, names, self.sampling, as_trained=self.as_trained)
         for name, got in zip(names, answers, strict=True):
             results.print(f"{name or 'base'}: ", style="bold", end="")
             results.print(got.text.strip(), highlight=False)
+            self.tell_cut(got.finish)
+
+    def tell_cut(self, finish: str | None) -> None:
+        """Say of an answer that the limit ended it."""
+        if finish == "length":
+            told = f"cut at {self.sampling.max_tokens:,} tokens or the end of the context (--max-tokens)"
+            results.print(told, style="dim", highlight=False)

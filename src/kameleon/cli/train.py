@@ -27,6 +27,7 @@ from kameleon.cli.settings import explain
 from kameleon.errors import MissingExtraError, SettingError
 from kameleon.home import runs_dir
 from kameleon.settings import Recipe, Watch, parse_bytes
+from kameleon.terminal import printable
 
 if TYPE_CHECKING:
     from kameleon.adapters import Adapter
@@ -112,12 +113,14 @@ def train(
         planned = plan(base, corpus, recipe, passes, budget, quantize, raw, watched, dtype, resume, parent=parent)
         quantize = "nf4" if planned.chosen.quantize else None
     loaded = open_base(base, quantize, compute=compute)
-    rows = corpus or loaded.read(data, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
+    read_rows = corpus or loaded.read(data, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
+    rows = read_rows
     if parent is not None:
         rows = rows.with_system_prompt(loaded.base.template, parent.card.system_prompt)
 
     def tell(made: Plan) -> None:
         _tell_settings(made, rows, recipe, watch, parent)
+        _tell_system_prompt(read_rows, rows, parent)
         tell_plan(made)
 
     result = train_with_bar(
@@ -160,9 +163,24 @@ def _tell_settings(made: Plan, corpus: Corpus, recipe: Recipe, watch: Watch, par
         fewer = origin.of_rows < recipe.rows
         rows = f"all {rows}, fewer than {recipe.rows:,}" if fewer else f"{origin.rows:,} of {origin.of_rows:,} rows"
     notes.print(f"{rows}, {origin.trained_tokens:,} tokens to learn{doubts}", highlight=False)
+
+
+def _tell_system_prompt(before: Corpus, corpus: Corpus, parent: Adapter | None) -> None:
+    """The system prompt that the adapter keeps, or why it keeps none; `before` is the corpus as the file has it."""
+    from kameleon.data import observe_system_prompt
+
+    inherited = None if parent is None else parent.card.system_prompt
+    given = sum(row is not own for row, own in zip(corpus.rows, before.rows, strict=True))
+    if parent is not None and inherited is not None and given:
+        notes.print(f"{given:,} rows have no system message: they get that of adapter {parent.name}", highlight=False)
     if corpus.system_prompt is not None:
         told = f"all rows share a system prompt, which the adapter keeps: {in_one_line(corpus.system_prompt)}"
         notes.print(told, highlight=False)
+    elif (mixed := observe_system_prompt(corpus.rows)) is not None:
+        notes.print(printable(f"{mixed.text}; this one keeps none"), style="yellow", highlight=False)
+    if parent is not None and inherited is not None and corpus.system_prompt != inherited:
+        told = f"the system prompt of adapter {parent.name} is not kept: {in_one_line(inherited)}"
+        notes.print(told, style="yellow", highlight=False)
 
 
 def train_with_bar(

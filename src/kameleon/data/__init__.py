@@ -4,7 +4,7 @@ from kameleon.data.corpus import Corpus, Origin, read_corpus, read_rows, split_h
 from kameleon.data.doctor import Examined, Fault, by_reason, colour_mask, examine, require_trainable
 from kameleon.data.encode import Example, encode_row
 from kameleon.data.formats import Record, describe_empty, find_data, read_records
-from kameleon.data.overview import Observation, observe
+from kameleon.data.overview import Observation, observe, observe_system_prompt
 from kameleon.data.packing import Packed, RowSpan, pack, pack_groups
 from kameleon.data.rows import Row, make_row, with_answer
 from kameleon.data.sample import sample
@@ -28,6 +28,7 @@ __all__ = [
     "find_data",
     "make_row",
     "observe",
+    "observe_system_prompt",
     "pack",
     "pack_groups",
     "read_corpus",

@@ -50,7 +50,7 @@ def observe(examined: Examined, template: ChatTemplate, test_rows: Sequence[Row]
     """All that is worth a sentence about a file, and about the test set beside it."""
     rows = examined.rows
     found = (
-        system_prompt(rows),
+        observe_system_prompt(rows),
         contradictions(rows),
         dominant_answer(rows),
         long_rows(examined.examples),
@@ -61,7 +61,7 @@ def observe(examined: Examined, template: ChatTemplate, test_rows: Sequence[Row]
     return [one for one in found if one is not None]
 
 
-def system_prompt(rows: Sequence[Row]) -> Observation | None:
+def observe_system_prompt(rows: Sequence[Row]) -> Observation | None:
     """One system prompt in all rows, or in most but not all."""
     prompts = Counter(map(system_prompt_of, rows))
     del prompts[None]
