@@ -182,7 +182,8 @@ class Run:
                         )
             if self.held_out and progress.looked_step < progress.step:  # resumed when its minutes were spent
                 progress, eval_loss = self._look(progress)
-                log.write({"step": progress.step, "eval_loss": eval_loss})
+                progress = replace(progress, seconds=time.perf_counter() - started)
+                log.write({"step": progress.step, "eval_loss": eval_loss, "seconds": round(progress.seconds, 3)})
             log.write({"step": progress.step, **self._compared(progress)})
         finally:
             log.close()
@@ -228,7 +229,7 @@ class Run:
         return progress, loss
 
     def _best(self, progress: Progress) -> Path:
-        """Each best has a folder of its own, so that the one that a checkpoint means stays until the next checkpoint."""
+        """Each best has a folder of its own: the one that a checkpoint means stays until the next checkpoint."""
         return self.folder / f"best-{progress.best_step}"
 
     def _drop_other_bests(self, progress: Progress) -> None:
