@@ -26,7 +26,7 @@ ORDER = [
     "generation",
 ]
 ARMS = ["training", "serving"]
-TOP = ["plan", "api", "bench", "studio", "cli"]
+TOP = ["plan", "unloaded", "api", "bench", "studio", "cli"]
 MODULES = sorted(SOURCE.rglob("*.py"))
 FOLDERS = sorted(p.parent.name for p in SOURCE.glob("*/__init__.py"))
 

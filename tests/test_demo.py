@@ -11,7 +11,7 @@ import pytest
 from kameleon import Recipe
 from kameleon.errors import RunInterruptedError
 from kameleon.home import runs_dir
-from kameleon.training import loop, read_log
+from kameleon.training import checkpoint, loop, read_log
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,6 +62,25 @@ def test_a_task_whose_checkpoint_is_another_run_begins_anew(demo, task, tiny, tm
 
     with pytest.raises(RunInterruptedError):
         tiny.train(tmp_path / "data" / "medicine" / "train.jsonl", "medicine", recipe=Recipe(rank=2), on_step=interrupt)
+    demo["train"](tiny, task, tmp_path, demo["Clock"](), 0.1)
+    assert tiny.shelf.load("medicine").card.recipe["steps"] == 10
+
+
+@pytest.mark.parametrize("fault", ["another Kameleon's checkpoint", "no log"])
+def test_a_task_goes_on_whatever_an_earlier_one_left(demo, task, tiny, tmp_path, monkeypatch, fault):
+    def interrupt(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        return loop_step(*_)
+
+    loop_step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", interrupt)
+    with pytest.raises(RunInterruptedError):
+        demo["train"](tiny, task, tmp_path, demo["Clock"](), 0.5)
+    monkeypatch.setattr(loop, "train_step", loop_step)
+    if fault == "no log":
+        (runs_dir() / "medicine" / "log.jsonl").write_text("")
+    else:
+        monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
     demo["train"](tiny, task, tmp_path, demo["Clock"](), 0.1)
     assert tiny.shelf.load("medicine").card.recipe["steps"] == 10
 

@@ -105,23 +105,23 @@ def train(loaded: LoadedBase, task: Task, out: Path, clock: Clock, part: float) 
         card = loaded.shelf.load(task.name).card
         if (card.base_fingerprint, card.data.get("sha256")) == (loaded.base.fingerprint, corpus.origin.sha256):
             notes.print(f"{task.name}: on the shelf already, used again", highlight=False)
-            clock.spent_before(card.recipe["seconds"])
+            clock.spent_before(card.recipe.get("seconds", 0.0))
             return
     order = [i for i, e in enumerate(corpus.examples) if len(e.tokens) <= task.longest_tokens]
     random.Random(0).shuffle(order)
     taught, watched = corpus.pick(order[32:]), corpus.pick(order[:32])
     watch = Watch(eval_rows=32, patience=0)
     folder = runs_dir() / task.name
-    begun = saved_identity(folder)
-    if begun and begun["data"]["sha256"] == corpus.origin.sha256:
-        try:
+    try:
+        begun = saved_identity(folder)
+        if begun and begun["data"]["sha256"] == corpus.origin.sha256:
             notes.print(f"{task.name}: goes on from its last step", highlight=False)
-            clock.spent_before(read_log(folder)[-1]["seconds"])
+            clock.spent_before(max((record["seconds"] for record in read_log(folder)), default=0.0))
             recipe = replace(task.recipe, minutes=begun["minutes"])
             train_with_bar(loaded, taught, task.name, watched, recipe, watch, resume=True)
             return
-        except CheckpointError as error:
-            notes.print(f"{task.name}: begins anew ({error})", highlight=False)
+    except CheckpointError as error:
+        notes.print(f"{task.name}: begins anew ({error})", highlight=False)
     minutes = max(0.5, (clock.left_s - EVALUATION_S) * part / 60)
     recipe = replace(task.recipe, minutes=round(minutes, 2))
     notes.print(f"{task.name}: {recipe.minutes} minutes", highlight=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -13,18 +12,14 @@ from typing import Any
 import torch
 
 from kameleon.adapters import Adapter, Bank, Card, Proof, Shelf, check_base, prove
-from kameleon.data import Corpus, Example, read_corpus, split_held_out
-from kameleon.errors import SettingError, WeightsError
+from kameleon.data import Corpus, read_corpus
+from kameleon.errors import SettingError
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
 from kameleon.home import runs_dir
-from kameleon.model import Base, ChatTemplate, load_base, with_system
+from kameleon.model import Base, load_base, with_system
 from kameleon.ops import compute_name
 from kameleon.plan import (
-    COMMON_NAMES,
     Plan,
-    Workload,
-    assumed_workload,
-    common_header,
     copied_bytes,
     make_plan,
     process_bytes,
@@ -46,10 +41,8 @@ from kameleon.training import (
     recipe_from,
     require_free,
     resumed_compute,
-    saved_identity,
 )
-
-_ASSUMED_ROWS, _ASSUMED_ROW_TOKENS = 1000, 512
+from kameleon.unloaded import resumed, rows_of_run
 
 Prompt = str | Sequence[dict[str, Any]]
 
@@ -67,99 +60,6 @@ def load(
     BaseModelError, SettingError.
     """
     return LoadedBase(load_base(ref, dtype, on_progress, quantize))
-
-
-def read(
-    ref: str,
-    data: str | Path,
-    raw: bool = False,
-    max_row_tokens: int = 2048,
-    *,
-    rows: int | None = None,
-    seed: int = 0,
-) -> Corpus:
-    """Rows of a file or hub id, encoded for the base that `ref` names, of which only the tokenizer need be here.
-
-    With `rows`, a sample of so many. Raises BaseModelError, DataError.
-    """
-    return read_corpus(data, read_base_header(ref).template(), raw, max_row_tokens, rows=rows, seed=seed)
-
-
-def plan(
-    ref: str,
-    data: str | Path | Corpus | None = None,
-    recipe: Recipe | None = None,
-    watch: Watch | None = None,
-    memory_bytes: int | None = None,
-    quantize: str | None = None,
-    raw: bool = False,
-    held_out: str | Path | Corpus | None = None,
-    dtype: torch.dtype | None = None,
-    keep_passes: bool = False,
-    *,
-    parent: Adapter | None = None,
-) -> Plan:
-    """What a run on `data` would need and take on this machine; the base need not be here, its header does.
-
-    `ref` may also be one of `plan.COMMON_NAMES`, which stands for a Q4_K_M file of that base, without a tokenizer.
-    With `memory_bytes` the settings are chosen for it (NF4 too, for a base that would not fit otherwise). Without
-    `data`, a thousand rows of 512 tokens are assumed. `keep_passes` is for a run that is resumed, `parent` the adapter
-    that a run goes on from. Raises BaseModelError, DataError, SettingError, AdapterError.
-    """
-    recipe, watch = recipe or Recipe(), watch or Watch()
-    header = (common_header if ref in COMMON_NAMES else read_base_header)(ref, quantize)
-    if parent is not None:
-        recipe = recipe_from(parent, header.config, recipe)
-    examples: Sequence[Example] = ()
-    watched: Sequence[Example] = ()
-    if data is None:
-        with suppress(WeightsError):  # the tokenizer is part of what a run's process holds, if it is here
-            header.template()
-    else:
-        template = header.template()
-        corpus, aside = _rows(template, data, held_out, recipe, raw, parent)
-        examples, watched = corpus.examples, aside.examples
-
-    def workload(watch: Watch) -> Workload:
-        if not examples:
-            rows = _ASSUMED_ROWS if recipe.rows is None else recipe.rows
-            return assumed_workload(_ASSUMED_ROW_TOKENS, rows, recipe, watch)
-        return workload_of(examples, watched, recipe, watch)
-
-    held = process_bytes()
-    may_quantize = parent is None  # that is another base
-    return make_plan(header, workload, recipe, watch, held, memory_bytes, quantize, may_quantize, dtype, keep_passes)
-
-
-def _rows(
-    template: ChatTemplate,
-    data: str | Path | Corpus,
-    held_out: str | Path | Corpus | None,
-    recipe: Recipe,
-    raw: bool,
-    parent: Adapter | None,
-) -> tuple[Corpus, Corpus]:
-    """The rows to learn from and those to watch the run with, read where they are not yet.
-
-    Those without a system message get the one that the run's parent was trained with.
-    """
-    if not isinstance(data, Corpus):
-        data = read_corpus(data, template, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
-    if parent is not None:
-        data = data.with_system_prompt(template, parent.card.system_prompt)
-    if held_out is None:
-        return split_held_out(data, recipe.seed)
-    if not isinstance(held_out, Corpus):
-        held_out = read_corpus(held_out, template, raw, recipe.max_row_tokens)
-    return data, held_out.with_system_prompt(template, data.system_prompt)
-
-
-def resumed(name: str, watch: Watch) -> Watch:
-    """`watch` with what a plan chose for the unfinished run `name`, which must keep it; what was set stays as it is."""
-    saved, defaults = saved_identity(runs_dir() / name), Watch()
-    chosen = ("micro_batch_tokens", "eval_rows")
-    kept = {key: saved[key] for key in chosen if key in saved and getattr(watch, key) == getattr(defaults, key)}
-    return replace(watch, **kept)
 
 
 class LoadedBase:
@@ -308,7 +208,7 @@ class LoadedBase:
             resumed_compute(runs_dir() / name, compute_name(self.base.compute_dtype))
         elif not overwrite:
             require_free(name, self.shelf, parent)
-        data, watched = _rows(self.base.template, data, held_out, recipe, raw, parent)
+        data, watched = rows_of_run(self.base.template, data, held_out, recipe, raw, parent)
         if plan is None:
             watch = resumed(name, watch) if resume else watch
             plan = self.plan(data, watched, recipe, watch, memory_bytes, keep_passes=resume)

@@ -16,6 +16,7 @@ from kameleon.errors import SettingError
 MOST_RANK = 4096
 """Of any adapter: beyond any use, and a file that says more is damaged or hostile."""
 MOST_ALPHA = MOST_RANK**2
+_MOST_EPOCHS, _MOST_ROWS_PER_STEP, _MOST_ROWS = 10**6, 2**16, 10**9  # beyond any use
 SEEDS = range(-(2**63), 2**64)
 """What torch takes as a seed."""
 
@@ -80,13 +81,17 @@ class Recipe:
             ("alpha", f"above 0 and at most {MOST_ALPHA}", 0 < self.alpha <= MOST_ALPHA),
             ("layers", "0 (all) or more", self.layers >= 0),
             ("learning_rate", "0 (derived) or more, and below 1", 0 <= self.learning_rate < 1),
-            ("epochs", "above 0, or None (derived)", self.epochs is None or 0 < self.epochs < math.inf),
-            ("rows_per_step", "at least 1, or None (derived)", self.rows_per_step is None or self.rows_per_step >= 1),
+            ("epochs", f"above 0 and at most {_MOST_EPOCHS}, or None (derived)", _within(self.epochs, 0, _MOST_EPOCHS)),
+            (
+                "rows_per_step",
+                f"from 1 to {_MOST_ROWS_PER_STEP}, or None (derived)",
+                _within(self.rows_per_step, 0, _MOST_ROWS_PER_STEP),
+            ),
             ("warmup", "a share from 0 to 1", 0 <= self.warmup <= 1),
             ("weight_decay", "0 or more", self.weight_decay >= 0),
             ("clip_norm", "above 0", self.clip_norm > 0),
             ("max_row_tokens", "at least 8", self.max_row_tokens >= 8),
-            ("rows", "at least 1, or None (all)", self.rows is None or self.rows >= 1),
+            ("rows", f"from 1 to {_MOST_ROWS}, or None (all)", _within(self.rows, 0, _MOST_ROWS)),
             ("minutes", "above 0, or None (no limit)", self.minutes is None or 0 < self.minutes < math.inf),
             ("seed", "a number of 64 bits", self.seed in SEEDS),
         )
@@ -112,7 +117,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         for name in ("eval_every", "eval_rows", "patience", "save_every_s"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # so that nan is refused too
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.micro_batch_tokens < 1:
             raise SettingError(f"micro_batch_tokens is {self.micro_batch_tokens}; it must be at least 1")
@@ -238,6 +243,11 @@ class HttpSettings:
             ("max_upload_bytes", "at least 1000", self.max_upload_bytes >= 1000),
             ("drain_s", "0 or more", 0 <= self.drain_s < math.inf),
         )
+
+
+def _within(value: float | None, above: float, most: float) -> bool:
+    """Whether a value that may be None lies above one number and is at most another."""
+    return value is None or above < value <= most
 
 
 def _check(settings: object, *rules: tuple[str, str, bool]) -> None:

@@ -101,7 +101,7 @@ def test_train_stays_inside_a_budget_or_says_what_would_do(run, rows):
 
 @pytest.mark.filterwarnings("ignore:30 of 30 held-out rows are also learned")
 def test_rows_are_read_once_for_the_plan_and_the_run(run, rows, tmp_path, monkeypatch):
-    from kameleon import api
+    from kameleon import unloaded
     from kameleon.data import read_corpus
 
     read = []
@@ -110,7 +110,7 @@ def test_rows_are_read_once_for_the_plan_and_the_run(run, rows, tmp_path, monkey
         read.append(str(source))
         return read_corpus(source, *more, **named)
 
-    monkeypatch.setattr(api, "read_corpus", counted)
+    monkeypatch.setattr(unloaded, "read_corpus", counted)
     watched = tmp_path / "watched.jsonl"
     watched.write_text(rows.read_text())
     fast = ("--rank", "2", "--epochs", "0.5", "--memory", "40GB")

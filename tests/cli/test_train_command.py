@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from kameleon import Recipe, api
+from kameleon import Recipe, unloaded
 from kameleon.adapters import Shelf
 from kameleon.plan import planner
 from kameleon.plan.calibration import Line, Rates
@@ -51,7 +51,7 @@ def test_a_sample_of_no_rows_is_refused(train):
 
 
 def test_a_plan_is_made_for_the_sample(tiny_folder, rows, monkeypatch):
-    monkeypatch.setattr(api, "make_plan", lambda header, workload, recipe, watch, *_: workload(watch))
-    whole, few = (api.plan(str(tiny_folder), rows, Recipe(rows=n)) for n in (None, 20))
+    monkeypatch.setattr(unloaded, "make_plan", lambda header, workload, recipe, watch, *_: workload(watch))
+    whole, few = (unloaded.plan(str(tiny_folder), rows, Recipe(rows=n)) for n in (None, 20))
     assert (few.schedule.rows, whole.schedule.rows) == (20, 60)
-    assert api.plan(str(tiny_folder), None, Recipe(rows=20)).schedule.rows == 20
+    assert unloaded.plan(str(tiny_folder), None, Recipe(rows=20)).schedule.rows == 20

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from kameleon.data import Row, corpus, encode_row, read_corpus
 from kameleon.data.formats import Record
+from kameleon.errors import DataError
 
 ROWS = [{"prompt": f"{i}?", "completion": f"{i}" + "." * 2000} for i in range(2000)]
 
@@ -85,3 +86,18 @@ def test_all_examples_share_one_object_for_each_token():
     first, second = (encode_row(Row(i, text="5000 6000 5000"), template) for i in range(2))
     assert first.tokens == (5000, 6000, 5000, 9999)
     assert len({id(token) for token in (*first.tokens, *second.tokens)}) == 3
+
+
+def test_a_file_that_is_written_while_it_is_read_is_refused(tmp_path, tiny, monkeypatch):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
+    examined = corpus.examine
+
+    def grows(*arguments):
+        found = examined(*arguments)
+        path.write_text(path.read_text() * 2)
+        return found
+
+    monkeypatch.setattr(corpus, "examine", grows)
+    with pytest.raises(DataError, match="was changed while it was read"):
+        tiny.read(path)

@@ -53,3 +53,19 @@ def test_without_rows_some_are_assumed_and_told(tokens):
     assert sum(p.tokens for p in work.passes) == 16 * (tokens - 1)
     assert "1,000 rows" in work.assumed
     assert all(p.seen == p.tokens for p in work.passes)
+
+
+def test_a_plan_without_data_lays_out_a_part_of_a_huge_step():
+    huge = assumed_workload(64, 10**8, Recipe(rows_per_step=2**16), Watch())
+    small = assumed_workload(64, 10**8, Recipe(rows_per_step=256), Watch())
+    assert huge.tokens == pytest.approx(small.tokens, rel=0.01)
+
+
+def test_rows_and_held_out_rows_that_are_equal_count_once_where_too_few_are_told():
+    rows, held_out = (
+        [Example(i, (1, 2, 3 + i % 5), (False, True, True)) for i in range(400)],
+        [Example(1, (9, 9), (False, True))] * 64,
+    )
+    told = workload_of(rows, held_out, Recipe(), Watch()).warnings
+    assert any("too few rows (5 distinct of 400)" in one for one in told)
+    assert any("too few held-out rows (1 distinct of 64)" in one for one in told)

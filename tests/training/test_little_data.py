@@ -49,7 +49,7 @@ def test_what_is_given_is_kept_and_only_the_rest_derived():
 
 
 def test_nought_is_no_value_of_either():
-    with pytest.raises(SettingError, match=r"epochs is 0; .* or None.*rows_per_step is 0; it must be at least 1"):
+    with pytest.raises(SettingError, match=r"epochs is 0; .* or None.*rows_per_step is 0; it must be from 1"):
         Recipe(epochs=0, rows_per_step=0)
 
 

@@ -7,8 +7,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from kameleon import Recipe, Watch
+from kameleon.adapters import Adapter
 from kameleon.errors import CheckpointError, RunInterruptedError, SettingError
 from kameleon.home import runs_dir
 from kameleon.training import loop, read_log
@@ -111,3 +114,48 @@ def test_a_single_step_is_made_however_few_the_minutes(tiny, rows, clock):
 def test_no_minutes_are_refused():
     with pytest.raises(SettingError, match="minutes is 0; it must be above 0"):
         Recipe(minutes=0)
+
+
+def test_the_best_of_a_lost_continuation_is_not_taken_for_that_of_the_checkpoint(tiny, rows, clock, monkeypatch):
+    """The machine stops behind a new best that no checkpoint knows; the resumed run, slower, looks elsewhere."""
+    losses, bests = [3.0, 1.0], []
+    monkeypatch.setattr(loop, "held_out_loss", lambda *arguments: losses.pop(0) if losses else 5.0)
+    folder = runs_dir() / "law"
+
+    class StopsError(Exception):
+        pass
+
+    def stop(report):
+        if report.eval_loss == 3.0:
+            bests.append(Adapter.load(next(folder.glob("best*"))).fingerprint)
+            os.kill(os.getpid(), signal.SIGINT)
+        if report.eval_loss == 1.0:
+            raise StopsError
+
+    with pytest.raises(RunInterruptedError):
+        train(tiny, rows, reports=SimpleNamespace(append=stop))
+    with pytest.raises(StopsError):
+        train(tiny, rows, reports=SimpleNamespace(append=stop), resume=True)
+    clock.step_s = 30.0
+    result = train(tiny, rows, resume=True)
+    assert (result.best_loss, result.adapter.card.scores["eval_loss"]) == (3.0, 3.0)
+    assert result.adapter.fingerprint == bests[0]
+    assert len(list(folder.glob("best*"))) == 1
+
+
+def test_a_run_that_is_resumed_when_its_minutes_are_spent_looks_before_it_ends(tiny, rows, clock):
+    def interrupt(report):
+        if report.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(RunInterruptedError):
+        train(tiny, rows, reports=SimpleNamespace(append=interrupt))
+    save = runs_dir() / "law" / "checkpoint.safetensors"
+    with safe_open(save, "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    metadata["progress"] = json.dumps({**json.loads(metadata["progress"]), "seconds": 119.0})
+    save_file(tensors, save, metadata)
+    result = train(tiny, rows, resume=True)
+    assert result.steps == result.best_step == 3 and result.best_loss is not None
+    assert read_log(runs_dir() / "law")[-2]["eval_loss"] == result.best_loss
+    assert not result.stopped_early

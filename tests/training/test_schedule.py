@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kameleon import Recipe, Watch
+from kameleon.errors import SettingError
 from kameleon.training import Schedule
 from kameleon.training.schedule import LOOKS, learning_rate_at, look_is_due
 
@@ -78,3 +80,16 @@ def test_looks_are_spread_evenly_and_the_last_step_has_one(steps, every):
     assert all(math.floor(steps / LOOKS) <= b - a <= math.ceil(steps / LOOKS) for a, b in pairwise(due))
     if every:
         assert schedule.looks(every) == len({step for step in range(1, steps + 1) if step % every == 0} | {steps})
+
+
+@pytest.mark.parametrize(
+    "values", [{"epochs": 1e308}, {"epochs": math.nan}, {"rows_per_step": 10**12}, {"rows": 10**12}, {"rows": 0}]
+)
+def test_numbers_beyond_any_use_are_refused_by_their_name(values):
+    with pytest.raises(SettingError, match=f"{next(iter(values))} is .*; it must be"):
+        Recipe(**values)
+
+
+def test_nan_is_no_time_between_checkpoints():
+    with pytest.raises(SettingError, match="save_every_s is nan"):
+        Watch(save_every_s=math.nan)

@@ -121,8 +121,8 @@ def _check_format(given: object) -> None:
         raise AdapterFileError(f"{CARD_FILE} has format = {str(given)[:40]!r}; it must be a number from 1 to {_FORMAT}")
     if given > _FORMAT:
         raise AdapterFileError(
-            f"{CARD_FILE} is of format {given}, from a newer Kameleon; this one reads formats 1 to {_FORMAT}: "
-            "upgrade Kameleon to use this adapter"
+            f"{CARD_FILE} is of format {str(given)[:40]}, from a newer Kameleon; this one reads formats 1 to "
+            f"{_FORMAT}: upgrade Kameleon to use this adapter"
         )
 
 

@@ -43,9 +43,9 @@ def plan(
     Try: kameleon plan --data law.jsonl; or kameleon plan --base Qwen/Qwen2.5-7B-Instruct --memory 8GB;
     or kameleon plan --base "Llama 3.1 8B"
     """
-    from kameleon.api import plan as make
     from kameleon.ops import COMPUTE_TYPES
     from kameleon.plan import available_memory_bytes, common_bases
+    from kameleon.unloaded import plan as make
 
     budget = None if memory is None else parse_bytes(memory)
     notes.print("measuring this machine, some seconds …", style="dim")

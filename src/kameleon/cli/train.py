@@ -86,10 +86,10 @@ def train(
     or, with more rows later: kameleon train --data more.jsonl --from law --name law
     """
     from kameleon.adapters import Shelf
-    from kameleon.api import plan, read, resumed
     from kameleon.data import find_data
     from kameleon.ops import COMPUTE_TYPES
     from kameleon.training import draw_loss_curve, find_parent, require_free, resumed_compute
+    from kameleon.unloaded import plan, read, resumed
 
     for source in (data, held_out):
         if source is not None:

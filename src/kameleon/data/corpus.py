@@ -98,6 +98,7 @@ def read_corpus(
     Raises DataError, naming the rows that cannot be used.
     """
     paths = find_data(source)
+    before = _stamps(paths)
     records, of_rows = read_records(*paths), None
     if rows is not None:
         records, of_rows = _reservoir(records, rows, seed)
@@ -114,7 +115,10 @@ def read_corpus(
         )
     examples, alternatives, sources = zip(*kept, strict=True)
     trained_tokens = sum(example.trained_tokens for example in examples)
-    origin = Origin(str(source), _sha256(paths), len(examples), trained_tokens, raw, of_rows)
+    sha256 = _sha256(paths)
+    if _stamps(paths) != before:  # the hash would be of other rows
+        raise DataError(f"{source} was changed while it was read: try again when nothing writes to it any more")
+    origin = Origin(str(source), sha256, len(examples), trained_tokens, raw, of_rows)
     return Corpus(examples, alternatives, origin, examined.faults, shared_system_prompt(sources), sources)
 
 
@@ -131,6 +135,14 @@ def _reservoir(records: Iterable[Record], rows: int, seed: int) -> tuple[list[Re
         elif (place := chance.randrange(seen)) < rows:
             chosen[place] = record
     return sorted(chosen, key=lambda record: record.number), seen
+
+
+def _stamps(paths: Sequence[Path]) -> list[tuple[int, int, int]]:
+    """What changes when a file is written or replaced. Raises DataError for a file that is gone."""
+    try:
+        return [(found.st_ino, found.st_size, found.st_mtime_ns) for found in map(Path.stat, paths)]
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error}") from error
 
 
 def _sha256(paths: Sequence[Path]) -> str:

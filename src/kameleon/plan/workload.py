@@ -11,6 +11,7 @@ from kameleon.ops import IGNORE, NO_PARENT
 from kameleon.settings import Recipe, Watch
 from kameleon.training import Schedule
 
+_LAID_OUT_ROWS = 256  # of an assumed step, whose rows are all alike; a larger one is so many times these
 _SAMPLED_STEPS = 48  # laid out to learn how passes fall; more would only take longer
 # Below these a run is told to teach little; the least held-out rows are as many as are set aside of a file.
 _FEW_ROWS, FEW_STEPS, FEW_HELD_OUT = 20, 30, 16
@@ -95,7 +96,7 @@ def workload_of(examples: Sequence[Example], held_out: Sequence[Example], recipe
     looks = schedule.looks(watch.eval_every) if watched else 0
     look = tuple(_passes(watched, watch))
     why = (*_derived(recipe, schedule), *_aside(examples, held_out))
-    warnings = (*_too_few(schedule, len(held_out)), *_learned_too(examples, held_out))
+    warnings = (*_too_few(schedule, examples, held_out), *_learned_too(examples, held_out))
     return Workload(tuple(passes), len(chosen), schedule, look, looks, len(watched), "", why, warnings)
 
 
@@ -104,7 +105,9 @@ def assumed_workload(row_tokens: int, rows: int, recipe: Recipe, watch: Watch) -
     length = min(row_tokens, recipe.max_row_tokens)
     example = Example(0, tuple(range(length)), (True,) * length)
     schedule = Schedule.of(recipe, rows)
-    step = tuple(_passes([example] * len(schedule.rows_of(0)), watch, alike=False))
+    count = schedule.visited(1)
+    laid_out = min(count, _LAID_OUT_ROWS)
+    step = tuple(_passes([example] * laid_out, watch, alike=False)) * (count // laid_out)
     told = f"{rows:,} rows of {length} tokens (no data was given)"
     return Workload(step, 1, schedule, assumed=told, why=_derived(recipe, schedule))
 
@@ -125,7 +128,7 @@ def _derived(recipe: Recipe, schedule: Schedule) -> tuple[str, ...]:
 def _aside(examples: Sequence[Example], held_out: Sequence[Example]) -> tuple[str, ...]:
     """What a person cannot see of which rows are learned and which are watched."""
     rows = len(examples) + len(held_out)
-    distinct = len({example.tokens for example in (*examples, *held_out)})
+    distinct = _distinct((*examples, *held_out))
     repeated = f" ({distinct:,} of them distinct)" if distinct < rows else ""
     if not held_out:
         return (
@@ -137,18 +140,31 @@ def _aside(examples: Sequence[Example], held_out: Sequence[Example]) -> tuple[st
     return (f"{rows:,} rows{repeated}: equal rows are all learned or all held out",)
 
 
-def _too_few(schedule: Schedule, held_out: int) -> tuple[str, ...]:
+def _distinct(examples: Sequence[Example]) -> int:
+    return len({example.tokens for example in examples})
+
+
+def _counted(examples: Sequence[Example]) -> str:
+    """How many there are, and how many of them are not the same again."""
+    rows, distinct = len(examples), _distinct(examples)
+    return f"{rows}" if rows == distinct else f"{distinct} distinct of {rows}"
+
+
+def _too_few(schedule: Schedule, examples: Sequence[Example], held_out: Sequence[Example]) -> tuple[str, ...]:
     told = []
-    if schedule.rows < _FEW_ROWS:
-        told.append(f"too few rows ({schedule.rows}) for more than repeating them: write more of them, 50 at least")
+    if _distinct(examples) < _FEW_ROWS:
+        told.append(
+            f"too few rows ({_counted(examples)}) for more than repeating them: write more of them, 50 at least"
+        )
     if schedule.steps < FEW_STEPS:
         told.append(
             f"too few steps ({schedule.steps}) to learn much: take fewer rows a step (rows_per_step is "
             f"{schedule.rows_per_step}), more epochs (epochs is {schedule.epochs:g}), or more rows"
         )
-    if 0 < held_out < FEW_HELD_OUT:
+    if 0 < _distinct(held_out) < FEW_HELD_OUT:
         told.append(
-            f"too few held-out rows ({held_out}) to choose the best adapter by: give {FEW_HELD_OUT} or more, or none"
+            f"too few held-out rows ({_counted(held_out)}) to choose the best adapter by: give {FEW_HELD_OUT} or more, "
+            "or none"
         )
     return tuple(told)
 

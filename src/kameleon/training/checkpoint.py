@@ -35,6 +35,8 @@ class Progress:
     best_loss: float | None = None
     best_step: int = 0
     looks_without_best: int = 0
+    looked_step: int = 0
+    """After which the last look at the held-out rows was."""
 
 
 def save_checkpoint(folder: Path, trainee: Trainee, progress: Progress, identity: dict[str, Any]) -> None:

@@ -37,8 +37,6 @@ from kameleon.training.report import Forecast, RunResult, StepReport, peak_bytes
 from kameleon.training.schedule import Schedule, learning_rate_at, look_is_due
 from kameleon.training.step import StepResult, Trainee, fresh_adapter, train_step
 
-_BEST = "best"
-
 
 class Run:
     """One training run in a folder of its own: log, checkpoint, and the best adapter so far."""
@@ -145,6 +143,7 @@ class Run:
             )
         else:
             progress = Progress()
+        self._drop_other_bests(progress)
         log = RunLog(self.folder, progress.step)
         saved_at, started = time.perf_counter(), time.perf_counter() - progress.seconds
         if progress.step:
@@ -175,16 +174,22 @@ class Run:
                     self._report(log, progress, result, eval_loss, lr, over, on_step)
                     if stop.made or time.perf_counter() - saved_at >= self.watch.save_every_s:
                         save_checkpoint(self.folder, self.trainee, progress, self.identity)
+                        self._drop_other_bests(progress)
                         saved_at = time.perf_counter()
                     if stop.made:
                         raise RunInterruptedError(
                             f"stopped after step {progress.step} of {self._expected_steps(progress)}; all is saved in "
                             f"{self.folder}: the same command with --resume (in Python resume=True) goes on"
                         )
+            if self.held_out and progress.looked_step < progress.step:  # resumed when its minutes were spent
+                progress, eval_loss = self._look(progress)
+                progress = replace(progress, seconds=time.perf_counter() - started)
+                log.write({"step": progress.step, "eval_loss": eval_loss, "seconds": round(progress.seconds, 3)})
             log.write({"step": progress.step, **self._compared(progress)})
         finally:
             log.close()
-        return self._result(progress)
+        self._drop_other_bests(progress)
+        return self._result(progress, stopped_early=not over)
 
     def _step(self, progress: Progress) -> tuple[StepResult, float]:
         step, seconds = progress.step, progress.seconds
@@ -217,10 +222,21 @@ class Run:
                 f"the loss on the held-out rows is {loss} after step {progress.step}: the learning rate "
                 f"{self.recipe.learning_rate:.2g} may be too high: try a third of it"
             )
+        progress = replace(progress, looked_step=progress.step)
         if progress.best_loss is not None and loss >= progress.best_loss:
             return replace(progress, looks_without_best=progress.looks_without_best + 1), loss
-        self.trainee.resident.snapshot(self.card).save(self.folder / _BEST)
-        return replace(progress, best_loss=loss, best_step=progress.step, looks_without_best=0), loss
+        progress = replace(progress, best_loss=loss, best_step=progress.step, looks_without_best=0)
+        self.trainee.resident.snapshot(self.card).save(self._best(progress))
+        return progress, loss
+
+    def _best(self, progress: Progress) -> Path:
+        """Each best has a folder of its own: the one that a checkpoint means stays until the next checkpoint."""
+        return self.folder / f"best-{progress.best_step}"
+
+    def _drop_other_bests(self, progress: Progress) -> None:
+        for path in self.folder.glob("best*"):
+            if path != self._best(progress):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _look_is_due(self, before: Progress, after: Progress, over: bool) -> bool:
         if not self.held_out:
@@ -269,8 +285,8 @@ class Run:
         seconds = round(self.forecast.seconds_per_step * progress.step, 3)
         return {**actual, "predicted": {"peak_bytes": self.forecast.peak_bytes, "seconds": seconds}}
 
-    def _result(self, progress: Progress) -> RunResult:
-        best = Adapter.load(self.folder / _BEST) if progress.best_loss is not None else None
+    def _result(self, progress: Progress, stopped_early: bool) -> RunResult:
+        best = Adapter.load(self._best(progress)) if progress.best_loss is not None else None
         scores = (
             {} if progress.best_loss is None else {"eval_loss": progress.best_loss, "best_step": progress.best_step}
         )
@@ -287,7 +303,7 @@ class Run:
             progress.seconds,
             progress.best_loss,
             progress.best_step,
-            stopped_early=not self._is_over(progress),
+            stopped_early=stopped_early,
             peak_bytes=compared["peak_bytes"],
             first_loss=first_loss,
             last_loss=last_loss,
