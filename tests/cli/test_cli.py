@@ -78,7 +78,7 @@ def test_train_then_list_show_verify_eval_and_remove(run, rows):
     assert trained["steps"] == 8
     assert trained["curve"].endswith("loss.png")
     assert "you chose it" in err
-    assert "kept fixed so that the best learning rate" in " ".join(err.split())  # a default's reason
+    assert "then the best learning rate hardly depends on the rank" in " ".join(err.split())  # a default's reason
     listed = json.loads(run("adapter", "list", "--json", base=False)[1])
     assert [entry["name"] for entry in listed] == ["count"]
     assert json.loads(run("adapter", "show", "count", "--json", base=False)[1])["ranks"] == [2]
@@ -413,7 +413,7 @@ def test_help_teaches_every_setting(run):
     status, out, _ = run("train", "--help", base=False)
     assert status == 0
     text = " ".join(out.replace("│", " ").split())
-    assert "Width of the side path: room for what some thousand rows teach" in text
+    assert "Width of the side path. 16 has room for what some thousand rows teach" in text
     assert "kameleon train --data law.jsonl --name law" in text
 
 

@@ -47,7 +47,7 @@ def test_minutes_are_told_with_what_fits_into_them(train):
 
 def test_a_sample_of_no_rows_is_refused(train):
     status, _, said = train("--name", "none", "--rows", 0)
-    assert status == 2 and "rows is 0; it must be at least 1" in said
+    assert status == 2 and "rows is 0; it must be from 1 to 1000000000, or None (all)" in said
 
 
 def test_a_plan_is_made_for_the_sample(tiny_folder, rows, monkeypatch):
