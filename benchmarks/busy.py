@@ -26,6 +26,8 @@ ANSWER_TOKENS = 64
 HERE = Path(__file__).resolve().parent
 ROWS = HERE.parent / "examples" / "demo" / "data" / "law" / "test.jsonl"
 KINDS = ("train", "answer")
+ENVIRONMENT = dict(os.environ)
+"""As it was before Kameleon was imported here, which sets how long threads spin: the other side must not inherit it."""
 
 
 def main(other: Path | None) -> None:
@@ -92,7 +94,7 @@ class Side:
     """A process of one checkout, which computes when it is asked to."""
 
     def __init__(self, checkout: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(checkout / "src")}
+        environment = {**ENVIRONMENT, "PYTHONPATH": str(checkout / "src")}
         self._process = subprocess.Popen(
             [sys.executable, __file__, "--side"],
             env=environment,

@@ -1,4 +1,4 @@
-"""How OpenMP's threads wait for each other: they spin for some microseconds, then sleep.
+"""How OpenMP's threads wait for each other: they spin for a fraction of a millisecond, then sleep.
 
 By default libgomp spins for milliseconds at each barrier. On a busy machine the spinning thread takes the processor
 from the thread that it waits for, and everything becomes several times slower (benchmarks/busy.json). GOMP_SPINCOUNT
@@ -15,7 +15,7 @@ import sys
 import threading
 from pathlib import Path
 
-_SPINS = "500"  # as fast as 300,000 on an idle machine; on a busy one as fast as none at all
+_SPINS = "5000"  # fewer cost an idle machine's training several percent, more cost a busy one's (docs/structures.md)
 _SPIN_COUNT, _POLICY = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
 _MAPS = Path("/proc/self/maps")
 
