@@ -130,3 +130,9 @@ def test_long_answers_conversations_and_answers_that_do_not_fit_have_no_choice_s
         assert len(test.sequences) == len(test.examples)
         (score,) = evaluate(tiny.base, tiny.bank, [None], test)
         assert (score.choice_accuracy, score.choice_by, score.held_out) == (None, None, score.exact_match)
+
+
+def test_one_answer_alone_is_no_choice(tiny):
+    """Nothing was chosen: without the exact match each model would have the full score."""
+    [score] = evaluate(tiny.base, tiny.bank, [None], make_set(tiny.base, [(prompt, "yes") for prompt in PROMPTS]))
+    assert (score.choice_by, score.choice_accuracy, score.held_out) == (None, None, score.exact_match)

@@ -146,3 +146,14 @@ def test_rows_without_a_system_message_get_that_of_the_adapter(tiny, rows, tmp_p
     plain = tiny.read(rows)
     assert first.card.system_prompt == more.card.system_prompt == "Answer in rhyme." and plain.system_prompt is None
     assert heard[0].workload.largest.tokens > max(len(e.tokens) for e in plain.examples)
+
+
+def test_a_broken_version_does_not_hide_the_one_that_a_run_began_with(tiny, rows, law):
+    broken = tiny.shelf.path("law")
+    whole = tiny.train(rows, "law", recipe=MORE, from_adapter="law").adapter
+    with pytest.raises(RunInterruptedError):
+        tiny.train(rows, "law2", recipe=MORE, from_adapter="law", on_step=interrupt)
+    (broken / "adapter_model.safetensors").write_bytes(b"broken")
+    tiny.shelf.save(replace(whole, modules=law.modules))
+    resumed = tiny.train(rows, "law2", recipe=MORE, from_adapter="law", resume=True).adapter
+    assert resumed.card.parents[0].fingerprint == whole.fingerprint

@@ -11,7 +11,7 @@ from kameleon.ops import IGNORE, NO_PARENT
 from kameleon.settings import Recipe, Watch
 from kameleon.training import Schedule
 
-_LAID_OUT_ROWS = 256  # of an assumed step, whose rows are all alike; a larger one is so many times these
+_LAID_OUT_ROWS = 256  # of an assumed step, whose rows are all alike
 _SAMPLED_STEPS = 48  # laid out to learn how passes fall; more would only take longer
 # Below these a run is told to teach little; the least held-out rows are as many as are set aside of a file.
 _FEW_ROWS, FEW_STEPS, FEW_HELD_OUT = 20, 30, 16
@@ -43,14 +43,14 @@ class Pass:
 
 @dataclass(frozen=True)
 class Workload:
-    """`passes` of `sampled_steps` steps that stand for those of `schedule`; `look` is one look at the held-out rows.
+    """`passes` of `sampled_steps` steps (below 1: a part of one) that stand for those of `schedule`.
 
-    `assumed` says what was taken where there are no rows to look at, `why` what was derived from the rows, `warnings`
-    what makes a useless adapter likely, and what to do about it.
+    `look` is one look at the held-out rows. `assumed` says what was taken where there are no rows to look at, `why`
+    what was derived from the rows, `warnings` what makes a useless adapter likely, and what to do about it.
     """
 
     passes: tuple[Pass, ...] = field(repr=False)
-    sampled_steps: int
+    sampled_steps: float
     schedule: Schedule
     look: tuple[Pass, ...] = field(default=(), repr=False)
     looks: int = 0
@@ -107,9 +107,9 @@ def assumed_workload(row_tokens: int, rows: int, recipe: Recipe, watch: Watch) -
     schedule = Schedule.of(recipe, rows)
     count = schedule.visited(1)
     laid_out = min(count, _LAID_OUT_ROWS)
-    step = tuple(_passes([example] * laid_out, watch, alike=False)) * (count // laid_out)
+    passes = tuple(_passes([example] * laid_out, watch, alike=False))
     told = f"{rows:,} rows of {length} tokens (no data was given)"
-    return Workload(step, 1, schedule, assumed=told, why=_derived(recipe, schedule))
+    return Workload(passes, laid_out / count, schedule, assumed=told, why=_derived(recipe, schedule))
 
 
 def _passes(examples: Sequence[Example], watch: Watch, alike: bool = True) -> list[Pass]:

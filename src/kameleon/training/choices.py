@@ -65,19 +65,19 @@ class Choices:
 def find_choices(base: Base, examples: Sequence[Example]) -> Choices | None:
     """The choices of a test set; None where the rows have too many answers, or none that could stand in another row.
 
-    There are choices if the answers are fewer than the rows and at most 32. Where two begin with the same token, all
+    There are choices if the answers are two to 32, and fewer than the rows. Where two begin with the same token, all
     of them together must have at most 512 tokens and fit behind each prompt, and each row must have one answer and a
     prompt before it. An answer that is cut is no choice there.
     """
     answers = sorted({answer_of(example) for example in examples})
-    if not len(answers) < len(examples) or len(answers) > _MOST_CHOICES:
+    if not 2 <= len(answers) < len(examples) or len(answers) > _MOST_CHOICES:
         return None
     if len({answer[0] for answer in answers}) == len(answers):
         return _choices(base, answers, "first_token")
     whole = sorted({answer_of(example) for example in examples if not example.cut_tokens})
     longest = max(map(_first_predicted, examples)) + max(map(len, whole), default=0)
     fit = sum(map(len, whole)) <= _MOST_CHOICE_TOKENS and longest <= base.config.max_sequence_tokens
-    return _choices(base, whole, "whole_answer") if whole and fit and all(map(_asks_once, examples)) else None
+    return _choices(base, whole, "whole_answer") if len(whole) > 1 and fit and all(map(_asks_once, examples)) else None
 
 
 def _choices(base: Base, answers: Sequence[Answer], by: Literal["first_token", "whole_answer"]) -> Choices:

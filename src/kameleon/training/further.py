@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from kameleon.adapters import Adapter, Shelf
-from kameleon.errors import AdapterError, AdapterMismatchError, SettingError
+from kameleon.errors import AdapterError, AdapterFileError, AdapterMismatchError, SettingError
 from kameleon.home import runs_dir
 from kameleon.model import DecoderConfig, module_shapes
 from kameleon.settings import Recipe
@@ -25,8 +26,11 @@ def find_parent(name: str, shelf: Shelf, run: str, resume: bool = False) -> Adap
     began = saved_identity(runs_dir() / run).get("from") if resume else None
     if not began or current.fingerprint in began:
         return current
-    versions = (Adapter.load(entry.path, name) for entry in shelf.history(name))
-    return next((one for one in versions if one.fingerprint in began), current)
+    for entry in shelf.history(name):
+        with suppress(AdapterFileError):  # a broken version is not the one
+            if (version := Adapter.load(entry.path, name)).fingerprint in began:
+                return version
+    return current
 
 
 def require_free(name: str, shelf: Shelf, parent: Adapter | None) -> None:
