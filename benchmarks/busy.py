@@ -125,9 +125,9 @@ class Side:
 
 def side() -> None:
     """Answer each line of standard input, train or answer, with the tokens a second of a turn."""
+    import kameleon  # before torch, which then takes the spins that Kameleon sets  # isort: skip
     import torch
 
-    import kameleon
     from kameleon import Recipe, Sampling
     from kameleon.adapters import Bank, Card
     from kameleon.data import pack

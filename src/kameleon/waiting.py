@@ -3,8 +3,8 @@
 By default libgomp spins for milliseconds at each barrier. On a busy machine the spinning thread takes the processor
 from the thread that it waits for, and everything becomes several times slower (benchmarks/busy.json). GOMP_SPINCOUNT
 (in libgomp's manual) sets how long it spins, but libgomp reads it when it is loaded, with torch. Where torch came
-first, as in many notebooks, an idle team of threads does nearly the same: libgomp spins only 100 turns while it
-manages more threads than there are processors.
+first, as in many notebooks, an idle team of threads does it at some cost (docs/structures.md): libgomp spins only 100
+turns while it manages more threads than there are processors.
 """
 
 from __future__ import annotations
