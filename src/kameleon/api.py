@@ -262,7 +262,7 @@ class LoadedBase:
         *,
         parent: Adapter | None = None,
     ) -> Run:
-        """A run that has not started; with `overwrite`, whatever its folder holds is dropped when it does.
+        """A run that has not started. With `overwrite`, starting it drops what its folder holds.
 
         With `parent`, it begins with that adapter's numbers.
         """

@@ -154,7 +154,7 @@ class Sampling:
     regex: str | None = None
     """The answer is a text that this regular expression matches as a whole; needs the serve extra."""
     seed: int | None = None
-    """The same seed gives the same text, whatever else is in the batch. By default each answer has a new one."""
+    """The same seed gives the same text in any batch. By default each answer has a new one."""
     stop: tuple[str, ...] = ()
     """Stop before any of these strings; the base's own end tokens always stop."""
 

@@ -39,7 +39,7 @@ def read(
     rows: int | None = None,
     seed: int = 0,
 ) -> Corpus:
-    """Rows of a file or hub id, encoded for the base that `ref` names, of which only the tokenizer need be here.
+    """Rows of a file or hub id, encoded for the base that `ref` names. Only its tokenizer need be here.
 
     With `rows`, a sample of so many. Raises BaseModelError, DataError.
     """

@@ -145,7 +145,7 @@ class _Talk:
             results.print(f"system prompt of the adapter: {in_one_line(own)}", style="dim", highlight=False)
 
     def set_system(self, text: str) -> None:
-        """Use this system prompt from now on, whatever the adapter's is."""
+        """Use this system prompt from now on in place of each adapter's own."""
         self.system = None if text in ("none", "adapter") else text
         self.as_trained = text != "none"
 

@@ -8,7 +8,7 @@ from kameleon.data.rows import Row
 from kameleon.errors import DataError
 from kameleon.model import ChatTemplate
 
-# One object for each token of the vocabulary, whatever the rows: a row's own would take 28 bytes a token.
+# All rows share one object for each token of the vocabulary: an object of its own would take 28 bytes.
 _TOKENS: dict[int, int] = {}
 
 

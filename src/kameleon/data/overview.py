@@ -83,7 +83,7 @@ def observe_system_prompt(rows: Sequence[Row]) -> Observation | None:
 
 
 def contradictions(rows: Sequence[Row]) -> Observation | None:
-    """Rows with one prompt and different answers, of which none says in `also` that the others are right too."""
+    """Rows with the same prompt and different answers, where no row lists the others in `also`."""
     asked: dict[str, list[Row]] = {}
     for row in rows:
         if (prompt := _prompt(row)) is not None:
