@@ -129,7 +129,8 @@ def side() -> None:
     import torch
 
     from kameleon import Recipe, Sampling
-    from kameleon.adapters import Bank, Card
+    from kameleon.adapters import Card
+    from kameleon.adapters.resident import Bank
     from kameleon.data import pack
     from kameleon.training.step import Trainee, fresh_adapter, train_step
 

@@ -5,7 +5,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import reference_model
 
 from kameleon import Adapter
-from kameleon.adapters import Bank
+from kameleon.adapters.resident import Bank
 from kameleon.ops import Segments
 
 TOKENS = torch.arange(24) * 7 % 320

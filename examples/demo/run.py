@@ -28,8 +28,9 @@ from kameleon.cli.evaluate import as_document
 from kameleon.cli.train import train_with_bar
 from kameleon.data import sample
 from kameleon.errors import CheckpointError, KameleonError, RunInterruptedError
+from kameleon.evaluation import GENERAL_TEXT, Score, TestSet
 from kameleon.home import runs_dir
-from kameleon.training import GENERAL_TEXT, Score, TestSet, read_log, saved_identity
+from kameleon.training import read_log, saved_identity
 
 HERE = Path(__file__).parent
 WHOLE_S = 840.0  # of the demo, a minute below the quarter of an hour

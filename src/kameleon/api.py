@@ -11,33 +11,25 @@ from typing import Any
 
 import torch
 
-from kameleon.adapters import Adapter, Bank, Card, Proof, Shelf, check_base, prove
+from kameleon.adapters import Adapter, Card, Proof, Shelf, prove
+from kameleon.adapters.resident import Bank, check_base
+from kameleon.bases import Base, load_base
 from kameleon.data import Corpus, read_corpus
 from kameleon.errors import SettingError
+from kameleon.evaluation import Score, TestSet, evaluate_as_trained, make_test_set
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
 from kameleon.home import runs_dir
-from kameleon.model import Base, load_base, with_system
 from kameleon.ops import compute_name
-from kameleon.plan import (
-    Plan,
-    copied_bytes,
-    make_plan,
-    process_bytes,
-    read_base_header,
-    workload_of,
-)
+from kameleon.plan import Plan, copied_bytes, make_plan, process_bytes, read_base_header, workload_of
+from kameleon.text import with_system
 from kameleon.training import (
     Forecast,
     Recipe,
     Run,
     RunResult,
-    Score,
     StepReport,
-    TestSet,
     Watch,
-    evaluate_as_trained,
     find_parent,
-    make_test_set,
     recipe_from,
     require_free,
     resumed_compute,

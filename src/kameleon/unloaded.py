@@ -13,7 +13,6 @@ from kameleon.adapters import Adapter
 from kameleon.data import Corpus, Example, read_corpus, split_held_out
 from kameleon.errors import WeightsError
 from kameleon.home import runs_dir
-from kameleon.model import ChatTemplate
 from kameleon.plan import (
     COMMON_NAMES,
     Plan,
@@ -25,6 +24,7 @@ from kameleon.plan import (
     read_base_header,
     workload_of,
 )
+from kameleon.text import ChatTemplate
 from kameleon.training import Recipe, Watch, recipe_from, saved_identity
 
 _ASSUMED_ROWS, _ASSUMED_ROW_TOKENS = 1000, 512

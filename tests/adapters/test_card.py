@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from fakes import random_adapter
 
-from kameleon.adapters import Adapter, Card, combine, resize
+from kameleon.adapters import Adapter, Card
+from kameleon.adapters.arithmetic import combine, resize
 from kameleon.errors import AdapterFileError
 
 OLD = Path(__file__).parent / "cards" / "format_1.json"

@@ -10,7 +10,10 @@ from tiny import save_base
 
 import kameleon
 from kameleon import Sampling
-from kameleon.adapters import Adapter, Bank, merge, verify, write_gguf_adapter, write_mlx_adapter, write_ollama
+from kameleon.adapters import Adapter, verify
+from kameleon.adapters.arithmetic import merge
+from kameleon.adapters.formats import write_gguf_adapter, write_mlx_adapter, write_ollama
+from kameleon.adapters.resident import Bank
 from kameleon.errors import AdapterError, AdapterMismatchError, AdapterNotFoundError, WrongBaseError
 
 PROMPT, SHORT = "What is the moon?", Sampling(max_tokens=12)

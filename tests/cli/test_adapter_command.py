@@ -8,7 +8,8 @@ import pytest
 import torch
 from fakes import random_adapter
 
-from kameleon.adapters import METHODS, EndChange, LoraFactors, Shelf
+from kameleon.adapters import EndChange, LoraFactors, Shelf
+from kameleon.adapters.arithmetic import METHODS
 from kameleon.model import HEAD
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from data.chat_templates import CHATML, LLAMA3, REWRITING, make_tokenizer
 
-from kameleon.model import ChatTemplate
+from kameleon.text import ChatTemplate
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from kameleon.data import (
     require_trainable,
 )
 from kameleon.errors import DataError
-from kameleon.model import ChatTemplate
+from kameleon.text import ChatTemplate
 
 
 def pair(prompt, completion="Ho"):

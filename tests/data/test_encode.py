@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kameleon.data import Record, encode_row, make_row
 from kameleon.errors import DataError
-from kameleon.model import ChatTemplate
+from kameleon.text import ChatTemplate
 
 CHAT = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from kameleon.data import Record, examine, make_row, observe
-from kameleon.model import ChatTemplate
+from kameleon.text import ChatTemplate
 
 
 def pair(prompt, completion, **more):

@@ -7,7 +7,7 @@ import torch
 from fakes import random_adapter
 
 from kameleon import LoadedBase, Sampling
-from kameleon.adapters import Bank, weight_norms
+from kameleon.adapters.resident import Bank, weight_norms
 from kameleon.errors import AdapterNotFoundError, SettingError
 from kameleon.generation import Request, choose, generate, new_generator, stream
 from kameleon.ops import Segments

@@ -12,7 +12,8 @@ from resident import resident_bytes
 from tiny import save_base
 
 from kameleon import Recipe
-from kameleon.adapters import Bank, Card
+from kameleon.adapters import Card
+from kameleon.adapters.resident import Bank
 from kameleon.data import Example, pack
 from kameleon.ops import kernels, native
 from kameleon.training import step

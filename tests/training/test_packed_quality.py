@@ -7,8 +7,8 @@ import pytest
 
 from kameleon import LoadedBase, Recipe, Watch
 from kameleon.adapters import Shelf
+from kameleon.bases import load_base
 from kameleon.bench.ours import unpacked
-from kameleon.model import load_base
 
 DEMO = Path(__file__).parents[2] / "examples" / "demo"
 

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, GgufConfig
 
 import kameleon
 from kameleon import Recipe
-from kameleon.adapters import Bank, weight_norms
+from kameleon.adapters.resident import Bank, weight_norms
+from kameleon.bases import locate
 from kameleon.data import Example, pack
-from kameleon.model import locate
 from kameleon.ops import kernels, linear_cross_entropy
 from kameleon.training.step import Trainee
 

@@ -15,8 +15,9 @@ from tiny import reference_model
 
 import kameleon
 from kameleon import Recipe, Sampling, Watch
-from kameleon.adapters import Bank, Shelf, weight_norms
+from kameleon.adapters import Shelf
 from kameleon.adapters.proof import PROBE, probe_logits
+from kameleon.adapters.resident import Bank, weight_norms
 from kameleon.data import pack
 from kameleon.errors import (
     AdapterFileError,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, logging
 
-from kameleon.model import locate
+from kameleon.bases import locate
 from kameleon.weights import GgufFile
 
 HEADS, KV_HEADS, WIDTH, INNER, VOCABULARY, LAYERS = 4, 2, 32, 64, 40, 2

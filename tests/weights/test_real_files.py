@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny import save_gguf
 
-from kameleon.model import locate
+from kameleon.bases import locate
 from kameleon.ops import Packed
 from kameleon.weights import GgufFile
 from kameleon.weights.gguf_file import hf_name

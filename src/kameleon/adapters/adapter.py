@@ -166,7 +166,7 @@ class Adapter:
 
     def save(self, folder: str | Path) -> None:
         """Write PEFT's two files and the card to `folder`, replacing it in one step. Raises AdapterFileError."""
-        from kameleon.adapters.peft_files import write_adapter
+        from kameleon.adapters.formats.peft import write_adapter
 
         write_adapter(self, Path(folder))
 
@@ -176,7 +176,7 @@ class Adapter:
 
         Raises AdapterFileError, and AdapterError for a name that cannot be one.
         """
-        from kameleon.adapters.peft_files import read_adapter
+        from kameleon.adapters.formats.peft import read_adapter
 
         return read_adapter(Path(folder), name)
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from kameleon.adapters.adapter import Adapter
-from kameleon.adapters.bank import Bank, misfits
+from kameleon.adapters.resident.bank import Bank, misfits
+from kameleon.bases import Base
 from kameleon.errors import AdapterMismatchError
-from kameleon.model import Base, module_shapes
+from kameleon.model import module_shapes
 from kameleon.ops import NO_ADAPTER, Segments
 
 PROBE = "Question: What is the most important thing to know here?\nAnswer: 1. The"

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from kameleon.bases import locate
 from kameleon.bench.packed_bases import MIXES, write_packed_shape
 from kameleon.errors import BaseModelError
 from kameleon.home import cache_dir
-from kameleon.model import locate
-from kameleon.model.tokenizer import load_tokenizer
+from kameleon.text.tokenizer import load_tokenizer
 from kameleon.weights import open_weights
 
 

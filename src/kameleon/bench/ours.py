@@ -6,12 +6,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from kameleon.adapters import Adapter, Bank
+from kameleon.adapters import Adapter
+from kameleon.adapters.resident import Bank
+from kameleon.bases import Base, load_base
 from kameleon.bench.cases import Rows
 from kameleon.bench.settings import BenchSettings
 from kameleon.bench.turns import Job, Turns
 from kameleon.data import Example, Packed, pack
-from kameleon.model import Base, groups, load_base
+from kameleon.model import groups
 from kameleon.model.decoder import Decoder
 from kameleon.training import Recipe
 from kameleon.training.step import Trainee, train_step

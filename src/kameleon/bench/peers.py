@@ -12,8 +12,8 @@ import torch
 from kameleon.bench.cases import Rows
 from kameleon.bench.turns import Job, Turns
 from kameleon.model.config import read_config
-from kameleon.model.tokenizer import load_tokenizer
 from kameleon.ops import IGNORE
+from kameleon.text.tokenizer import load_tokenizer
 from kameleon.weights import open_weights
 
 

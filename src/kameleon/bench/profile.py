@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from kameleon.adapters import Bank, Card
+from kameleon.adapters import Card
+from kameleon.adapters.resident import Bank
+from kameleon.bases import load_base
 from kameleon.bench.bases import base_path
 from kameleon.bench.cases import Case
 from kameleon.bench.machine import machine
 from kameleon.bench.ours import pack_rows, recipe_of
 from kameleon.bench.settings import BenchSettings
-from kameleon.model import load_base
 from kameleon.training.step import Trainee, fresh_adapter, train_step
 
 _STEP = "kameleon step"

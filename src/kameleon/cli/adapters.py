@@ -76,7 +76,8 @@ def show_adapter(
 
     Try: kameleon adapter show mine --picture mine.png
     """
-    from kameleon.adapters import Shelf, draw_norms, effective_rank, norms_by, overview
+    from kameleon.adapters import Shelf
+    from kameleon.adapters.arithmetic import draw_norms, effective_rank, norms_by, overview
 
     adapter = Shelf().load(name)
     parts = overview(adapter)
@@ -194,7 +195,8 @@ def export(
     Try: kameleon adapter export mine --to gguf --out mine.gguf; llama-cli -m base.gguf --lora mine.gguf;
     or kameleon adapter export mine --to ollama --out mine; ollama create mine -f mine/Modelfile
     """
-    from kameleon.adapters import Shelf, prove, write_gguf_adapter, write_mlx_adapter, write_ollama
+    from kameleon.adapters import Shelf, prove
+    from kameleon.adapters.formats import write_gguf_adapter, write_mlx_adapter, write_ollama
     from kameleon.errors import SettingError
 
     adapter = Shelf().load(name)
@@ -232,7 +234,8 @@ def import_(
 
     Try: kameleon adapter import downloads/law --name law --base smollm2
     """
-    from kameleon.adapters import Adapter, Shelf, is_mlx_adapter, prove, read_gguf_adapter, read_mlx_adapter
+    from kameleon.adapters import Adapter, Shelf, prove
+    from kameleon.adapters.formats import is_mlx_adapter, read_gguf_adapter, read_mlx_adapter
     from kameleon.errors import AdapterMismatchError, SettingError
 
     if compute is not None and base is None:

@@ -24,7 +24,8 @@ from kameleon.cli.console import (
 from kameleon.errors import SettingError
 
 if TYPE_CHECKING:
-    from kameleon.adapters import Adapter, Truncation
+    from kameleon.adapters import Adapter
+    from kameleon.adapters.arithmetic import Truncation
 
 Name = Annotated[str, Parameter(help="The new adapter's name on the shelf.")]
 DifferentBases = Annotated[bool, Parameter(help="Accept adapters of different bases.")]
@@ -72,7 +73,7 @@ def merge(
     kameleon adapter merge mine --out mine.gguf --requantise Q8_0 --whole
     """
     from kameleon.adapters import Shelf
-    from kameleon.adapters import merge as merged
+    from kameleon.adapters.arithmetic import merge as merged
 
     if unpacked and requantise:
         raise SettingError("--unpacked and --requantise are two ways of the same: give one")
@@ -115,7 +116,7 @@ def combine(
     Try: kameleon adapter combine law=0.7 polish=0.3 --name both --method svd --rank 16
     """
     from kameleon.adapters import Shelf
-    from kameleon.adapters import combine as combined
+    from kameleon.adapters.arithmetic import combine as combined
 
     parts = [_name_and_weight(spec) for spec in adapters]
     loaded, weights = [Shelf().load(part) for part, _ in parts], [weight for _, weight in parts]
@@ -136,8 +137,9 @@ def resize(
 
     Try: kameleon adapter resize law --rank 4 --name law-4
     """
-    from kameleon.adapters import Shelf, total_error
-    from kameleon.adapters import resize as resized
+    from kameleon.adapters import Shelf
+    from kameleon.adapters.arithmetic import resize as resized
+    from kameleon.adapters.arithmetic import total_error
 
     made, lost = resized(Shelf().load(adapter), name, rank, budget)
     notes.print(_kept_table(lost))
@@ -160,8 +162,9 @@ def extract(
 
     Try: kameleon adapter extract my-finetune --base org/model --rank 32 --name mine
     """
-    from kameleon.adapters import Shelf, total_error
-    from kameleon.adapters import extract as extracted
+    from kameleon.adapters import Shelf
+    from kameleon.adapters.arithmetic import extract as extracted
+    from kameleon.adapters.arithmetic import total_error
     from kameleon.weights import open_weights
 
     if not overwrite:
@@ -186,7 +189,7 @@ def diff(
     called by its layer's number and its name in the layer.
     """
     from kameleon.adapters import Shelf
-    from kameleon.adapters import diff as compared
+    from kameleon.adapters.arithmetic import diff as compared
 
     found = compared(Shelf().load(a), Shelf().load(b))
     shown = table("module", f">‖{a}‖", f">‖{b}‖", ">‖difference‖", ">cosine", ">write\nangles", ">read\nangles")

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 from kameleon.cli.console import BaseRef, Json, megabytes, notes, progress, show, table
 
 if TYPE_CHECKING:
-    from kameleon.model import BaseFiles
+    from kameleon.bases import BaseFiles
 
 app = App(name="base", help="The frozen base models: fetch one, list them, look at one.")
 
@@ -41,7 +41,7 @@ def pull(ref: BaseRef, *, json: Json = False) -> None:
 
     Try: kameleon base pull smollm2
     """
-    from kameleon.model import locate
+    from kameleon.bases import locate
 
     with progress() as bars:
         task = bars.add_task(f"fetching {ref}", total=None)
@@ -59,7 +59,7 @@ def pull(ref: BaseRef, *, json: Json = False) -> None:
 @app.command(name="list")
 def list_(*, json: Json = False) -> None:
     """List the bases that Kameleon knows by name, and all others that are on this machine."""
-    from kameleon.model import CATALOGUE, list_bases
+    from kameleon.bases import CATALOGUE, list_bases
 
     found = list_bases()
     here = {files.ref: files for files in found}
@@ -78,7 +78,8 @@ def list_(*, json: Json = False) -> None:
 @app.command(name="show")
 def show_base(ref: BaseRef, *, json: Json = False) -> None:
     """Show a base's sizes, its source and its fingerprint (a hash over every tensor)."""
-    from kameleon.model import locate, module_shapes
+    from kameleon.bases import locate
+    from kameleon.model import module_shapes
     from kameleon.model.config import read_config
     from kameleon.weights import open_weights
 
@@ -116,8 +117,8 @@ def convert(
 
     Try: kameleon base convert smollm2 --kind F16 --out smollm2-f16.gguf
     """
+    from kameleon.bases import locate
     from kameleon.errors import SettingError
-    from kameleon.model import locate
     from kameleon.weights import GgufFile, copy_gguf, open_weights
 
     source = open_weights(locate(ref).path)

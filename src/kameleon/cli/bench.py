@@ -12,16 +12,7 @@ from cyclopts import App, Parameter
 from rich.console import Group
 from rich.text import Text
 
-from kameleon.bench import (
-    CASES,
-    CONTENDERS,
-    BenchSettings,
-    Event,
-    find_cases,
-    losses_agree,
-    profile_steps,
-    run_bench,
-)
+from kameleon.bench import CASES, CONTENDERS, BenchSettings, Event, find_cases, losses_agree, profile_steps, run_bench
 from kameleon.cli.bench_serve import serve
 from kameleon.cli.console import BaseRef, Json, megabytes, notes, progress, show, table, write_document
 from kameleon.errors import SettingError

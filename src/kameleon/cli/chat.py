@@ -160,7 +160,7 @@ class _Talk:
 
     def asked(self, question: dict[str, Any]) -> list[dict[str, Any]]:
         """The conversation with a new question, begun with the system prompt that the person gave."""
-        from kameleon.model import with_system
+        from kameleon.text import with_system
 
         return with_system([*self.messages, question], self.system)
 

@@ -29,7 +29,7 @@ from kameleon.errors import SettingError, WrongBaseError
 
 if TYPE_CHECKING:
     from kameleon.api import LoadedBase
-    from kameleon.training import Score, TestSet
+    from kameleon.evaluation import Score, TestSet
 
 
 def evaluate(
@@ -59,7 +59,7 @@ def evaluate(
 
     Try: kameleon eval law=law-test.jsonl code=code-test.jsonl --adapters law --adapters code
     """
-    from kameleon.training import GENERAL_TEXT
+    from kameleon.evaluation import GENERAL_TEXT
 
     if rows < 0:
         raise SettingError(f"rows is {rows}; it must be 0 (all) or more")

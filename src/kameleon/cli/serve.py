@@ -15,7 +15,7 @@ from kameleon.cli.settings import sampling_words
 from kameleon.settings import HttpSettings, Limits
 
 if TYPE_CHECKING:
-    from kameleon.serving.http import Service
+    from kameleon.http import Service
 
 _SHOWN_ADAPTERS = 12
 
@@ -53,8 +53,8 @@ def serve(
 
     Try: kameleon serve; or kameleon serve --base qwen.gguf --pin law --port 9000
     """
+    from kameleon.http import KeyRing, Runner, Service, create_app, open_socket
     from kameleon.serving import Engine, HotAdapters
-    from kameleon.serving.http import KeyRing, Runner, Service, create_app, open_socket
 
     keys = None if http.api_key_file is None else KeyRing.read(http.api_key_file)
     with open_socket(http) as opened:

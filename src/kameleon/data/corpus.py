@@ -14,7 +14,7 @@ from kameleon.data.encode import Example, encode_row
 from kameleon.data.formats import Record, describe_empty, find_data, read_records
 from kameleon.data.rows import Row, make_row, shared_system_prompt, with_answer, with_system_prompt
 from kameleon.errors import DataError
-from kameleon.model import ChatTemplate
+from kameleon.text import ChatTemplate
 
 _HELD_OUT_SHARE, _LEAST_HELD_OUT, _MOST_HELD_OUT = 0.05, 16, 200
 

@@ -13,7 +13,7 @@ from kameleon.data.encode import Example, encode_row
 from kameleon.data.formats import Record
 from kameleon.data.rows import Row, answers_apart, kinds, make_row, with_answer
 from kameleon.errors import DataError, RewrittenTurnsError
-from kameleon.model import ChatTemplate
+from kameleon.text import ChatTemplate
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from kameleon.data.rows import Row
 from kameleon.errors import DataError
-from kameleon.model import ChatTemplate
+from kameleon.text import ChatTemplate
 
 # All rows share one object for each token of the vocabulary: an object of its own would take 28 bytes.
 _TOKENS: dict[int, int] = {}

@@ -13,8 +13,8 @@ from kameleon.data.doctor import Examined
 from kameleon.data.encode import Example
 from kameleon.data.rows import Row, system_prompt_of
 from kameleon.data.sample import sample
-from kameleon.model import ChatTemplate
 from kameleon.settings import Watch
+from kameleon.text import ChatTemplate
 
 _MOST_NAMED = 8
 """Rows that a sentence names; it counts the others."""

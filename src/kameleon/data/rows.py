@@ -9,7 +9,7 @@ from typing import Any
 
 from kameleon.data.formats import Record
 from kameleon.errors import DataError
-from kameleon.model import with_system
+from kameleon.text import with_system
 
 _ROLES = ("system", "user", "assistant", "tool")
 _SHAREGPT = {

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 import torch
 
-from kameleon.adapters import Bank
+from kameleon.adapters.resident import Bank
+from kameleon.bases import Base
 from kameleon.errors import AdapterMismatchError, KameleonError, SettingError
 from kameleon.generation.pages import PagePool, page_bytes, pages_for
 from kameleon.generation.request import Completion, Finish, Piece, Request, ScoredToken
 from kameleon.generation.sampling import Choice, Chooser, scores_of
 from kameleon.generation.text import TextStream
-from kameleon.model import Base
 from kameleon.ops import PAGE_TOKENS, Segments, chunk_rows
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kameleon.bases import Base
 from kameleon.errors import MissingExtraError, SettingError
-from kameleon.model import Base
 from kameleon.settings import Sampling
 
 _MOST_MULTIPLE = 100_000  # it compiles for half a second; for 99,999,999 the library took all memory of the machine

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from kameleon.adapters import Bank
+from kameleon.adapters.resident import Bank
+from kameleon.bases import Base
 from kameleon.generation.batch import Batch
 from kameleon.generation.pages import page_bytes, pages_for
 from kameleon.generation.request import Completion, Piece, Request
-from kameleon.model import Base
 
 _MAX_SEQUENCES = 64
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kameleon.bases import Base
 from kameleon.generation.constraint import Constraint
 from kameleon.generation.request import Request, ScoredToken
-from kameleon.model import Base
 from kameleon.settings import Sampling
 
 # Sorting a whole vocabulary takes milliseconds; nearly always the mass that is asked for lies in fewer tokens.

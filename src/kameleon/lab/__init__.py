@@ -1,6 +1,6 @@
 """The idea of LoRA in two minutes on toy layers: numbers, pictures, and the part that tutorials leave out.
 
-It knows `kameleon.lora` and nothing of language models, files of weights or adapters.
+It knows `kameleon.torch_modules` and nothing of language models, files of weights or adapters.
 """
 
 from kameleon.lab.explain import explain

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kameleon.lora import LoraConfig, LoraLayer, attach
+from kameleon.torch_modules import LoraConfig, LoraLayer, attach
 
 WIDTH = 100
 CONSTANT = 5.0

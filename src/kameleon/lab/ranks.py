@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kameleon.lab.report import RankPoint
-from kameleon.lora import LoraConfig, attach
+from kameleon.torch_modules import LoraConfig, attach
 
 WIDTH = 100
 TRUE_RANK = 4

@@ -1,4 +1,4 @@
-"""The lab from start to end: every number comes from layers that `kameleon.lora` adapted just now."""
+"""The lab from start to end: every number comes from layers that `kameleon.torch_modules` adapted just now."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from kameleon.lab.constant import ALPHA, RANK, learn_constant
 from kameleon.lab.pictures import require_matplotlib, save_pictures
 from kameleon.lab.ranks import rank_curve
 from kameleon.lab.report import LabReport
-from kameleon.lora import Count, LoraConfig, attach, count
 from kameleon.settings import SEEDS
+from kameleon.torch_modules import Count, LoraConfig, attach, count
 
 
 def run_lab(out_dir: Path | None = None, seed: int = 0) -> LabReport:

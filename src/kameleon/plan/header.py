@@ -9,11 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from kameleon.bases import HeaderFiles, locate_header
 from kameleon.errors import SettingError, WeightsError
-from kameleon.model import ChatTemplate, DecoderConfig, HeaderFiles, groups, locate_header, module_name
+from kameleon.model import DecoderConfig, groups, module_name
 from kameleon.model.config import config_from_gguf, config_from_hf, read_json
-from kameleon.model.tokenizer import load_tokenizer
 from kameleon.ops import nf4
+from kameleon.text import ChatTemplate
+from kameleon.text.tokenizer import load_tokenizer
 from kameleon.weights import GgufFile, read_safetensors_header, shard_names
 from kameleon.weights.safetensors_header import KIND_BITS
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from kameleon.bases import Base
 from kameleon.errors import KameleonError, QueueFullError
 from kameleon.generation import Batch, Chooser, Completion, Piece, Request
-from kameleon.model import Base
 from kameleon.ops import PAGE_TOKENS
 from kameleon.serving.fair_queue import FairQueue
 from kameleon.serving.hot_adapters import HotAdapters, Version, shutting_down

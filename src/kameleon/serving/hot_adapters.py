@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from kameleon.adapters import Adapter, Bank, Proof, Shelf, ShelfVersion, prove
-from kameleon.adapters.bank import FrozenResident, Resident
+from kameleon.adapters import Adapter, Proof, Shelf, ShelfVersion, prove
 from kameleon.adapters.card import read_card
-from kameleon.adapters.peft_files import reading_adapter
-from kameleon.adapters.safetensors_views import ReadBuffer
+from kameleon.adapters.formats.peft import reading_adapter
+from kameleon.adapters.formats.safetensors_views import ReadBuffer
+from kameleon.adapters.resident import Bank
+from kameleon.adapters.resident.bank import FrozenResident, Resident
+from kameleon.bases import Base
 from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError, KameleonError, QueueFullError
-from kameleon.model import Base
 from kameleon.ops import NO_ADAPTER, compute_in_one_thread
 from kameleon.serving.state import AdapterState
 

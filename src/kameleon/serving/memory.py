@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from kameleon.bases import Base
 from kameleon.generation import page_bytes, pages_for
-from kameleon.model import Base
 from kameleon.settings import Limits
 
 _SHARE = 1 / 8  # of what is free: for each of two, and most of it stays for other programs

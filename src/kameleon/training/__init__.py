@@ -1,9 +1,7 @@
 """Training runs and scores. It knows bases, adapters and data, but neither serving nor the command line."""
 
 from kameleon.settings import Recipe, Watch
-from kameleon.training.as_trained import evaluate_as_trained
 from kameleon.training.checkpoint import resumed_compute, saved_identity
-from kameleon.training.evaluation import GENERAL_TEXT, Score, TestSet, evaluate, make_test_set
 from kameleon.training.further import FIXED, find_parent, recipe_from, require_free
 from kameleon.training.log import draw_loss_curve, read_log
 from kameleon.training.loop import Run
@@ -13,23 +11,17 @@ from kameleon.training.schedule import Schedule
 
 __all__ = [
     "FIXED",
-    "GENERAL_TEXT",
     "Forecast",
     "Recipe",
     "Run",
     "RunResult",
     "Schedule",
-    "Score",
     "StepReport",
-    "TestSet",
     "Watch",
     "derived_learning_rate",
     "draw_loss_curve",
-    "evaluate",
-    "evaluate_as_trained",
     "find_parent",
     "lowest_layer",
-    "make_test_set",
     "read_log",
     "recipe_from",
     "require_free",

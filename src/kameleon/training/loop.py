@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from kameleon.adapters import Adapter, Bank, Card
+from kameleon.adapters import Adapter, Card
+from kameleon.adapters.resident import Bank
+from kameleon.bases import Base
 from kameleon.data import Example, pack, require_trainable, sample
 from kameleon.errors import CheckpointError, NonFiniteLossError, RunInterruptedError, TrainingError
-from kameleon.model import Base
 from kameleon.ops import IGNORE, compute_name, kernels, linear_cross_entropy
 from kameleon.settings import Recipe, Watch
 from kameleon.training.checkpoint import (

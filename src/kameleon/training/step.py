@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from kameleon.adapters import Adapter, Bank, Card, LoraFactors, Resident, weight_norms
+from kameleon.adapters import Adapter, Card, LoraFactors
+from kameleon.adapters.resident import Bank, Resident, weight_norms
+from kameleon.bases import Base
 from kameleon.data import Packed
 from kameleon.errors import NonFiniteLossError
-from kameleon.model import Base, DecoderConfig, module_shapes
+from kameleon.model import DecoderConfig, module_shapes
 from kameleon.ops import IGNORE, AdamW, clear, give_back_memory, keep_memory, linear_cross_entropy
 from kameleon.training.recipe import Recipe, target_modules
 

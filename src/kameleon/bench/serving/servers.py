@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from kameleon.adapters import Adapter, write_gguf_adapter
+from kameleon.adapters import Adapter
+from kameleon.adapters.formats import write_gguf_adapter
+from kameleon.bases import load_base
 from kameleon.bench.serving.contender import Contender, Program, Stage
 from kameleon.bench.serving.load import Drive, drive
-from kameleon.model import load_base
 
 ADAPTER_BYTES = 1 << 30  # a hundred of SmolLM2's adapters of rank 16: what a laptop would give
 _PLAIN_ADAPTERS = 16  # as many as a server has to be told of at its start

@@ -19,7 +19,7 @@ from kameleon.errors import BaseModelError
 from kameleon.home import cache_dir
 from kameleon.model import DecoderConfig, module_shapes
 from kameleon.model.config import read_config
-from kameleon.model.tokenizer import load_tokenizer
+from kameleon.text.tokenizer import load_tokenizer
 from kameleon.weights import open_weights
 
 _DRAWN = 16  # adapters of numbers of their own; beyond these, names of the same files

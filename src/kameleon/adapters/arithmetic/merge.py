@@ -1,0 +1,170 @@
+"""An adapter folded into a full model on disk, and how much of it survived that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors
+from kameleon.adapters.proof import probe_logits
+from kameleon.adapters.resident.bank import check_base, check_fit
+from kameleon.bases import Base, load_base
+from kameleon.errors import AdapterError, AdapterMismatchError, SettingError
+from kameleon.model import EMBEDDING, HEAD
+from kameleon.ops import Packed
+from kameleon.weights import GgufFile, SafetensorsFolder, WeightFile, copy_folder, copy_gguf
+from kameleon.weights.copies import as_stored, read_stored
+from kameleon.weights.gguf_file import hf_name
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What merging did.
+
+    `survived` is ⟨Q(W + Δ) − Q(W), Δ⟩ / ⟨Δ, Δ⟩ over all modules, Q being the rounding to what is written: 1 is all of
+    the change, 0 none; `survived_by_module` the same for each. `logit_gap_*` compare the merged model, loaded from what
+    was written, with base and adapter side by side on a probe text; `logits_moved_max` is how far the adapter moves
+    them at all.
+    """
+
+    path: Path
+    modules: int
+    survived: float
+    survived_by_module: dict[str, float]
+    logit_gap_max: float
+    logit_gap_mean: float
+    logits_moved_max: float
+
+
+def merge(
+    base: Base, adapter: Adapter, out: Path, kind: str | None = None, any_base: bool = False, whole: bool = False
+) -> MergeReport:
+    """Write W + Δ as a full model to `out`; the base itself is only read.
+
+    A base in Hugging Face layout gives such a folder, sharded and typed as it is. A `.gguf` base gives a `.gguf` file,
+    in which the matrices that change are of `kind` (one of `weights.WRITABLE`; BF16 is an unpacked copy) and all other
+    tensors keep their bytes; with `whole` every matrix is of `kind`. Where the base is quantised, a kind must be given:
+    rounding eats part of the change.
+    Raises SettingError without one, or when `out` exists or does not fit its disk; WrongBaseError and
+    AdapterMismatchError as `Bank.add` does; AdapterError when it cannot be written.
+    """
+    check_base(base, adapter, any_base)
+    check_fit(base, adapter)
+    if out.exists():
+        raise SettingError(f"{out} is there already; give another place")
+    weights, shares = base.weights, _Survivors()
+    biases = _merged_biases(base, adapter)
+
+    def fresh(round_trip: Callable[[str, Tensor], Tensor]) -> dict[str, Callable[[], Tensor]]:
+        def maker(module: str, change: LoraFactors | EndChange, stored: str) -> Callable[[], Tensor]:
+            return lambda: shares.merged(module, _plain(weights, stored), change, lambda w: round_trip(stored, w))
+
+        changes = {**adapter.modules, **_merged_ends(base, adapter)}
+        matrices = {f"{m}.weight": maker(m, change, _stored_name(base, m)) for m, change in changes.items()}
+        return matrices | {name: partial(biases.__getitem__, name) for name in biases}
+
+    try:
+        if isinstance(weights, SafetensorsFolder):
+            if kind is not None or whole:
+                raise SettingError(f"{base.name} is not quantised: merge without a kind")
+            copy_folder(weights, out, fresh(lambda name, w: w.to(weights.tensor(name).dtype).float()))
+        elif isinstance(weights, GgufFile):
+            chosen = kind or _float_kind(base, adapter)
+            if out.suffix != ".gguf":
+                raise SettingError(f"{out} must be a .gguf file, as the base is one")
+            trip = lambda _, w: read_stored(as_stored(w, chosen), chosen, tuple(w.shape))  # noqa: E731
+            copy_gguf(weights, out, chosen, fresh(trip), whole)
+        else:
+            raise SettingError(
+                f"{base.name} is packed from {weights.path}: merge into that folder itself, without --quantize and "
+                "with --any-base, or keep the adapter separate"
+            )
+    except OSError as error:
+        raise AdapterError(f"the merged model cannot be written to {out}: {error}") from error
+    plain, live = probe_logits(base, adapter, any_base)
+    gap = (probe_logits(load_base(str(out), base.compute_dtype))[0] - live).abs()
+    return MergeReport(
+        out,
+        len(adapter.modules) + len(adapter.ends),
+        shares.overall,
+        shares.by_module,
+        float(gap.max()),
+        float(gap.mean()),
+        float((live - plain).abs().max()),
+    )
+
+
+def _merged_ends(base: Base, adapter: Adapter) -> dict[str, EndChange]:
+    """What changes at the ends; a base whose head is its embedding gets a head of its own."""
+    untied = {HEAD: EndChange()} if adapter.ends and base.config.tie_word_embeddings else {}
+    return untied | adapter.ends
+
+
+def _stored_name(base: Base, module: str) -> str:
+    """The tensor that a module multiplies with."""
+    return f"{EMBEDDING if module == HEAD and base.config.tie_word_embeddings else module}.weight"
+
+
+def _merged_biases(base: Base, adapter: Adapter) -> dict[str, Tensor]:
+    """The biases that take the place of the base's, by tensor name."""
+    merged = dict(adapter.biases)
+    for module, factors in adapter.modules.items():
+        if factors.b_bias is not None:
+            if f"{module}.bias" not in base.weights.names():
+                raise AdapterMismatchError(
+                    f"{module} would need a bias, which {base.name} has not: it cannot be merged"
+                )
+            own = merged.get(module, base.weights.tensor(f"{module}.bias").float())
+            merged[module] = own + factors.scaling * factors.b_bias
+    return {f"{module}.bias": bias for module, bias in merged.items()}
+
+
+def _plain(weights: WeightFile, name: str) -> Tensor:
+    """W in fp32, in Hugging Face order."""
+    rows, columns = weights.shape(name)
+    stored = weights.matrix(name, (rows, columns))
+    return stored.dense() if isinstance(stored, Packed) else stored.float()
+
+
+def _float_kind(base: Base, adapter: Adapter) -> str:
+    """The kind in which a `.gguf` base holds all projections that change, if it is a plain float."""
+    changed = {_stored_name(base, module) for module in (*adapter.modules, *_merged_ends(base, adapter))}
+    assert isinstance(base.weights, GgufFile)
+    kinds = {tensor.kind for tensor, _ in base.weights.stored_tensors if hf_name(tensor.name) in changed}
+    if len(kinds) == 1 and kinds <= {"F32", "F16", "BF16"}:
+        return kinds.pop()
+    raise SettingError(
+        f"{base.name} is quantised ({', '.join(sorted(kinds))}), and rounding to its blocks eats part of the change: "
+        "keep the adapter separate (it is applied exactly), or merge into an unpacked copy (--unpacked), or pack the "
+        "changed weights anew (--requantise KIND), which tells how much survived"
+    )
+
+
+class _Survivors:
+    """Merged matrices, and what of each change is left of it after rounding."""
+
+    def __init__(self) -> None:
+        self.by_module: dict[str, float] = {}
+        self._kept = self._wanted = 0.0
+
+    @property
+    def overall(self) -> float:
+        return self._kept / self._wanted if self._wanted else 1.0
+
+    def merged(
+        self, module: str, weight: Tensor, change: LoraFactors | EndChange, round_trip: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        whole = change.merged(weight)
+        delta = change.delta() if isinstance(change, LoraFactors) and change.magnitude is None else whole - weight
+        if not torch.isfinite(whole).all():
+            raise AdapterMismatchError(f"{module} would hold NaN or infinity when merged; the adapter is broken")
+        kept = float(((round_trip(whole) - round_trip(weight)).double() * delta).sum())
+        wanted = float(delta.double().square().sum())
+        self._kept, self._wanted = self._kept + kept, self._wanted + wanted
+        self.by_module[module] = kept / wanted if wanted else 1.0
+        return whole

@@ -1,0 +1,17 @@
+"""The frozen base as one value, and where bases come from. It knows no adapter."""
+
+from kameleon.bases.base import Base, load_base
+from kameleon.bases.catalogue import CATALOGUE, Entry
+from kameleon.bases.fetch import BaseFiles, HeaderFiles, list_bases, locate, locate_header
+
+__all__ = [
+    "CATALOGUE",
+    "Base",
+    "BaseFiles",
+    "Entry",
+    "HeaderFiles",
+    "list_bases",
+    "load_base",
+    "locate",
+    "locate_header",
+]

@@ -1,0 +1,94 @@
+"""The frozen base: weights, tokenizer, chat template and fingerprint as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from kameleon.bases.fetch import BaseFiles, locate
+from kameleon.bases.sampling import recommended_sampling
+from kameleon.model.config import DecoderConfig, read_config
+from kameleon.model.decoder import Decoder, build_decoder
+from kameleon.model.layout import module_shapes
+from kameleon.ops import choose_compute_type
+from kameleon.settings import Sampling
+from kameleon.text.template import ChatTemplate
+from kameleon.text.tokenizer import load_tokenizer
+from kameleon.weights import WeightFile, open_weights
+
+
+@dataclass(frozen=True, eq=False)
+class Base:
+    """A model that never changes. It does not know which adapters exist.
+
+    `fingerprint` is a hash over every tensor's name, shape, type and stored bytes; adapters carry it.
+    """
+
+    name: str
+    files: BaseFiles
+    weights: WeightFile = field(repr=False)
+    config: DecoderConfig = field(repr=False)
+    decoder: Decoder = field(repr=False)
+    tokenizer: PreTrainedTokenizerBase = field(repr=False)
+    template: ChatTemplate = field(repr=False)
+    fingerprint: str
+    compute_dtype: torch.dtype
+    compute_reason: str
+    sampling: Sampling
+    """How the base is best sampled, for those who do not say; its adapters too. `max_tokens` is no part of it."""
+
+    @property
+    def stop_token_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: the config's end tokens, and those with which the template ends a turn."""
+        return self.config.stop_token_ids | self.template.end_token_ids
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the projections that can carry an adapter, the embedding and the head (norms and biases apart)."""
+        vocab = self.config.vocab_size * self.config.hidden_size
+        inner = sum(rows * columns for rows, columns in module_shapes(self.config).values())
+        return inner + vocab * (1 if self.config.tie_word_embeddings else 2)
+
+
+def load_base(
+    ref: str,
+    dtype: torch.dtype | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+    quantize: str | None = None,
+) -> Base:
+    """The base that `ref` names: a catalogue name, a folder in Hugging Face layout, a `.gguf` file or a hub id.
+
+    `dtype` None takes the type that this machine has units for. `on_progress(what, done, total)` reports fetching and
+    loading. `quantize` "nf4" packs a folder's matrices to 4 bits; that is another base, with another fingerprint.
+    Raises FetchError, UnsupportedArchitectureError, WeightsError or SettingError.
+    """
+    compute = choose_compute_type(dtype)
+    files = locate(ref, on_progress=on_progress)
+    weights = open_weights(files.path, quantize, on_progress)
+    config = read_config(files.path, weights)
+    sampling = recommended_sampling(files.path, weights)
+
+    def on_layer(done: int, total: int) -> None:
+        if on_progress:
+            on_progress("loading", done, total)
+
+    decoder = build_decoder(config, weights, compute.dtype, on_layer)
+    tokenizer = load_tokenizer(files.path, weights)
+    name = ref if quantize is None else f"{ref} in {quantize}"
+    template, fingerprint = ChatTemplate(tokenizer), weights.fingerprint()
+    return Base(
+        name,
+        files,
+        weights,
+        config,
+        decoder,
+        tokenizer,
+        template,
+        fingerprint,
+        compute.dtype,
+        compute.reason,
+        sampling,
+    )

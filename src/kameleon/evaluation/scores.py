@@ -1,0 +1,222 @@
+"""Scores of adapters on test sets: what was learned, and what was forgotten.
+
+One pass over the right answers gives every score. The greedy answer equals the right one exactly when each of its
+tokens is the most likely after those before it, so exact match needs no generation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kameleon.adapters.resident import Bank
+from kameleon.bases import Base
+from kameleon.data import Corpus, Example, Packed, pack, pack_groups
+from kameleon.evaluation.choices import Answer, Choices, answer_of, find_choices
+from kameleon.ops import IGNORE, NO_ADAPTER, token_scores
+
+GENERAL_TEXT = Path(__file__).with_name("general.jsonl")
+"""Two dozen short everyday texts: the loss on them shows what an adapter has made the base forget."""
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Encoded rows of one test set.
+
+    `alternatives[i]` holds other right answers to row i. `choices` are the answers of the rows, where these are few;
+    without, there is no choice score.
+    """
+
+    __test__ = False  # not a test case, whatever pytest thinks of its name
+
+    name: str
+    examples: tuple[Example, ...] = field(repr=False)
+    alternatives: tuple[tuple[Example, ...], ...] = field(repr=False)
+    choices: Choices | None = field(repr=False)
+    answer_bytes: int
+    corpus: Corpus | None = None
+    """What it was made of, where its rows take the system prompt of the adapter that answers."""
+
+    @cached_property
+    def sequences(self) -> tuple[tuple[Example, int], ...]:
+        """All that is scored, each with its row's place: the rows, their other right answers, and their prompts with
+        each other choice, where whole answers are compared."""
+        own = [(example, i) for i, example in enumerate(self.examples)]
+        others = [(other, i) for i, more in enumerate(self.alternatives) for other in more]
+        if self.choices is None:
+            return (*own, *others)
+        rivals = [(rival, i) for example, i in own for rival in self.choices.rivals(example, self.right_answers(i))]
+        return (*own, *others, *rivals)
+
+    def right_answers(self, place: int) -> frozenset[Answer]:
+        """The tokens of each right answer to a row."""
+        return frozenset(map(answer_of, (self.examples[place], *self.alternatives[place])))
+
+
+@dataclass(frozen=True)
+class Score:
+    """One adapter on one test set. `loss` is in nats per trained token; the shares are of all rows.
+
+    `choice_by` says what decided between the set's answers: "first_token", or the log-probability of the
+    "whole_answer". `choice_accuracy_per_byte` takes whole answers by their log-probability per byte of text: per byte
+    and not per token, since a rare word would gain by the many tokens that it is cut into. First tokens have no length,
+    so it is None for them. All three are None where the set has no choices.
+    """
+
+    adapter: str | None
+    testset: str
+    rows: int
+    loss: float
+    bits_per_byte: float
+    exact_match: float
+    choice_accuracy: float | None
+    choice_accuracy_per_byte: float | None = None
+    choice_by: str | None = None
+
+    @property
+    def held_out(self) -> float:
+        """The score that people quote: choice accuracy where the set has choices, else exact match.
+
+        Not the one per byte: the most probable of the answers, with its end, is what the model would say.
+        """
+        return self.exact_match if self.choice_accuracy is None else self.choice_accuracy
+
+
+def make_test_set(
+    base: Base, name: str, examples: Sequence[Example], alternatives: Sequence[Sequence[Example]]
+) -> TestSet:
+    """A test set out of encoded rows (each with at least one trained token)."""
+    text = (base.tokenizer.decode(list(answer_of(example)), skip_special_tokens=True) for example in examples)
+    return TestSet(
+        name,
+        tuple(examples),
+        tuple(tuple(more) for more in alternatives),
+        find_choices(base, examples),
+        sum(len(str(one).encode()) for one in text),
+    )
+
+
+@dataclass(frozen=True)
+class _RowScore:
+    loss: float
+    exact: bool
+    chosen: int
+
+
+@torch.inference_mode()
+def evaluate(
+    base: Base,
+    bank: Bank,
+    adapters: Sequence[str | None],
+    test: TestSet,
+    micro_batch_tokens: int = 1024,
+    on_rows: Callable[[int], None] | None = None,
+) -> list[Score]:
+    """Score resident adapters (None: the plain base) on one test set, in the order given.
+
+    Layers below the lowest adapted one are run once for all. `on_rows(n)` reports each pair of an adapter and one of
+    `test.sequences` done.
+    """
+    examples = [example for example, _ in test.sequences]
+    if test.choices is not None and test.choices.by == "whole_answer":
+        groups: list[list[int]] = [[] for _ in test.examples]
+        for at, (_, row) in enumerate(test.sequences):
+            groups[row].append(at)
+        passes = pack_groups(examples, groups, micro_batch_tokens, NO_ADAPTER)
+    else:
+        passes = pack(examples, micro_batch_tokens, NO_ADAPTER)
+    firsts = test.choices.firsts if test.choices is not None else ()
+    scored = _score_passes(base, bank, adapters, passes, firsts, on_rows)
+    return [_total(name, test, rows) for name, rows in zip(adapters, scored, strict=True)]
+
+
+def _score_passes(
+    base: Base,
+    bank: Bank,
+    adapters: Sequence[str | None],
+    passes: Sequence[Packed],
+    choices: Sequence[int],
+    on_rows: Callable[[int], None] | None,
+) -> list[dict[int, _RowScore]]:
+    decoder, depth = base.decoder, base.config.num_layers
+    slots = [bank.slot(name) for name in adapters]
+    shared = min((bank.lowest_layer(slot) for slot in slots), default=0)
+    scored: list[dict[int, _RowScore]] = [{} for _ in adapters]
+    for packed in passes:
+        below = None
+        if shared:
+            below = decoder.run(decoder.embed(packed.tokens, packed.segments), packed.segments, layers=range(shared))
+        for slot, rows in zip(slots, scored, strict=True):
+            segments = replace(packed.segments, adapters=(slot,) * len(packed.segments.lengths))
+            # An adapter that changes the embedding shares no layer.
+            entering = decoder.embed(packed.tokens, segments, bank) if below is None else below
+            hidden = decoder.finish(decoder.run(entering, segments, bank, layers=range(shared, depth)))
+            rows |= _score_packed(base, bank, slot, hidden, packed, choices)
+            if on_rows:
+                on_rows(len(packed.spans))
+    return scored
+
+
+def _score_packed(
+    base: Base, bank: Bank, slot: int, hidden: Tensor, packed: Packed, choices: Sequence[int]
+) -> dict[int, _RowScore]:
+    trained = (packed.labels != IGNORE).nonzero().flatten()
+    labels = packed.labels[trained]
+    scores = token_scores(
+        hidden[trained],
+        lambda some: base.decoder.logits(some, [slot] * len(some), bank),
+        labels,
+        base.config.vocab_size,
+        choices,
+    )
+    right = scores.argmax == labels
+    rows = {}
+    for row, start, stop in packed.spans:
+        mine = (trained >= start) & (trained < stop)
+        rows[row] = _RowScore(-float(scores.logprob[mine].sum()), bool(right[mine].all()), int(scores.choice[mine][0]))
+    return rows
+
+
+def _total(name: str | None, test: TestSet, rows: Mapping[int, _RowScore]) -> Score:
+    """`rows` holds the score of each of `test.sequences`, by its place."""
+    count = len(test.examples)
+    right = [test.right_answers(i) for i in range(count)]
+    logprobs: list[dict[Answer, float]] = [{} for _ in right]
+    exact: set[int] = set()
+    for at, (example, row) in enumerate(test.sequences):
+        answer = answer_of(example)
+        logprobs[row][answer] = -rows[at].loss
+        if rows[at].exact and answer in right[row]:
+            exact.add(row)
+    loss = sum(rows[i].loss for i in range(count))
+    score = Score(
+        adapter=name,
+        testset=test.name,
+        rows=count,
+        loss=loss / sum(len(answer_of(example)) for example in test.examples),
+        bits_per_byte=loss / math.log(2) / max(1, test.answer_bytes),
+        exact_match=len(exact) / count,
+        choice_accuracy=None,
+    )
+    choices = test.choices
+    if choices is None:
+        return score
+
+    def share(taken: Iterable[Answer]) -> float:
+        return sum(answer in answers for answer, answers in zip(taken, right, strict=True)) / count
+
+    if choices.by == "first_token":
+        chosen = (choices.with_first(rows[i].chosen) for i in range(count))
+        return replace(score, choice_by=choices.by, choice_accuracy=share(chosen))
+    return replace(
+        score,
+        choice_by=choices.by,
+        choice_accuracy=share(choices.likeliest(one.__getitem__) for one in logprobs),
+        choice_accuracy_per_byte=share(choices.likeliest_per_byte(one.__getitem__) for one in logprobs),
+    )

@@ -1,0 +1,224 @@
+"""/v1/adapters: what is on the shelf and in memory; loading, pinning, unloading, uploading. vLLM's two paths as well.
+
+A name from a request is only compared with names that there are, or checked to be a plain name; no path from a request
+reaches the file system.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from fastapi.responses import PlainTextResponse, Response
+
+from kameleon.adapters import Adapter, Proof, ShelfEntry, check_name, prove
+from kameleon.errors import AdapterError, AdapterNotFoundError, SettingError
+from kameleon.home import cache_dir
+from kameleon.http.bodies import LoadLora, UnloadLora
+from kameleon.http.errors import ApiError, json_response
+from kameleon.http.guard import key_of
+from kameleon.http.service import Service, service_of
+from kameleon.serving.state import AdapterState
+
+_FILES = ("adapter_config.json", "adapter_model.safetensors", "kameleon.json")
+_COPY_BYTES = 1 << 20
+
+
+def _unlimited(request: Request) -> None:
+    """Only keys that are for all models may change what is served."""
+    key = key_of(request)
+    if key is not None and key.models is not None:
+        raise ApiError(403, "this API key is for named models only; it may not manage adapters", "key_limited")
+
+
+router = APIRouter(dependencies=[Depends(_unlimited)])
+
+
+@router.get("/v1/adapters")
+def adapters(request: Request) -> Response:
+    """Every adapter: whether it is on the shelf, and which version of it is in memory."""
+    service = service_of(request)
+    return json_response({"object": "list", "data": _overview(service)})
+
+
+@router.post("/v1/adapters/{name}/load")
+async def load(name: str, request: Request) -> Response:
+    """Bring an adapter of the shelf into memory before anyone asks for it."""
+    service = service_of(request)
+    return await _waiting(request, lambda: _changed(service, name, service.adapters.load))
+
+
+@router.post("/v1/adapters/{name}/pin")
+async def pin(name: str, request: Request) -> Response:
+    """Keep an adapter in memory, whatever others need."""
+    service = service_of(request)
+    return await _waiting(request, lambda: _changed(service, name, service.adapters.pin))
+
+
+@router.post("/v1/adapters/{name}/unpin")
+def unpin(name: str, request: Request) -> Response:
+    """Let an adapter leave memory again when others need it."""
+    service = service_of(request)
+    return _changed(service, name, service.adapters.unpin)
+
+
+@router.post("/v1/adapters/{name}/unload")
+def unload(name: str, request: Request) -> Response:
+    """Take an adapter out of memory, when its running requests have ended. It stays on the shelf."""
+    service = service_of(request)
+    return _changed(service, name, service.adapters.unload)
+
+
+@router.put("/v1/adapters/{name}")
+async def upload(
+    name: str,
+    request: Request,
+    files: Annotated[list[UploadFile], File(description=f"{', '.join(_FILES)}; the last one may be missing")],
+    overwrite: Annotated[bool, Form(description="Make it a new version of an adapter that is there.")] = False,
+) -> Response:
+    """Put an adapter in PEFT's format on the shelf and into memory, after it was proven on the base.
+
+    curl -X PUT …/v1/adapters/law -F files=@adapter_config.json -F files=@adapter_model.safetensors
+    """
+    service = service_of(request)
+    return await _waiting(request, lambda: _take_in(service, name, files, overwrite))
+
+
+def _take_in(service: Service, name: str, files: list[UploadFile], overwrite: bool) -> Response:
+    try:
+        check_name(name)
+    except AdapterError as error:
+        raise ApiError(400, str(error), "invalid_name", "name") from error
+    adapter = _read(name, files)
+    proof = prove(service.base, adapter, service.any_base)
+    try:
+        service.shelf.save(adapter, overwrite)
+    except SettingError as error:
+        message = f"adapter {name!r} is on the shelf already; pick another name, or send overwrite=true"
+        raise ApiError(409, message, "adapter_exists", "name") from error
+    service.adapters.load(name)
+    return json_response({**_described(service, name), "proof": _told(proof)}, 201)
+
+
+@router.post("/v1/load_lora_adapter")
+async def load_lora_adapter(body: LoadLora, request: Request) -> Response:
+    """vLLM's way to load an adapter. Its path must be that of the shelf, or the adapter's own name."""
+    service = service_of(request)
+    return await _waiting(request, lambda: _load_lora(service, body))
+
+
+def _load_lora(service: Service, body: LoadLora) -> Response:
+    name = _known(service, body.lora_name)
+    if body.lora_path is not None and body.lora_path not in (name, str(service.shelf.folder(name))):
+        raise ApiError(
+            400,
+            f"lora_path may only be {name!r}: adapters come from the shelf, not from paths in requests; "
+            "kameleon adapter import puts a folder there, PUT /v1/adapters/NAME uploads one",
+            "invalid_value",
+            "lora_path",
+        )
+    service.adapters.load(name)
+    return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+
+
+@router.post("/v1/unload_lora_adapter")
+def unload_lora_adapter(body: UnloadLora, request: Request) -> Response:
+    """vLLM's way to take an adapter out of memory."""
+    service = service_of(request)
+    name = _known(service, body.lora_name)
+    service.adapters.unload(name)
+    return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+
+def _changed(service: Service, name: str, change: Callable[[str], None]) -> Response:
+    """`change` made to the adapter of that name, and how it stands then."""
+    name = _known(service, name)
+    change(name)
+    return json_response(_described(service, name))
+
+
+async def _waiting(request: Request, work: Callable[[], Response]) -> Response:
+    """`work`, which may wait long for room, in one of the threads that are for that: other requests need theirs."""
+    return await to_thread.run_sync(work, limiter=request.app.state.loading)
+
+
+def _known(service: Service, name: str) -> str:
+    found = service.adapter_of(f"{service.name}:{name}", None)
+    assert found is not None
+    return found
+
+
+def _described(service: Service, name: str) -> dict[str, Any]:
+    """The adapter as it is now; it may have left the shelf just before."""
+    try:
+        entry = service.shelf.entry(name)
+    except AdapterNotFoundError:
+        entry = None
+    return _listed(name, entry, _current_states(service).get(name))
+
+
+def _overview(service: Service) -> list[dict[str, Any]]:
+    entries: dict[str, ShelfEntry | None] = {entry.name: entry for entry in service.shelf.entries()}
+    for name in service.adapters.names():
+        entries.setdefault(name)
+    states = _current_states(service)
+    return [_listed(name, entry, states.get(name)) for name, entry in entries.items()]
+
+
+def _current_states(service: Service) -> dict[str, AdapterState]:
+    return {state.name: state for state in service.adapters.state() if state.current}
+
+
+def _listed(name: str, entry: ShelfEntry | None, state: AdapterState | None) -> dict[str, Any]:
+    """An adapter on the shelf (None: it is not there) and in memory (None: it is not there either)."""
+    found: dict[str, Any] = {"name": name, "on_shelf": entry is not None}
+    if entry is not None:
+        found |= {
+            "version": entry.version,
+            "bytes": entry.bytes,
+            "base": entry.card and entry.card.base_id,
+            "created": entry.card and entry.card.created,
+            "system_prompt": entry.card and entry.card.system_prompt,
+            "fault": entry.fault,
+        }
+    return found | {
+        "resident": state is not None and not state.loading,
+        "resident_version": state and state.version,
+        "resident_bytes": state.bytes if state else 0,
+        "pinned": state is not None and state.pinned,
+        "running": state.running if state else 0,
+    }
+
+
+def _read(name: str, files: list[UploadFile]) -> Adapter:
+    """The adapter in an upload, under its new name. Raises ApiError, AdapterFileError."""
+    given = [file.filename for file in files]
+    unknown = [str(one)[:80] for one in given if one not in _FILES]
+    if unknown or len(set(given)) < len(given):
+        wanted = ", ".join(_FILES)
+        told = f"{unknown[0]!r} is not" if unknown else "a file came twice; each must be"
+        raise ApiError(
+            400, f"{told} one of {wanted}: only safetensors in PEFT's format are read", "invalid_file", "files"
+        )
+    root = cache_dir() / "uploads"
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as folder:
+        for file in files:
+            with (Path(folder) / str(file.filename)).open("wb") as copy:
+                while part := file.file.read(_COPY_BYTES):
+                    copy.write(part)
+        return Adapter.load(folder, name)
+
+
+def _told(proof: Proof) -> dict[str, Any]:
+    return {
+        "live": proof.live,
+        "matched_modules": proof.matched_modules,
+        "dead_modules": len(proof.dead_modules),
+        "logits_moved_max": proof.logits_moved_max,
+        "template_equal": proof.template_equal,
+    }

@@ -1,0 +1,111 @@
+"""The bridge between the event loop and the engine's thread: answers are awaited here, and cancelled from here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request as HttpRequest
+
+from kameleon.generation import Completion, Piece, Request
+from kameleon.http.errors import ClientGoneError
+from kameleon.http.request_log import Entry
+from kameleon.serving.engine import Engine, Ticket
+
+_Result = TypeVar("_Result")
+
+
+class Answers:
+    """The answers to one HTTP request: asked for together, and all cancelled when the block ends before they do."""
+
+    def __init__(self, engine: Engine, user: str, entry: Entry) -> None:
+        self._engine, self._user, self._entry = engine, user, entry
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
+        self._tickets: list[Ticket] = []
+        self._unfinished = 0
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    async def __aenter__(self) -> Answers:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._is_closed = True
+            tickets = list(self._tickets)
+        if self._unfinished:
+            for ticket in tickets:
+                self._engine.cancel(ticket)
+            if tickets:
+                self._entry.finishes.append("cancelled")
+
+    async def ask(self, prepare: Callable[[], Sequence[Request]]) -> Sequence[Request]:
+        """Run `prepare` and submit what it makes, both in a worker thread: tokenising megabytes takes a while.
+
+        Raises what `prepare` raises, AdapterNotFoundError, SettingError, QueueFullError.
+        """
+        return await run_in_threadpool(self._ask, prepare)
+
+    def _ask(self, prepare: Callable[[], Sequence[Request]]) -> Sequence[Request]:
+        requests = prepare()
+        for index, request in enumerate(requests):
+            self._unfinished += 1
+            ticket = self._engine.submit(request, self._listener(index), self._user)
+            with self._lock:  # held for a moment only, since the event loop waits for it too
+                self._tickets.append(ticket)
+                is_closed = self._is_closed
+            if is_closed:  # the client left while this thread was at work
+                self._engine.cancel(ticket)
+                break
+        return requests
+
+    def _listener(self, index: int) -> Callable[[Piece], None]:
+        def on_piece(piece: Piece) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the server is ending
+                self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, piece))
+
+        return on_piece
+
+    async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+        """Pieces of all answers as they come, each with the number of its answer. Raises a piece's own error."""
+        while self._unfinished:
+            index, piece = await self._queue.get()
+            self._entry.note(index, piece)
+            if piece.error is not None or piece.completion is not None:
+                self._unfinished -= 1
+            if piece.error is not None:
+                raise piece.error
+            yield index, piece
+
+    async def completions(self) -> list[Completion]:
+        """All answers, whole, in the order in which they were asked for."""
+        done = {index: piece.completion async for index, piece in self.pieces() if piece.completion is not None}
+        return [done[index] for index in sorted(done)]
+
+
+async def unless_client_leaves(request: HttpRequest, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """The result of `work`, which is cancelled when the client closes its connection. Raises ClientGoneError."""
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_leaving(request))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientGoneError
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _leaving(request: HttpRequest) -> None:
+    """Wait until the client closes its connection; the body has been read by now."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

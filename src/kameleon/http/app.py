@@ -1,0 +1,54 @@
+"""The HTTP application: routes, guards, errors and metrics around one engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.cors import CORSMiddleware
+
+from kameleon.http import adapters, chat, completions, embeddings, health, metrics, models
+from kameleon.http.bodies import FIELDS
+from kameleon.http.errors import install_error_handlers
+from kameleon.http.guard import Guard
+from kameleon.http.keys import KeyRing
+from kameleon.http.request_log import LogRequests
+from kameleon.http.service import Service
+from kameleon.settings import HttpSettings
+
+_LOADS = 40  # by hand, at once; each may wait long for room, and has a thread meanwhile
+
+
+def create_app(service: Service, settings: HttpSettings | None = None, keys: KeyRing | None = None) -> FastAPI:
+    """The application. When it shuts down it drains the engine. Raises nothing of its own."""
+    settings = settings or HttpSettings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(service.engine.close, settings.drain_s)
+
+    # Its pages of documentation would fetch scripts from elsewhere; the schema itself is served.
+    app = FastAPI(title="Kameleon", version=version("kameleon"), docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.service = service
+    app.state.registry, responses = metrics.make_registry(service)
+    app.state.loading = CapacityLimiter(_LOADS)
+    for part in (chat, completions, embeddings, models, adapters, health, metrics):
+        app.include_router(part.router)
+    install_error_handlers(app, FIELDS)
+    origins = list(settings.cors_origins)
+
+    def max_bytes(path: str) -> int:
+        return settings.max_upload_bytes if path.startswith("/v1/adapters/") else settings.max_request_bytes
+
+    # The last one added is the outermost.
+    app.add_middleware(Guard, keys=keys, origins=origins, max_bytes=max_bytes)
+    if origins:
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(metrics.CountResponses, responses=responses)
+    app.add_middleware(LogRequests)
+    return app

@@ -1,0 +1,288 @@
+"""What requests hold, in OpenAI's words and vLLM's; a field that would be ignored is refused by its name.
+
+Fields that only concern OpenAI's own service (`store`, `metadata` …) may be sent and mean nothing here.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kameleon.errors import SettingError
+from kameleon.http.errors import ApiError
+from kameleon.settings import Sampling
+
+MOST_ANSWERS = 64
+_Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Count = Annotated[int, Field(ge=0, lt=2**31)]
+_Token = Annotated[int, Field(ge=0, lt=2**31)]
+_Strings = Annotated[list[str], Field(max_length=16)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+class Body(BaseModel):
+    """Strict: no unknown field, no text where a number belongs."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class JsonSchema(Body):
+    """The schema of a structured answer. `strict` or not, it always holds."""
+
+    name: str = "answer"
+    description: str | None = None
+    schema_: dict[str, Any] = Field(alias="schema", default_factory=dict)
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """What form the answer must have; `regex` is an addition to OpenAI's kinds."""
+
+    type: Literal["text", "json_object", "json_schema", "regex"]
+    json_schema: JsonSchema | None = None
+    regex: str | None = None
+
+    def constraints(self) -> dict[str, str]:
+        """The fields of `Sampling` that hold the answer to it. Raises ApiError for a form without its definition."""
+        match self.type:
+            case "text":
+                return {}
+            case "json_object":
+                return {"json_schema": '{"type": "object"}'}
+            case "json_schema" if self.json_schema is not None:
+                return {"json_schema": json.dumps(self.json_schema.schema_)}
+            case "regex" if self.regex is not None:
+                return {"regex": self.regex}
+        raise ApiError(
+            400, f"response_format of type {self.type} needs {self.type}", "invalid_value", "response_format"
+        )
+
+
+class StreamOptions(Body):
+    """`include_usage` asks for one more event with the counts of tokens."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class Generating(Body):
+    """The fields that both kinds of generating requests share. A field that is null has its default."""
+
+    model: str
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[str, Bias] | None = None
+    seed: _Seed | None = None
+    stop: str | _Strings | None = None
+    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
+    ignore_eos: bool | None = None
+    """vLLM's: go on past end tokens, for measurements."""
+    user: str | None = None
+    store: bool | None = None
+    metadata: dict[str, Any] | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    @property
+    def answers(self) -> int:
+        return self.n or 1
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the counts of tokens."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def samplings(self, start: Sampling, end_tokens: frozenset[int]) -> list[Sampling]:
+        """One `Sampling` for each of the `n` answers; with a seed, the seeds that follow it. Raises SettingError.
+
+        `start` holds where the request says nothing: what the base recommends, where OpenAI's temperature would be 1.
+        """
+        bias = {_token_number(token): value for token, value in (self.logit_bias or {}).items()}
+        if self.ignore_eos:
+            bias |= dict.fromkeys(end_tokens, -100.0)
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        given = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "top_k": 0 if self.top_k == -1 else self.top_k,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+        }
+        fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        return [
+            replace(
+                start,
+                logit_bias=tuple(bias.items()),
+                seed=None if self.seed is None else (self.seed + i) % 2**63,
+                stop=tuple(stop),
+                **fields,
+            )
+            for i in range(self.answers)
+        ]
+
+
+class TextPart(Body):
+    """A part of a message: text, the only kind that bases here read."""
+
+    type: Literal["text"]
+    text: str
+
+
+class CalledFunction(Body):
+    """A function that an assistant called, its arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Body):
+    """One call in an assistant's message."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None
+
+
+class ChatMessage(Body):
+    """One message. What an answer of this server holds can be sent back as it came."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    refusal: None = None
+    annotations: list[Any] | None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class FunctionDefinition(Body):
+    """A function that the model may call; `parameters` is a JSON schema."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """A tool: a function."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class NamedFunction(Body):
+    """A function by its name."""
+
+    name: str
+
+
+class NamedTool(Body):
+    """The one tool that the answer must call."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class ChatBody(Generating):
+    """POST /v1/chat/completions"""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool | None = None
+
+
+class CompletionBody(Generating):
+    """POST /v1/completions: text, or tokens, that the answer goes on from.
+
+    With `echo` and `logprobs` the prompt's tokens are scored too, and `max_tokens` may be 0.
+    """
+
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_ANSWERS)]
+        | Annotated[list[_Token], Field(min_length=1)]
+        | Annotated[list[list[_Token]], Field(min_length=1, max_length=MOST_ANSWERS)]
+    )
+    max_tokens: _Count | None = None
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool | None = None
+    best_of: int | None = None
+    suffix: str | None = None
+
+    def prompts(self) -> list[str] | list[list[int]]:
+        """The prompts, one or several."""
+        return _several(self.prompt)
+
+
+class EmbeddingBody(Body):
+    """POST /v1/embeddings"""
+
+    model: str
+    input: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=2048)]
+        | Annotated[list[_Token], Field(min_length=1)]
+        | Annotated[list[list[_Token]], Field(min_length=1, max_length=2048)]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Field(ge=1)] | None = None
+    user: str | None = None
+
+    def inputs(self) -> list[str] | list[list[int]]:
+        """The texts, one or several."""
+        return _several(self.input)
+
+
+class LoadLora(Body):
+    """POST /v1/load_lora_adapter, vLLM's way. `lora_path` may only name what is on the shelf."""
+
+    lora_name: str
+    lora_path: str | None = None
+    load_inplace: bool | None = None
+
+
+class UnloadLora(Body):
+    """POST /v1/unload_lora_adapter, vLLM's way."""
+
+    lora_name: str
+    lora_int_id: int | None = None
+
+
+FIELDS = frozenset(
+    name
+    for body in (ChatBody, CompletionBody, EmbeddingBody, LoadLora, UnloadLora, ChatMessage, StreamOptions)
+    for name in body.model_fields
+)
+
+
+def _several(given: Any) -> Any:
+    return given if isinstance(given, list) and not isinstance(given[0], int) else [given]
+
+
+def _token_number(text: str) -> int:
+    if not text.isdecimal() or len(text) > 9:
+        raise SettingError(f"logit_bias has {text[:40]!r}; its keys are numbers of tokens")
+    return int(text)

@@ -1,0 +1,131 @@
+"""Errors as OpenAI's clients expect them: a status, and one JSON object that says what came and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from kameleon.errors import (
+    AdapterError,
+    AdapterNotFoundError,
+    DataError,
+    KameleonError,
+    MissingExtraError,
+    QueueFullError,
+    SettingError,
+)
+from kameleon.http.request_log import word
+
+_log = logging.getLogger(__name__)
+_CLIENT_GONE = 499  # nobody reads it; nginx's number for the log
+_KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+class ApiError(KameleonError):
+    """What a request gets instead of an answer. `code` is for programs, `param` names the field at fault."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param = status, code, param
+
+    def response(self, headers: Mapping[str, str] | None = None) -> Response:
+        """OpenAI's error object."""
+        kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return json_response(
+            {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}},
+            self.status,
+            headers,
+        )
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection before it had its answer."""
+
+
+def json_response(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON document in ASCII, since an error may have to repeat text that is no UTF-8."""
+    return Response(json.dumps(document), status, headers, media_type="application/json")
+
+
+def as_api_error(error: KameleonError) -> ApiError:
+    """What one of Kameleon's own errors means to a client. Nothing that a request can cause is a 5xx."""
+    if isinstance(error, ApiError):
+        return error
+    message = str(error)
+    match error:
+        case QueueFullError():
+            return ApiError(429, message, "queue_full")
+        case AdapterNotFoundError():
+            return ApiError(404, message, "model_not_found", "model")
+        case AdapterError():
+            return ApiError(422, message, "adapter_unusable", "model")
+        case SettingError() | DataError():
+            return ApiError(400, message, "invalid_value")
+        case MissingExtraError():
+            return ApiError(501, message, "missing_extra")
+        case _:
+            return ApiError(500, message, "internal_error")
+
+
+def error_response(error: KameleonError) -> Response:
+    """The response to one of Kameleon's own errors; a full queue says when to come back."""
+    headers = {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))} if isinstance(error, QueueFullError) else {}
+    return as_api_error(error).response(headers)
+
+
+def install_error_handlers(app: FastAPI, fields: frozenset[str]) -> None:
+    """Have every way to fail answer in the one shape. `fields` are the names that a request may hold, for hints."""
+
+    async def on_own(request: Request, error: Exception) -> Response:
+        assert isinstance(error, KameleonError)
+        return error_response(error)
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return _validation_error(error, fields).response()
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return ApiError(error.status_code, str(error.detail)).response(error.headers)
+
+    async def on_gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=_CLIENT_GONE)
+
+    async def on_bug(request: Request, error: Exception) -> Response:
+        _log.error("%s %s failed", word(request.method), word(request.url.path), exc_info=error)
+        return ApiError(500, "the server failed at this request; its log says why", "internal_error").response()
+
+    app.add_exception_handler(KameleonError, on_own)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(ClientGoneError, on_gone)
+    app.add_exception_handler(ClientDisconnect, on_gone)
+    app.add_exception_handler(Exception, on_bug)
+
+
+def _validation_error(error: RequestValidationError, fields: frozenset[str]) -> ApiError:
+    """All faults in one sentence; the first one's field in `param`. Values are not repeated: they may be huge."""
+    told, first = [], None
+    for fault in list(error.errors())[:5]:
+        words = [str(word)[:80] for word in fault["loc"][1:]]
+        where = ".".join(words)
+        if first is None:
+            first = where or None
+        if fault["type"] == "json_invalid":
+            return ApiError(400, f"the body is not JSON: {fault.get('ctx', {}).get('error', 'it breaks off')}")
+        if fault["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(words[-1], fields, 1)
+            told.append(f"{where}: no such field{f'; did you mean {near[0]!r}?' if near else ''}")
+        else:
+            told.append(f"{where}: {fault['msg']}" if where else str(fault["msg"]))
+    return ApiError(400, "; ".join(told), "invalid_value", first)

@@ -1,0 +1,27 @@
+"""GET and HEAD of /health and /ready, for whoever keeps the process running."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from kameleon.http.errors import ApiError, json_response
+from kameleon.http.service import service_of
+
+router = APIRouter()
+
+
+@router.head("/health", include_in_schema=False)
+@router.get("/health")
+async def health() -> Response:
+    """Whether the process answers at all."""
+    return json_response({"status": "ok"})
+
+
+@router.head("/ready", include_in_schema=False)
+@router.get("/ready")
+async def ready(request: Request) -> Response:
+    """Whether it takes requests: not while it shuts down."""
+    if not service_of(request).engine.state().alive:
+        raise ApiError(503, "the server is shutting down", "shutting_down")
+    return json_response({"status": "ready"})

@@ -1,0 +1,80 @@
+"""Messages and text of requests become tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from kameleon.bases import Base
+from kameleon.http.bodies import ChatMessage
+from kameleon.http.errors import ApiError
+from kameleon.text import with_system
+
+
+class Prompts:
+    """Encodes for one base. What cannot fit it is refused before it is tokenised, which takes seconds for megabytes."""
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self.max_tokens = base.config.max_sequence_tokens
+        self._max_characters = self.max_tokens * max(map(len, base.tokenizer.get_vocab()))
+
+    def of_messages(
+        self,
+        messages: Sequence[ChatMessage],
+        tools: Sequence[dict[str, Any]],
+        opening: str,
+        system_prompt: str | None = None,
+    ) -> list[int]:
+        """A conversation up to where the answer begins, then `opening`. Raises DataError, ApiError.
+
+        `system_prompt` stands before a conversation that has none of its own.
+        """
+        template = self._base.template
+        begun = with_system([_plain(m) for m in messages], system_prompt)
+        rendered = template.render(begun, tools, add_generation_prompt=True)
+        self._check_length(len(rendered))
+        return self._checked(list(template.encode_text(rendered + opening)), "messages")
+
+    def of_text(self, text: str | Sequence[int]) -> list[int]:
+        """Text begun as the tokenizer begins a text, or tokens as they are. Raises DataError, ApiError."""
+        if not isinstance(text, str):
+            return self._checked(list(text), "prompt")
+        self._check_length(len(text))
+        template = self._base.template
+        return self._checked([*template.opening, *template.encode_text(text)], "prompt")
+
+    def _check_length(self, characters: int) -> None:
+        if characters > self._max_characters:
+            raise self._too_long(f"{characters:,} characters")
+
+    def _checked(self, tokens: list[int], where: str) -> list[int]:
+        if not tokens:
+            raise ApiError(400, "the prompt is empty; give it at least one token", "invalid_value", where)
+        if len(tokens) >= self.max_tokens:
+            raise self._too_long(f"{len(tokens):,} tokens")
+        vocabulary = self._base.config.vocab_size
+        if max(tokens) >= vocabulary:
+            raise ApiError(400, f"token {max(tokens)} is not one of {vocabulary:,}", "invalid_value", where)
+        return tokens
+
+    def _too_long(self, what: str) -> ApiError:
+        message = f"the prompt has {what}; this base takes fewer than {self.max_tokens:,} tokens, the answer included"
+        return ApiError(400, message, "context_length_exceeded")
+
+
+def _plain(message: ChatMessage) -> dict[str, Any]:
+    """A message as chat templates expect it: text in one piece, and only what was said."""
+    content = message.content
+    if isinstance(content, list):
+        content = "".join(part.text for part in content)
+    plain: dict[str, Any] = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": content or "",
+    }
+    if message.tool_calls:
+        plain["tool_calls"] = [call.model_dump(exclude_none=True) for call in message.tool_calls]
+    for key in ("name", "tool_call_id"):
+        if (value := getattr(message, key)) is not None:
+            plain[key] = value
+    return plain

@@ -1,0 +1,10 @@
+"""Text to tokens and back: the base's tokenizer and chat template. It knows files of weights, but no model."""
+
+from kameleon.text.go_template import go_template
+from kameleon.text.template import ChatTemplate, with_system
+
+__all__ = [
+    "ChatTemplate",
+    "go_template",
+    "with_system",
+]

@@ -1,0 +1,116 @@
+"""A base's chat template in Go's text/template, as Ollama's TEMPLATE wants it.
+
+A Jinja template is a program and cannot be translated in general. Most only put fixed text around each message, and
+that text is found by rendering marked conversations; what does not come out the same in the end is refused.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kameleon.errors import DataError, SettingError
+from kameleon.text.template import ChatTemplate, Message
+
+_SYSTEM, _USER, _ANSWER = "Kmlsystem", "Kmluser", "Kmlanswer"
+
+
+@dataclass(frozen=True)
+class _Around:
+    """What stands before and after each role's content, before all when nobody wrote a system message, and last."""
+
+    preamble: str
+    before: dict[str, str]
+    after: dict[str, str]
+    generation_prompt: str
+
+    def render(self, messages: Sequence[Message]) -> str:
+        has_system = any(message["role"] == "system" for message in messages)
+        texts = (self.before[m["role"]] + m["content"] + self.after[m["role"]] for m in messages)
+        return ("" if has_system else self.preamble) + "".join(texts) + self.generation_prompt
+
+    def as_go(self) -> str:
+        """`.System` and `.Messages` are what Ollama fills in."""
+        turns, word = "", "if"
+        for role, before in self.before.items():
+            turns += (
+                f'{{{{ {word} eq .Role "{role}" }}}}{_literal(before)}{{{{ .Content }}}}{_literal(self.after[role])}'
+            )
+            word = "else if"
+        preamble = f"{{{{ if not .System }}}}{_literal(self.preamble)}{{{{ end }}}}" if self.preamble else ""
+        loop = f"{{{{ range .Messages }}}}{turns}{{{{ end }}}}{{{{ end }}}}"
+        return f"{preamble}{loop}{_literal(self.generation_prompt)}"
+
+
+def go_template(template: ChatTemplate) -> str:
+    """The template for a conversation that ends with a user's message; a base without one takes the bare prompt.
+
+    Space around a message stays as it was typed, also where the base's own template would trim it.
+    What the tokenizer puts before every text is left out: llama.cpp and Ollama put it there too.
+    Raises SettingError for a template that does more than put text around messages.
+    """
+    if template.hash is None:
+        return "{{ .Prompt }}"
+    around = _found(template)
+    takes_system = "system" in around.before
+    for turns, system in itertools.product((1, 2, 4), (False, True) if takes_system else (False,)):
+        messages: list[Message] = [{"role": "system", "content": "Be brief."}] if system else []
+        for turn in range(turns):
+            messages.append({"role": "user", "content": f"Question {turn}\n\nwith two parts?"})
+            messages.append({"role": "assistant", "content": f"Answer {turn}."})
+        if around.render(messages[:-1]) != _rendered(template, messages[:-1]):
+            raise _too_much()
+    return around.as_go()
+
+
+def _found(template: ChatTemplate) -> _Around:
+    user, answer = {"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}
+    head, to_answer, to_user, *_, tail = _pieces(_rendered(template, [user, answer, user, answer, user]))
+    joints = [head, to_user]  # each ends with what stands before a user's content
+    try:
+        opening, to_first, _ = _pieces(_rendered(template, [{"role": "system", "content": _SYSTEM}, user]))
+        joints.append(to_first)
+    except DataError:
+        opening, to_first = None, ""
+    before_user = _common_start(*(joint[::-1] for joint in joints))[::-1]
+    after_user = _common_start(to_answer, tail)
+    cut = len(before_user)
+    before = {"user": before_user, "assistant": to_answer[len(after_user) :]}
+    after = {"user": after_user, "assistant": to_user[: len(to_user) - cut]}
+    if opening is not None:
+        before, after = {"system": opening, **before}, {"system": to_first[: len(to_first) - cut], **after}
+    return _Around(head[: len(head) - cut], before, after, tail[len(after_user) :])
+
+
+def _rendered(template: ChatTemplate, messages: Sequence[Message]) -> str:
+    opening = str(template.tokenizer.decode(list(template.opening)))
+    return template.render(messages, add_generation_prompt=True).removeprefix(opening)
+
+
+def _pieces(text: str) -> list[str]:
+    """The text between the marks; every mark that was put in must be there once."""
+    for mark in (_SYSTEM, _USER, _ANSWER):
+        text = text.replace(mark, "\0")
+    pieces = text.split("\0")
+    if len(pieces) not in (3, 6):
+        raise _too_much()
+    return pieces
+
+
+def _common_start(*texts: str) -> str:
+    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+    return "".join(letters[0] for letters in same)
+
+
+def _too_much() -> SettingError:
+    return SettingError(
+        "the base's chat template does more than put text around messages, so it cannot be written for Ollama: "
+        "export --to gguf, and write TEMPLATE by hand"
+    )
+
+
+def _literal(text: str) -> str:
+    """Text as it stands; in a Go string where it would open an action, or end a Modelfile's quotes."""
+    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if "{{" in text or '"' in text else text

@@ -1,0 +1,189 @@
+"""A full model out of base and adapter: as PEFT merges, measured, whole or not at all, and the base untouched."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from fakes import random_adapter
+from peft import PeftModel
+from safetensors.torch import load_file
+from tiny import FAMILIES, reference_model, save_base, save_gguf
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import kameleon
+from kameleon.adapters.arithmetic import merge
+from kameleon.adapters.proof import probe_logits
+from kameleon.cli import main
+from kameleon.errors import AdapterMismatchError, SettingError, WrongBaseError
+from kameleon.weights import GgufFile, open_weights
+
+UP = "model.layers.0.mlp.up_proj"
+
+
+def load(path):
+    return kameleon.load(str(path), dtype=torch.float32).base
+
+
+@pytest.mark.parametrize("family", ["llama tied", "llama untied", "qwen2"])
+def test_as_peft_merges_and_transformers_loads(family, tmp_path):
+    assert family in FAMILIES
+    save_base(tmp_path / "base", family)
+    base = load(tmp_path / "base")
+    adapter = random_adapter(base, "mine")
+    adapter.save(tmp_path / "mine")
+    report = merge(base, adapter, tmp_path / "merged")
+    theirs = PeftModel.from_pretrained(reference_model(family), tmp_path / "mine").merge_and_unload()
+    ours = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for name, expected in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], expected, rtol=1e-5, atol=1e-6)
+    assert (ours.lm_head.weight is ours.model.embed_tokens.weight) == ours.config.tie_word_embeddings
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged")("Hi").input_ids
+    assert report.survived == pytest.approx(1, abs=1e-4)
+    assert report.logit_gap_max < 1e-4 < 0.1 < report.logits_moved_max
+    assert base.weights.fingerprint() == base.fingerprint == open_weights(tmp_path / "base").fingerprint()
+
+
+def test_shards_stay_as_they_are_and_only_changed_tensors_change(tmp_path):
+    model = save_base(tmp_path / "base")
+    (tmp_path / "base" / "model.safetensors").unlink()
+    model.save_pretrained(tmp_path / "base", max_shard_size="100KB")
+    (tmp_path / "base" / "LICENSE").write_text("free")
+    (tmp_path / "base" / "pytorch_model.bin").write_text("a pickle")
+    base = load(tmp_path / "base")
+    adapter = random_adapter(base, "mine")
+    merge(base, replace(adapter, modules={UP: adapter.modules[UP]}), tmp_path / "merged")
+    before, after = ({f.name for f in (tmp_path / f).glob("[!.]*")} for f in ("base", "merged"))
+    assert after == before - {"pytorch_model.bin"}
+    shards = sorted(name for name in after if name.endswith(".safetensors"))
+    assert len(shards) > 2
+    for shard in shards:
+        one, other = load_file(tmp_path / "base" / shard), load_file(tmp_path / "merged" / shard)
+        assert [name for name in one if not torch.equal(one[name], other[name])] in ([], [f"{UP}.weight"])
+
+
+def test_every_chat_template_goes_along(tmp_path):
+    save_base(tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(tmp_path / "base")
+    base = load(tmp_path / "base")
+    merge(base, random_adapter(base, "mine"), tmp_path / "merged")
+    assert load(tmp_path / "merged").tokenizer.chat_template == tokenizer.chat_template
+
+
+def test_bf16_is_kept_and_what_it_rounds_away_is_measured(tmp_path):
+    save_base(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
+    model.save_pretrained(tmp_path / "base")
+    base = load(tmp_path / "base")
+    adapter = random_adapter(base, "mine")
+    tiny = {name: replace(f, b=f.b * 1e-6) for name, f in adapter.modules.items()}
+    report = merge(base, replace(adapter, modules=tiny), tmp_path / "lost")
+    assert report.survived < 0.3
+    report = merge(base, adapter, tmp_path / "merged")
+    assert report.survived == pytest.approx(1, abs=0.01)
+    assert load_file(tmp_path / "merged" / "model.safetensors")[f"{UP}.weight"].dtype == torch.bfloat16
+
+
+def test_a_quantised_base_is_refused_with_the_reason_and_the_ways_out(tmp_path):
+    save_gguf(tmp_path / "base.gguf", "Q4_0")
+    base = load(tmp_path / "base.gguf")
+    with pytest.raises(SettingError, match=r"Q4_0.*eats part of the change: keep the adapter separate.*--requantise"):
+        merge(base, random_adapter(base, "mine"), tmp_path / "merged.gguf")
+    assert not (tmp_path / "merged.gguf").exists()
+    save_base(tmp_path / "folder")
+    packed = kameleon.load(str(tmp_path / "folder"), dtype=torch.float32, quantize="nf4").base
+    with pytest.raises(SettingError, match="without --quantize"):
+        merge(packed, random_adapter(packed, "mine"), tmp_path / "merged")
+
+
+@pytest.mark.parametrize(("kind", "least"), [("F32", 0.9999), ("BF16", 0.99), ("Q8_0", 0.97), ("Q4_1", 0.8)])
+def test_a_gguf_is_written_in_the_kind_asked_for_and_what_survived_is_measured(kind, least, tmp_path):
+    save_gguf(tmp_path / "base.gguf", "Q4_0")
+    base = load(tmp_path / "base.gguf")
+    adapter = random_adapter(base, "mine")
+    report = merge(base, adapter, tmp_path / "merged.gguf", kind)
+    assert least < report.survived < 1.1
+    merged, source = GgufFile(tmp_path / "merged.gguf"), base.weights
+    file_type = merged.metadata.pop("general.file_type")
+    assert file_type != source.metadata["general.file_type"]
+    assert merged.metadata == {k: v for k, v in source.metadata.items() if k != "general.file_type"}
+    kinds = {tensor.name: tensor.kind for tensor, _ in merged.stored_tensors}
+    assert kinds["blk.0.attn_q.weight"] == kind
+    for (before, one), (after, other) in zip(source.stored_tensors, merged.stored_tensors, strict=True):
+        assert before.name == after.name
+        assert bytes(one) == bytes(other) or before.name.startswith("blk.")
+    if kind == "F32":
+        plain, live = probe_logits(base, adapter)
+        torch.testing.assert_close(probe_logits(load(tmp_path / "merged.gguf"))[0], live, rtol=1e-4, atol=1e-4)
+        assert (live - plain).abs().max() > 0.1
+        assert report.logit_gap_max < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+def test_whole_puts_every_matrix_in_the_kind_asked_for(kind, tmp_path):
+    save_gguf(tmp_path / "base.gguf", "Q4_0")
+    base = load(tmp_path / "base.gguf")
+    report = merge(base, random_adapter(base, "mine"), tmp_path / "merged.gguf", kind, whole=True)
+    merged = GgufFile(tmp_path / "merged.gguf")
+    assert {t.kind for t, _ in merged.stored_tensors if len(t.shape) == 2} == {kind}
+    assert {t.kind for t, _ in merged.stored_tensors if len(t.shape) == 1} == {"F32"}
+    assert report.survived > 0.97
+    name = "model.embed_tokens.weight"
+    torch.testing.assert_close(merged.tensor(name).float(), base.weights.tensor(name), rtol=0.02, atol=0.02)
+
+
+def test_a_base_is_converted_by_the_command(tmp_path):
+    save_gguf(tmp_path / "base.gguf", "Q4_0")
+    command = ["base", "convert", str(tmp_path / "base.gguf"), "--kind", "F32", "--out", str(tmp_path / "f32.gguf")]
+    for expected in (0, 2):  # the second time the file is there already
+        with pytest.raises(SystemExit) as end:
+            main(command)
+            raise SystemExit(0)
+        assert (end.value.code or 0) == expected
+    source, copy = load(tmp_path / "base.gguf"), load(tmp_path / "f32.gguf")
+    assert {t.kind for t, _ in copy.weights.stored_tensors} == {"F32"}
+    assert copy.fingerprint != source.fingerprint
+    torch.testing.assert_close(probe_logits(copy)[0], probe_logits(source)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_rounding_to_coarse_blocks_eats_a_small_change(tmp_path):
+    """What mlx-lm's users met when they fused into a quantised base: the training was gone."""
+    save_gguf(tmp_path / "base.gguf", "Q4_0")
+    base = load(tmp_path / "base.gguf")
+    adapter = random_adapter(base, "mine")
+    small = {name: replace(f, b=f.b * 3e-3) for name, f in adapter.modules.items()}
+    coarse = merge(base, replace(adapter, modules=small), tmp_path / "coarse.gguf", "Q4_0")
+    assert coarse.logit_gap_max > 0.3 * coarse.logits_moved_max
+    fine = merge(base, replace(adapter, modules=small), tmp_path / "fine.gguf", "F32")
+    assert fine.survived > 0.99
+    assert fine.logit_gap_max < 0.1 * fine.logits_moved_max
+
+
+def test_a_gguf_of_plain_floats_needs_no_kind(tmp_path):
+    save_gguf(tmp_path / "base.gguf", "F32")
+    base = load(tmp_path / "base.gguf")
+    assert merge(base, random_adapter(base, "mine"), tmp_path / "merged.gguf").logit_gap_max < 1e-4
+
+
+def test_what_cannot_be_merged_leaves_nothing_behind(tmp_path, tiny, tiny_folder, monkeypatch):
+    adapter = random_adapter(tiny.base, "mine")
+    huge = {name: replace(f, b=f.b * 1e38, a=f.a * 1e38) for name, f in adapter.modules.items()}
+    with pytest.raises(AdapterMismatchError, match="NaN or infinity"):
+        merge(tiny.base, replace(adapter, modules=huge), tmp_path / "out")
+    stranger = replace(adapter, card=replace(adapter.card, base_fingerprint="sha256:0"))
+    with pytest.raises(WrongBaseError):
+        merge(tiny.base, stranger, tmp_path / "out")
+    with pytest.raises(SettingError, match="not quantised"):
+        merge(tiny.base, adapter, tmp_path / "out", "Q8_0")
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=1000))
+    with pytest.raises(SettingError, match="its disk has 0 MB free"):
+        merge(tiny.base, adapter, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "kameleon-home"] == []
+    with pytest.raises(SettingError, match="is there already"):
+        merge(tiny.base, adapter, tmp_path)
+    assert json.loads((tiny_folder / "config.json").read_text())["model_type"] == "llama"

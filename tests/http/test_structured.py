@@ -1,0 +1,194 @@
+"""Answers held to a form over HTTP: JSON schemas, regular expressions, calls of tools."""
+
+import json
+import re
+import shutil
+import threading
+
+import openai
+import pydantic
+import pytest
+from starlette.testclient import TestClient
+from tiny import CHATML
+
+import kameleon
+from kameleon import Sampling
+from kameleon.generation import Request
+from kameleon.http import Service, create_app
+from kameleon.serving import Engine, HotAdapters, Limits
+
+HI = [{"role": "user", "content": "Hello there"}]
+SCHEMA = {
+    "type": "object",
+    "properties": {"size": {"enum": ["small", "large"]}, "count": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["size", "count"],
+    "additionalProperties": False,
+}
+TOOLS = [
+    {"type": "function", "function": {"name": "order", "description": "Order some", "parameters": SCHEMA}},
+    {"type": "function", "function": {"name": "wait"}},
+]
+
+
+def chat(client, **fields):
+    wish = {"model": "tiny", "messages": HI, "max_tokens": 90, "temperature": 0, **fields}
+    return client.post("/v1/chat/completions", json=wish)
+
+
+def content(response):
+    return response.json()["choices"][0]["message"]["content"]
+
+
+def test_an_answer_follows_its_schema(client):
+    form = {"type": "json_schema", "json_schema": {"name": "order", "schema": SCHEMA}}
+    for model in ("tiny", "law"):
+        answer = json.loads(content(chat(client, model=model, response_format=form)))
+        assert set(answer) == {"size", "count"}
+        assert answer["size"] in ("small", "large")
+        assert 0 <= answer["count"] <= 99
+
+
+def test_an_answer_matches_its_expression(client):
+    form = {"type": "regex", "regex": "[ab]{4}-[0-9]{2}"}
+    assert re.fullmatch(form["regex"], content(chat(client, response_format=form)))
+    wish = {"model": "tiny", "prompt": "one", "max_tokens": 20, "response_format": form}
+    assert re.fullmatch(form["regex"], client.post("/v1/completions", json=wish).json()["choices"][0]["text"])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"type": "json_schema", "json_schema": {"schema": {"type": "soup"}}},
+        {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/nowhere"}}},
+        {"type": "regex", "regex": "(unclosed"},
+    ],
+)
+def test_a_form_that_cannot_be_followed_is_a_400_and_the_server_goes_on(client, form):
+    assert chat(client, response_format=form).status_code == 400
+    assert chat(client, max_tokens=2).status_code == 200
+
+
+def test_the_openai_client_parses_an_answer_into_a_class(address):
+    class Order(pydantic.BaseModel):
+        size: str = pydantic.Field(pattern="^(small|large)$")
+        count: int = pydantic.Field(ge=0, le=99)
+
+    with openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as api:
+        done = api.chat.completions.parse(model="law", messages=HI, response_format=Order, max_tokens=90, temperature=0)
+    assert isinstance(done.choices[0].message.parsed, Order)
+
+
+@pytest.fixture(scope="module", params=["chat_template.jinja", "additional_chat_templates/tool_use.jinja"])
+def tool_base(request, tiny_folder, tmp_path_factory):
+    """The tiny base with a chat template that tells of tools as Hermes' does: its only one, or one for tools alone."""
+    folder = tmp_path_factory.mktemp("bases") / "tiny"
+    shutil.copytree(tiny_folder, folder)
+    told = "{% if tools %}{% for tool in tools %}{{ tool.function.name }} {% endfor %}<tool_call>{% endif %}"
+    (folder / request.param).parent.mkdir(exist_ok=True)
+    (folder / request.param).write_text(told + CHATML)
+    return folder
+
+
+@pytest.fixture
+def tool_service(tool_base):
+    import torch
+
+    loaded = kameleon.load(str(tool_base), dtype=torch.float32)
+    adapters = HotAdapters(loaded.base, loaded.shelf)
+    engine = Engine(loaded.base, adapters, Limits(kv_cache_bytes=16 << 20, adapter_bytes=1 << 20))
+    yield Service(loaded.base, engine, adapters, loaded.shelf)
+    engine.close(0)
+
+
+@pytest.fixture
+def tool_client(tool_service):
+    with TestClient(create_app(tool_service), base_url="http://127.0.0.1") as opened:
+        yield opened
+
+
+SHORT = [{**TOOLS[0], "function": {"name": "order", "parameters": SCHEMA}}]
+
+
+def test_a_demanded_call_is_a_call_that_fits_the_tool(tool_client):
+    response = chat(tool_client, tools=SHORT, tool_choice="required", messages=[{"role": "user", "content": "?"}])
+    (choice,) = response.json()["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "order"
+    assert json.loads(call["function"]["arguments"])["size"] in ("small", "large")
+
+
+def test_calls_and_their_results_can_be_sent_back(tool_client):
+    call = {"id": "call_1", "type": "function", "function": {"name": "order", "arguments": '{"size": "small"}'}}
+    messages = [
+        {"role": "user", "content": "?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "done"},
+    ]
+    assert chat(tool_client, messages=messages, tools=[TOOLS[1]], max_tokens=4).status_code == 200
+
+
+def test_the_openai_client_streams_a_demanded_call(tool_service, listen):
+    with openai.OpenAI(base_url=f"{listen(create_app(tool_service))}/v1", api_key="none", max_retries=0) as api:
+        wish = {"model": "tiny", "messages": [{"role": "user", "content": "?"}], "tools": SHORT, "temperature": 0}
+        named = {"type": "function", "function": {"name": "order"}}
+        with api.chat.completions.stream(**wish, tool_choice=named, max_tokens=90) as stream:
+            done = stream.get_final_completion()
+    (call,) = done.choices[0].message.tool_calls
+    assert call.function.name == "order"
+    assert done.choices[0].finish_reason == "tool_calls"
+
+
+def test_multiples_of_too_many_states_are_refused_before_they_take_all_memory(client):
+    def ask(schema):
+        return chat(client, response_format={"type": "json_schema", "json_schema": {"schema": schema}}, max_tokens=2)
+
+    several = {"allOf": [{"type": "integer", "multipleOf": 9973}, {"multipleOf": 9967}]}
+    for schema in ({"type": "integer", "multipleOf": 99_999_999}, several):
+        refused = ask(schema)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["message"].startswith("json_schema cannot be followed: numbers")
+    for multiple in (7, 0.01, 1_000_000, 86_400):
+        assert ask({"type": "number", "multipleOf": multiple}).status_code == 200
+    assert ask({"type": "object", "properties": {"multipleOf": {"type": "string"}}}).status_code == 200
+
+
+def test_the_first_choice_of_a_large_grammar_is_prepared_by_whoever_asks(service, monkeypatch):
+    import llguidance
+
+    threads = []
+
+    class Matcher:
+        grammar_from_regex = llguidance.LLMatcher.grammar_from_regex
+
+        def __init__(self, *given, **named):
+            self._real = real(*given, **named)
+
+        def __getattr__(self, name):
+            return getattr(self._real, name)
+
+        def compute_logit_bias(self):
+            threads.append(threading.current_thread())
+            return self._real.compute_logit_bias()
+
+    real = llguidance.LLMatcher
+    monkeypatch.setattr(llguidance, "LLMatcher", Matcher)
+    service.engine._batch.check(Request((65,), sampling=Sampling(regex="(x{100}){100}")))
+    assert threads == [threading.current_thread()]
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ({"type": "json_schema", "json_schema": {"schema": True}}, "valid dictionary"),
+        ({"type": "regex", "regex": "\ud800"}, "regex is not text"),
+        ({"type": "regex", "regex": "(?:" * 5000 + ")" * 5000}, "regex cannot be followed"),
+    ],
+)
+def test_a_form_that_is_none_is_told_by_its_own_name_and_in_short(client, form, told):
+    wish = json.dumps({"model": "tiny", "prompt": "one", "response_format": form})
+    response = client.post("/v1/completions", content=wish, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert told in response.json()["error"]["message"]
+    assert len(response.text) < 1000
