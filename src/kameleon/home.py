@@ -17,14 +17,17 @@ def home() -> Path:
 
 
 def bases_dir() -> Path:
+    """Where fetched bases are recorded."""
     return home() / "bases"
 
 
 def adapters_dir() -> Path:
+    """The shelf."""
     return home() / "adapters"
 
 
 def runs_dir() -> Path:
+    """Where training runs keep checkpoints and logs."""
     return home() / "runs"
 
 

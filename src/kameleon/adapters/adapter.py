@@ -37,6 +37,7 @@ class LoraFactors:
 
     @property
     def rank(self) -> int:
+        """The width of the side path: rows of A."""
         return self.a.shape[0]
 
     @property

@@ -32,6 +32,7 @@ class Floor:
         self.logits = torch.empty(_HEAD_ROWS, config.vocab_size, dtype=dtype)
 
     def step(self, tokens: int) -> None:
+        """The products of one training step over `tokens` tokens, and nothing else."""
         for layer in range(self.layers):
             for at, weight in enumerate(self.weights):
                 out_size, in_size = weight.shape

@@ -61,10 +61,12 @@ class Examined:
 
     @property
     def tokens(self) -> int:
+        """Tokens of all examples."""
         return sum(len(e.tokens) for e in self.examples)
 
     @property
     def trained_tokens(self) -> int:
+        """Tokens of all examples that are learned."""
         return sum(e.trained_tokens for e in self.examples)
 
     def to_json(self) -> dict[str, object]:

@@ -146,10 +146,12 @@ class Batch:
 
     @property
     def running(self) -> int:
+        """Requests that generate now."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
+        """Requests that wait for pages."""
         return len(self._waiting)
 
     @property

@@ -27,6 +27,7 @@ class PassPages:
     tables: Tensor
 
     def layer(self, index: int) -> LayerPages:
+        """One layer's pages, with the tables of all segments."""
         return LayerPages(self.keys[index], self.values[index], self.tables)
 
 
@@ -51,6 +52,7 @@ class PagePool:
 
     @property
     def held(self) -> int:
+        """Pages that some sequence refers to."""
         return self.pages - self.available
 
     @property

@@ -27,6 +27,7 @@ class Key:
         return f"key {self.number}"
 
     def may_use(self, model: str) -> bool:
+        """Whether the key's holder may ask for this model."""
         return self.models is None or model in self.models
 
 

@@ -20,6 +20,7 @@ class TokenTexts:
         self._tokenizer = tokenizer
 
     def text(self, token: int) -> str:
+        """The text of one token alone."""
         return str(self._tokenizer.decode([token]))
 
     def chat(self, scores: Iterable[ScoredToken]) -> dict[str, Any]:

@@ -42,6 +42,7 @@ class AdaptedEnd:
 
     @property
     def bytes(self) -> int:
+        """Memory that it holds beside the base's."""
         return self.held_numbers * self.weight.dtype.itemsize
 
     def rows(self, ids: Tensor) -> Tensor:

@@ -47,6 +47,7 @@ class BaseHeader:
 
     @property
     def size_bytes(self) -> int:
+        """Bytes of all tensors as stored."""
         return sum(tensor.size_bytes for tensor in self.tensors.values())
 
     def in_nf4(self) -> BaseHeader:

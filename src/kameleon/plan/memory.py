@@ -48,6 +48,7 @@ class Memory:
 
     @property
     def peak_bytes(self) -> int:
+        """The most that is resident at once, mapped pages of the base included."""
         return self.private_bytes + self.base_mapped
 
     @property

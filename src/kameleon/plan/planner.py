@@ -85,10 +85,12 @@ class Plan:
 
     @property
     def trainable_parameters(self) -> int:
+        """Numbers that the run trains."""
         return trainable_parameters(self.header.config, self.recipe)
 
     @property
     def adapter_bytes(self) -> int:
+        """Size of the adapter's file."""
         return adapter_bytes(self.header.config, self.recipe)
 
     @property

@@ -31,6 +31,7 @@ class Pass:
 
     @staticmethod
     def of(packed: Packed) -> Pass:
+        """The shape of a packed pass."""
         segments = packed.segments
         before = [0 if parent == NO_PARENT else segments.lengths[parent] for parent in segments.parents]
         return Pass(
@@ -61,6 +62,7 @@ class Workload:
 
     @property
     def steps(self) -> int:
+        """Optimizer steps of the whole run."""
         return self.schedule.steps
 
     @cached_property

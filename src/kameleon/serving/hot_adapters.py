@@ -52,6 +52,7 @@ class Version:
 
     @property
     def number(self) -> int | None:
+        """The shelf's number of this version; None for an adapter that is on no shelf."""
         return self.source.number if isinstance(self.source, ShelfVersion) else None
 
     @property
@@ -189,6 +190,7 @@ class HotAdapters:
             raise
 
     def unpin(self, name: str) -> None:
+        """Let the adapter be evicted again."""
         with self._lock:
             self._pinned.discard(name)
             self._shrink()

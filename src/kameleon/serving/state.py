@@ -18,11 +18,13 @@ class Times:
     sum_s: float = 0.0
 
     def note(self, seconds: float) -> None:
+        """Count one duration."""
         self.counts[bisect.bisect_left(EDGES_S, seconds)] += 1
         self.count += 1
         self.sum_s += seconds
 
     def copy(self) -> Times:
+        """A copy that later notes do not change."""
         return Times(list(self.counts), self.count, self.sum_s)
 
 
@@ -44,6 +46,7 @@ class Counters:
     between_tokens_s: Times = field(default_factory=Times)
 
     def copy(self) -> Counters:
+        """A copy that later requests do not change."""
         return Counters(
             self.requests,
             dict(self.finished),

@@ -81,6 +81,7 @@ class Count:
 
     @property
     def share(self) -> float:
+        """Trainable numbers as a share of all."""
         return self.trainable / max(1, self.trainable + self.frozen)
 
 

@@ -59,6 +59,7 @@ def save_checkpoint(folder: Path, trainee: Trainee, progress: Progress, identity
 
 
 def has_checkpoint(folder: Path) -> bool:
+    """Whether the run's folder holds a checkpoint."""
     return (folder / _FILE).exists()
 
 

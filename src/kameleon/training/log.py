@@ -39,6 +39,7 @@ class RunLog:
         return CheckpointError(f"cannot write the run's log {self.path} (its last checkpoint is intact): {error}")
 
     def close(self) -> None:
+        """Close the file. Lines that could not be written were told before."""
         with suppress(OSError):  # only what could not be written is still in its buffer, and that was told
             self._file.close()
 

@@ -53,10 +53,12 @@ class Schedule:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Steps in which each row is seen once; the last one may have fewer rows."""
         return math.ceil(self.rows / self.rows_per_step)
 
     @property
     def steps(self) -> int:
+        """Optimizer steps of the whole run."""
         whole, left = divmod(self.visits, self.rows)
         return whole * self.steps_per_epoch + self._steps(left)
 

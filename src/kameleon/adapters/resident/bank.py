@@ -34,10 +34,12 @@ class Resident:
 
     @property
     def lowest_layer(self) -> int:
+        """The first layer that it changes; gradients need not go further down."""
         return _lowest_layer(self.paths, self.ends)
 
     @property
     def bytes(self) -> int:
+        """Memory that it holds beside the base's."""
         return self.flat.nbytes + sum(end.bytes for end in self.ends.values())
 
     def factors(self) -> list[Tensor]:
@@ -67,6 +69,7 @@ class FrozenResident:
 
     @property
     def bytes(self) -> int:
+        """Memory that it holds beside the base's."""
         return self.table.bytes + sum(end.bytes for end in self.ends.values())
 
 
@@ -165,6 +168,7 @@ class Bank:
         return resident.bytes
 
     def names(self) -> list[str]:
+        """Names of the resident adapters, in the order of their slots."""
         return [resident.name for resident in self._slots if resident is not None]
 
     def sides(self, layer: int, group: str) -> Sequence[SidePath | None]:

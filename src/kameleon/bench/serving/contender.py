@@ -94,10 +94,12 @@ class Program:
         return line
 
     def last_words(self) -> str:
+        """The end of what the process wrote to its log, for messages."""
         self._log.seek(0)
         return self._log.read()[-400:].decode(errors="replace").strip()
 
     def end(self) -> None:
+        """Ask the process to end, and kill it if it does not."""
         self.process.terminate()
         try:
             self.process.wait(_END_S)

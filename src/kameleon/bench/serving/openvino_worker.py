@@ -15,6 +15,7 @@ from typing import Any
 
 
 def main() -> None:
+    """Load the model that the first argument describes, then answer one line of requests after the other."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not get between the answers
     what = json.loads(sys.argv[1])

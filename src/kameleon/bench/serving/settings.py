@@ -56,14 +56,17 @@ class ServeBenchSettings:
 
     @property
     def mix_names(self) -> list[str]:
+        """The mixes to measure, by name."""
         return [mix.strip() for mix in self.mixes.split(",")]
 
     @property
     def stream_counts(self) -> list[int]:
+        """Numbers of streams that run at the same time."""
         return [int(part) for part in self.streams.split(",")]
 
     @property
     def used_threads(self) -> int:
+        """Threads of each contender: those given, or one for each core of this process."""
         return self.threads or len(os.sched_getaffinity(0))
 
     @property
