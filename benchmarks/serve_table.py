@@ -17,7 +17,7 @@ from table import END, machine_words, put_between, wrapped
 
 BEGIN = "<!-- written by benchmarks/serve_table.py from benchmarks/serve_vs_peers.json -->"
 LARGE = Path(__file__).parent / "serve_large_base.json"
-"""A larger base, beside no peer; docs/structures.md has the command."""
+"""A larger base, beside no peer; benchmarks/README.md has the command."""
 _COLUMNS = {
     "kameleon": "Kameleon, bf16",
     "peft": "transformers + PEFT",

@@ -1,6 +1,6 @@
 """llama.cpp as the program on the other side: its server, and its converter of PEFT's adapters.
 
-Found through KAMELEON_LLAMA_SERVER, the PATH, or ~/.cache/kameleon-llama.cpp (docs/structures.md says how it is built).
+Found through KAMELEON_LLAMA_SERVER, the PATH, or ~/.cache/kameleon-llama.cpp (tests/README.md says how it is built).
 """
 
 import json
@@ -23,13 +23,13 @@ def llama_server():
     """The path of llama-server; the test is skipped where there is none."""
     places = (os.environ.get("KAMELEON_LLAMA_SERVER"), shutil.which("llama-server"), _CACHE / "build/bin/llama-server")
     found = next((str(place) for place in places if place and Path(place).exists()), None)
-    return found or pytest.skip("there is no llama-server here: KAMELEON_LLAMA_SERVER, or docs/structures.md")
+    return found or pytest.skip("there is no llama-server here: KAMELEON_LLAMA_SERVER, or tests/README.md")
 
 
 def llama_converter():
     """llama.cpp's convert_lora_to_gguf.py beside the cached build; the test is skipped where there is none."""
     found = next(_CACHE.glob("*/llama.cpp/convert_lora_to_gguf.py"), None)
-    return str(found) if found else pytest.skip("there is no source of llama.cpp here: docs/structures.md")
+    return str(found) if found else pytest.skip("there is no source of llama.cpp here: tests/README.md")
 
 
 @contextmanager

@@ -3,8 +3,8 @@
 By default libgomp spins for milliseconds at each barrier. On a busy machine the spinning thread takes the processor
 from the thread that it waits for, and everything becomes several times slower (benchmarks/busy.json). GOMP_SPINCOUNT
 (in libgomp's manual) sets how long it spins, but libgomp reads it when it is loaded, with torch. Where torch came
-first, as in many notebooks, an idle team of threads does it at some cost (docs/structures.md): libgomp spins only 100
-turns while it manages more threads than there are processors.
+first, as in many notebooks, an idle team of threads does it at some cost: libgomp spins only 100 turns while it manages
+more threads than there are processors. Measurements are in docs/decisions/threads-under-load.md.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import threading
 from pathlib import Path
 
-_SPINS = "5000"  # fewer cost an idle machine's training several percent, more cost a busy one's (docs/structures.md)
+_SPINS = "5000"  # fewer make training on an idle machine slower by several percent, more on a busy one
 _SPIN_COUNT, _POLICY = "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"
 _MAPS = Path("/proc/self/maps")
 

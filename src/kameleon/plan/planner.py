@@ -18,7 +18,7 @@ from kameleon.plan.workload import FEW_HELD_OUT, FEW_STEPS, Workload
 from kameleon.settings import Recipe, Watch
 from kameleon.training import Forecast, lowest_layer, settled
 
-# Chosen settings leave so much of the budget free: half of what the sums may be wrong by (docs/structures.md).
+# Chosen settings leave so much of the budget free: half of what the sums may be wrong by (docs/decisions/plans.md).
 _SPARE = 0.05
 _LEAST_MICRO_BATCH_TOKENS = 128
 _SHOWN_CHEAPER = 4
