@@ -6,6 +6,12 @@
 
 extern "C" {
 
+// Raise it with every change of a signature or of a structure's fields, here and in ops/native/abi.py.
+constexpr int64_t ABI_VERSION = 1;
+
+// "name=number;…": the version, the size of each structure, the code of each type, the constants.
+const char* kameleon_abi(void);
+
 enum Type {
     FP32, BF16,
     FIRST_PACKED,
@@ -128,15 +134,19 @@ struct SideRun {
     const Side* sides;
 };
 
-// One decoder layer. What a family has not is null.
+// One decoder layer. A part that a family does not have is null. Biases are of the pass's type.
 struct Layer {
     const float* input_norm;
     Weight qkv;
     const void* qkv_bias;
     const float *q_norm, *k_norm;
     Weight o;
+    const void* o_bias;
     const float *o_norm, *mlp_norm;
-    Weight gate_up, down;
+    Weight gate_up;
+    const void* gate_up_bias;
+    Weight down;
+    const void* down_bias;
     const float* down_norm;
     int64_t window;  // of attention, in tokens
     int64_t rope;    // which of the pass's rotations

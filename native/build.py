@@ -1,4 +1,4 @@
-"""Compile the kernels: once per CPU level, into src/kameleon/ops/libkameleon_LEVEL.so. One is chosen when it is loaded.
+"""Compile the kernels: src/kameleon/ops/native/libkameleon_LEVEL.so for each CPU level. One of them is loaded.
 
 Run by `pip install .` (as hatch's build hook), and by hand after a change: python native/build.py
 """
@@ -20,7 +20,7 @@ except ImportError:  # by hand, outside of a package build
     BuildHookInterface = object
 
 HERE = Path(__file__).resolve().parent
-TARGET = HERE.parent / "src" / "kameleon" / "ops"
+TARGET = HERE.parent / "src" / "kameleon" / "ops" / "native"
 
 # Strict floating point apart from fused multiply-add: no reordering, and NaN stays NaN.
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-fPIC"]
@@ -71,7 +71,7 @@ class NativeBuildHook(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         built = build()
-        build_data["artifacts"] += [f"/src/kameleon/ops/{path.name}" for path in built]
+        build_data["artifacts"] += [f"/src/kameleon/ops/native/{path.name}" for path in built]
         if built:
             build_data["pure_python"] = False
             build_data["tag"] = "py3-none-" + sysconfig.get_platform().replace("-", "_").replace(".", "_")

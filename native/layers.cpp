@@ -1,7 +1,7 @@
 // The layers of a decoder in one call, for generation: a step of small products would otherwise cost more in calls than in
 // reading the weights. One team of threads goes through all layers; each stage ends in a barrier.
 //
-// Values are rounded where the operators one by one round them (see `Decoder._layer`).
+// Values are rounded where the operators one by one round them (see model/blocks.py).
 #include <vector>
 
 #include "paged.h"
@@ -35,14 +35,30 @@ void norm_rows(const T* x, const float* weight, float eps, int64_t rows, int64_t
     }
 }
 
+template <class T>
+void add_bias_row(const T* bias, int64_t size, T* row) {
+    for (int64_t i = 0; i < size; i++) row[i] = narrow<T>(widen(row[i]) + widen(bias[i]));
+}
+
+// Each row += bias, if there is one.
+template <class T>
+void add_bias(const void* bias, int64_t rows, int64_t size, T* x) {
+    if (!bias) return;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < rows; i++) add_bias_row(static_cast<const T*>(bias), size, x + i * size);
+}
+
 // x += norm(the projection of `left`), or the projection alone.
 template <class T>
-void add_projection(const Left<T>& left, const Weight& w, const float* norm, float eps, T* part, T* x) {
+void add_projection(const Left<T>& left, const Weight& w, const void* bias, const float* norm, float eps, T* part,
+                    T* x) {
     if (!norm) {
         project(left, w, x, x);
+        add_bias(bias, left.tokens, w.out, x);
         return;
     }
     project<T, T>(left, w, nullptr, part);
+    add_bias(bias, left.tokens, w.out, part);
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < left.tokens; i++) {
         T *from = part + i * w.out, *to = x + i * w.out;
@@ -56,8 +72,7 @@ template <class T>
 void finish_qkv(const Stack& stack, const Layer& layer, const Pass& pass, const Pages& pages, int64_t token,
                 const Place& place, T* qkv) {
     const int64_t size = stack.head_dim, both = stack.heads + stack.kv_heads, half = size / 2;
-    if (const T* bias = static_cast<const T*>(layer.qkv_bias))
-        for (int64_t i = 0; i < (both + stack.kv_heads) * size; i++) qkv[i] = narrow<T>(widen(qkv[i]) + widen(bias[i]));
+    if (layer.qkv_bias) add_bias_row(static_cast<const T*>(layer.qkv_bias), (both + stack.kv_heads) * size, qkv);
     if (layer.q_norm)
         for (int64_t head = 0; head < both; head++) {
             T* at = qkv + head * size;
@@ -108,9 +123,10 @@ void run_layer(const Stack& stack, int64_t number, const Pass& pass, const Pages
         }
         attended = padded;
     }
-    add_projection(left(attended, room.mixed_row, 1), layer.o, layer.o_norm, stack.eps, room.part, x);
+    add_projection(left(attended, room.mixed_row, 1), layer.o, layer.o_bias, layer.o_norm, stack.eps, room.part, x);
     norm_rows(x, layer.mlp_norm, stack.eps, tokens, stack.hidden, room.u, room.u_row);
     project<T, T>(left(room.u, room.u_row, 2), layer.gate_up, nullptr, room.gate_up);
+    add_bias(layer.gate_up_bias, tokens, 2 * wide, room.gate_up);
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < tokens; i++) {
         T* to = room.gated + i * room.gated_row;
@@ -118,7 +134,7 @@ void run_layer(const Stack& stack, int64_t number, const Pass& pass, const Pages
         stack.activation == GELU_TANH ? gated_row<GeluTanh>(gate, wide, to) : gated_row<Silu>(gate, wide, to);
         std::fill(to + wide, to + room.gated_row, T{});
     }
-    add_projection(left(room.gated, room.gated_row, 3), layer.down, layer.down_norm, stack.eps, room.part, x);
+    add_projection(left(room.gated, room.gated_row, 3), layer.down, layer.down_bias, layer.down_norm, stack.eps, room.part, x);
 }
 
 template <class T>

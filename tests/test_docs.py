@@ -19,7 +19,6 @@ NOT_YET = {
     "generation/sequence.py",
     "generation/step.py",
     "model/blocks.py",
-    "ops/native/library.py",
     "training/losses.py",
     "training/trainee.py",
 }

@@ -14,6 +14,7 @@
     │   ├── AdapterFileError (ValueError) files that are missing, damaged or hold what cannot be applied
     │   ├── AdapterMismatchError (ValueError)  keys or shapes that do not fit the base, or each other
     │   └── WrongBaseError (ValueError)   trained on a base with another fingerprint
+    ├── KernelError (RuntimeError)        the compiled kernels do not belong to this version, or cannot take a tensor
     ├── QueueFullError                    the server has as much to do as it takes on; it says when to come back
     ├── ContenderError (RuntimeError)     one side of a benchmark ended before it was done
     ├── LoraError (ValueError)            a LoRA operation on a torch module that cannot be done correctly
@@ -81,6 +82,10 @@ class AdapterMismatchError(AdapterError, ValueError):
 
 class WrongBaseError(AdapterError, ValueError):
     """The adapter was trained on a base with another fingerprint."""
+
+
+class KernelError(KameleonError, RuntimeError):
+    """The compiled kernels do not belong to this version, or cannot take a tensor."""
 
 
 class QueueFullError(KameleonError):

@@ -7,7 +7,7 @@ from fakes import random_adapter
 import kameleon
 from kameleon import Sampling
 from kameleon.generation import Request, generate
-from kameleon.ops import multiplies
+from kameleon.ops import can_multiply
 
 NEAR_TIE = 0.125  # in log-probability: of logits near 20, bf16 knows eighths
 TEXTS = (
@@ -53,5 +53,5 @@ def test_a_mixed_batch_gives_each_request_what_it_gets_alone_but_for_near_ties(c
     assert len({one.text for one in together}) > len(TEXTS)  # the adapters say different things
     assert equal >= 0.99 * total
     assert all(gap <= NEAR_TIE for gap in gaps)
-    if multiplies(torch.bfloat16):  # Kameleon's own products promise the bits
+    if can_multiply(torch.bfloat16):  # Kameleon's own products promise the bits
         assert equal == total

@@ -11,7 +11,7 @@ import kameleon
 from kameleon import Sampling
 from kameleon.errors import SettingError
 from kameleon.generation import Batch, Request, batch, page_bytes
-from kameleon.ops import Segments, multiplies
+from kameleon.ops import Segments, can_multiply
 
 PROMPT = tuple((7 * i) % 250 for i in range(100))
 
@@ -92,7 +92,7 @@ def test_being_put_off_changes_nothing(loaded):
     done = run(crowded)
     assert crowded.preemptions
     for got in (done[number] for number in numbers):
-        if multiplies(torch.float32):
+        if can_multiply(torch.float32):
             assert got == expected
         assert replace(got, scores=(), prompt_scores=()) == replace(expected, scores=(), prompt_scores=())
         for mine, theirs in ((got.scores, expected.scores), (got.prompt_scores, expected.prompt_scores)):

@@ -30,7 +30,7 @@ def test_updates_equal_those_of_torch(clip_norm, weight_decay):
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_gradient_that_is_not_finite_moves_nothing(bad):
     ours = AdamW.of(torch.ones(10), 0.1)
-    norm = ours.update(torch.tensor([bad] + [1.0] * 9), 1.0, 1.0, 0.1)
+    norm = ours.update(torch.tensor([bad] + [1.0] * 9), divisor=1.0, clip_norm=1.0, learning_rate=0.1)
     assert not math.isfinite(norm)
     assert torch.equal(ours.parameters, torch.ones(10))
     assert not ours.mean.any()

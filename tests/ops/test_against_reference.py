@@ -44,12 +44,14 @@ def _seed():
 @pytest.mark.parametrize("shape", [(1, 3), (7, 64), (33, 576), (5, 3, 16)])
 def test_rms_norm(shape, dtype, tolerance):
     x, weight = leaf(*shape, dtype=dtype), torch.randn(shape[-1])
-    assert_same(lambda: ops.rms_norm(x, weight, 1e-5), lambda: reference.rms_norm(x, weight, 1e-5), [x], tolerance)
+    assert_same(
+        lambda: ops.rms_norm(x, weight, eps=1e-5), lambda: reference.rms_norm(x, weight, eps=1e-5), [x], tolerance
+    )
 
 
 def test_rms_norm_of_wide_numbers_in_a_narrow_type():
     x, weight = leaf(9, 64), torch.randn(64)
-    fast, slow = (lambda f=f: f(x, weight, 1e-5, torch.bfloat16) for f in (ops.rms_norm, reference.rms_norm))
+    fast, slow = (lambda f=f: f(x, weight, eps=1e-5, dtype=torch.bfloat16) for f in (ops.rms_norm, reference.rms_norm))
     assert fast().dtype == torch.bfloat16
     assert_same(fast, slow, [x], 2e-2)
 
@@ -101,7 +103,7 @@ def test_rows_may_lie_apart_or_as_columns_and_so_may_gradients(lay):
             lambda: reference.attention(*ops.split_heads(x, 2, 2), segments).flatten(1),
         ),
         (
-            lambda: ops.lora_linear(lay(x), FrozenWeight(weight), [], segments, norm),
+            lambda: ops.lora_linear(lay(x), FrozenWeight(weight), [], segments, before=norm),
             lambda: reference.lora_linear(norm(x), weight, [], segments),
         ),
     ):
@@ -205,7 +207,7 @@ def test_lora_linear(mix, dtype, tolerance):
     segments = Segments((5, 1, 0, 8), mix)
     weight = torch.randn(20, 12, dtype=dtype)
     sides = [side_path(12, [(r, 0, 8), (r + 1, 14, 20)]) for r in (1, 2, 4, 8)] + [None]
-    used = [sides[slot] for slot in dict.fromkeys(run.adapter for run in segments.runs) if sides[slot]]
+    used = [sides[slot] for slot in dict.fromkeys(run.adapter for run in segments.spans) if sides[slot]]
     x = leaf(segments.tokens, 12, dtype=dtype)
     factors = [t for side in used for t in side.trained]
     assert_same(
@@ -229,15 +231,15 @@ def test_lora_linear_with_magnitudes_and_shifts(mix):
         side_path(12, spans, dora=True, shifted=True),
         None,
     ]
-    used = [sides[slot] for slot in dict.fromkeys(run.adapter for run in segments.runs) if sides[slot]]
+    used = [sides[slot] for slot in dict.fromkeys(run.adapter for run in segments.spans) if sides[slot]]
     x, residual = leaf(segments.tokens, 12), leaf(segments.tokens, 20)
     assert_same(
-        lambda: ops.lora_linear(x, FrozenWeight(weight), sides, segments, norm, residual),
+        lambda: ops.lora_linear(x, FrozenWeight(weight), sides, segments, before=norm, residual=residual),
         lambda: reference.lora_linear(norm(x), weight, sides, segments) + residual,
         [x, residual, *(t for side in used for t in side.trained)],
     )
-    alone = ops.lora_linear(x, FrozenWeight(weight), [None] * 5, segments, norm, residual)
-    mixed = ops.lora_linear(x, FrozenWeight(weight), sides, segments, norm, residual)
+    alone = ops.lora_linear(x, FrozenWeight(weight), [None] * 5, segments, before=norm, residual=residual)
+    mixed = ops.lora_linear(x, FrozenWeight(weight), sides, segments, before=norm, residual=residual)
     for start, length, slot in zip(segments.starts, segments.lengths, segments.adapters, strict=True):
         if slot in (NO_ADAPTER, 4) and length > 1:
             torch.testing.assert_close(mixed[start : start + length], alone[start : start + length])
@@ -248,7 +250,7 @@ def test_a_magnitude_that_equals_its_norm_changes_nothing_to_the_bit():
     x, residual = torch.randn(9, 12), torch.randn(9, 20)
     norm = weight.row_squares.sqrt()
     fresh = SidePath(torch.randn(3, 12), (Branch(torch.zeros(20, 3), 0, 20, 0.5, norm.clone(), norm),))
-    got = ops.lora_linear(x, weight, [fresh], segments, None, residual)
+    got = ops.lora_linear(x, weight, [fresh], segments, residual=residual)
     assert torch.equal(got, weight.project(x, residual=residual))
 
 
@@ -260,7 +262,7 @@ def test_a_projection_behind_a_norm_and_before_a_residual(mix):
     x, residual = leaf(59, 24), leaf(59, 40)
     used = [sides[slot] for slot in dict.fromkeys(mix) if slot != NO_ADAPTER]
     assert_same(
-        lambda: ops.lora_linear(x, FrozenWeight(weight), sides, segments, norm, residual),
+        lambda: ops.lora_linear(x, FrozenWeight(weight), sides, segments, before=norm, residual=residual),
         lambda: reference.lora_linear(norm(x), weight, sides, segments) + residual,
         [x, residual, *(t for side in used for t in side.trained)],
     )
@@ -285,7 +287,7 @@ def test_multiply(rows, inner, columns, transposed):
     )
     half = ops.sum_products([ops.Term(x.bfloat16(), matrix.bfloat16())], residual=residual.bfloat16())
     torch.testing.assert_close(half.double(), wanted + residual, rtol=2e-2, atol=2e-2 * inner**0.5)
-    if rows > 7 and native.multiplies(x.dtype):  # torch promises nothing of the kind
+    if rows > 7 and native.can_multiply(x.dtype):  # torch promises nothing of the kind
         assert torch.equal(ops.multiply(x, matrix)[3:], ops.multiply(torch.cat([x[3:], x]), matrix)[: rows - 3])
 
 
@@ -321,7 +323,7 @@ def test_linear_cross_entropy(rows, dtype, tolerance, monkeypatch):
     )
 
 
-@pytest.mark.skipif(not native.multiplies(torch.bfloat16), reason="torch's products round logits to bf16")
+@pytest.mark.skipif(not native.can_multiply(torch.bfloat16), reason="torch's products round logits to bf16")
 def test_logits_are_not_rounded_on_their_way_to_the_loss(monkeypatch):
     monkeypatch.setattr("kameleon.ops.cross_entropy.LOGITS_BYTES", 4 * 3000 * 8)  # rows of several pieces
     hidden, weight = leaf(20, 64, dtype=torch.bfloat16), torch.randn(3000, 64).bfloat16()

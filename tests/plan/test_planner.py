@@ -39,7 +39,7 @@ def llama():
 @pytest.fixture
 def plan(llama, monkeypatch):
     monkeypatch.setattr(planner, "calibrate", lambda *_: RATES)
-    monkeypatch.setattr(memory, "runs", lambda _: True)  # as where kernels unpack
+    monkeypatch.setattr(memory, "can_run", lambda _: True)  # as where kernels unpack
 
     def make(memory_bytes=None, watch=Watch(), header=llama, **more):  # noqa: B008 (frozen)
         def work(watch):
@@ -178,10 +178,10 @@ def test_copies_of_the_base_are_what_the_products_make(tiny_folder, monkeypatch)
         if name.rsplit(".", 2)[1] in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
     )
     vocab = header.tensors["model.embed_tokens.weight"].size_bytes
-    monkeypatch.setattr(memory, "multiplies", lambda _: False)
+    monkeypatch.setattr(memory, "can_multiply", lambda _: False)
     assert copied_bytes(header, torch.float32) == joined
     assert copied_bytes(header, torch.bfloat16) == (inner + vocab) // 2
-    monkeypatch.setattr(memory, "multiplies", lambda _: True)
+    monkeypatch.setattr(memory, "can_multiply", lambda _: True)
     assert copied_bytes(header, torch.float32) == 0
 
 

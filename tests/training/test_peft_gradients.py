@@ -73,7 +73,7 @@ def their_gradients(model, rows, shared):
     return found
 
 
-def check(base, model, adapter, rows, folder, least_cosine, tolerance, shared=0, checkpoint_layers=0):
+def check(base, model, adapter, rows, folder, least_cosine, tolerance, *, shared=0, checkpoint_layers=0):
     adapter.save(folder)
     ours = our_gradients(base, adapter, rows, shared, checkpoint_layers)
     theirs = their_gradients(PeftModel.from_pretrained(model, folder, is_trainable=True).eval(), rows, shared)
@@ -130,7 +130,17 @@ def test_gradients_through_a_shared_prefix_and_checkpointed_layers(family, tmp_p
     first, *rest = read_rows(loaded.base.tokenizer)
     rows = [first[:25] + row for row in rest]
     adapter = small_adapter(loaded.base)
-    check(loaded.base, reference_model(family), adapter, rows, tmp_path / "mine", 0.99999, 1e-4, 25, True)
+    check(
+        loaded.base,
+        reference_model(family),
+        adapter,
+        rows,
+        tmp_path / "mine",
+        0.99999,
+        1e-4,
+        shared=25,
+        checkpoint_layers=2,
+    )
 
 
 # A tensor or two of 420 land within 0.002 below 0.999, which ones is chance: on this text none with these units.

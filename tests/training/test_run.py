@@ -150,7 +150,9 @@ def test_layers_are_computed_again_from_the_first_trained_one_on(tiny, rows, mon
     bank = Bank(tiny.base)
     bank.add(fresh_adapter(tiny.base, "x", recipe, _card(tiny)))
     layer = Decoder._layer
-    monkeypatch.setattr(Decoder, "_layer", lambda self, index, *rest: ran.append(index) or layer(self, index, *rest))
+    monkeypatch.setattr(
+        Decoder, "_layer", lambda self, index, *rest, **how: ran.append(index) or layer(self, index, *rest, **how)
+    )
     packs = pack(tiny.read(rows).examples[:1], 300, 0)
     train_step(tiny.base, bank, Trainee(bank.resident("x"), recipe), packs, 1e-2, checkpoint_layers=1)
     assert ran == [0, 1, 2, 1]

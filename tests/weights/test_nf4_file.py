@@ -8,7 +8,7 @@ from tiny import save_base
 import kameleon
 from kameleon import home
 from kameleon.errors import SettingError, WeightsError
-from kameleon.ops import Packed, Segments, native, nf4
+from kameleon.ops import Segments, StoredMatrix, native, nf4
 from kameleon.weights import Nf4File, SafetensorsFolder, open_weights
 
 
@@ -24,7 +24,7 @@ def test_matrices_are_packed_once_and_vectors_stay(folder):
     weights = Nf4File(source, lambda *progress: told.append(progress))
     name, shape = "model.layers.0.self_attn.q_proj.weight", (64, 64)
     matrix = weights.matrix(name, shape)
-    assert isinstance(matrix, Packed)
+    assert isinstance(matrix, StoredMatrix)
     assert (matrix.kind, matrix.shape) == ("NF4", shape)
     assert matrix.data.equal(nf4.pack(source.tensor(name)))
     assert weights.tensor("model.norm.weight").equal(source.tensor("model.norm.weight"))

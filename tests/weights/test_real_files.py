@@ -13,7 +13,7 @@ import torch
 from tiny import save_gguf
 
 from kameleon.bases import locate
-from kameleon.ops import Packed
+from kameleon.ops import StoredMatrix
 from kameleon.weights import GgufFile
 from kameleon.weights.gguf_file import hf_name
 
@@ -34,7 +34,7 @@ def test_every_matrix_of_a_real_file_unpacks_to_the_bits_of_the_gguf_package(nam
         if wanted.dim() == 2:
             matrix = weights.matrix(hf_name(stored.name, architecture), tuple(wanted.shape))
             # In the order of the file: how rows of q and k are put back is tested elsewhere.
-            matrix = replace(matrix, half=0).dense() if isinstance(matrix, Packed) else matrix
+            matrix = replace(matrix, half=0).dense() if isinstance(matrix, StoredMatrix) else matrix
         assert torch.equal(matrix.view(torch.int32), wanted.view(torch.int32)), stored.name
         seen.add(stored.tensor_type.name)
     assert seen == KINDS[name]

@@ -12,7 +12,7 @@ from kameleon.bases import Base, load_base
 from kameleon.bench.cases import Rows
 from kameleon.bench.settings import BenchSettings
 from kameleon.bench.turns import Job, Turns
-from kameleon.data import Example, Packed, pack
+from kameleon.data import Example, PackedPass, pack
 from kameleon.model import groups
 from kameleon.model.decoder import Decoder
 from kameleon.training import Recipe
@@ -31,7 +31,7 @@ def recipe_of(settings: BenchSettings) -> Recipe:
     )
 
 
-def pack_rows(rows: Rows, slot: int, max_tokens: int) -> list[Packed]:
+def pack_rows(rows: Rows, slot: int, max_tokens: int) -> list[PackedPass]:
     """The passes of a step that learns every token of `rows`."""
     examples = [Example(at, tuple(row), (True,) * len(row)) for at, row in enumerate(rows)]
     return pack(examples, max_tokens, slot)

@@ -5,7 +5,7 @@ from kameleon.data.doctor import Examined, Fault, by_reason, colour_mask, examin
 from kameleon.data.encode import Example, encode_row
 from kameleon.data.formats import Record, describe_empty, find_data, read_records
 from kameleon.data.overview import Observation, observe, observe_system_prompt
-from kameleon.data.packing import Packed, RowSpan, pack, pack_groups
+from kameleon.data.packing import PackedPass, RowSpan, pack, pack_groups
 from kameleon.data.rows import Row, make_row, with_answer
 from kameleon.data.sample import sample
 
@@ -16,7 +16,7 @@ __all__ = [
     "Fault",
     "Observation",
     "Origin",
-    "Packed",
+    "PackedPass",
     "Record",
     "Row",
     "RowSpan",

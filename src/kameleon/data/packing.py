@@ -26,7 +26,7 @@ class RowSpan(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedPass:
     """One pass through the base.
 
     `tokens` [tokens] int64. `labels` [tokens] int64: the token that follows, where that one is trained, else IGNORE.
@@ -39,7 +39,7 @@ class Packed:
     spans: tuple[RowSpan, ...]
 
 
-def pack(examples: Sequence[Example], max_tokens: int, adapter: int) -> list[Packed]:
+def pack(examples: Sequence[Example], max_tokens: int, adapter: int) -> list[PackedPass]:
     """Lay examples out in passes of at most `max_tokens` tokens (a longer example gets a pass of its own).
 
     Examples are ordered by length, so that attention pads little. What all of a pass begin with, untrained, is stored
@@ -61,10 +61,10 @@ def pack(examples: Sequence[Example], max_tokens: int, adapter: int) -> list[Pac
 
 def pack_groups(
     examples: Sequence[Example], groups: Sequence[Sequence[int]], max_tokens: int, adapter: int
-) -> list[Packed]:
+) -> list[PackedPass]:
     """Like `pack`, for groups of places in `examples`: what a group begins with (a prompt, before all answers that are
     compared) is stored once for that group."""
-    passes: list[list[Packed]] = []
+    passes: list[list[PackedPass]] = []
     used = 0
     for group in groups:
         for part in pack([examples[i] for i in group], max_tokens, adapter):
@@ -76,7 +76,7 @@ def pack_groups(
     return [_join(parts) for parts in passes]
 
 
-def _join(parts: Sequence[Packed]) -> Packed:
+def _join(parts: Sequence[PackedPass]) -> PackedPass:
     lengths: list[int] = []
     adapters: list[int] = []
     parents: list[int] = []
@@ -89,7 +89,7 @@ def _join(parts: Sequence[Packed]) -> Packed:
         spans += [RowSpan(row, start + at, stop + at) for row, start, stop in part.spans]
         at += len(part.tokens)
     tokens, labels = (torch.cat(some) for some in zip(*((p.tokens, p.labels) for p in parts), strict=True))
-    return Packed(tokens, labels, Segments(tuple(lengths), tuple(adapters), tuple(parents)), tuple(spans))
+    return PackedPass(tokens, labels, Segments(tuple(lengths), tuple(adapters), tuple(parents)), tuple(spans))
 
 
 def _needed_tokens(example: Example) -> int:
@@ -112,7 +112,7 @@ def _shared_prefix_tokens(examples: Sequence[Example]) -> int:
     return shared if shared >= _SHORTEST_PREFIX_TOKENS else 0
 
 
-def _lay_out(examples: Sequence[Example], members: Sequence[int], shared: int, adapter: int) -> Packed:
+def _lay_out(examples: Sequence[Example], members: Sequence[int], shared: int, adapter: int) -> PackedPass:
     tokens: list[int] = []
     labels: list[int] = []
     lengths: list[int] = []
@@ -131,4 +131,4 @@ def _lay_out(examples: Sequence[Example], members: Sequence[int], shared: int, a
     count = len(lengths)
     parents = (NO_PARENT, *([0] * (count - 1))) if shared else ()
     segments = Segments(tuple(lengths), (adapter,) * count, parents)
-    return Packed(torch.tensor(tokens), torch.tensor(labels), segments, tuple(spans))
+    return PackedPass(torch.tensor(tokens), torch.tensor(labels), segments, tuple(spans))

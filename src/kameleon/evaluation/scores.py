@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
-from kameleon.data import Corpus, Example, Packed, pack, pack_groups
+from kameleon.data import Corpus, Example, PackedPass, pack, pack_groups
 from kameleon.evaluation.choices import Answer, Choices, answer_of, find_choices
 from kameleon.ops import IGNORE, NO_ADAPTER, token_scores
 
@@ -140,7 +140,7 @@ def _score_passes(
     base: Base,
     bank: Bank,
     adapters: Sequence[str | None],
-    passes: Sequence[Packed],
+    passes: Sequence[PackedPass],
     choices: Sequence[int],
     on_rows: Callable[[int], None] | None,
 ) -> list[dict[int, _RowScore]]:
@@ -164,7 +164,7 @@ def _score_passes(
 
 
 def _score_packed(
-    base: Base, bank: Bank, slot: int, hidden: Tensor, packed: Packed, choices: Sequence[int]
+    base: Base, bank: Bank, slot: int, hidden: Tensor, packed: PackedPass, choices: Sequence[int]
 ) -> dict[int, _RowScore]:
     trained = (packed.labels != IGNORE).nonzero().flatten()
     labels = packed.labels[trained]

@@ -21,11 +21,11 @@ from kameleon.model.layout import Group, Member, groups, module_name
 from kameleon.model.rope import attention_factor, inv_freq
 from kameleon.ops import (
     NO_ADAPTER,
-    Cheap,
     Gated,
     LayerPages,
     LayerStack,
     LayerWeights,
+    Recomputed,
     RmsNorm,
     Segments,
     SidePath,
@@ -33,11 +33,11 @@ from kameleon.ops import (
     attention,
     attention_paged,
     lora_linear,
-    rerun,
+    recompute,
+    release_freed_memory,
     rms_norm,
     rope,
     rotation,
-    spare,
     split_heads,
     torch_has_amx,
 )
@@ -131,7 +131,7 @@ class Decoder:
         """[tokens, hidden_size]: what enters the first layer."""
         x, scale = self.embedding.rows(tokens), self.config.embedding_scale
         if adapters is not None:
-            for run in segments.runs:
+            for run in segments.spans:
                 if (end := adapters.end(run.adapter, EMBEDDING)) is not None:
                     x[run.start : run.stop] = end.rows(tokens[run.start : run.stop])
         # Rounded to x's type before the product, as Gemma was trained.
@@ -156,34 +156,38 @@ class Decoder:
         """
         self._check(x, segments)
         x = x.float() if cache is None else x
-        turns = {one: rotation(segments.positions, *ready) for one, ready in self._ropes.items()}
+        rotations = {one: rotation(segments.positions, *ready) for one, ready in self._ropes.items()}
         if cache is not None and layers is None and runs_as_one(x):
-            slots = {run.adapter for run in segments.runs}
+            slots = {run.adapter for run in segments.spans}
             tables = adapters if isinstance(adapters, SideTables) else None
             assert not slots or tables is not None
             sides = {slot: tables.table(slot) for slot in slots} if tables is not None else {}
             if all(table.is_plain for table in sides.values()):
-                return self._stack.run(x, segments, list(turns.values()), cache.keys, cache.values, cache.tables, sides)
+                return self._stack.run(
+                    x, segments, list(rotations.values()), cache.keys, cache.values, cache.tables, sides
+                )
         sparing = checkpoint_layers > 0
         for index in layers if layers is not None else range(len(self.layers)):
             if sparing:
-                spare(x)
-            turn = turns[self.config.layer_rope(index)]
+                release_freed_memory(x)
+            rotation_ = rotations[self.config.layer_rope(index)]
             trained = self._trained(index, segments, adapters) if checkpoint_layers else []
             if trained or (checkpoint_layers and x.requires_grad):
                 checkpoint_layers -= 1
-                x = rerun(
-                    lambda x, unread, i=index, turn=turn: self._layer(i, x, segments, turn, adapters, cache, unread),
+                x = recompute(
+                    lambda x, *, skip_output=False, i=index, turn=rotation_: self._layer(
+                        i, x, segments, turn, adapters, cache, skip_output=skip_output
+                    ),
                     x,
                     trained,
                 )
             else:
-                x = self._layer(index, x, segments, turn, adapters, cache)
+                x = self._layer(index, x, segments, rotation_, adapters, cache)
         return x
 
     def finish(self, x: Tensor) -> Tensor:
         """The last norm, [tokens, hidden_size]: what the head multiplies."""
-        return rms_norm(x, self.norm, self.config.rms_norm_eps, self.head.dtype)
+        return rms_norm(x, self.norm, eps=self.config.rms_norm_eps, dtype=self.head.dtype)
 
     def logits(self, hidden: Tensor, slots: Sequence[int] = (), adapters: SidePaths | None = None) -> Tensor:
         """hidden · headᵀ in fp32, [rows, vocab_size]; give it only the rows that are needed.
@@ -212,18 +216,28 @@ class Decoder:
                 layer.q_norm,
                 layer.k_norm,
                 layer.o.stacked,
+                None,
                 layer.o_norm,
                 layer.mlp_norm,
                 layer.gate_up.stacked,
+                None,
                 layer.down.stacked,
+                None,
                 layer.down_norm,
                 config.window(i),
                 ropes.index(config.layer_rope(i)),
             )
             for i, layer in enumerate(self.layers)
         ]
-        heads = config.num_heads, config.num_kv_heads, config.head_dim
-        return LayerStack(layers, *heads, config.activation, config.rms_norm_eps, config.max_sequence_tokens)
+        return LayerStack(
+            layers,
+            heads=config.num_heads,
+            kv_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            activation=config.activation,
+            eps=config.rms_norm_eps,
+            no_window=config.max_sequence_tokens,
+        )
 
     def _layer(
         self,
@@ -233,7 +247,8 @@ class Decoder:
         turn: tuple[Tensor, Tensor],
         adapters: SidePaths | None,
         cache: Cache | None,
-        unread: bool = False,
+        *,
+        skip_output: bool = False,
     ) -> Tensor:
         layer, config, eps = self.layers[index], self.config, self.config.rms_norm_eps
         heads, window = (config.num_heads, config.num_kv_heads), config.window(index)
@@ -242,19 +257,28 @@ class Decoder:
         def project(
             group: str,
             x: Tensor,
-            before: Cheap | None = None,
+            before: Recomputed | None = None,
             residual: Tensor | None = None,
-            unread: bool = False,
+            skip_output: bool = False,
             dtype: torch.dtype | None = None,
         ) -> Tensor:
             sides = adapters.sides(index, group) if adapters is not None else ()
-            return lora_linear(x, getattr(layer, group), sides, segments, before, residual, unread, dtype)
+            return lora_linear(
+                x,
+                getattr(layer, group),
+                sides,
+                segments,
+                before=before,
+                residual=residual,
+                skip_output=skip_output,
+                dtype=dtype,
+            )
 
-        def add(x: Tensor, group: str, part: Tensor, norm: Tensor | None, before: Cheap | None = None) -> Tensor:
+        def add(x: Tensor, group: str, part: Tensor, norm: Tensor | None, before: Recomputed | None = None) -> Tensor:
             """x + norm(the projection of `part`)."""
             if norm is None:
-                return project(group, part, before, residual=x, unread=unread and group == "down")
-            return x + rms_norm(project(group, part, before), norm, eps)
+                return project(group, part, before, residual=x, skip_output=skip_output and group == "down")
+            return x + rms_norm(project(group, part, before), norm, eps=eps)
 
         # In x's type until queries and keys are turned: rounding them twice would be half of the error of their scores.
         qkv = project("qkv", x, RmsNorm(layer.input_norm, eps, dtype), dtype=x.dtype)
@@ -271,7 +295,7 @@ class Decoder:
         """What the segments' adapters train in a layer."""
         if adapters is None:
             return []
-        slots = {run.adapter for run in segments.runs}
+        slots = {run.adapter for run in segments.spans}
         paths = [adapters.sides(index, group.name) for group in groups(self.config)]
         sides = (side[slot] for side in paths for slot in slots)
         return [tensor for side in sides if side is not None for tensor in side.trained]
@@ -283,7 +307,9 @@ class Decoder:
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k, v = split_heads(qkv, self.config.num_heads, self.config.num_kv_heads)
             eps = self.config.rms_norm_eps
-            qkv = torch.cat([rms_norm(q, layer.q_norm, eps), rms_norm(k, layer.k_norm, eps), v], dim=1).flatten(1)
+            qkv = torch.cat([rms_norm(q, layer.q_norm, eps=eps), rms_norm(k, layer.k_norm, eps=eps), v], dim=1).flatten(
+                1
+            )
         return qkv
 
     def _head_of(self, slot: int, adapters: SidePaths) -> FrozenWeight | AdaptedEnd:

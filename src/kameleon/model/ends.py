@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from kameleon.ops import multiplies, runs
+from kameleon.ops import can_multiply, can_run
 from kameleon.weights import FrozenWeight
 
 EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
@@ -18,7 +18,7 @@ _FEW_ROWS = 64
 
 def runs_as_one(x: Tensor) -> bool:
     """Whether generation's own kernels take `x`: not where torch has units that are faster on many rows."""
-    return runs(x) and (multiplies(x.dtype) or len(x) < _FEW_ROWS)
+    return can_run(x) and (can_multiply(x.dtype) or len(x) < _FEW_ROWS)
 
 
 def project_wide(weight: FrozenWeight, x: Tensor) -> Tensor:

@@ -28,14 +28,15 @@ class AdamW:
 
     @classmethod
     def of(cls, parameters: Tensor, weight_decay: float) -> AdamW:
+        """An optimiser at step 0 for a flat fp32 vector."""
         return cls(parameters, torch.zeros_like(parameters), torch.zeros_like(parameters), weight_decay)
 
-    def update(self, gradient: Tensor, divisor: float, clip_norm: float, learning_rate: float) -> float:
+    def update(self, gradient: Tensor, *, divisor: float, clip_norm: float, learning_rate: float) -> float:
         """Divide `gradient` by `divisor`, shorten it to `clip_norm` if it is longer, step. Returns its norm before
         clipping; if that is not finite, nothing has moved.
         """
         step = self.steps + 1
-        run = _native_update if native.runs(self.parameters, gradient) else _reference_update
+        run = _native_update if native.can_run(self.parameters, gradient) else _reference_update
         norm = run(self, gradient, divisor, clip_norm, learning_rate, step)
         if math.isfinite(norm):
             self.steps = step

@@ -9,22 +9,8 @@ import torch
 from torch import Tensor
 
 from kameleon.ops import native, reference
+from kameleon.ops.native import abi
 from kameleon.ops.segments import Segments
-
-
-class _Shape(ctypes.Structure):
-    """`Attention` of native/api.h."""
-
-    _fields_ = [
-        ("segments", ctypes.c_int64),
-        ("lengths", ctypes.c_void_p),
-        ("parents", ctypes.c_void_p),
-        ("heads", ctypes.c_int64),
-        ("kv_heads", ctypes.c_int64),
-        ("head_dim", ctypes.c_int64),
-        ("stride", ctypes.c_int64),
-        ("window", ctypes.c_int64),
-    ]
 
 
 class _Attention(torch.autograd.Function):
@@ -55,7 +41,7 @@ def _run(
     count = len(segments.lengths)
     lengths, parents = (ctypes.c_int64 * count)(*segments.lengths), (ctypes.c_int64 * count)(*segments.parents)
     tree = count, ctypes.addressof(lengths), ctypes.addressof(parents)
-    shape = _Shape(*tree, heads, kv_heads, head_dim, qkv.stride(0), window)
+    shape = abi.Attention(*tree, heads, kv_heads, head_dim, qkv.stride(0), window)
     *between, last = others
 
     def parts(x: Tensor) -> list[Tensor]:
@@ -73,7 +59,7 @@ def attention(qkv: Tensor, heads: int, kv_heads: int, segments: Segments, window
     with None. Time grows with the segments' lengths times what a token sees, memory with the lengths: only the
     log-sum-exp of each row is kept for backward.
     """
-    if native.runs(qkv):
+    if native.can_run(qkv):
         # No sequence is longer than the row.
         qkv, window = qkv.contiguous(), window or max(1, len(qkv))
         return _Attention.apply(qkv, heads, kv_heads, segments, window)  # type: ignore[no-any-return]

@@ -26,6 +26,7 @@ class ComputeType:
 
     @property
     def name(self) -> ComputeName:
+        """Its name in `COMPUTE_TYPES`."""
         return compute_name(self.dtype)
 
 

@@ -18,7 +18,7 @@ LOGITS_BYTES = 64 << 20  # of logits held at once; enough rows for a good produc
 def logits_type(dtype: torch.dtype) -> torch.dtype:
     """What training's logits are in, where products are in `dtype`: fp32, unless torch multiplies, which would round
     them first. In bf16 a logit of 16 is off by up to 0.06, and its probability by 6 %."""
-    return torch.float32 if native.multiplies(dtype) else dtype
+    return torch.float32 if native.can_multiply(dtype) else dtype
 
 
 def _chunks(rows: int, vocab_size: int, dtype: torch.dtype) -> Iterator[slice]:
@@ -35,7 +35,7 @@ def chunk_rows(vocab_size: int, dtype: torch.dtype) -> int:
 def _loss(logits: Tensor, labels: Tensor, dtype: torch.dtype | None) -> tuple[float, Tensor]:
     """Summed loss of a chunk; with `dtype`, softmax − onehot in that type, in the logits' memory."""
     rows, vocab_size = logits.shape
-    if native.runs(logits):
+    if native.can_run(logits):
         wanted = dtype or logits.dtype
         gradient = int(dtype is not None), native.type_code(wanted)
         loss = native.call("cross_entropy", native.type_code(logits), logits, labels, rows, vocab_size, *gradient)

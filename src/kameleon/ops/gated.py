@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from kameleon.ops import cheap, native, reference
-
-Activation = Literal["silu", "gelu_tanh"]
-CODES: dict[Activation, int] = {"silu": 0, "gelu_tanh": 1}  # `Activation` of native/api.h
+from kameleon.ops import native, recomputed, reference
+from kameleon.ops.native.abi import ACTIVATIONS, Activation
 
 
 @dataclass(frozen=True)
@@ -21,14 +18,16 @@ class Gated:
     activation: Activation
 
     def forward(self, x: Tensor) -> Tensor:
+        """y [tokens, size] of x [tokens, 2 · size]."""
         rows, size = x.shape[0], x.shape[1] // 2
         y = torch.empty(rows, size, dtype=x.dtype)
-        native.call("gated", native.type_code(x), CODES[self.activation], x, rows, size, y)
+        native.call("gated", native.type_code(x), ACTIVATIONS[self.activation], x, rows, size, y)
         return y
 
     def backward(self, x: Tensor, dy: Tensor) -> Tensor:
+        """The gradient for x."""
         dx, rows, size = torch.empty_like(x), x.shape[0], x.shape[1] // 2
-        native.call("gated_back", native.type_code(x), CODES[self.activation], x, dy, rows, size, dx)
+        native.call("gated_back", native.type_code(x), ACTIVATIONS[self.activation], x, dy, rows, size, dx)
         return dx
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -37,4 +36,4 @@ class Gated:
 
 def gated(gate_up: Tensor, activation: Activation) -> Tensor:
     """y = activation(gate) · up, where `gate_up` [tokens, 2 · size] holds gate first, then up."""
-    return cheap.apply(Gated(activation), gate_up)
+    return recomputed.apply(Gated(activation), gate_up)

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from kameleon.ops import native
-from kameleon.ops.cheap import Cheap
 from kameleon.ops.products import Addition, Term, multiply, sum_products
-from kameleon.ops.segments import Run, Segments
+from kameleon.ops.recomputed import Recomputed
+from kameleon.ops.segments import AdapterSpan, Segments
+from kameleon.ops.side_path import SidePath
 
 
 class Projection(Protocol):
-    """What this operator needs of a frozen weight [out, in]; gradients never reach the weight itself."""
+    """A frozen weight [out, in] as this operator uses it; gradients never reach the weight itself."""
 
     dtype: torch.dtype
 
@@ -39,80 +39,18 @@ class Projection(Protocol):
     def project_back(self, dy: Tensor, additions: Sequence[Addition] = ()) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Branch:
-    """One projection's B in a joined side path: y[:, start:stop] += scaling · h[:, rank columns] @ Bᵀ.
-
-    With a `magnitude` (DoRA, arXiv:2402.09353) these columns of y, the frozen product included, are then multiplied by
-    magnitude / norm, where `norm` is that of each row of W + scaling · B A and counts as a constant. `shift` is added.
-    """
-
-    b: Tensor  # [stop - start, rank] fp32
-    start: int
-    stop: int
-    scaling: float
-    magnitude: Tensor | None = None  # [stop - start] fp32
-    norm: Tensor | None = None  # [stop - start] fp32
-    shift: Tensor | None = None  # [stop - start] fp32
-
-    @property
-    def gain(self) -> Tensor | None:
-        """magnitude / norm, or None where there is none."""
-        return None if self.magnitude is None or self.norm is None else self.magnitude / self.norm
-
-    @property
-    def trained(self) -> list[Tensor]:
-        """B, and the magnitude."""
-        return [self.b] if self.magnitude is None else [self.b, self.magnitude]
-
-
-@dataclass(frozen=True)
-class SidePath:
-    """The LoRA factors of one adapter for one joined projection.
-
-    `a` [sum of ranks, in] fp32, the A factors of the branches stacked in order. A projection that the adapter does not
-    target has no branch.
-    """
-
-    a: Tensor
-    branches: tuple[Branch, ...]
-
-    @property
-    def ranks(self) -> list[slice]:
-        """The columns of h = x Aᵀ that belong to each branch."""
-        columns, at = [], 0
-        for branch in self.branches:
-            columns.append(slice(at, at := at + branch.b.shape[1]))
-        return columns
-
-    @property
-    def trained(self) -> list[Tensor]:
-        """A, then each branch's B and magnitude: what gradients are for, in their order."""
-        return [self.a, *(tensor for branch in self.branches for tensor in branch.trained)]
-
-    @property
-    def finishes(self) -> bool:
-        """Whether a branch has more to do once the products are summed. A magnitude that equals its norm has not, so
-        that a fresh adapter changes nothing, to the bit."""
-        return any(b.shift is not None or _is_gained(b) for b in self.branches)
-
-
-def _is_gained(branch: Branch) -> bool:
-    return branch.magnitude is not None and not torch.equal(branch.magnitude, branch.norm)  # type: ignore[arg-type]
-
-
 def _project(
     entering: Tensor,
     weight: Projection,
-    runs: Sequence[Run],
+    spans: Sequence[AdapterSpan],
     sides: Sequence[SidePath],
     additions: Sequence[Addition],
     residual: Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """All products, and behind them gains and shifts. Runs that have these are multiplied apart and get their residual
-    last, so that no other token notices."""
-    apart = [(run, side) for run, side in zip(runs, sides, strict=True) if side.finishes]
+    """All products, and behind them gains and shifts. Spans with gains or shifts are multiplied apart and get their
+    residual last, so that other tokens keep their bits."""
+    apart = [(run, side) for run, side in zip(spans, sides, strict=True) if side.finishes]
     if not apart:
         return weight.project(entering, additions, residual, dtype)
     finishing = {(run.start, run.stop): side for run, side in apart}
@@ -143,44 +81,44 @@ class _LoraLinear(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         weight: Projection,
-        runs: Sequence[Run],
+        spans: Sequence[AdapterSpan],
         sides: Sequence[SidePath],
-        before: Cheap | None,
+        before: Recomputed | None,
         residual: Tensor | None,
-        unread: bool,
+        skip_output: bool,
         dtype: torch.dtype | None,
         *factors: Tensor,
     ) -> Tensor:
         entering = x if before is None else before.forward(x)
         dtype = dtype or (entering if residual is None else residual).dtype
         hiddens, additions = [], []
-        for (start, stop, _), side in zip(runs, sides, strict=True):
+        for (start, stop, _), side in zip(spans, sides, strict=True):
             h = multiply(entering[start:stop], side.a.T)  # [run, sum of ranks]
             hiddens.append(h)
             additions += [
                 Addition(start, stop, branch.start, branch.stop, h[:, ranks], branch.b.T, branch.scaling)
                 for branch, ranks in zip(side.branches, side.ranks, strict=True)
             ]
-        ctx.weight, ctx.runs, ctx.sides, ctx.before = weight, runs, sides, before
+        ctx.weight, ctx.spans, ctx.sides, ctx.before = weight, spans, sides, before
         # All of the backward pass is in the weight's type, even behind a wider forward pass: no later layer magnifies
-        # what it rounds.
+        # its rounding.
         ctx.save_for_backward(*(tensor.to(weight.dtype) for tensor in (x, *hiddens)), *factors)
-        if unread:
+        if skip_output:
             return x.new_empty(len(x), weight.shape[0], dtype=dtype)
-        return _project(entering, weight, runs, sides, additions, residual, dtype)
+        return _project(entering, weight, spans, sides, additions, residual, dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         dy_all = grads[0].contiguous()
         dy = dy_all.to(ctx.weight.dtype)
         x, *saved = ctx.saved_tensors
-        before: Cheap | None = ctx.before
-        entering = x if before is None or not ctx.runs else before.forward(x)
+        before: Recomputed | None = ctx.before
+        entering = x if before is None or not ctx.spans else before.forward(x)
         factor_grads: list[Tensor] = []
         additions = []
         if dy is dy_all and any(branch.magnitude is not None for side in ctx.sides for branch in side.branches):
             dy = dy.clone()  # becomes the gradient before the gain; the residual's is as it came
-        for (start, stop, _), side, h in zip(ctx.runs, ctx.sides, saved[: len(ctx.runs)], strict=True):
+        for (start, stop, _), side, h in zip(ctx.spans, ctx.sides, saved[: len(ctx.spans)], strict=True):
             dys = [dy[start:stop, branch.start : branch.stop] for branch in side.branches]
             magnitude_grads = _through_gain(ctx.weight, entering[start:stop], h, side, dys)
             parts = list(zip(dys, side.branches, side.ranks, strict=True))
@@ -193,7 +131,7 @@ class _LoraLinear(torch.autograd.Function):
             for b_grad, magnitude_grad in zip(b_grads, magnitude_grads, strict=True):
                 factor_grads += [b_grad] if magnitude_grad is None else [b_grad, magnitude_grad]
             additions.append(Addition(start, stop, 0, side.a.shape[1], dh, side.a, 1.0))
-        del entering  # it was made again, and the gradient of the input is as large
+        del entering  # it was recomputed, and the gradient of the input is as large
         dx = None
         if ctx.needs_input_grad[0]:
             dx = ctx.weight.project_back(dy, additions)
@@ -206,7 +144,7 @@ def _through_gain(
 ) -> list[Tensor | None]:
     """Each branch's gradient for its magnitude, Σ dy · z / norm; its `dys` become dy · gain, in place.
 
-    z, what the gain multiplies, is computed again: DoRA costs one more frozen product, and no memory.
+    z, the gain's input, is recomputed: DoRA costs one more frozen product, and no memory.
     """
     if all(branch.magnitude is None for branch in side.branches):
         return [None] * len(dys)
@@ -231,24 +169,25 @@ def lora_linear(
     weight: Projection,
     sides: Sequence[SidePath | None],
     segments: Segments,
-    before: Cheap | None = None,
+    *,
+    before: Recomputed | None = None,
     residual: Tensor | None = None,
-    unread: bool = False,
+    skip_output: bool = False,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """y = u Wᵀ + scaling · (u Aᵀ) Bᵀ + residual, with u = before(x) and each segment's own A and B
     (Hu et al., 2021, arXiv:2106.09685), times a gain and plus a shift where a `Branch` has them.
 
-    `x` [tokens, in], or what `before` makes [tokens, in] of: u is computed again in the backward pass, not stored.
+    `x` [tokens, in], or the input of `before`: u is recomputed in the backward pass, not stored.
     `weight` [out, in], frozen; `sides[slot]` the factors of the adapter in that slot, None where it does not touch this
     projection; `residual` [tokens, out]. Factors are fp32 masters, used in u's type, in which all is multiplied; their
     gradients come back in fp32. Returns [tokens, out] in `dtype`, by default the residual's, or u's. Tokens of the
-    plain base get exactly u Wᵀ + residual. `unread`: nobody will look at y, only its gradient will be asked for; the
-    frozen product is left out, and y holds nothing.
+    plain base get exactly u Wᵀ + residual. With `skip_output` the frozen product is left out and y is left
+    uninitialised: only its gradient is needed.
     """
     if before is not None:
-        x, before = (x.contiguous(), before) if native.runs(x) else (before(x), None)
-    live = [(run, side) for run in segments.runs if (side := sides[run.adapter]) is not None]
-    runs, used = [run for run, _ in live], [side for _, side in live]
+        x, before = (x.contiguous(), before) if native.can_run(x) else (before(x), None)
+    live = [(run, side) for run in segments.spans if (side := sides[run.adapter]) is not None]
+    spans, used = [run for run, _ in live], [side for _, side in live]
     factors = [tensor for side in used for tensor in side.trained]
-    return _LoraLinear.apply(x, weight, runs, used, before, residual, unread, dtype, *factors)  # type: ignore[no-any-return]
+    return _LoraLinear.apply(x, weight, spans, used, before, residual, skip_output, dtype, *factors)  # type: ignore[no-any-return]

@@ -6,18 +6,16 @@ A sequence's page table says which page holds its tokens 0–15, 16–31, … Se
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_int64, c_void_p
+from ctypes import c_int64
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kameleon.ops import native
+from kameleon.ops.native import abi
+from kameleon.ops.native.abi import PAGE_TOKENS
 from kameleon.ops.segments import Segments
-
-PAGE_TOKENS = 16
-"""Tokens of a page: as many as the widest vector has lanes, few enough that a half-filled last page wastes little."""
-
 
 _BEYOND = 64  # numbers
 _NO_WINDOW = 1 << 40
@@ -61,7 +59,7 @@ def attention_paged(
     the pages of its table, which must have room for its new ones. Each token sees itself and those before it, the last
     `window` of them if that is given. Returns [tokens, heads · head_dim]. No gradients.
     """
-    if not native.runs(qkv):
+    if not native.can_run(qkv):
         return reference(qkv, heads, kv_heads, segments, pages, window)
     head_dim = qkv.shape[1] // (heads + 2 * kv_heads)
     raw, held = fill_pages(segments, pages.tables, heads, kv_heads, head_dim, window, pages.keys, pages.values)
@@ -69,20 +67,6 @@ def attention_paged(
     native.call("attention_paged", native.type_code(qkv), ctypes.byref(raw), qkv.contiguous(), out)
     del held
     return out
-
-
-class PagesStruct(ctypes.Structure):
-    """`Pages` of native/api.h."""
-
-    _fields_ = [
-        ("segments", c_int64),
-        ("lengths", c_void_p),
-        ("offsets", c_void_p),
-        ("tables", c_void_p),
-        *((name, c_int64) for name in ("table_width", "heads", "kv_heads", "head_dim", "window")),
-        ("keys", c_void_p),
-        ("values", c_void_p),
-    ]
 
 
 def fill_pages(
@@ -94,14 +78,14 @@ def fill_pages(
     window: int | None,
     keys: Tensor,
     values: Tensor,
-) -> tuple[PagesStruct, object]:
+) -> tuple[abi.Pages, object]:
     """What the kernel reads; hold the second value until it has run."""
     count = len(segments.lengths)
     lengths, offsets = (c_int64 * count)(*segments.lengths), (c_int64 * count)(*segments.offsets)
     assert tables.is_contiguous() and tables.dtype == torch.int64 and len(tables) == count
-    per_segment = ctypes.addressof(lengths), ctypes.addressof(offsets), tables.data_ptr(), tables.shape[1]
-    pages = keys.data_ptr(), values.data_ptr()
-    return PagesStruct(count, *per_segment, heads, kv_heads, head_dim, window or _NO_WINDOW, *pages), (lengths, offsets)
+    per_segment = ctypes.addressof(lengths), ctypes.addressof(offsets), native.address(tables), tables.shape[1]
+    pages = native.address(keys), native.address(values)
+    return abi.Pages(count, *per_segment, heads, kv_heads, head_dim, window or _NO_WINDOW, *pages), (lengths, offsets)
 
 
 def reference(

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator, Sequence
-from ctypes import c_float, c_int64, c_void_p
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kameleon.ops import native
-from kameleon.ops.packed import Packed
+from kameleon.ops.native import abi
+from kameleon.ops.stored_matrix import StoredMatrix
 
-Matrix = Tensor | Packed
+Matrix = Tensor | StoredMatrix
 
-# Below this many rows a product is bound by reading the matrix, so it is not unpacked into panels first.
-_FEW_ROWS = 8
+# Below this many rows reading the matrix bounds a product, so it is not unpacked into panels first.
+_FEW_ROWS = abi.MAX_FEW_ROWS
 
 
 class Term(NamedTuple):
@@ -53,20 +52,20 @@ def prepare(matrices: Sequence[Matrix], dtype: torch.dtype) -> tuple[Matrix, ...
     Kameleon's own products take them as their file stores them, usually mapped. Elsewhere plain ones are converted,
     packed ones too where there are no kernels to unpack them, and if all are plain they are joined for one product.
     """
-    if native.multiplies(dtype):
-        return tuple(m if isinstance(m, Packed) else _as_stored(m.detach()) for m in matrices)
-    unpacks = native.runs(torch.empty(0, dtype=dtype))
-    ready = [m if isinstance(m, Packed) and unpacks else _plain(m, dtype) for m in matrices]
+    if native.can_multiply(dtype):
+        return tuple(m if isinstance(m, StoredMatrix) else _as_stored(m.detach()) for m in matrices)
+    unpacks = native.can_run(torch.empty(0, dtype=dtype))
+    ready = [m if isinstance(m, StoredMatrix) and unpacks else _plain(m, dtype) for m in matrices]
     plain = [m for m in ready if isinstance(m, Tensor)]
     return (torch.cat(plain),) if len(ready) == len(plain) > 1 else tuple(ready)
 
 
 def _as_stored(matrix: Tensor) -> Matrix:
-    return Packed.view(matrix) if matrix.dtype == torch.float16 else matrix
+    return StoredMatrix.view(matrix) if matrix.dtype == torch.float16 else matrix
 
 
 def _plain(matrix: Matrix, dtype: torch.dtype) -> Tensor:
-    return matrix.dense(dtype) if isinstance(matrix, Packed) else matrix.detach().to(dtype)
+    return matrix.dense(dtype) if isinstance(matrix, StoredMatrix) else matrix.detach().to(dtype)
 
 
 def multiply(x: Tensor, matrix: Matrix, dtype: torch.dtype | None = None) -> Tensor:
@@ -88,7 +87,8 @@ def sum_products(
     x = terms[0].a
     dtype = dtype or (x if residual is None else residual).dtype
     few = x.shape[0] < _FEW_ROWS and dtype == x.dtype
-    if not native.multiplies(x.dtype) or (few and all(_is_plain(term) for term in terms)):
+    tensors = (tensor for term in terms for tensor in (term.a, _numbers(term.b)))
+    if not native.can_multiply(x.dtype, *tensors) or (few and all(_is_plain(term) for term in terms)):
         later = None if residual is None or residual.dtype == x.dtype else residual
         y = _by_torch(terms, residual if later is None else None)
         for start, stop, first, last, a, b, scale in additions:
@@ -99,7 +99,7 @@ def sum_products(
     if few and apart and all(_reads_rows(term) for term in terms):
         y = x.new_empty(len(x), columns)
         for term in terms:
-            matrix = term.b if isinstance(term.b, Packed) else Packed.view(term.b.T).T
+            matrix = term.b if isinstance(term.b, StoredMatrix) else StoredMatrix.view(term.b.T).T
             matrix.times_few(term.a, y[:, term.first_column : term.last_column])
         y = y if residual is None else y + residual
     else:
@@ -114,6 +114,10 @@ def sum_products(
     return y.to(dtype)
 
 
+def _numbers(matrix: Matrix) -> Tensor:
+    return matrix.data if isinstance(matrix, StoredMatrix) else matrix
+
+
 def _is_plain(term: Term) -> bool:
     """Whether torch multiplies this without converting anything."""
     return isinstance(term.b, Tensor) and term.b.dtype == term.a.dtype == torch.float32
@@ -123,7 +127,7 @@ def _reads_rows(term: Term) -> bool:
     """Whether each column of the result is the product of x with one stored row of the matrix."""
     if term.a.stride(1) != 1 or term.scale != 1.0:
         return False
-    return term.b.transposed if isinstance(term.b, Packed) else term.b.stride(0) == 1
+    return term.b.transposed if isinstance(term.b, StoredMatrix) else term.b.stride(0) == 1
 
 
 def _by_torch(terms: Sequence[Term], residual: Tensor | None) -> Tensor:
@@ -143,30 +147,10 @@ def _by_torch(terms: Sequence[Term], residual: Tensor | None) -> Tensor:
 
 
 def _tiles(matrix: Matrix, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    if isinstance(matrix, Packed):
+    if isinstance(matrix, StoredMatrix):
         yield from matrix.tiles(dtype)
     else:
         yield slice(0, matrix.shape[1]), matrix.to(dtype)
-
-
-class _Term(ctypes.Structure):
-    """`Term` of native/api.h."""
-
-    _fields_ = [
-        ("a", c_void_p),
-        ("a_row", c_int64),
-        ("a_col", c_int64),
-        ("a_type", c_int64),
-        ("b", c_void_p),
-        ("b_row", c_int64),
-        ("b_col", c_int64),
-        ("b_type", c_int64),
-        ("k", c_int64),
-        ("first_column", c_int64),
-        ("last_column", c_int64),
-        ("half", c_int64),
-        ("scale", c_float),
-    ]
 
 
 def gemm(out: Tensor, terms: Sequence[Term], start: Tensor | None = None) -> Tensor:
@@ -177,7 +161,7 @@ def gemm(out: Tensor, terms: Sequence[Term], start: Tensor | None = None) -> Ten
     """
     rows, columns = out.shape
     assert all(t.a.shape == (rows, t.b.shape[0]) and t.last_column <= columns for t in terms), out.shape
-    raw = (_Term * len(terms))(*map(_raw_term, terms))
+    raw = (abi.Term * len(terms))(*map(_raw_term, terms))
     assert out.stride(1) == 1
     before = (0, None, 0)
     if start is not None:
@@ -188,11 +172,11 @@ def gemm(out: Tensor, terms: Sequence[Term], start: Tensor | None = None) -> Ten
 
 
 def _raw_term(term: Term) -> tuple[object, ...]:
-    """The fields of a `_Term` in their order: as one tuple they are several times faster to set."""
+    """The fields of an `abi.Term` in their order: as one tuple they are several times faster to set."""
     a, b = term.a, term.b
-    left = a.data_ptr(), *a.stride(), native.type_code(a)
-    if isinstance(b, Packed):
-        right, half = (b.data.data_ptr(), b.data.stride(0), not b.transposed, b.code), b.half
+    left = native.address(a), *a.stride(), native.type_code(a)
+    if isinstance(b, StoredMatrix):
+        right, half = (native.address(b.data), b.data.stride(0), not b.transposed, b.code), b.half
     else:
-        right, half = (b.data_ptr(), *b.stride(), native.type_code(b)), 0
+        right, half = (native.address(b), *b.stride(), native.type_code(b)), 0
     return *left, *right, a.shape[1], term.first_column, term.last_column, half, term.scale

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import gguf
 import numpy as np
@@ -16,9 +15,7 @@ from torch.nn import functional
 
 from kameleon.ops import nf4
 from kameleon.ops.segments import IGNORE, NO_ADAPTER, NO_PARENT, Segments
-
-if TYPE_CHECKING:
-    from kameleon.ops.lora_linear import SidePath
+from kameleon.ops.side_path import SidePath
 
 
 def unpack(kind: str, rows: Tensor) -> Tensor:
@@ -40,7 +37,7 @@ def place_b(b: Tensor, cells: Tensor) -> None:
     cells.copy_(padded.view(groups, columns, steps, step).transpose(1, 2))
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype | None = None) -> Tensor:
+def rms_norm(x: Tensor, weight: Tensor, *, eps: float, dtype: torch.dtype | None = None) -> Tensor:
     """y = weight · x / sqrt(mean(x²) + eps) in `dtype`, x's own by default."""
     wide = x.float()
     return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(dtype or x.dtype)

@@ -50,6 +50,6 @@ def rope(x: Tensor, cos: Tensor, sin: Tensor, heads: int, dtype: torch.dtype | N
     `x` [tokens, any heads · head_dim] may be overwritten: go on with what is returned. `cos`, `sin` from
     `rotation`. The backward pass turns the other way.
     """
-    if native.runs(x):
+    if native.can_run(x):
         return _Rope.apply(x.contiguous(), cos, sin, heads, dtype or x.dtype)  # type: ignore[no-any-return]
     return reference.rope(x, cos, sin, heads, dtype)

@@ -17,7 +17,7 @@ NO_ADAPTER = -1
 NO_PARENT = -1
 
 
-class Run(NamedTuple):
+class AdapterSpan(NamedTuple):
     """Neighbouring tokens `start:stop` that go through the same adapter slot."""
 
     start: int
@@ -57,10 +57,12 @@ class Segments:
 
     @property
     def tokens(self) -> int:
+        """Tokens of all segments."""
         return sum(self.lengths)
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
+        """Where each segment begins in the packed row."""
         starts, at = [], 0
         for length in self.lengths:
             starts.append(at)
@@ -74,17 +76,17 @@ class Segments:
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
     @cached_property
-    def runs(self) -> tuple[Run, ...]:
-        """Neighbouring segments of one adapter joined; the plain base has no run."""
-        runs: list[Run] = []
+    def spans(self) -> tuple[AdapterSpan, ...]:
+        """Neighbouring segments of one adapter joined; tokens of the plain base are in no span."""
+        spans: list[AdapterSpan] = []
         for start, length, adapter in zip(self.starts, self.lengths, self.adapters, strict=True):
             if adapter == NO_ADAPTER or length == 0:
                 continue
-            if runs and runs[-1].stop == start and runs[-1].adapter == adapter:
-                runs[-1] = runs[-1]._replace(stop=start + length)
+            if spans and spans[-1].stop == start and spans[-1].adapter == adapter:
+                spans[-1] = spans[-1]._replace(stop=start + length)
             else:
-                runs.append(Run(start, start + length, adapter))
-        return tuple(runs)
+                spans.append(AdapterSpan(start, start + length, adapter))
+        return tuple(spans)
 
     @cached_property
     def last(self) -> torch.Tensor:

@@ -5,36 +5,16 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from ctypes import c_float, c_int64, c_void_p
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kameleon.ops import native, reference
-from kameleon.ops.lora_linear import Branch, SidePath
+from kameleon.ops.native import abi
+from kameleon.ops.native.abi import B_COLUMNS
 from kameleon.ops.paged_attention import page_step
-
-_COLUMNS = 16  # B_COLUMNS of native/api.h
-
-
-class _BranchB(ctypes.Structure):
-    """`BranchB` of native/api.h."""
-
-    _fields_ = [
-        ("b", c_void_p),
-        ("first_rank", c_int64),
-        ("rank", c_int64),
-        ("start", c_int64),
-        ("stop", c_int64),
-        ("scaling", c_float),
-    ]
-
-
-class _Side(ctypes.Structure):
-    """`Side` of native/api.h."""
-
-    _fields_ = [("a", c_void_p), ("branches", c_void_p), ("rank", c_int64), ("count", c_int64)]
+from kameleon.ops.side_path import Branch, SidePath
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +22,9 @@ class _Placed:
     """One joined projection's factors in the table's memory."""
 
     a: Tensor  # [sum of ranks, in]
-    b: tuple[Tensor, ...]  # of each branch [out / _COLUMNS, rank / step, _COLUMNS, step], zero where there is no number
+    b: tuple[
+        Tensor, ...
+    ]  # of each branch [out / B_COLUMNS, rank / step, B_COLUMNS, step], zero where there is no number
     branches: tuple[tuple[int, int, int, float], ...]  # rank, start, stop, scaling
     finishes: tuple[tuple[Tensor | None, Tensor | None], ...]  # gain and shift of each branch, fp32
 
@@ -70,12 +52,12 @@ class _Placed:
 def _cells(b: Tensor, step: int) -> tuple[int, int, int, int]:
     """The shape in which B [out, rank] is kept."""
     out, rank = b.shape
-    return -(-out // _COLUMNS), -(-rank // step), _COLUMNS, step
+    return -(-out // B_COLUMNS), -(-rank // step), B_COLUMNS, step
 
 
 def place_b(b: Tensor, cells: Tensor) -> None:
     """B [out, rank] fp32 into `cells`, in the order of its use and in their type."""
-    if native.runs(cells):
+    if native.can_run(cells):
         b = b.contiguous()
         native.call("place_b", native.type_code(cells), b, *b.shape, cells)
     else:
@@ -145,19 +127,19 @@ class SideTable:
         finishes = tuple((branch.gain, branch.shift) for branch in side.branches)
         return _Placed(a, tuple(b), tuple(branches), finishes)
 
-    def _structs(self) -> tuple[ctypes.Array[_Side], list[ctypes.Array[_BranchB]]]:
-        raw, kept = (_Side * len(self._placed))(), []
+    def _structs(self) -> tuple[ctypes.Array[abi.Side], list[ctypes.Array[abi.BranchB]]]:
+        raw, kept = (abi.Side * len(self._placed))(), []
         for one, placed in zip(raw, self._placed, strict=True):
             if placed is None:
                 continue
-            branches = (_BranchB * len(placed.b))()
+            branches = (abi.BranchB * len(placed.b))()
             at = 0
             for to, b, (rank, start, stop, scaling) in zip(branches, placed.b, placed.branches, strict=True):
                 to.b, to.first_rank, to.rank, to.start, to.stop, to.scaling = (
-                    b.data_ptr(), at, rank, start, stop, scaling,
+                    native.address(b), at, rank, start, stop, scaling,
                 )  # fmt: skip
                 at += rank
             kept.append(branches)
-            one.a, one.branches = placed.a.data_ptr(), ctypes.addressof(branches)
+            one.a, one.branches = native.address(placed.a), ctypes.addressof(branches)
             one.rank, one.count = len(placed.a), len(branches)
         return raw, kept

@@ -24,9 +24,9 @@ from kameleon.ops import (
     AdamW,
     Branch,
     Matrix,
-    Packed,
     Segments,
     SidePath,
+    StoredMatrix,
     attention,
     chunk_rows,
     give_back_memory,
@@ -243,7 +243,7 @@ def _head_seconds(decoder: Decoder, scale: float, vocab_size: int, dtype: torch.
 
 def _adamw_seconds() -> float:
     adamw, gradient = AdamW.of(torch.zeros(_ADAMW_NUMBERS), 0.0), torch.full((_ADAMW_NUMBERS,), 1e-3)
-    return _time(lambda: adamw.update(gradient, 1.0, 1.0, 1e-9)) / _ADAMW_NUMBERS
+    return _time(lambda: adamw.update(gradient, divisor=1.0, clip_norm=1.0, learning_rate=1e-9)) / _ADAMW_NUMBERS
 
 
 class _Sides:
@@ -300,7 +300,7 @@ class _Blank(WeightFile):
         if stored.kind in _TYPES or stored.kind not in KINDS:
             return torch.zeros(shape, dtype=_TYPES.get(stored.kind, torch.float32))
         row_bytes = stored.size_bytes // stored.shape[0]
-        return Packed(stored.kind, torch.zeros(shape[0], row_bytes, dtype=torch.uint8), shape[1])
+        return StoredMatrix(stored.kind, torch.zeros(shape[0], row_bytes, dtype=torch.uint8), shape[1])
 
     def _matrix_info(self, name: str) -> StoredTensor:
         parts = name.split(".")

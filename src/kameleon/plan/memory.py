@@ -13,7 +13,7 @@ import torch
 
 from kameleon.model import DecoderConfig, groups, module_name
 from kameleon.model.decoder import wide_layers
-from kameleon.ops import KINDS, chunk_rows, give_back_memory, logits_type, multiplies, runs, tile_bytes
+from kameleon.ops import KINDS, can_multiply, can_run, chunk_rows, give_back_memory, logits_type, tile_bytes
 from kameleon.plan.counts import trainable_parameters
 from kameleon.plan.header import BaseHeader, matrix_shapes
 from kameleon.plan.workload import Pass, Workload
@@ -81,7 +81,7 @@ def _is_packed(kind: str) -> bool:
 
 def copied_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
     """Copies of matrices that are not multiplied as they lie in the file (see `ops.prepare`)."""
-    if multiplies(dtype):
+    if can_multiply(dtype):
         return 0
     config, copied = header.config, 0
     joined = [
@@ -92,7 +92,7 @@ def copied_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
     inner = {name for names in joined for name in names}
     for names in (*joined, *([name] for name in matrix_shapes(config) if name not in inner)):
         kinds = [header.tensors[name].kind for name in names]
-        stays = [(_is_packed(kind) and runs(torch.empty(0, dtype=dtype))) for kind in kinds]
+        stays = [(_is_packed(kind) and can_run(torch.empty(0, dtype=dtype))) for kind in kinds]
         together = len(names) > 1 and not any(stays)
         for name, kind, packed in zip(names, kinds, stays, strict=True):
             if not packed and (together or _PLAIN.get(kind) != dtype):
@@ -162,7 +162,7 @@ def _attention_bytes(config: DecoderConfig, largest: Pass) -> int:
 
 def _unpack_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
     """The largest piece of a packed matrix that exists unpacked."""
-    if multiplies(dtype):
+    if can_multiply(dtype):
         return _PANEL_BYTES
     packed = [tensor.shape for tensor in header.tensors.values() if _is_packed(tensor.kind) and len(tensor.shape) == 2]
     return max((tile_bytes(rows, columns, dtype) for rows, columns in packed), default=0)

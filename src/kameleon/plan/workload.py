@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from kameleon.data import Example, Packed, pack, sample
+from kameleon.data import Example, PackedPass, pack, sample
 from kameleon.ops import IGNORE, NO_PARENT
 from kameleon.settings import Recipe, Watch
 from kameleon.training import Schedule
@@ -30,7 +30,7 @@ class Pass:
     squares: int
 
     @staticmethod
-    def of(packed: Packed) -> Pass:
+    def of(packed: PackedPass) -> Pass:
         """The shape of a packed pass."""
         segments = packed.segments
         before = [0 if parent == NO_PARENT else segments.lengths[parent] for parent in segments.parents]

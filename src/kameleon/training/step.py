@@ -11,7 +11,7 @@ import torch
 from kameleon.adapters import Adapter, Card, LoraFactors
 from kameleon.adapters.resident import Bank, Resident, weight_norms
 from kameleon.bases import Base
-from kameleon.data import Packed
+from kameleon.data import PackedPass
 from kameleon.errors import NonFiniteLossError
 from kameleon.model import DecoderConfig, module_shapes
 from kameleon.ops import IGNORE, AdamW, clear, give_back_memory, keep_memory, linear_cross_entropy
@@ -57,7 +57,9 @@ class Trainee:
 
     def update(self, trained_tokens: int, learning_rate: float) -> float:
         """Turn the summed gradient into a mean over the step's trained tokens, clip it, step. Returns its norm."""
-        return self.adamw.update(self.gradient, max(1, trained_tokens), self._clip_norm, learning_rate)
+        return self.adamw.update(
+            self.gradient, divisor=max(1, trained_tokens), clip_norm=self._clip_norm, learning_rate=learning_rate
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def train_step(
     base: Base,
     bank: Bank,
     trainee: Trainee,
-    packs: Sequence[Packed],
+    packs: Sequence[PackedPass],
     learning_rate: float,
     checkpoint_layers: int = 0,
 ) -> StepResult:
@@ -87,8 +89,8 @@ def train_step(
     Raises NonFiniteLossError, with the adapter as it was before, when the loss or its gradient is not finite.
     """
     sparing = checkpoint_layers > 0
-    keep_memory(sparing)
-    clear(trainee.gradient, sparing)
+    keep_memory(sparing=sparing)
+    clear(trainee.gradient, sparing=sparing)
     loss, tokens, trained = 0.0, 0, 0
     for pack in packs:
         loss += _summed_loss(base, bank, pack, checkpoint_layers)
@@ -105,7 +107,7 @@ def train_step(
     return StepResult(mean, norm, tokens, trained)
 
 
-def _summed_loss(base: Base, bank: Bank, pack: Packed, checkpoint_layers: int) -> float:
+def _summed_loss(base: Base, bank: Bank, pack: PackedPass, checkpoint_layers: int) -> float:
     """The summed loss of one pass, its gradient added to the trainee's; nothing of the pass outlives the call."""
     hidden = base.decoder.hidden(pack.tokens, pack.segments, bank, checkpoint_layers=checkpoint_layers)
     summed = linear_cross_entropy(hidden, base.decoder.head, pack.labels, base.config.vocab_size)

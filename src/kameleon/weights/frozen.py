@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kameleon.ops import Addition, Matrix, Packed, Stacked, Term, prepare, sum_products
+from kameleon.ops import Addition, Matrix, Stacked, StoredMatrix, Term, prepare, sum_products
 
 
 class FrozenWeight:
@@ -20,7 +20,7 @@ class FrozenWeight:
     def __init__(self, *matrices: Matrix, dtype: torch.dtype | None = None) -> None:
         for matrix in matrices:
             assert len(matrix.shape) == 2, f"a weight has two axes, not {tuple(matrix.shape)}"
-        self.dtype = dtype or (torch.float32 if isinstance(matrices[0], Packed) else matrices[0].dtype)
+        self.dtype = dtype or (torch.float32 if isinstance(matrices[0], StoredMatrix) else matrices[0].dtype)
         self._parts = prepare(matrices, self.dtype)
 
     @property
@@ -52,23 +52,27 @@ class FrozenWeight:
     def rows(self, ids: Tensor) -> Tensor:
         """W[ids]: [n] int64 to [n, in], an embedding's lookup."""
         (table,) = self._parts
-        return table.rows(ids, self.dtype) if isinstance(table, Packed) else table[ids].to(self.dtype)
+        return table.rows(ids, self.dtype) if isinstance(table, StoredMatrix) else table[ids].to(self.dtype)
 
     def dense(self) -> Tensor:
         """W as one tensor [out, in]; a view where possible, not to be written to."""
-        whole = [part.dense(self.dtype) if isinstance(part, Packed) else part.to(self.dtype) for part in self._parts]
+        whole = [
+            part.dense(self.dtype) if isinstance(part, StoredMatrix) else part.to(self.dtype) for part in self._parts
+        ]
         return whole[0] if len(whole) == 1 else torch.cat(whole)
 
     @cached_property
     def row_squares(self) -> Tensor:
         """Σ of each row's squares, [out] fp32."""
-        wide = ((p.dense(torch.float32) if isinstance(p, Packed) else p.float()) for p in self._parts)
+        wide = ((p.dense(torch.float32) if isinstance(p, StoredMatrix) else p.float()) for p in self._parts)
         return torch.cat([part.square().sum(1) for part in wide])
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """How its matrices are stored: ggml's names of packed ones, torch's of plain ones."""
-        return tuple(p.kind if isinstance(p, Packed) else str(p.dtype).removeprefix("torch.") for p in self._parts)
+        return tuple(
+            p.kind if isinstance(p, StoredMatrix) else str(p.dtype).removeprefix("torch.") for p in self._parts
+        )
 
     def _placed(self) -> list[tuple[int, Matrix]]:
         """Each matrix with its first row in the whole."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from kameleon.errors import WeightsError
-from kameleon.ops import KINDS, Matrix, Packed
+from kameleon.ops import KINDS, Matrix, StoredMatrix
 from kameleon.weights.files import WeightFile
 from kameleon.weights.gguf_header import GgufHeader, read_header
 from kameleon.weights.metadata import Metadata
@@ -126,7 +126,7 @@ class GgufFile(WeightFile):
         (part, stored), half = self._tensors[name], self._rotary_half(name)
         if stored.kind not in KINDS or (stored.kind in _FLOATS and not half):
             return self.tensor(name, shape)
-        return Packed(stored.kind, _view(part.stored(stored)).view(shape[0], -1), shape[1], half)
+        return StoredMatrix(stored.kind, _view(part.stored(stored)).view(shape[0], -1), shape[1], half)
 
     def _read(self, name: str) -> Tensor:
         if self._header_only:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kameleon.errors import SettingError, WeightsError
 from kameleon.home import atomic_write, cache_dir
-from kameleon.ops import Matrix, Packed, nf4
+from kameleon.ops import Matrix, StoredMatrix, nf4
 from kameleon.weights.files import Progress, WeightFile
 from kameleon.weights.fingerprint import state_of
 from kameleon.weights.safetensors_folder import SafetensorsFolder
@@ -57,7 +57,7 @@ class Nf4File(WeightFile):
     def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
         if name not in self.names() or self.shape(name) != shape or not _fits(shape):
             return self._source.matrix(name, shape)
-        return Packed("NF4", self._packed.get_tensor(name), shape[1])
+        return StoredMatrix("NF4", self._packed.get_tensor(name), shape[1])
 
     def fingerprint(self) -> str:
         """That of the source, marked: the packed numbers follow from it."""

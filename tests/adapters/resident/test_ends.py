@@ -17,7 +17,7 @@ from kameleon.adapters.formats import write_gguf_adapter, write_mlx_adapter
 from kameleon.adapters.resident import Bank
 from kameleon.errors import AdapterError, AdapterFileError, AdapterMismatchError
 from kameleon.model import EMBEDDING, HEAD
-from kameleon.ops import Segments, multiplies
+from kameleon.ops import Segments, can_multiply
 from kameleon.settings import Sampling
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # what PEFT says of tied weights and of its files' size
@@ -140,7 +140,7 @@ def test_generation_and_evaluation_use_them(ended, tmp_path):
     alone = [ended.generate(prompts[:1], [name], wish, raw=True)[0] for name in names]
     assert [one.tokens for one in mixed] == [one.tokens for one in alone]
     for one, other in zip(mixed, alone, strict=True):
-        if multiplies(torch.float32):  # torch's products, on the reference path, promise no bits
+        if can_multiply(torch.float32):  # torch's products, on the reference path, promise no bits
             assert one.scores == other.scores
         assert [s.logprob for s in one.scores] == pytest.approx([s.logprob for s in other.scores], abs=1e-4)
     assert len({one.scores[0].logprob for one in mixed}) == len(names)

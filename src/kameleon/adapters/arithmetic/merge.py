@@ -16,7 +16,7 @@ from kameleon.adapters.resident.bank import check_base, check_fit
 from kameleon.bases import Base, load_base
 from kameleon.errors import AdapterError, AdapterMismatchError, SettingError
 from kameleon.model import EMBEDDING, HEAD
-from kameleon.ops import Packed
+from kameleon.ops import StoredMatrix
 from kameleon.weights import GgufFile, SafetensorsFolder, WeightFile, copy_folder, copy_gguf
 from kameleon.weights.copies import as_stored, read_stored
 from kameleon.weights.gguf_file import hf_name
@@ -128,7 +128,7 @@ def _plain(weights: WeightFile, name: str) -> Tensor:
     """W in fp32, in Hugging Face order."""
     rows, columns = weights.shape(name)
     stored = weights.matrix(name, (rows, columns))
-    return stored.dense() if isinstance(stored, Packed) else stored.float()
+    return stored.dense() if isinstance(stored, StoredMatrix) else stored.float()
 
 
 def _float_kind(base: Base, adapter: Adapter) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kameleon import ops
-from kameleon.ops import KINDS, Packed, Term, native, nf4, reference
+from kameleon.ops import KINDS, StoredMatrix, Term, native, nf4, reference
 from kameleon.weights import FrozenWeight
 
 BY_BLOCKS = [kind for kind in KINDS if kind not in ("F32", "BF16", "F16")]
@@ -32,16 +32,16 @@ def sane(kind, rows, columns, seed=0, half=0):
     if kind in ("F32", "BF16", "F16"):
         plain = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}[kind]
         data = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).to(plain).view(torch.uint8)
-        return Packed(kind, data, columns, half)
+        return StoredMatrix(kind, data, columns, half)
     if kind == "NF4":
         data[:, :4] = torch.rand(rows, 1).mul_(1e-3).view(torch.uint8)
-        return Packed(kind, data, columns, half)
+        return StoredMatrix(kind, data, columns, half)
     small = torch.from_numpy(np.random.default_rng(seed).uniform(0.001, 0.01, (rows, data.shape[1] // size)))
     blocks = data.view(rows, -1, size)
     scales = {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,), "Q4_K": (0, 2), "Q5_K": (0, 2)}
     for at in scales.get(kind, (0, 2) if kind.endswith("_1") else (0,)):
         blocks[:, :, at : at + 2] = small[:, :, None].half().view(torch.uint8)
-    return Packed(kind, data, columns, half)
+    return StoredMatrix(kind, data, columns, half)
 
 
 def plain(matrix):
@@ -56,7 +56,7 @@ def test_any_bytes_unpack_to_the_bits_of_the_reference(kind):
     """Whatever the bytes: infinite and subnormal scales, and numbers that are none."""
     data = random_bytes(kind, 300, 512, seed=1)
     wanted = reference.unpack(kind, data)
-    got = Packed(kind, data, 512).dense()
+    got = StoredMatrix(kind, data, 512).dense()
     assert got.isnan().equal(wanted.isnan())
     number = ~wanted.isnan()
     assert got[number].view(torch.int32).equal(wanted[number].view(torch.int32))
@@ -67,7 +67,7 @@ def test_any_bytes_unpack_to_bf16_as_their_fp32_numbers_round(kind):
     """Numbers below the normal ones of fp32 may become zero: units for bf16 take them as such."""
     data = random_bytes(kind, 300, 512, seed=2)
     wanted = reference.unpack(kind, data).bfloat16()
-    got = Packed(kind, data, 512).dense(torch.bfloat16)
+    got = StoredMatrix(kind, data, 512).dense(torch.bfloat16)
     assert got.isnan().equal(wanted.isnan())
     tiny = wanted.abs().float() < 2.0**-126
     assert (got[tiny].abs().float() < 2.0**-126).all()
@@ -97,7 +97,7 @@ def test_nf4_is_near_the_numbers_it_packs():
     """Half the widest gap between its 16 values, of the block's largest number, and a 510th of the row's largest."""
     numbers = torch.randn(20, 192) * torch.logspace(-3, 2, 20)[:, None]
     numbers[3], numbers[4, 64:] = 0, 0
-    got = Packed("NF4", nf4.pack(numbers), 192).dense()
+    got = StoredMatrix("NF4", nf4.pack(numbers), 192).dense()
     assert nf4.pack(numbers).shape == (20, nf4.row_bytes(192))
     assert not got[3].any()
     near = 0.16 * numbers.view(20, 3, 64).abs().amax(2) + numbers.abs().amax(1, keepdim=True) / 255
@@ -109,7 +109,7 @@ def test_nf4_is_near_the_numbers_it_packs():
 def test_what_the_gguf_package_packs_unpacks_here(kind):
     numbers = np.random.default_rng(0).standard_normal((7, 96)).astype(np.float32)
     packed = gguf.quantize(numbers, gguf.GGMLQuantizationType[kind])
-    got = Packed(kind, torch.from_numpy(packed), 96).dense()
+    got = StoredMatrix(kind, torch.from_numpy(packed), 96).dense()
     assert got.equal(torch.from_numpy(gguf.dequantize(packed, gguf.GGMLQuantizationType[kind]).copy()))
     torch.testing.assert_close(got, torch.from_numpy(numbers), rtol=0, atol=0.3)
 
@@ -130,12 +130,12 @@ def test_the_order_of_rotary_rows_is_that_of_the_converter():
     heads, half = 3, 4
     numbers = torch.randn(heads * 2 * half, 32)
     moved = numbers.view(heads, 2, half, 32).swapaxes(1, 2).reshape(-1, 32).contiguous()
-    assert Packed("F32", moved.view(torch.uint8), 32, half).dense().equal(numbers)
+    assert StoredMatrix("F32", moved.view(torch.uint8), 32, half).dense().equal(numbers)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
 def test_tiles_are_the_matrix_piece_by_piece(transposed, monkeypatch):
-    monkeypatch.setattr("kameleon.ops.packed._TILE_NUMBERS", 20 * 256)
+    monkeypatch.setattr("kameleon.ops.stored_matrix._TILE_NUMBERS", 20 * 256)
     matrix = sane("Q4_K", 20, 1024)
     matrix = matrix.T if transposed else matrix
     tiles = [(cut, tile.clone()) for cut, tile in matrix.tiles(torch.float32)]  # each is written over the one before
@@ -148,8 +148,8 @@ def test_tiles_are_the_matrix_piece_by_piece(transposed, monkeypatch):
 def products(request, monkeypatch):
     """Packed matrices are also multiplied by torch, tile by tile: where it has AVX-512 or AMX."""
     if request.param == "torch's":
-        monkeypatch.setattr(native, "multiplies", lambda dtype: False)
-        monkeypatch.setattr("kameleon.ops.packed._TILE_NUMBERS", 5000)
+        monkeypatch.setattr(native, "can_multiply", lambda dtype, *tensors: False)
+        monkeypatch.setattr("kameleon.ops.stored_matrix._TILE_NUMBERS", 5000)
 
 
 @pytest.mark.parametrize("kind", KINDS)

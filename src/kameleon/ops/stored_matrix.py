@@ -10,28 +10,14 @@ import torch
 from torch import Tensor
 
 from kameleon.ops import native, reference
+from kameleon.ops.native import abi
+from kameleon.ops.native.abi import KINDS
 
-KINDS = ("F32", "BF16", "F16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "NF4")
-"""ggml's names, and NF4 (`ops/nf4.py`), in the order of `Type` in native/api.h."""
-
-_FIRST_CODE = 2  # FIRST_PACKED in native/api.h
-_PLAIN_KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _TILE_NUMBERS = 2 << 20  # unpacked at a time where torch multiplies: few enough for the caches
 _WHOLE_BLOCKS = 256  # a whole number of blocks of every kind
 
 
-class Stored(ctypes.Structure):
-    """`Stored` of native/api.h."""
-
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("type", ctypes.c_int64),
-        ("row_bytes", ctypes.c_int64),
-        ("half", ctypes.c_int64),
-    ]
-
-
-def _tile_columns(rows: int, whole_blocks: bool) -> int:
+def _tile_columns(rows: int, *, whole_blocks: bool) -> int:
     """How many columns are unpacked at a time; where they run along blocks, cut between these."""
     step = max(1, _TILE_NUMBERS // max(1, rows))
     return max(1, step // _WHOLE_BLOCKS) * _WHOLE_BLOCKS if whole_blocks else step
@@ -39,12 +25,15 @@ def _tile_columns(rows: int, whole_blocks: bool) -> int:
 
 def tile_bytes(rows: int, columns: int, dtype: torch.dtype) -> int:
     """The larger of the pieces in which a packed matrix [rows, columns] and its transposed view are unpacked."""
-    along, across = min(columns, _tile_columns(rows, True)), min(rows, _tile_columns(columns, False))
+    along, across = (
+        min(columns, _tile_columns(rows, whole_blocks=True)),
+        min(rows, _tile_columns(columns, whole_blocks=False)),
+    )
     return max(rows * along, columns * across) * dtype.itemsize
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
+class StoredMatrix:
     """A matrix [rows, columns] in one of `KINDS`.
 
     `data` uint8 [rows, bytes of a row], usually a file's memory map. `half` > 0: llama.cpp keeps the two numbers that a
@@ -62,9 +51,9 @@ class Packed:
         assert self.kind in KINDS and self.data.dtype == torch.uint8 and self.data.stride(1) == 1, self.kind
 
     @staticmethod
-    def view(matrix: Tensor) -> Packed:
+    def view(matrix: Tensor) -> StoredMatrix:
         """A plain fp32, bf16 or fp16 matrix with dense rows."""
-        return Packed(_PLAIN_KINDS[matrix.dtype], matrix.detach().view(torch.uint8), matrix.shape[1])
+        return StoredMatrix(abi.PLAIN_KINDS[matrix.dtype], matrix.detach().view(torch.uint8), matrix.shape[1])
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -73,14 +62,14 @@ class Packed:
         return (self.columns, rows) if self.transposed else (rows, self.columns)
 
     @property
-    def T(self) -> Packed:
+    def T(self) -> StoredMatrix:
         """The transposed matrix; nothing moves."""
         return replace(self, transposed=not self.transposed)
 
     @property
     def code(self) -> int:
         """The number by which kernels know the kind."""
-        return _FIRST_CODE + KINDS.index(self.kind)
+        return abi.stored_code(self.kind)
 
     def stored_rows(self, ids: Tensor) -> Tensor:
         """Which rows of `data` the rows `ids` are."""
@@ -129,13 +118,13 @@ class Packed:
         )
 
     @property
-    def stored(self) -> Stored:
+    def stored(self) -> abi.Stored:
         """What kernels read."""
-        return Stored(self.data.data_ptr(), self.code, self.data.stride(0), self.half)
+        return abi.Stored(native.address(self.data), self.code, self.data.stride(0), self.half)
 
     def _unpack(self, ids: Tensor | None, columns: slice, out: Tensor) -> Tensor:
         """The rows `ids` (all, if None), some of their columns, written to `out`."""
-        if native.runs(out):
+        if native.can_run(out):
             count, first = len(out), columns.start
             native.call(
                 "unpack", ctypes.byref(self.stored), ids, count, first, out.shape[1], native.type_code(out), out
