@@ -190,13 +190,14 @@ def diff(
     """
     from kameleon.adapters import Shelf
     from kameleon.adapters.arithmetic import diff as compared
+    from kameleon.weights import ModuleName
 
     found = compared(Shelf().load(a), Shelf().load(b))
     shown = table("module", f">‖{a}‖", f">‖{b}‖", ">‖difference‖", ">cosine", ">write\nangles", ">read\nangles")
     for module, part in found.items():
         numbers = (part.norm_a, part.norm_b, part.distance, part.cosine)
         spans = (f"{s[0]:.0f}–{s[-1]:.0f}°" if s else "" for s in (part.out_angles, part.in_angles))
-        shown.add_row(module.removeprefix("model.layers."), *("" if n is None else f"{n:.3g}" for n in numbers), *spans)
+        shown.add_row(ModuleName.parse(module).in_layer, *("" if n is None else f"{n:.3g}" for n in numbers), *spans)
     show({module: asdict(part) for module, part in found.items()}, shown, json)
 
 

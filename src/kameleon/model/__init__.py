@@ -3,7 +3,7 @@
 from kameleon.model.config import FAMILIES, DecoderConfig
 from kameleon.model.decoder import Decoder, build_decoder
 from kameleon.model.ends import EMBEDDING, HEAD, AdaptedEnd
-from kameleon.model.layout import Group, Member, groups, module_name, module_shapes
+from kameleon.model.layout import Group, Member, find_member, groups, module_names, module_shapes
 
 __all__ = [
     "EMBEDDING",
@@ -15,7 +15,8 @@ __all__ = [
     "Group",
     "Member",
     "build_decoder",
+    "find_member",
     "groups",
-    "module_name",
+    "module_names",
     "module_shapes",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor
 from kameleon.errors import SettingError
 from kameleon.model.config import DecoderConfig
 from kameleon.model.ends import EMBEDDING, HEAD, AdaptedEnd, project_wide, runs_as_one
-from kameleon.model.layout import Group, Member, groups, module_name
+from kameleon.model.layout import Group, Member, groups
 from kameleon.model.rope import attention_factor, inv_freq
 from kameleon.ops import (
     NO_ADAPTER,
@@ -41,7 +41,7 @@ from kameleon.ops import (
     split_heads,
     torch_has_amx,
 )
-from kameleon.weights import FrozenWeight, WeightFile
+from kameleon.weights import FrozenWeight, ModuleName, WeightFile
 
 
 class SidePaths(Protocol):
@@ -349,15 +349,14 @@ def build_decoder(
         return weights.tensor(f"{name}.weight", (size,)).float() + config.norm_offset
 
     def bias(layer: int, member: Member) -> Tensor:
-        return weights.tensor(f"{module_name(layer, member.name)}.bias", (member.stop - member.start,))
+        return weights.tensor(ModuleName(layer, member.name).bias, (member.stop - member.start,))
 
     def matrix(name: str, shape: tuple[int, int]) -> FrozenWeight:
         return FrozenWeight(weights.matrix(name, shape), dtype=dtype)
 
     def joined(layer: int, group: Group) -> FrozenWeight:
         members = (
-            weights.matrix(f"{module_name(layer, m.name)}.weight", (m.stop - m.start, group.in_size))
-            for m in group.members
+            weights.matrix(ModuleName(layer, m.name).weight, (m.stop - m.start, group.in_size)) for m in group.members
         )
         return FrozenWeight(*members, dtype=dtype)
 

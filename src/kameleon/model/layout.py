@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from kameleon.model.config import DecoderConfig
+from kameleon.weights import ModuleName
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,21 @@ def groups(config: DecoderConfig) -> tuple[Group, ...]:
     )
 
 
-def module_name(layer: int, member: str) -> str:
-    """The projection's name in the Hugging Face layout, as adapter files use it."""
-    return f"model.layers.{layer}.{member}"
+def module_names(config: DecoderConfig) -> list[ModuleName]:
+    """Every projection that can carry an adapter, in layer order."""
+    members = [member.name for group in groups(config) for member in group.members]
+    return [ModuleName(layer, member) for layer in range(config.num_layers) for member in members]
+
+
+def find_member(config: DecoderConfig, name: str) -> tuple[Group, Member]:
+    """The group and the member that a projection's name inside a layer means."""
+    return next((group, member) for group in groups(config) for member in group.members if member.name == name)
 
 
 def module_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
     """(out, in) of every projection that can carry an adapter, in layer order."""
     return {
-        module_name(layer, member.name): (member.stop - member.start, group.in_size)
+        str(ModuleName(layer, member.name)): (member.stop - member.start, group.in_size)
         for layer in range(config.num_layers)
         for group in groups(config)
         for member in group.members

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kameleon.model import DecoderConfig, Member, build_decoder, groups, module_name
+from kameleon.model import DecoderConfig, Member, build_decoder, groups
 from kameleon.model.decoder import Decoder
 from kameleon.ops import (
     KINDS,
@@ -38,7 +38,7 @@ from kameleon.plan.header import BaseHeader, StoredTensor
 from kameleon.plan.workload import Pass, Workload
 from kameleon.settings import Recipe, Watch
 from kameleon.training import lowest_layer, target_modules
-from kameleon.weights import WeightFile
+from kameleon.weights import ModuleName, WeightFile
 
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SHORT_TOKENS = 32  # of a segment where attention should cost next to nothing
@@ -254,7 +254,7 @@ class _Sides:
         wanted = set(target_modules(config, recipe))
         for layer in range(config.num_layers):
             for group in groups(config):
-                members = [m for m in group.members if module_name(layer, m.name) in wanted]
+                members = [m for m in group.members if str(ModuleName(layer, m.name)) in wanted]
                 a = torch.zeros(len(members) * recipe.rank, group.in_size, requires_grad=True)
                 branches = tuple(_branch(m, recipe) for m in members)
                 self._paths[layer, group.name] = (SidePath(a, branches) if members else None,)
@@ -303,10 +303,8 @@ class _Blank(WeightFile):
         return StoredMatrix(stored.kind, torch.zeros(shape[0], row_bytes, dtype=torch.uint8), shape[1])
 
     def _matrix_info(self, name: str) -> StoredTensor:
-        parts = name.split(".")
-        if parts[1] == "layers":
-            parts[2] = str(self._usual)
-        return self._header.tensors[".".join(parts)]
+        place = ModuleName.parse(name)
+        return self._header.tensors[name if place.layer < 0 else str(place._replace(layer=self._usual))]
 
     def _read(self, name: str) -> Tensor:
         return torch.ones(self.shape(name))

@@ -16,6 +16,7 @@ from kameleon.plan.memory import Memory, training_memory
 from kameleon.plan.workload import Pass, Workload
 from kameleon.settings import Recipe, Watch
 from kameleon.training import Schedule
+from kameleon.weights import ModuleName
 
 # name, family, layers, hidden, intermediate, heads, key heads, head_dim, vocabulary, tied. Gemma's are computed with
 # llama's arithmetic: the same matrices.
@@ -94,7 +95,8 @@ def _in_q4_k_m(name: str, shape: tuple[int, int], config: DecoderConfig) -> Stor
     Rows that are not whole blocks of 256 get eight bits and five instead, in blocks of 32.
     """
     head = "model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"
-    finer = name == head or (name.endswith(("v_proj.weight", "down_proj.weight")) and int(name.split(".")[2]) % 2)
+    place = ModuleName.parse(name)
+    finer = name == head or (place.member.endswith(("v_proj.weight", "down_proj.weight")) and place.layer % 2)
     kinds = ("Q5_0", "Q8_0") if shape[1] % gguf.QK_K else ("Q4_K", "Q6_K")
     kind = kinds[bool(finer)]
     block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
@@ -149,4 +151,4 @@ def _vocab_numbers(config: DecoderConfig) -> int:
 
 def _layer_numbers(config: DecoderConfig) -> int:
     shapes = matrix_shapes(config)
-    return sum(rows * columns for name, (rows, columns) in shapes.items() if name.startswith("model.layers.0."))
+    return sum(rows * columns for name, (rows, columns) in shapes.items() if ModuleName.parse(name).layer == 0)

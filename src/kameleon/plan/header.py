@@ -11,12 +11,12 @@ from typing import Any
 
 from kameleon.bases import HeaderFiles, locate_header
 from kameleon.errors import SettingError, WeightsError
-from kameleon.model import DecoderConfig, groups, module_name
+from kameleon.model import DecoderConfig, groups, module_shapes
 from kameleon.model.config import config_from_gguf, config_from_hf, read_json
 from kameleon.ops import nf4
 from kameleon.text import ChatTemplate
 from kameleon.text.tokenizer import load_tokenizer
-from kameleon.weights import GgufFile, read_safetensors_header, shard_names
+from kameleon.weights import GgufFile, ModuleName, read_safetensors_header, shard_names
 from kameleon.weights.safetensors_header import KIND_BITS
 
 
@@ -61,7 +61,7 @@ class BaseHeader:
     def layer_kinds(self, layer: int) -> tuple[str, ...]:
         """How the matrices of a layer are stored, in the order of their groups."""
         members = (member for group in groups(self.config) for member in group.members)
-        return tuple(self.tensors[f"{module_name(layer, member.name)}.weight"].kind for member in members)
+        return tuple(self.tensors[ModuleName(layer, member.name).weight].kind for member in members)
 
     def template(self) -> ChatTemplate:
         """The base's chat template with its tokenizer. Raises WeightsError where they are not there yet."""
@@ -108,12 +108,7 @@ def matrix_shapes(config: DecoderConfig) -> dict[str, tuple[int, int]]:
     shapes = {"model.embed_tokens.weight": vocab}
     if not config.tie_word_embeddings:
         shapes["lm_head.weight"] = vocab
-    for layer in range(config.num_layers):
-        for group in groups(config):
-            for member in group.members:
-                name = f"{module_name(layer, member.name)}.weight"
-                shapes[name] = (member.stop - member.start, group.in_size)
-    return shapes
+    return shapes | {f"{module}.weight": shape for module, shape in module_shapes(config).items()}
 
 
 def stored_as(config: DecoderConfig, kind: str) -> dict[str, StoredTensor]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from kameleon.model import DecoderConfig, groups, module_name
+from kameleon.model import DecoderConfig, groups
 from kameleon.model.decoder import wide_layers
 from kameleon.ops import KINDS, can_multiply, can_run, chunk_rows, give_back_memory, logits_type, tile_bytes
 from kameleon.plan.counts import trainable_parameters
@@ -19,6 +19,7 @@ from kameleon.plan.header import BaseHeader, matrix_shapes
 from kameleon.plan.workload import Pass, Workload
 from kameleon.settings import Recipe, Watch
 from kameleon.training import lowest_layer
+from kameleon.weights import ModuleName
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NUMBER_BYTES = 4  # of A, B, AdamW's two averages, and the gradient
@@ -85,7 +86,7 @@ def copied_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
         return 0
     config, copied = header.config, 0
     joined = [
-        [f"{module_name(layer, member.name)}.weight" for member in group.members]
+        [ModuleName(layer, member.name).weight for member in group.members]
         for layer in range(config.num_layers)
         for group in groups(config)
     ]

@@ -9,9 +9,10 @@ from typing import Any
 from kameleon.adapters import Adapter, Shelf
 from kameleon.errors import AdapterError, AdapterFileError, AdapterMismatchError, SettingError
 from kameleon.home import runs_dir
-from kameleon.model import DecoderConfig, module_shapes
+from kameleon.model import DecoderConfig, module_names
 from kameleon.settings import Recipe
 from kameleon.training.checkpoint import saved_identity
+from kameleon.weights import ModuleName
 
 FIXED = ("rank", "variant", "alpha", "targets", "layers")
 """What of a recipe an adapter that exists has fixed."""
@@ -46,8 +47,8 @@ def recipe_from(parent: Adapter, config: DecoderConfig, recipe: Recipe) -> Recip
     another value than the default that contradicts the adapter, AdapterError for one with parts that are not trained,
     AdapterMismatchError for one of a base with other projections.
     """
-    names = list(module_shapes(config))
-    if strange := [name for name in parent.modules if name not in names]:
+    names, places = module_names(config), [ModuleName.parse(name) for name in parent.modules]
+    if strange := [place for place in places if place not in names]:
         raise AdapterMismatchError(f"adapter {parent.name!r} does not fit: this base has no projection {strange[0]}")
     others = [part for part in parent.variants if not part.startswith("DoRA")]
     if others or not parent.modules:
@@ -56,10 +57,9 @@ def recipe_from(parent: Adapter, config: DecoderConfig, recipe: Recipe) -> Recip
             "trained: merge it into a full model, and train a new adapter on that"
         )
     largest = max(parent.modules.values(), key=lambda factors: factors.rank)
-    places = [(int(name.split(".")[2]), name.rsplit(".", 1)[1]) for name in parent.modules]
-    kinds = list(dict.fromkeys(name.rsplit(".", 1)[1] for name in names))
-    held = [kind for kind in kinds if kind in {kind for _, kind in places}]
-    lowest = min(layer for layer, _ in places)
+    kinds = list(dict.fromkeys(name.kind for name in names))
+    held = [kind for kind in kinds if kind in {place.kind for place in places}]
+    lowest = min(place.layer for place in places)
     values = (
         largest.rank,
         "dora" if parent.variants else "lora",

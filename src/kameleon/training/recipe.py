@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kameleon.errors import SettingError
-from kameleon.model import DecoderConfig, module_shapes
+from kameleon.model import DecoderConfig, module_names
 from kameleon.settings import Recipe
 from kameleon.training.schedule import Schedule
 
@@ -30,8 +30,8 @@ def settled(recipe: Recipe, config: DecoderConfig, schedule: Schedule) -> Recipe
 
 def target_modules(config: DecoderConfig, recipe: Recipe) -> list[str]:
     """Names of the projections that get a side path, in layer order. Raises SettingError for a name the base lacks."""
-    names = list(module_shapes(config))
-    kinds = list(dict.fromkeys(name.rsplit(".", 1)[1] for name in names))
+    names = module_names(config)
+    kinds = list(dict.fromkeys(name.kind for name in names))
     wanted = kinds if recipe.targets == "all-linear" else [t.strip() for t in recipe.targets.split(",")]
     unknown = [t for t in wanted if t not in kinds]
     if unknown:
@@ -39,7 +39,7 @@ def target_modules(config: DecoderConfig, recipe: Recipe) -> list[str]:
     if recipe.layers > config.num_layers:
         raise SettingError(f"layers is {recipe.layers}; this base has {config.num_layers}")
     lowest = lowest_layer(config, recipe)
-    return [n for n in names if n.rsplit(".", 1)[1] in wanted and int(n.split(".")[2]) >= lowest]
+    return [str(name) for name in names if name.kind in wanted and name.layer >= lowest]
 
 
 def lowest_layer(config: DecoderConfig, recipe: Recipe) -> int:

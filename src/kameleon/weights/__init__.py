@@ -8,6 +8,7 @@ from kameleon.weights.files import Progress, WeightFile
 from kameleon.weights.frozen import FrozenWeight
 from kameleon.weights.gguf_file import GgufFile, whole_name
 from kameleon.weights.metadata import Metadata
+from kameleon.weights.names import ModuleName
 from kameleon.weights.nf4_file import Nf4File
 from kameleon.weights.safetensors_folder import SafetensorsFolder, shard_names
 from kameleon.weights.safetensors_header import read_safetensors_header
@@ -17,6 +18,7 @@ __all__ = [
     "FrozenWeight",
     "GgufFile",
     "Metadata",
+    "ModuleName",
     "Nf4File",
     "SafetensorsFolder",
     "WeightFile",

@@ -18,6 +18,7 @@ from kameleon.ops import KINDS, Matrix, StoredMatrix
 from kameleon.weights.files import WeightFile
 from kameleon.weights.gguf_header import GgufHeader, read_header
 from kameleon.weights.metadata import Metadata
+from kameleon.weights.names import ModuleName
 from kameleon.weights.tensor_info import TensorInfo
 
 _OUTER = {
@@ -212,15 +213,15 @@ def hf_name(name: str, architecture: Any = None) -> str:
     inner_names = _SANDWICH if architecture == "gemma3" else _INNER
     if name in _OUTER:
         return _OUTER[name]
-    inner = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
+    inner = re.fullmatch(r"blk\.(\d{1,9})\.(\w+)\.(weight|bias)", name)
     if inner and inner[2] in inner_names:
-        return f"model.layers.{inner[1]}.{inner_names[inner[2]]}.{inner[3]}"
+        return str(ModuleName(int(inner[1]), f"{inner_names[inner[2]]}.{inner[3]}"))
     return name
 
 
 def gguf_name(name: str) -> str:
     """The GGUF name of a projection's tensor, the other way round."""
-    layer, _, inner = name.removeprefix("model.layers.").partition(".")
-    inner, _, kind = inner.rpartition(".")
-    stored = next(gguf for gguf, hf in _INNER.items() if hf == inner)
-    return f"blk.{layer}.{stored}.{kind}"
+    place = ModuleName.parse(name)
+    member, _, kind = place.member.rpartition(".")
+    stored = next(gguf for gguf, hf in _INNER.items() if hf == member)
+    return f"blk.{place.layer}.{stored}.{kind}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from kameleon.adapters.adapter import Adapter
 from kameleon.adapters.arithmetic.spectrum import spectrum
 from kameleon.errors import MissingExtraError, SettingError
 from kameleon.home import atomic_write
+from kameleon.weights import ModuleName
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,12 @@ def overview(adapter: Adapter, share: float = 0.9) -> dict[str, ModuleOverview]:
     return found
 
 
-def layer_and_kind(module: str) -> tuple[int, str]:
-    """("model.layers.3.mlp.up_proj") is (3, "up_proj"); a module outside of the layers is in layer −1."""
-    inside = re.fullmatch(r".*layers\.(\d+)\..*?(\w+)", module)
-    return (int(inside[1]), inside[2]) if inside else (-1, module.rpartition(".")[2])
-
-
 def norms_by(parts: Mapping[str, ModuleOverview], axis: int) -> dict[int | str, float]:
-    """‖Δ‖ of each layer (axis 0) or each kind of projection (axis 1)."""
+    """‖Δ‖ of each layer (axis 0) or each kind of projection (axis 1); a module outside of the layers is in layer −1."""
     squares: dict[int | str, float] = {}
     for module, part in parts.items():
-        place = layer_and_kind(module)[axis]
+        name = ModuleName.parse(module)
+        place = (name.layer, name.kind)[axis]
         squares[place] = squares.get(place, 0.0) + part.norm**2
     return {place: squares[place] ** 0.5 for place in sorted(squares, key=lambda p: (isinstance(p, str), p))}
 
@@ -60,8 +55,8 @@ def draw_norms(name: str, parts: Mapping[str, ModuleOverview], path: Path) -> No
     layers, kinds = list(norms_by(parts, 0)), list(norms_by(parts, 1))
     grid = [[float("nan")] * len(kinds) for _ in layers]
     for module, part in parts.items():
-        layer, kind = layer_and_kind(module)
-        grid[layers.index(layer)][kinds.index(kind)] = part.norm
+        place = ModuleName.parse(module)
+        grid[layers.index(place.layer)][kinds.index(place.kind)] = part.norm
     figure = Figure(figsize=(1.5 + 0.9 * len(kinds), 1.5 + 0.22 * len(layers)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

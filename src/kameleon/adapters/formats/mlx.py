@@ -22,6 +22,7 @@ from kameleon.adapters.resident.bank import check_fit
 from kameleon.bases import Base
 from kameleon.errors import AdapterError, AdapterFileError
 from kameleon.home import atomic_folder
+from kameleon.weights import ModuleName
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapters.safetensors"
 _KINDS = {"lora": {"lora_a", "lora_b"}, "dora": {"lora_a", "lora_b", "m"}}
@@ -56,16 +57,16 @@ def write_mlx_adapter(adapter: Adapter, base: Base, folder: Path) -> None:
         tensors[f"{module}.lora_b"] = pad(f.b * (f.scaling / scale), (0, more)).T.contiguous()
         if f.magnitude is not None:
             tensors[f"{module}.m"] = f.magnitude.contiguous()
-    layers = {module.split(".", 3)[2] for module in modules}
+    names = [ModuleName.parse(module) for module in modules]
     config = {
         "model": adapter.card.base_id,
         "fine_tune_type": kinds.pop(),
-        "num_layers": base.config.num_layers - min(map(int, layers)),
+        "num_layers": base.config.num_layers - min(name.layer for name in names),
         "lora_parameters": {
             "rank": rank,
             "scale": scale,
             "dropout": 0.0,
-            "keys": sorted({module.split(".", 3)[3] for module in modules}),
+            "keys": sorted({name.member for name in names}),
         },
     }
     try:

@@ -26,6 +26,7 @@ from kameleon.home import atomic_folder
 from kameleon.model import EMBEDDING, HEAD
 from kameleon.settings import MOST_ALPHA, MOST_RANK
 from kameleon.torch_modules.peft_files import HARMLESS
+from kameleon.weights import ModuleName
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(
@@ -131,8 +132,8 @@ def _bias_mode(adapter: Adapter) -> str:
 
 def _targets(adapter: Adapter) -> list[str]:
     """Short names when every layer from the first has them all, else full names: PEFT then touches nothing else."""
-    short = sorted({name.rsplit(".", 1)[1] for name in adapter.modules})
-    layers = {name.split(".")[2] for name in adapter.modules}
+    names = [ModuleName.parse(name) for name in adapter.modules]
+    short, layers = sorted({name.kind for name in names}), {name.layer for name in names}
     everywhere = len(adapter.modules) == len(short) * len(layers) and adapter.card.recipe.get("layers") == 0
     ends = [name for name, end in adapter.ends.items() if end.factors is not None]
     return (short if everywhere else sorted(adapter.modules)) + ends

@@ -13,9 +13,9 @@ from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors
 from kameleon.adapters.card import Card
 from kameleon.bases import Base
 from kameleon.errors import AdapterMismatchError, AdapterNotFoundError, WrongBaseError
-from kameleon.model import EMBEDDING, AdaptedEnd, Group, Member, groups, module_name, module_shapes
+from kameleon.model import EMBEDDING, AdaptedEnd, Group, Member, find_member, groups, module_shapes
 from kameleon.ops import NO_ADAPTER, Branch, SidePath, SideTable
-from kameleon.weights import FrozenWeight
+from kameleon.weights import FrozenWeight, ModuleName
 
 
 @dataclass(frozen=True, eq=False)
@@ -354,7 +354,7 @@ def _side_path(
 
 def _of_member(adapter: Adapter, layer: int, member: Member, group: Group) -> tuple[Member, str, LoraFactors] | None:
     """A projection with its name and factors, if the adapter touches it; zeros where it only replaces the bias."""
-    name = module_name(layer, member.name)
+    name = str(ModuleName(layer, member.name))
     if name in adapter.modules:
         return member, name, adapter.modules[name]
     if name in adapter.biases:
@@ -374,9 +374,9 @@ def _shift(base: Base, module: str, factors: LoraFactors, bias: Tensor | None) -
 
 def weight_norms(base: Base, module: str) -> Tensor:
     """‖W‖ of each row of a projection, [out] fp32: the magnitudes of a DoRA adapter that changes nothing."""
-    layer, _, name = module.removeprefix("model.layers.").partition(".")
-    group, member = next((g, m) for g in groups(base.config) for m in g.members if m.name == name)
-    squares = getattr(base.decoder.layers[int(layer)], group.name).row_squares
+    name = ModuleName.parse(module)
+    group, member = find_member(base.config, name.member)
+    squares = getattr(base.decoder.layers[name.layer], group.name).row_squares
     return squares[member.start : member.stop].sqrt()
 
 
