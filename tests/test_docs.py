@@ -15,9 +15,6 @@ PAGES = [page for page in PAGES if page.exists()]
 NOT_YET = {
     "adapters/fit.py",
     "adapters/resident/dora.py",
-    "generation/scheduler.py",
-    "generation/sequence.py",
-    "generation/step.py",
     "model/blocks.py",
     "training/losses.py",
     "training/trainee.py",

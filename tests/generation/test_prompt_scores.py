@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from fakes import random_adapter
+from generation.batches import add, batch_of, run
 from tiny import save_base
 
 import kameleon
 from kameleon import Sampling
 from kameleon.errors import SettingError
-from kameleon.generation import Batch, Request, batch, page_bytes
+from kameleon.generation import Request, step
 from kameleon.ops import Segments, can_multiply
 
 PROMPT = tuple((7 * i) % 250 for i in range(100))
@@ -26,19 +27,8 @@ def loaded(tmp_path_factory):
     return loaded
 
 
-def batch_of(loaded, pages=64, **limits):
-    return Batch(loaded.base, loaded.bank, pages * page_bytes(loaded.base.config, torch.float32), **limits)
-
-
 def scored(prompt=PROMPT, tokens=0, alternatives=2, **wish):
     return Request(prompt, None, Sampling(max_tokens=tokens, logprobs=alternatives, **wish), score_prompt=True)
-
-
-def run(running):
-    done = {}
-    while not running.idle:
-        done |= {p.request: p.completion for p in running.step() if p.completion is not None}
-    return done
 
 
 @torch.inference_mode()
@@ -60,9 +50,9 @@ def check(scores, expected, prompt=PROMPT):
 @pytest.mark.parametrize("slot", [-1, 0])
 @pytest.mark.parametrize(("chunk", "rows"), [(256, 1000), (16, 1000), (256, 7), (33, 7)])
 def test_they_equal_the_reference_in_any_chunks(loaded, monkeypatch, slot, chunk, rows):
-    monkeypatch.setattr(batch, "chunk_rows", lambda vocab_size, dtype: rows)
+    monkeypatch.setattr(step, "chunk_rows", lambda vocab_size, dtype: rows)
     running = batch_of(loaded, prefill_chunk_tokens=chunk)
-    number = running.add(scored(), slot)
+    number = add(running, scored(), slot)
     done = run(running)[number]
     check(done.prompt_scores, reference(loaded, PROMPT, slot))
     assert (done.finish, done.tokens, done.scores) == ("length", (), ())
@@ -71,10 +61,10 @@ def test_they_equal_the_reference_in_any_chunks(loaded, monkeypatch, slot, chunk
 def test_a_prompt_that_is_in_the_cache_is_scored_all_the_same_and_under_its_own_adapter(loaded):
     running = batch_of(loaded)
     for slot in (-1, 0, 1):
-        running.add(Request(PROMPT, None, Sampling(max_tokens=2)), slot)
+        add(running, Request(PROMPT, None, Sampling(max_tokens=2)), slot)
         run(running)
-    numbers = {running.add(scored(tokens=3), slot): slot for slot in (-1, 0, 1)}
-    plain = running.add(Request(PROMPT, None, Sampling(max_tokens=3)), 1)
+    numbers = {add(running, scored(tokens=3), slot): slot for slot in (-1, 0, 1)}
+    plain = add(running, Request(PROMPT, None, Sampling(max_tokens=3)), 1)
     done = run(running)
     for number, slot in numbers.items():
         check(done[number].prompt_scores, reference(loaded, PROMPT, slot))
@@ -83,12 +73,12 @@ def test_a_prompt_that_is_in_the_cache_is_scored_all_the_same_and_under_its_own_
     assert done[plain].cached_tokens > 0 and done[plain].prompt_scores == ()
 
 
-def test_being_put_off_changes_nothing(loaded):
+def test_being_preempted_changes_nothing(loaded):
     alone = batch_of(loaded)
-    number = alone.add(scored(tokens=30), 0)
+    number = add(alone, scored(tokens=30), 0)
     expected = run(alone)[number]
     crowded = batch_of(loaded, pages=17, prefill_chunk_tokens=32)
-    numbers = [crowded.add(scored(tokens=30), 0) for _ in range(3)]
+    numbers = [add(crowded, scored(tokens=30), 0) for _ in range(3)]
     done = run(crowded)
     assert crowded.preemptions
     for got in (done[number] for number in numbers):
@@ -103,7 +93,7 @@ def test_being_put_off_changes_nothing(loaded):
 
 def test_they_come_with_the_first_piece_and_once(loaded):
     running = batch_of(loaded)
-    running.add(scored(tokens=8, logit_bias=((65, 100.0),)), -1)
+    add(running, scored(tokens=8, logit_bias=((65, 100.0),)), -1)
     pieces = []
     while not running.idle:
         pieces += running.step()
@@ -114,7 +104,7 @@ def test_they_come_with_the_first_piece_and_once(loaded):
 def test_an_end_token_has_a_score_so_that_positions_count_up(loaded):
     (end, *_) = loaded.base.stop_token_ids
     running = batch_of(loaded)
-    number = running.add(scored(tokens=1, logit_bias=((end, 100.0),)), -1)
+    number = add(running, scored(tokens=1, logit_bias=((end, 100.0),)), -1)
     done = run(running)[number]
     assert (done.finish, done.tokens) == ("stop", ())
     assert [s.token for s in done.scores] == [end]

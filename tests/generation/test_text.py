@@ -11,7 +11,7 @@ def streamed(tiny, text, *stops):
     assert len(tokens) == len(text.encode())
     given = []
     for count in range(1, len(tokens) + 1):
-        given.append(stream.take(tokens[:count], count == len(tokens)))
+        given.append(stream.take(tokens[:count], finished=count == len(tokens)))
         if stream.stopped:
             break
     return "".join(given), stream.text

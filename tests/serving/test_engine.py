@@ -43,7 +43,7 @@ def serve(tiny):
     engines = []
 
     def start(limits=LIMITS, on_failure=None, adapters=None):
-        engines.append(Engine(tiny.base, adapters or HotAdapters(tiny.base, tiny.shelf), limits, on_failure))
+        engines.append(Engine(tiny.base, adapters or HotAdapters(tiny.base, tiny.shelf), limits, on_failure=on_failure))
         return engines[-1]
 
     yield start

@@ -61,7 +61,7 @@ def serve(
         loaded = open_base(base, quantize, compute=compute)
         runner = Runner(http.drain_s)
         adapters = HotAdapters(loaded.base, loaded.shelf, any_base=any_base)
-        engine = Engine(loaded.base, adapters, limits, runner.failed)
+        engine = Engine(loaded.base, adapters, limits, on_failure=runner.failed)
         service = Service(loaded.base, engine, adapters, loaded.shelf, any_base)
         try:
             for name in pin or ():

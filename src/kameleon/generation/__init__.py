@@ -1,10 +1,10 @@
-"""Text from prompts: pages of keys and values, sampling, and the one loop that generates for a mixed batch."""
+"""Text from prompts: sequences, their schedule, pages of keys and values, sampling, and the step over a mixed batch."""
 
-from kameleon.generation.batch import Batch
 from kameleon.generation.loop import generate, stream
 from kameleon.generation.pages import PagePool, page_bytes, pages_for
 from kameleon.generation.request import Completion, Piece, Request, ScoredToken
 from kameleon.generation.sampling import Chooser, choose, new_generator
+from kameleon.generation.step import Batch
 from kameleon.settings import Sampling
 
 __all__ = [

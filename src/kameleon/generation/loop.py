@@ -1,15 +1,14 @@
-"""Prompts in, answers out: a `Batch` that runs until it is empty."""
+"""Prompts to answers: steps of a `Batch` until it is empty."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
-from kameleon.generation.batch import Batch
 from kameleon.generation.pages import page_bytes, pages_for
 from kameleon.generation.request import Completion, Piece, Request
+from kameleon.generation.step import Batch
 
 _MAX_SEQUENCES = 64
 
@@ -26,13 +25,15 @@ def stream(base: Base, bank: Bank, requests: Sequence[Request]) -> Iterator[Piec
     limit = base.config.max_sequence_tokens
     longest = sorted((min(len(r.prompt) + r.sampling.max_tokens, limit) for r in requests), reverse=True)
     pages = sum(pages_for(tokens + 1) for tokens in longest[:_MAX_SEQUENCES])
-    batch = Batch(base, bank, pages * page_bytes(base.config, base.compute_dtype), _MAX_SEQUENCES)
-    numbers = {batch.add(request, bank.slot(request.adapter)): i for i, request in enumerate(requests)}
+    kv_cache_bytes = pages * page_bytes(base.config, base.compute_dtype)
+    batch = Batch(base, bank, kv_cache_bytes=kv_cache_bytes, max_sequences=_MAX_SEQUENCES)
+    for i, request in enumerate(requests):
+        batch.add(request, bank.slot(request.adapter), request_id=i)
     while not batch.idle:
         for piece in batch.step():
             if piece.error is not None:
                 raise piece.error
-            yield replace(piece, request=numbers[piece.request])
+            yield piece
 
 
 def generate(base: Base, bank: Bank, requests: Sequence[Request]) -> list[Completion]:

@@ -1,8 +1,8 @@
 """Memory for keys and values: pages shared by sequences that begin alike, kept while there is room.
 
-The prefix cache is a tree: a full page is known by the page before it and its own tokens, and the first page by the key
-of its adapter, so no page is ever found under another adapter. Tokens are
-compared, not hashes of them: there are no collisions.
+The prefix cache is a tree: a full page is found by the page before it and its own tokens, and the first page by the key
+of its adapter, so no page is ever found under another adapter. Tokens are compared, not hashes of them: there are no
+collisions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kameleon.ops import PAGE_TOKENS, LayerPages, new_pages
 
 @dataclass(frozen=True)
 class PassPages:
-    """What one pass through the decoder needs of the pool: all layers' pages, and the tables of its segments."""
+    """The pool as one pass through the decoder uses it: all layers' pages, and the tables of its segments."""
 
     keys: Tensor
     values: Tensor
@@ -32,23 +32,24 @@ class PassPages:
 
 
 class PagePool:
-    """A fixed number of pages. Whoever takes one holds it until `release`; full ones can be found again afterwards."""
+    """A fixed number of pages. A page that is taken is referenced until `release`; a published one can be found again
+    afterwards, until it is evicted."""
 
     def __init__(self, config: DecoderConfig, pages: int, dtype: torch.dtype) -> None:
         self.pages = pages
         self._keys, self._values = new_pages(pages, config.num_layers, config.num_kv_heads, config.head_dim, dtype)
         self._free = list(range(pages - 1, -1, -1))
-        self._holders = [0] * pages
-        self._idle: OrderedDict[int, None] = OrderedDict()  # found again if asked for, taken anew from the oldest on
-        self._known: dict[tuple[Hashable, tuple[int, ...]], int] = {}
+        self._references = [0] * pages
+        self._cached: OrderedDict[int, None] = OrderedDict()  # published, unreferenced; least recently used first
+        self._published: dict[tuple[Hashable, tuple[int, ...]], int] = {}
         self._place: dict[int, tuple[Hashable, tuple[int, ...]]] = {}
-        self._serial: dict[int, int] = {}  # a known page's own number in the tree, never used again
-        self._serials = 0
+        self._node: dict[int, int] = {}  # a published page's node in the tree; its number is never used again
+        self._nodes = 0
 
     @property
     def available(self) -> int:
-        """Pages that nobody holds."""
-        return len(self._free) + len(self._idle)
+        """Pages that can be taken: free ones, and cached ones without a reference."""
+        return len(self._free) + len(self._cached)
 
     @property
     def held(self) -> int:
@@ -56,64 +57,64 @@ class PagePool:
         return self.pages - self.available
 
     @property
-    def known(self) -> int:
-        """Full pages that a later prompt could find."""
-        return len(self._known)
+    def published(self) -> int:
+        """Full pages that a later prompt can find."""
+        return len(self._published)
 
     def take(self) -> int | None:
-        """A page to write to, or None if all are held."""
+        """A page to write to, or None if all are referenced; evicts the least recently used cached page if need be."""
         if self._free:
             page = self._free.pop()
-        elif self._idle:
-            page, _ = self._idle.popitem(last=False)
-            self._forget(page)
+        elif self._cached:
+            page, _ = self._cached.popitem(last=False)
+            self._evict(page)
         else:
             return None
-        self._holders[page] = 1
+        self._references[page] = 1
         return page
 
     def release(self, pages: Sequence[int]) -> None:
-        """Give back a sequence's pages; of those that can be found again, the last ones are forgotten first."""
+        """Drop a sequence's references; of its published pages, the last ones are evicted first."""
         for page in reversed(pages):
-            self._holders[page] -= 1
-            if self._holders[page]:
+            self._references[page] -= 1
+            if self._references[page]:
                 continue
             if page in self._place:
-                self._idle[page] = None
+                self._cached[page] = None
             else:
                 self._free.append(page)
 
     def find(self, adapter: Hashable, tokens: Sequence[int]) -> tuple[list[int], Hashable]:
-        """The pages, held now, whose tokens were computed under the same adapter and begin `tokens`; and the branch of
-        the tree that they lead to. The last token is left out: somebody must compute it to know what follows."""
+        """The longest cached prefix of `tokens` under that adapter: its pages, now referenced, and the tree's node
+        after them. It never includes the last token, which must be computed to know the next one."""
         found: list[int] = []
         branch: Hashable = ("root", adapter)
         for at in range(0, (len(tokens) - 1) // PAGE_TOKENS * PAGE_TOKENS, PAGE_TOKENS):
-            page = self._known.get((branch, tuple(tokens[at : at + PAGE_TOKENS])))
+            page = self._published.get((branch, tuple(tokens[at : at + PAGE_TOKENS])))
             if page is None:
                 break
-            self._idle.pop(page, None)
-            self._holders[page] += 1
+            self._cached.pop(page, None)
+            self._references[page] += 1
             found.append(page)
-            branch = self._serial[page]
+            branch = self._node[page]
         return found, branch
 
-    def learn(self, branch: Hashable, tokens: Sequence[int], page: int) -> Hashable:
-        """`page`, held, has all its `tokens` and follows `branch`: others may find it. Returns the branch after it."""
+    def publish(self, branch: Hashable, tokens: Sequence[int], page: int) -> Hashable:
+        """Let later prompts find a full `page` of `tokens` behind the node `branch`. Returns the node after it."""
         key = branch, tuple(tokens)
-        if key not in self._known:
-            self._serials += 1
-            self._known[key], self._place[page], self._serial[page] = page, key, self._serials
-        return self._serial[self._known[key]]
+        if key not in self._published:
+            self._nodes += 1
+            self._published[key], self._place[page], self._node[page] = page, key, self._nodes
+        return self._node[self._published[key]]
 
     def tables(self, rows: Sequence[Sequence[int]]) -> PassPages:
-        """For one pass: the pages of each of its segments."""
+        """The pool for one pass; `rows` has the pages of each of its segments."""
         widest = max(map(len, rows))
         flat = [list(row) + [0] * (widest - len(row)) for row in rows]
         return PassPages(self._keys, self._values, torch.tensor(flat, dtype=torch.int64))
 
-    def _forget(self, page: int) -> None:
-        del self._known[self._place.pop(page)], self._serial[page]
+    def _evict(self, page: int) -> None:
+        del self._published[self._place.pop(page)], self._node[page]
 
 
 def page_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
@@ -122,5 +123,5 @@ def page_bytes(config: DecoderConfig, dtype: torch.dtype) -> int:
 
 
 def pages_for(tokens: int) -> int:
-    """How many pages so many tokens take."""
+    """The number of pages that hold `tokens` tokens."""
     return -(-tokens // PAGE_TOKENS)

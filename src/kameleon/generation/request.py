@@ -1,4 +1,4 @@
-"""What goes into generation and what comes out of it."""
+"""The input and the output of generation, as values."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Completion:
     """[hidden_size] fp32, for a request that asked to `embed`."""
     prompt_scores: tuple[ScoredToken, ...] = ()
     """Of the prompt's tokens from the second on, for a request that asked to `score_prompt`. `scores` then has an entry
-    for an end token as well, though `tokens` has not: whoever scores texts counts positions."""
+    for the end token as well, which `tokens` leaves out: texts are scored position by position."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Piece:
     """
 
     request: int
+    """The request's id."""
     text: str
     completion: Completion | None = None
     tokens: tuple[int, ...] = ()

@@ -53,7 +53,7 @@ class Chooser:
         token = choose(changed, self.sampling, self._generator)
         count = self.sampling.logprobs
         ends = self._constraint is not None and self._constraint.take(token)
-        return Choice(token, None if count is None else scores_of(logits[None], [token], count)[0], ends)
+        return Choice(token, None if count is None else scores_of(logits[None], [token], alternatives=count)[0], ends)
 
     def _changed(self, logits: Tensor, answer: Sequence[int]) -> Tensor:
         """Logits after penalties and biases."""
@@ -106,7 +106,7 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> in
     return int(tokens[torch.multinomial(kept, 1, generator=generator)])
 
 
-def scores_of(logits: Tensor, tokens: Sequence[int], alternatives: int) -> list[ScoredToken]:
+def scores_of(logits: Tensor, tokens: Sequence[int], *, alternatives: int) -> list[ScoredToken]:
     """The log-probability of each of `tokens` and of the `alternatives` most likely ones in its place, under its row of
     `logits` [tokens, vocab_size] fp32."""
     total = logits.logsumexp(-1, keepdim=True)

@@ -8,9 +8,9 @@ from transformers import PreTrainedTokenizerBase
 
 
 class TextStream:
-    """The text of one growing answer: what of it is certain, and whether a stop string ended it.
+    """The text of one growing answer, and whether a stop string ended it.
 
-    Only the newest tokens are decoded again, behind the few before them that their text may depend on.
+    Only the newest tokens are decoded again, together with the few before them on which their text may depend.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
@@ -21,8 +21,8 @@ class TextStream:
         self.text = ""
         self.stopped = False
 
-    def take(self, tokens: list[int], finished: bool) -> str:
-        """`tokens` are all of the answer so far; returns the characters that became certain now."""
+    def take(self, tokens: list[int], *, finished: bool) -> str:
+        """The characters that became certain now; `tokens` are all of the answer so far."""
         searched = max(0, len(self._fixed) - max(map(len, self._stops), default=0))
         text = self._decode(tokens)
         found = min((at for stop in self._stops if (at := text.find(stop, searched)) >= 0), default=None)
@@ -43,7 +43,7 @@ class TextStream:
         return text
 
     def _certain(self, text: str) -> int:
-        """All but half a character or half a stop string that waits at the end, the former maybe within the latter."""
+        """The length of `text` without an incomplete character or the beginning of a stop string at its end."""
         text = text.rstrip("\N{REPLACEMENT CHARACTER}")
         end = len(text)
         for stop in self._stops:

@@ -1,4 +1,4 @@
-"""The thread that computes: requests come in from any thread, a `Batch` is kept running, pieces go out."""
+"""The thread that computes: it takes requests from any thread, steps a `Batch`, and sends pieces out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,24 +28,26 @@ OnPiece = Callable[[Piece], None]
 
 @dataclass(eq=False)
 class Ticket:
-    """A submitted request. `number` is what its pieces carry."""
+    """A submitted request. Its pieces, and its sequence in the batch, carry its `id`."""
 
-    number: int
+    id: int
     request: Request
     user: str
     on_piece: OnPiece
     version: Version
     chooser: Chooser
     submitted_s: float
-    in_batch: int | None = None
+    started: bool = False
+    """Whether it is in the batch."""
     last_token_s: float | None = None
 
 
 class Engine:
     """Answers requests, many at once, until it is closed. All methods may be called from any thread.
 
-    `on_failure` is called from the engine's thread if that breaks; everybody who waits gets a piece with the error
-    first. A server should end its process there.
+    It starts its thread, and becomes the one engine of `adapters` (see `HotAdapters.connect`). `on_failure` is called
+    from the engine's thread if that breaks, after every waiting request got a piece with the error. A server should end
+    its process there.
     """
 
     def __init__(
@@ -53,22 +55,26 @@ class Engine:
         base: Base,
         adapters: HotAdapters,
         limits: Limits | None = None,
+        *,
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         self.base, self.adapters = base, adapters
         self.limits = derive(limits or Limits(), base)
-        adapters.budget_bytes = adapters.budget_bytes or self.limits.adapter_bytes
-        adapters.on_change = self._notify
+        adapters.connect(on_change=self._notify, budget_bytes=self.limits.adapter_bytes)
         self._batch = Batch(
-            base, adapters.bank, self.limits.kv_cache_bytes, self.limits.max_batch, self.limits.prefill_chunk_tokens
+            base,
+            adapters.bank,
+            kv_cache_bytes=self.limits.kv_cache_bytes,
+            max_sequences=self.limits.max_batch,
+            prefill_chunk_tokens=self.limits.prefill_chunk_tokens,
         )
         self._on_failure = on_failure
         self._lock = threading.Condition()
         self._queue: FairQueue[Ticket] = FairQueue()
         self._running: dict[int, Ticket] = {}
-        self._cancels: list[int] = []  # of those in the batch, by their numbers there
+        self._cancels: list[int] = []  # ids of requests in the batch
         self._counters: defaultdict[str | None, Counters] = defaultdict(Counters)
-        self._numbers = 0
+        self._ids = 0
         self._found_tokens = 0
         self._draining = self._closed = False
         self._failure: BaseException | None = None
@@ -92,8 +98,8 @@ class Engine:
             except KameleonError:
                 self.adapters.release(version)
                 raise
-            self._numbers += 1
-            ticket = Ticket(self._numbers, request, user, on_piece, version, chooser, time.monotonic())
+            self._ids += 1
+            ticket = Ticket(self._ids, request, user, on_piece, version, chooser, time.monotonic())
             self._queue.put(ticket, user, request.adapter)
             self._counters[request.adapter].requests += 1
             self._lock.notify_all()
@@ -103,14 +109,14 @@ class Engine:
         """End a request; its last piece says "cancelled". One that waits leaves its place in the queue at once, one
         that runs ends after the step, one that has ended is left alone."""
         with self._lock:
-            if ticket.in_batch is None:
-                self._leave_queue(ticket, Piece(ticket.number, "", self._nothing(ticket, "cancelled")))
+            if ticket.started:
+                self._cancels.append(ticket.id)
             else:
-                self._cancels.append(ticket.in_batch)
+                self._leave_queue(ticket, Piece(ticket.id, "", self._nothing(ticket, "cancelled")))
             self._lock.notify_all()
 
     def embed(self, tokens: tuple[int, ...], adapter: str | None = None, user: str = "") -> Tensor:
-        """The mean of the final hidden states over all tokens, [hidden_size] fp32; waits for its turn and raises as
+        """The mean of the final hidden states over all tokens, [hidden_size] fp32. Waits in the queue; raises as
         `submit` does."""
         done: Future[Completion] = Future()
 
@@ -167,7 +173,7 @@ class Engine:
             raise QueueFullError(f"{waiting} requests are waiting already; try again later", self._retry_after_s())
 
     def _retry_after_s(self) -> float:
-        """When a place in the queue should be free: what waits, at the pace of late."""
+        """Seconds until a place in the queue should be free: the waiting requests at the recent pace."""
         return max(1.0, round(self._mean_request_s * (1 + len(self._queue) / self.limits.max_batch)))
 
     def _notify(self) -> None:
@@ -178,13 +184,13 @@ class Engine:
         # OpenMP's thread count belongs to each thread that starts parallel regions.
         torch.set_num_threads(torch.get_num_threads())
         try:
-            while self._turn():
+            while self._step():
                 pass
-        except BaseException as failure:  # noqa: BLE001 (whatever it is, nobody may be left waiting)
+        except BaseException as failure:  # noqa: BLE001 (every waiting request must hear of any failure)
             self._fail(failure)
 
-    def _turn(self) -> bool:
-        """One step; false when the engine is to stop."""
+    def _step(self) -> bool:
+        """Wait for work, one step of the batch, deliver its pieces. False when the engine is to stop."""
         with self._lock:
             self._lock.wait_for(self._has_work, timeout=1.0)
             self._handle_cancels()
@@ -212,36 +218,40 @@ class Engine:
         return ticket.version.error is not None or self.adapters.start(ticket.version)
 
     def _handle_cancels(self) -> None:
-        for number in self._cancels:
-            self._batch.end(number, "cancelled")
+        for request_id in self._cancels:
+            self._batch.end(request_id, "cancelled")
         self._cancels.clear()
 
     def _expire(self) -> None:
-        """Who is out of time is told while it waits, and cut while it runs; when the engine ends, all are."""
+        """End requests whose time is over: waiting ones with an error, running ones with the tokens they have. When the
+        engine ends, all requests are ended."""
         if not self._closed and not self.limits.max_request_s:
             return
         oldest = math.inf if self._closed else time.monotonic() - self.limits.max_request_s
         for ticket in [t for t in self._queue if t.submitted_s < oldest]:
             late = "the time for this request was over before its turn came"
             error = shutting_down() if self._closed else QueueFullError(late, self._retry_after_s())
-            self._leave_queue(ticket, Piece(ticket.number, "", error=error))
-        for number, ticket in self._running.items():
+            self._leave_queue(ticket, Piece(ticket.id, "", error=error))
+        for request_id, ticket in self._running.items():
             if ticket.submitted_s < oldest:
-                self._batch.end(number, "length")
+                self._batch.end(request_id, "length")
 
     def _admit(self) -> None:
         if self._batch.waiting:
-            return  # there is no room for those who are in already
+            return  # admitted requests still wait for pages
         while self._batch.running + self._batch.waiting < self.limits.max_batch:
             ticket = self._queue.take(self._starts)
             if ticket is None:
                 return
             if ticket.version.error is not None:
-                self._end(ticket, Piece(ticket.number, "", error=ticket.version.error))
+                self._end(ticket, Piece(ticket.id, "", error=ticket.version.error))
                 continue
             key = ticket.version.residence if ticket.request.adapter is not None else None
-            ticket.in_batch = self._batch.add(ticket.request, ticket.version.slot, key, ticket.chooser)
-            self._running[ticket.in_batch] = ticket
+            self._batch.add(
+                ticket.request, ticket.version.slot, request_id=ticket.id, adapter_key=key, chooser=ticket.chooser
+            )
+            ticket.started = True
+            self._running[ticket.id] = ticket
             self._counters[ticket.request.adapter].queue_s.note(time.monotonic() - ticket.submitted_s)
             self._queue.charge(ticket.user, ticket.request.adapter, len(ticket.request.prompt))
 
@@ -257,10 +267,9 @@ class Engine:
             counters.completion_tokens += len(piece.tokens)
             self._queue.charge(ticket.user, ticket.request.adapter, len(piece.tokens))
         if piece.completion is None and piece.error is None:
-            self._send(ticket, replace(piece, request=ticket.number))
+            self._send(ticket, piece)
             return
         del self._running[piece.request]
-        piece = replace(piece, request=ticket.number)
         if piece.completion is not None:
             counters.prompt_tokens += piece.completion.prompt_tokens
             counters.cached_tokens += piece.completion.cached_tokens
@@ -277,7 +286,7 @@ class Engine:
         return Completion("", (), finish, len(ticket.request.prompt))  # type: ignore[arg-type]
 
     def _end(self, ticket: Ticket, piece: Piece) -> None:
-        self.adapters.release(ticket.version, started=ticket.in_batch is not None)
+        self.adapters.release(ticket.version, started=ticket.started)
         finished = self._counters[ticket.request.adapter].finished
         how = piece.completion.finish if piece.completion is not None else "error"
         finished[how] = finished.get(how, 0) + 1
@@ -286,7 +295,7 @@ class Engine:
     def _send(self, ticket: Ticket, piece: Piece) -> None:
         try:
             ticket.on_piece(piece)
-        except Exception:  # noqa: BLE001 (whoever listened has gone; the others' answers go on)
+        except Exception:  # noqa: BLE001 (this listener is broken; the other answers go on)
             self.cancel(ticket)
 
     def _fail(self, failure: BaseException) -> None:
@@ -294,7 +303,7 @@ class Engine:
             self._failure = failure
             error = KameleonError(f"the engine has failed: {failure}")
             for ticket in [*self._queue, *self._running.values()]:
-                self._send(ticket, Piece(ticket.number, "", error=error))
+                self._send(ticket, Piece(ticket.id, "", error=error))
             self._lock.notify_all()
         if self._on_failure is not None:
             self._on_failure(failure)

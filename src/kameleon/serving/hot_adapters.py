@@ -1,4 +1,4 @@
-"""Adapters that come from the shelf when somebody asks for them, and leave when memory is wanted for others."""
+"""Adapters that are loaded from the shelf when a request names them, and evicted when others need the memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError
 from kameleon.ops import NO_ADAPTER, compute_in_one_thread
 from kameleon.serving.state import AdapterState
 
-_IDLE_S = 0.1  # so that what a load was for is not disturbed by the next one's preparation
+_IDLE_S = 0.1  # before memory for the next load is prepared: the requests of the last load go first
 
 
 def shutting_down() -> QueueFullError:
-    """What whoever comes, or still waits, is told when the server ends."""
+    """The error for new and waiting requests when the server ends."""
     return QueueFullError("the server is shutting down", 5.0)
 
 
@@ -32,21 +32,21 @@ def shutting_down() -> QueueFullError:
 class Version:
     """One version of an adapter: wanted, then resident in a slot, or broken.
 
-    Whoever has a request for it holds it; one that a request runs on stays resident. It may leave memory and come back
-    while requests wait for it.
+    Requests for it hold it; while a request runs on it, it stays resident. It may be evicted and loaded again while
+    requests wait for it.
     """
 
     name: str
     source: ShelfVersion | Adapter | None
     slot: int = NO_ADAPTER
     residence: int = 0
-    """A number of its own for each stay in memory: what was computed in one stay is found in no other."""
+    """Changes on every load. It is the prefix cache's key, so pages never outlive a load."""
     bytes: int = 0
     holders: int = 0  # requests that wait for it or run on it
     running: int = 0
-    used: int = 0  # the moment somebody last asked for it, in uses of any adapter
-    had_turn: bool = False  # whether a request started on it in this stay
-    leaving: bool = False  # it makes room for another: nobody starts on it any more
+    used: int = 0  # logical clock of the last request for it (LRU)
+    was_started: bool = False  # whether a request started on it since it was loaded
+    leaving: bool = False  # it makes room for another: no request starts on it any more
     ready: bool = False
     error: KameleonError | None = None
 
@@ -57,7 +57,7 @@ class Version:
 
     @property
     def may_leave(self) -> bool:
-        """Values that were added have no file to come back from."""
+        """Whether it can be evicted: an adapter that was added as a value has no file to be loaded from again."""
         return self.ready and isinstance(self.source, ShelfVersion)
 
     def is_overtaken_by(self, source: ShelfVersion | Adapter) -> bool:
@@ -68,13 +68,15 @@ class Version:
 class HotAdapters:
     """The resident adapters over one base, under a budget of memory. Safe for several threads.
 
-    An adapter is loaded by a thread of its own, beside running requests. When the budget is used up, those leave that
-    nobody holds and that were used longest ago; pinned ones stay, and so do values that were added. When all are held,
-    those that came longest ago take no more requests, finish what runs, and leave; whoever still waits for one gets it
-    back after the others. So an adapter that is asked for is loaded in the end, however many ask for others.
+    A thread of its own loads adapters, beside running requests. When the budget is used up, adapters that no request
+    holds are evicted, least recently used first; pinned adapters and added values stay. When all are held, those that
+    were loaded longest ago take no more requests, finish the running ones, and are evicted; requests that still wait
+    for one get it again after the others. So every adapter that a request names is loaded in the end.
     """
 
-    def __init__(self, base: Base, shelf: Shelf | None = None, budget_bytes: int = 0, any_base: bool = False) -> None:
+    def __init__(
+        self, base: Base, shelf: Shelf | None = None, *, budget_bytes: int = 0, any_base: bool = False
+    ) -> None:
         self.base, self.shelf = base, shelf or Shelf()
         self.bank = Bank(base, frozen=True)
         self.budget_bytes = budget_bytes
@@ -88,11 +90,16 @@ class HotAdapters:
         self._wanted: queue.SimpleQueue[Version | None] = queue.SimpleQueue()
         self._loader: threading.Thread | None = None
         self._buffer = ReadBuffer()
-        self.on_change: Callable[[], None] = lambda: None
-        """Called, from any thread, when an adapter became ready or broke."""
+        self._on_change: Callable[[], None] = lambda: None
+
+    def connect(self, *, on_change: Callable[[], None], budget_bytes: int) -> None:
+        """Serve one engine: `on_change` is called, from any thread, when an adapter became ready or broke.
+        `budget_bytes` counts where the constructor got none."""
+        self._on_change = on_change
+        self.budget_bytes = self.budget_bytes or budget_bytes
 
     def names(self) -> list[str]:
-        """Every name that a request may give: those on the shelf, and values that were added."""
+        """Every name that a request may give: those on the shelf, and added values."""
         with self._lock:
             added = {name for name, v in self._current.items() if isinstance(v.source, Adapter)}
         return sorted({*self.shelf.names(), *added})
@@ -119,7 +126,7 @@ class HotAdapters:
         `release`. None is the plain base. Raises AdapterNotFoundError, AdapterFileError."""
         if name is None:
             return Version("", None, ready=True)
-        # The disk is asked before the lock is taken: whoever computes needs that too.
+        # The disk is read before the lock is taken: the computing thread needs the lock too.
         source = self._added(name) or self.shelf.current(name)
         with self._lock:
             version = self._current.get(name)
@@ -137,12 +144,12 @@ class HotAdapters:
             if not version.ready or version.leaving:
                 return False
             version.running += 1
-            version.had_turn = True
+            version.was_started = True
             self._lock.notify_all()
         return True
 
-    def release(self, version: Version, started: bool = False) -> None:
-        """End a `hold`, of a request that `start` let run or of one that never did."""
+    def release(self, version: Version, *, started: bool = False) -> None:
+        """End a `hold`; `started` if the request ran (see `start`)."""
         with self._lock:
             version.holders -= 1
             version.running -= started
@@ -155,7 +162,7 @@ class HotAdapters:
         try:
             with self._lock:
                 self._lock.wait_for(lambda: version.ready or version.error is not None or self._is_closed)
-                version.had_turn = True
+                version.was_started = True
                 if not version.ready:
                     raise version.error or shutting_down()
         finally:
@@ -261,25 +268,25 @@ class HotAdapters:
                 self._load_one(version)
             except KameleonError as error:
                 self._give_up(version, error)
-            except Exception as error:  # noqa: BLE001 (a file may hold anything; whoever waits for it must hear of it)
+            except Exception as error:  # noqa: BLE001 (a file may hold anything; the waiting requests must hear of it)
                 self._give_up(version, AdapterError(f"adapter {version.name!r} cannot be loaded: {error!r}"))
-            self.on_change()
+            self._on_change()
 
     def _next_wanted(self) -> Version | None:
-        """The next one to load; while nobody wants any, memory is made ready for it."""
+        """The next one to load. While there is none, memory for it is allocated ahead."""
         try:
             return self._wanted.get(timeout=_IDLE_S)
         except queue.Empty:
             with self._lock:
                 one = max((v.bytes for v in self._versions), default=0)
-                fits = self._resident_bytes() + one <= self.budget_bytes  # else somebody leaves, and leaves memory
+                fits = self._resident_bytes() + one <= self.budget_bytes  # else an evicted adapter's memory is used
             if fits:
-                with contextlib.suppress(RuntimeError, MemoryError):  # no memory: whoever wants it will be told
+                with contextlib.suppress(RuntimeError, MemoryError):  # the load itself will tell that memory is missing
                     self.bank.prepare()
             return self._wanted.get()
 
     def _load_one(self, version: Version) -> None:
-        """Read a wanted version and give it a slot; what the shelf has in its place by now is as good."""
+        """Read a wanted version and give it a slot. If its files are gone, the shelf's version of now is taken."""
         while True:
             source = version.source
             assert isinstance(source, ShelfVersion)
@@ -300,7 +307,7 @@ class HotAdapters:
                 return
 
     def _wait_for_room(self, version: Version, size: int) -> bool:
-        """Wait until `size` bytes fit; false if nobody wants the version any more, which is then dropped."""
+        """Wait until `size` bytes fit. False if no request holds the version any more, which is then dropped."""
         with self._lock:
             self._lock.wait_for(lambda: not version.holders or self._has_room(size))
             if not version.holders:
@@ -308,12 +315,12 @@ class HotAdapters:
             return bool(version.holders)
 
     def _has_room(self, size: int) -> bool:
-        """Whether `size` bytes fit after whoever can leave has left; beside pinned and added ones, one always does."""
+        """Evict, and tell whether `size` bytes fit. Beside pinned and added adapters one adapter always fits."""
         self._shrink(size)
         over = self._resident_bytes() + size - self.budget_bytes
         there = [v for v in self._versions if v.may_leave and v.name not in self._pinned]
         for version in sorted(there, key=lambda v: v.residence):
-            if over > 0 and (version.leaving or version.had_turn):
+            if over > 0 and (version.leaving or version.was_started):
                 version.leaving = True
                 over -= version.bytes
         self._shrink(size)
@@ -322,7 +329,7 @@ class HotAdapters:
     def _settle(self, version: Version, resident: Resident | FrozenResident) -> None:
         self._residences += 1
         version.slot, version.residence = self.bank.place(resident), self._residences
-        version.bytes, version.ready, version.had_turn = self.bank.bytes(version.slot), True, False
+        version.bytes, version.ready, version.was_started = self.bank.bytes(version.slot), True, False
         self._lock.notify_all()
 
     def _give_up(self, version: Version, error: KameleonError) -> None:
@@ -332,8 +339,8 @@ class HotAdapters:
             self._lock.notify_all()
 
     def _shrink(self, needed_bytes: int = 0) -> None:
-        """Let those go that can: whoever nobody holds and is no longer current, whoever makes room and has nothing
-        running, and while the budget is exceeded those that nobody holds, used longest ago first."""
+        """Evict: (1) superseded versions that no request holds, (2) versions marked leaving with nothing running,
+        (3) over budget: versions that no request holds, least recently used first."""
         for version in [v for v in self._versions if v.ready]:
             if not version.holders and not self._is_current(version):
                 self._drop(version)
@@ -366,6 +373,6 @@ class HotAdapters:
 
 @lru_cache(maxsize=1024)
 def _system_prompt_of(version: ShelfVersion) -> str | None:
-    """What its card says, read once: a version on the shelf does not change."""
+    """From its card, which is read once: a version on the shelf does not change."""
     found = read_card(version.path)
     return found and found[0].system_prompt

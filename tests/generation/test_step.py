@@ -3,6 +3,7 @@
 import pytest
 import torch
 from fakes import random_adapter
+from generation.batches import add, batch_of, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import save_base
@@ -10,7 +11,7 @@ from tiny import save_base
 import kameleon
 from kameleon import Sampling
 from kameleon.errors import SettingError
-from kameleon.generation import Batch, PagePool, Request, page_bytes
+from kameleon.generation import PagePool, Request
 from kameleon.ops import PAGE_TOKENS
 
 SHARED = tuple(range(40, 75))  # a prompt's beginning: two full pages and a bit
@@ -26,20 +27,9 @@ def loaded(tmp_path_factory):
     return loaded
 
 
-def batch_of(loaded, pages=64, **limits):
-    return Batch(loaded.base, loaded.bank, pages * page_bytes(loaded.base.config, torch.float32), **limits)
-
-
-def run(batch):
-    done = {}
-    while not batch.idle:
-        done |= {p.request: p.completion for p in batch.step() if p.completion is not None}
-    return done
-
-
 def alone(loaded, request, slot):
     batch = batch_of(loaded)
-    number = batch.add(request, slot)
+    number = add(batch, request, slot)
     return run(batch)[number]
 
 
@@ -60,17 +50,18 @@ REQUESTS = st.builds(
     most=st.integers(1, 6),
     cancelled=st.sets(st.integers(1, 7), max_size=2),
 )
-def test_every_answer_is_the_one_alone_whatever_arrives_is_cancelled_or_put_off(
+def test_every_answer_is_the_one_alone_whatever_arrives_is_cancelled_or_preempted(
     loaded, arrivals, pages, chunk, most, cancelled
 ):
     batch = batch_of(loaded, pages, max_sequences=most, prefill_chunk_tokens=chunk)
     asked, done = {}, {}
-    for (request, slot), steps_before in arrivals:
+    for number, ((request, slot), steps_before) in enumerate(arrivals, 1):
         for _ in range(steps_before):
             done |= {p.request: p.completion for p in batch.step() if p.completion}
-        asked[batch.add(request, slot)] = request, slot
+        batch.add(request, slot, request_id=number)
+        asked[number] = request, slot
     for number in cancelled:
-        batch.cancel(number)
+        batch.end(number)
     done |= run(batch)
     assert batch.pool.held == 0
     for number, (request, slot) in asked.items():
@@ -82,10 +73,10 @@ def test_every_answer_is_the_one_alone_whatever_arrives_is_cancelled_or_put_off(
             assert (got.tokens, got.text, got.finish) == (expected.tokens, expected.text, expected.finish)
 
 
-def test_a_full_cache_puts_requests_off_and_loses_nothing(loaded):
+def test_a_full_cache_preempts_requests_and_loses_nothing(loaded):
     requests = [Request(tuple(range(i, i + 30)), None, Sampling(max_tokens=40)) for i in range(4)]
     batch = batch_of(loaded, pages=9)
-    numbers = [batch.add(request, i - 1) for i, request in enumerate(requests)]
+    numbers = [add(batch, request, i - 1) for i, request in enumerate(requests)]
     done = run(batch)
     assert batch.preemptions > 0
     for number, (i, request) in zip(numbers, enumerate(requests), strict=True):
@@ -94,9 +85,9 @@ def test_a_full_cache_puts_requests_off_and_loses_nothing(loaded):
 
 def test_a_long_prompt_does_not_stall_those_who_write(loaded):
     batch = batch_of(loaded, prefill_chunk_tokens=16)
-    writer = batch.add(Request((5, 6, 7), None, Sampling(max_tokens=30, logprobs=0)), -1)
+    writer = add(batch, Request((5, 6, 7), None, Sampling(max_tokens=30, logprobs=0)), -1)
     batch.step()
-    batch.add(Request(tuple(range(100)), None, Sampling(max_tokens=1)), 0)
+    add(batch, Request(tuple(range(100)), None, Sampling(max_tokens=1)), 0)
     written = 0
     for _ in range(6):  # the long prompt takes seven steps
         written += sum(len(p.tokens) for p in batch.step() if p.request == writer)
@@ -109,7 +100,7 @@ def test_a_prompt_seen_before_is_not_computed_again_but_never_across_adapters(lo
     prompt = (*SHARED, 1, 2, 3)
 
     def cached(slot, key=None):
-        number = batch.add(Request(prompt, None, Sampling(max_tokens=2)), slot, key)
+        number = add(batch, Request(prompt, None, Sampling(max_tokens=2)), slot, adapter_key=key)
         got = run(batch)[number]
         assert got.tokens == alone(loaded, Request(prompt, None, Sampling(max_tokens=2)), slot).tokens
         return got.cached_tokens
@@ -120,20 +111,20 @@ def test_a_prompt_seen_before_is_not_computed_again_but_never_across_adapters(lo
     assert cached(0, key="another version in this slot") == 0
 
 
-def test_pages_are_shared_found_again_and_forgotten_last_page_first(loaded):
+def test_pages_are_shared_found_again_and_evicted_last_page_first(loaded):
     pool = PagePool(loaded.base.config, 3, torch.float32)
     tokens = list(range(2 * PAGE_TOKENS + 1))
     first, second = pool.take(), pool.take()
     _, root = pool.find("a", tokens)
-    branch = pool.learn(root, tokens[:PAGE_TOKENS], first)
-    pool.learn(branch, tokens[PAGE_TOKENS : 2 * PAGE_TOKENS], second)
+    branch = pool.publish(root, tokens[:PAGE_TOKENS], first)
+    pool.publish(branch, tokens[PAGE_TOKENS : 2 * PAGE_TOKENS], second)
     assert pool.find("a", tokens)[0] == [first, second]
     assert pool.find("b", tokens)[0] == []
     pool.release([first, second])
     assert pool.held == 2
     pool.release([first, second])
-    assert (pool.held, pool.known, pool.available) == (0, 2, 3)
-    assert pool.find("a", tokens[:-1])[0] == [first]  # somebody has to compute the last token
+    assert (pool.held, pool.published, pool.available) == (0, 2, 3)
+    assert pool.find("a", tokens[:-1])[0] == [first]  # the last token must be computed
     pool.release([first])
     pool.take()
     assert pool.take() == second
@@ -144,11 +135,11 @@ def test_pages_are_shared_found_again_and_forgotten_last_page_first(loaded):
 def test_requests_that_can_never_be_answered_are_refused(loaded):
     batch = batch_of(loaded, pages=4)
     with pytest.raises(SettingError, match="the cache holds 64"):
-        batch.add(Request((1,), None, Sampling(max_tokens=80)), -1)
+        add(batch, Request((1,), None, Sampling(max_tokens=80)), -1)
     with pytest.raises(SettingError, match="token 999 is not one"):
-        batch.add(Request((999,), None, Sampling(max_tokens=2)), -1)
+        add(batch, Request((999,), None, Sampling(max_tokens=2)), -1)
     with pytest.raises(SettingError, match="token 999 is not one"):
-        batch.add(Request((1,), None, Sampling(max_tokens=2, logit_bias=((999, 1.0),))), -1)
+        add(batch, Request((1,), None, Sampling(max_tokens=2, logit_bias=((999, 1.0),))), -1)
 
 
 def test_an_embedding_is_the_mean_of_the_final_hidden_states(loaded):
@@ -156,7 +147,7 @@ def test_an_embedding_is_the_mean_of_the_final_hidden_states(loaded):
 
     batch = batch_of(loaded, prefill_chunk_tokens=16)
     tokens = tuple(range(50))
-    number = batch.add(Request(tokens, embed=True), 1)
+    number = add(batch, Request(tokens, embed=True), 1)
     got = run(batch)[number]
     with torch.inference_mode():
         hidden = loaded.base.decoder.hidden(torch.tensor(tokens), Segments((50,), (1,)), loaded.bank)
@@ -168,8 +159,8 @@ def test_an_embedding_is_the_mean_of_the_final_hidden_states(loaded):
 def test_what_a_broken_adapter_turns_into_nan_is_an_error_not_an_answer(tiny, wish):
     slot = tiny.bank.add(random_adapter(tiny.base, "broken", alpha=1e38))
     batch = batch_of(tiny, prefill_chunk_tokens=16)
-    batch.add(Request(SHARED, "broken", Sampling(max_tokens=3), **wish), slot)
-    fine = batch.add(Request(SHARED, None, Sampling(max_tokens=3), **wish), -1)
+    add(batch, Request(SHARED, "broken", Sampling(max_tokens=3), **wish), slot)
+    fine = add(batch, Request(SHARED, None, Sampling(max_tokens=3), **wish), -1)
     last = {}
     while not batch.idle:
         last |= {piece.request: piece for piece in batch.step()}

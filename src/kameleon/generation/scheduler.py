@@ -1,0 +1,119 @@
+"""Which sequences are computed, and which of their tokens go through the base now. It knows pages, but no model.
+
+Sequences are admitted in their order while there are pages for all of their tokens. When a running one needs a page and
+none is free, the one that was admitted last is preempted: it loses its pages and is recomputed later.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from kameleon.generation.pages import PagePool, pages_for
+from kameleon.generation.request import Finish
+from kameleon.generation.sequence import Sequence
+from kameleon.ops import PAGE_TOKENS
+
+
+class Scheduled(NamedTuple):
+    """The next `tokens` tokens of a sequence, which has the pages for them."""
+
+    sequence: Sequence
+    tokens: int
+
+
+class Scheduler:
+    """The queue of waiting sequences and the list of running ones."""
+
+    def __init__(self, pool: PagePool, *, max_sequences: int, prefill_chunk_tokens: int) -> None:
+        self.pool = pool
+        self._max_sequences, self._prefill_chunk_tokens = max_sequences, prefill_chunk_tokens
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Put a sequence at the end of the queue."""
+        self.waiting.append(sequence)
+
+    def remove(self, request_id: int, finish: Finish) -> Sequence | None:
+        """Take a sequence out and give back its pages; None if there is none of that id."""
+        for sequences in (self.running, self.waiting):
+            for sequence in sequences:
+                if sequence.id == request_id:
+                    sequences.remove(sequence)
+                    sequence.finish = finish
+                    self._free(sequence)
+                    return sequence
+        return None
+
+    def schedule(self) -> list[Scheduled]:
+        """Admit, then choose the tokens of this step: one of each decoding sequence, a chunk of the prefilling ones.
+
+        Neighbours in the list share an adapter where they can, so that its factors multiply them together.
+        """
+        self._admit()
+        scheduled: list[Scheduled] = []
+        chunk = self._prefill_chunk_tokens
+        for sequence in list(self.running):
+            if sequence not in self.running:
+                continue  # preempted by an earlier one
+            decodes = sequence.left == 1
+            tokens = 1 if decodes else min(sequence.left, chunk)
+            if tokens == 0 or not self._make_room(sequence, tokens):
+                continue
+            if not decodes:
+                chunk -= tokens
+            scheduled.append(Scheduled(sequence, tokens))
+        return sorted((one for one in scheduled if one.sequence in self.running), key=lambda one: one.sequence.slot)
+
+    def advance(self, sequence: Sequence, tokens: int) -> None:
+        """Note that the next `tokens` tokens are computed, and publish the pages that became full."""
+        sequence.computed += tokens
+        while (sequence.published + 1) * PAGE_TOKENS <= sequence.computed:
+            at = sequence.published * PAGE_TOKENS
+            page = sequence.pages[sequence.published]
+            sequence.branch = self.pool.publish(sequence.branch, sequence.tokens[at : at + PAGE_TOKENS], page)
+            sequence.published += 1
+
+    def retire(self) -> None:
+        """Take out the running sequences that have finished, and give back their pages."""
+        for sequence in self.running:
+            if sequence.finish is not None:
+                self._free(sequence)
+        self.running = [sequence for sequence in self.running if sequence.finish is None]
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.running) < self._max_sequences:
+            sequence = self.waiting[0]
+            wanted = () if sequence.needs_all_hidden else sequence.tokens
+            found, branch = self.pool.find(sequence.adapter_key, wanted)
+            # One page more than needed now: else the next token of another could preempt it at once.
+            needed = pages_for(len(sequence.tokens) + 1) - len(found)
+            if needed > self.pool.available and self.running:
+                self.pool.release(found)
+                return
+            sequence.pages, sequence.branch, sequence.published = found, branch, len(found)
+            sequence.computed = len(found) * PAGE_TOKENS
+            if sequence.cached is None:
+                sequence.cached = sequence.computed
+            self.running.append(self.waiting.popleft())
+
+    def _make_room(self, sequence: Sequence, tokens: int) -> bool:
+        """Take pages for `tokens` more, preempting the last admitted. False: the sequence itself was preempted."""
+        while len(sequence.pages) < pages_for(sequence.computed + tokens):
+            page = self.pool.take()
+            if page is not None:
+                sequence.pages.append(page)
+                continue
+            last = self.running.pop()
+            self._free(last)
+            self.waiting.appendleft(last)
+            self.preemptions += 1
+            if last is sequence:
+                return False
+        return True
+
+    def _free(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.pages)
+        sequence.pages, sequence.computed, sequence.published, sequence.hidden_sum = [], 0, 0, None

@@ -1,0 +1,189 @@
+"""One step of generation after the other: requests join and leave between any two of them.
+
+Each step is one pass through the base: a token of every answer that is decoded, and a chunk of the prompts that are
+prefilled. Requests with different adapters share it. A request's answer does not depend on the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable
+
+import torch
+
+from kameleon.adapters.resident import Bank
+from kameleon.bases import Base
+from kameleon.errors import SettingError
+from kameleon.generation.pages import PagePool, page_bytes
+from kameleon.generation.request import Finish, Piece, Request
+from kameleon.generation.sampling import Choice, Chooser, scores_of
+from kameleon.generation.scheduler import Scheduled, Scheduler
+from kameleon.generation.sequence import Sequence
+from kameleon.generation.text import TextStream
+from kameleon.ops import PAGE_TOKENS, Segments, chunk_rows
+
+
+class Batch:
+    """Requests that are computed together. Not safe for several threads at once."""
+
+    def __init__(
+        self,
+        base: Base,
+        bank: Bank,
+        *,
+        kv_cache_bytes: int,
+        max_sequences: int = 64,
+        prefill_chunk_tokens: int = 256,
+    ) -> None:
+        self._base, self._bank = base, bank
+        pages = max(2, kv_cache_bytes // page_bytes(base.config, base.compute_dtype))
+        self.pool = PagePool(base.config, pages, base.compute_dtype)
+        self._scheduler = Scheduler(self.pool, max_sequences=max_sequences, prefill_chunk_tokens=prefill_chunk_tokens)
+        self._stops = base.stop_token_ids
+        self._ended: list[Sequence] = []  # from outside, since the last step
+
+    def check(self, request: Request) -> Chooser:
+        """The chooser of the request's tokens; call it from any thread, since compiling a grammar takes time.
+
+        Raises SettingError for a prompt that is empty, too long for the base or never fits the cache, for tokens that
+        there are not, and for a grammar that cannot be followed; MissingExtraError where the grammars' library is not.
+        """
+        limit, held = self._base.config.max_sequence_tokens, len(request.prompt)
+        if not held:
+            raise SettingError("the prompt is empty; give it at least one token")
+        if held >= limit:
+            raise SettingError(f"the prompt has {held} tokens; this base takes fewer than {limit}")
+        if not (request.sampling.max_tokens or request.embed or request.score_prompt):
+            raise SettingError("max_tokens is 0, so nothing would come of this; ask for at least one token")
+        longest = held if request.embed else min(held + request.sampling.max_tokens, limit)
+        room = self.pool.pages * PAGE_TOKENS
+        if longest > room:
+            raise SettingError(
+                f"prompt and answer may reach {longest} tokens, the cache holds {room}; "
+                "ask for fewer max_tokens, or give the cache more memory"
+            )
+        vocabulary = self._base.config.vocab_size
+        for token in (*request.prompt, *(token for token, _ in request.sampling.logit_bias)):
+            if not 0 <= token < vocabulary:
+                raise SettingError(f"token {token} is not one of the base's {vocabulary}")
+        return Chooser(request, self._base)
+
+    def add(
+        self,
+        request: Request,
+        slot: int,
+        *,
+        request_id: int,
+        adapter_key: Hashable = None,
+        chooser: Chooser | None = None,
+    ) -> None:
+        """Take a request in; its pieces carry `request_id`, which no other request of this batch has.
+
+        `slot` is its adapter's in the bank and stays so until the last piece; `adapter_key` (by default the slot) names
+        the adapter's version: only prompts of equal keys share pages. `chooser` is the result of `check`, if that was
+        called before. Raises what `check` does.
+        """
+        self._scheduler.add(
+            Sequence(
+                request_id,
+                request,
+                slot,
+                slot if adapter_key is None else adapter_key,
+                self.check(request) if chooser is None else chooser,
+                TextStream(self._base.tokenizer, request.sampling.stop),
+                list(request.prompt),
+            )
+        )
+
+    def end(self, request_id: int, finish: Finish = "cancelled") -> None:
+        """End a request with the tokens it has; its last piece comes with the next step. Unknown ids are ignored,
+        since the request may have ended by itself."""
+        sequence = self._scheduler.remove(request_id, finish)
+        if sequence is not None:
+            self._ended.append(sequence)
+
+    @property
+    def running(self) -> int:
+        """Requests that have pages."""
+        return len(self._scheduler.running)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for pages."""
+        return len(self._scheduler.waiting)
+
+    @property
+    def preemptions(self) -> int:
+        """How often a request lost its pages to an earlier one."""
+        return self._scheduler.preemptions
+
+    @property
+    def idle(self) -> bool:
+        """Whether a step would do nothing."""
+        return not (self.running or self.waiting or self._ended)
+
+    @torch.inference_mode()
+    def step(self) -> list[Piece]:
+        """Schedule, run, sample, emit: returns the text that became certain, and the ends of requests."""
+        ended, self._ended = self._ended, []
+        scheduled = self._scheduler.schedule()
+        changed = self._sample(scheduled, self._run(scheduled)) if scheduled else []
+        return self._emit([*ended, *changed])
+
+    def _run(self, scheduled: list[Scheduled]) -> torch.Tensor:
+        """Final hidden states of the scheduled tokens, one sequence after the other: [tokens, hidden_size]."""
+        segments = Segments(
+            tuple(count for _, count in scheduled),
+            tuple(sequence.slot for sequence, _ in scheduled),
+            offsets=tuple(sequence.computed for sequence, _ in scheduled),
+        )
+        tokens = torch.tensor([t for s, count in scheduled for t in s.tokens[s.computed : s.computed + count]])
+        pages = self.pool.tables([sequence.pages for sequence, _ in scheduled])
+        return self._base.decoder.hidden(tokens, segments, self._bank, pages)
+
+    def _sample(self, scheduled: list[Scheduled], hidden: torch.Tensor) -> list[Sequence]:
+        """Choose the next token of every sequence whose tokens are all computed; returns those with anything new."""
+        ready, rows, stop = [], [], 0
+        for sequence, count in scheduled:
+            start, stop = stop, stop + count
+            if sequence.unscored:
+                self._score_prompt(sequence, hidden[start:stop])
+            self._scheduler.advance(sequence, count)
+            if sequence.request.embed:
+                sequence.add_hidden(hidden[start:stop])
+            elif not sequence.left and not sequence.request.sampling.max_tokens:
+                sequence.finish = sequence.finish or "length"
+            elif not sequence.left and sequence.finish is None:
+                ready.append(sequence)
+                rows.append(stop - 1)
+        if ready:
+            logits = self._base.decoder.logits(hidden[rows], [s.slot for s in ready], self._bank)
+            best, greedy = logits.max(-1)
+            for sequence, row, token, highest in zip(ready, logits, greedy.tolist(), best.tolist(), strict=True):
+                if not math.isfinite(highest):
+                    sequence.fail()
+                    continue
+                chooser = sequence.chooser
+                choice = Choice(token) if chooser.greedy else chooser.choose(row, sequence.answer)
+                sequence.append(choice, self._stops, self._base.config.max_sequence_tokens)
+        return ready + [s for s, _ in scheduled if s not in ready and s.finish is not None]
+
+    def _emit(self, changed: list[Sequence]) -> list[Piece]:
+        pieces = [piece for sequence in changed if (piece := sequence.next_piece()) is not None]
+        self._scheduler.retire()
+        return pieces
+
+    def _score_prompt(self, sequence: Sequence, hidden: torch.Tensor) -> None:
+        """Score the tokens behind those whose final hidden states these are, as many at a time as the head takes."""
+        first, wanted, tokens = sequence.computed, sequence.unscored, sequence.request.prompt
+        stop = min(first + len(hidden), wanted.stop)
+        rows = chunk_rows(self._base.config.vocab_size, torch.float32)
+        for at in range(max(first, wanted.start), stop, rows):
+            end = min(at + rows, stop)
+            slots = [sequence.slot] * (end - at)
+            logits = self._base.decoder.logits(hidden[at - first : end - first], slots, self._bank)
+            if not torch.isfinite(logits.amax(-1)).all():
+                return sequence.fail()
+            alternatives = sequence.request.sampling.logprobs or 0
+            sequence.prompt_scores += scores_of(logits, tokens[at + 1 : end + 1], alternatives=alternatives)
+        return None
