@@ -17,6 +17,8 @@ ORDER = (
     "home",
     "terminal",
     "waiting",
+    "machine",
+    "words",
     "settings",
     "ops",
     "torch_modules",

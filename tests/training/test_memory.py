@@ -46,7 +46,7 @@ import torch, kameleon
 from kameleon import Recipe
 from kameleon.adapters import Bank, Card
 from kameleon.data import Example, pack
-from kameleon.training.report import peak_bytes
+from kameleon.machine import peak_bytes
 from kameleon.training.step import Trainee, fresh_adapter, train_step
 
 base = kameleon.load("smollm2").base

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kameleon.errors import AdapterFileError
+from kameleon.words import did_you_mean
 
 CARD_FILE = "kameleon.json"
 _FORMAT = 2  # 2 added system_prompt
@@ -133,9 +133,8 @@ def _parse(text: str) -> tuple[Card, dict[str, str]]:
     known = {f.name: f.type for f in fields(Card)}
     for key, value in values.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise AdapterFileError(f"{CARD_FILE} has an unknown key {key!r}{hint}")
+            hint = did_you_mean(key, known)
+            raise AdapterFileError(f"{CARD_FILE} has an unknown key {key!r}{hint and '; ' + hint}")
         kind = dict if "dict" in str(known[key]) else list if key == "parents" else str
         if not isinstance(value, kind) and not (value is None and "None" in str(known[key])):
             raise AdapterFileError(f"{CARD_FILE} has {key} = {str(value)[:40]!r}; it must be a {kind.__name__}")

@@ -13,6 +13,7 @@ from kameleon.bases import Base
 from kameleon.errors import AdapterMismatchError
 from kameleon.model import module_shapes
 from kameleon.ops import NO_ADAPTER, Segments
+from kameleon.words import first_few
 
 PROBE = "Question: What is the most important thing to know here?\nAnswer: 1. The"
 """The text whose logits show whether an adapter is live."""
@@ -96,8 +97,7 @@ def verify(base: Base, adapter: Adapter, any_base: bool = False) -> tuple[Check,
         checks.append(Check("logits move", bool(torch.isfinite(moved).all() and moved.max() > 0), found))
     untouched = base.weights.hashed_again() == base.fingerprint
     checks.append(Check("base untouched", untouched, f"its bytes {'give' if untouched else 'no longer give'} its hash"))
-    named = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
-    unadapted = f"{len(left)} of {len(shapes)} have no side path" + (f": {named}" if left else "")
+    unadapted = f"{len(left)} of {len(shapes)} have no side path" + (f": {first_few(left, 5)}" if left else "")
     return (*checks, Check("projections of the base", True, unadapted))
 
 

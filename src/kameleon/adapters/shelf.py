@@ -9,7 +9,6 @@ Whoever changes the shelf holds its lock; whoever reads needs none.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import shutil
@@ -25,6 +24,7 @@ from kameleon.adapters.adapter import Adapter, check_name
 from kameleon.adapters.card import Card, read_card
 from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError, SettingError
 from kameleon.home import adapters_dir, atomic_write
+from kameleon.words import did_you_mean
 
 _CURRENT = "current"
 _LOCK_TIMEOUT_S = 60.0
@@ -179,10 +179,9 @@ class Shelf:
 
     def _check_there(self, name: str) -> None:
         if not self.has(name):
-            near = difflib.get_close_matches(name, self.names(), 1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
+            hint = did_you_mean(name, self.names())
             raise AdapterNotFoundError(
-                f"no adapter {name!r} on the shelf: {hint}it holds {', '.join(self.names()) or 'none'}"
+                f"no adapter {name!r} on the shelf: {hint and hint + ' '}it holds {', '.join(self.names()) or 'none'}"
             )
 
     def _folder(self, name: str, version: int) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -40,6 +39,7 @@ from kameleon.model.config import FAMILIES
 from kameleon.weights import shard_names, whole_name
 from kameleon.weights.safetensors_header import place_tensors
 from kameleon.weights.tensor_info import TensorInfo
+from kameleon.words import did_you_mean
 
 _SMALL = ["*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
 _BELOW = ["*/*.json", "*/*.model"]  # of other programs' copies (`original/`, `onnx/`); templates may lie in a folder
@@ -75,10 +75,10 @@ def locate(ref: str, on_progress: Progress | None = None) -> BaseFiles:
             return BaseFiles(ref, *_from_hub(ref))
         except FetchError as error:
             raise FetchError(f"cannot fetch {ref!r}: {error}") from error
-    near = difflib.get_close_matches(ref.lower(), CATALOGUE, 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = did_you_mean(ref.lower(), CATALOGUE)
     raise FetchError(
-        f"no base {ref!r}: {hint}a base is {', '.join(CATALOGUE)}, a folder, a .gguf file, or a hub id owner/name"
+        f"no base {ref!r}: {hint and hint + ' '}a base is {', '.join(CATALOGUE)}, a folder, a .gguf file, or a hub id "
+        "owner/name"
     )
 
 

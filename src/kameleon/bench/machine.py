@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from kameleon.machine import cpu, total_memory_bytes
+
 # The units that decide how fast fp32 and bf16 multiply.
 _UNITS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
 _LIBRARIES = ("kameleon", "torch", "transformers", "peft", "trl", "bitsandbytes", "gguf")
@@ -18,32 +20,17 @@ _LIBRARIES = ("kameleon", "torch", "transformers", "peft", "trl", "bitsandbytes"
 
 def machine() -> dict[str, Any]:
     """Processor, its units, memory, versions and commit, for the head of a result."""
-    info = _cpuinfo()
-    units = info.get("flags", "").split()
+    name, units = cpu()
     return {
-        "cpu": info.get("model name") or platform.processor() or platform.machine(),
+        "cpu": name,
         "cores": os.cpu_count(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "units": [unit for unit in _UNITS if unit in units],
-        "memory_bytes": _memory_bytes("MemTotal"),
+        "memory_bytes": total_memory_bytes(),
         "python": platform.python_version(),
         "commit": _commit(),
         "versions": {name: _version(name) for name in _LIBRARIES},
     }
-
-
-def _cpuinfo() -> dict[str, str]:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().split("\n\n")[0].splitlines() if path.exists() else []
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-
-
-def _memory_bytes(key: str) -> int | None:
-    path = Path("/proc/meminfo")
-    if not path.exists():
-        return None
-    found = [line.split() for line in path.read_text().splitlines() if line.startswith(f"{key}:")]
-    return int(found[0][1]) * 1024 if found else None
 
 
 def _version(name: str) -> str | None:

@@ -17,8 +17,8 @@ from kameleon.bench.ours import recipe_of
 from kameleon.bench.settings import BenchSettings
 from kameleon.bench.turns import Job, Seat, Took
 from kameleon.errors import ContenderError, SettingError
+from kameleon.machine import available_memory_bytes
 from kameleon.model.config import read_config
-from kameleon.plan import available_memory_bytes
 from kameleon.training.step import fresh_factors
 from kameleon.weights import open_weights
 

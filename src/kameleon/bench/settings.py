@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
 
 from kameleon.errors import SettingError
+from kameleon.machine import allowed_cores
 from kameleon.ops import COMPUTE_TYPES, ComputeType, choose_compute_type
 from kameleon.settings import ComputeName
 
@@ -62,8 +62,7 @@ class BenchSettings:
     @property
     def used_threads(self) -> int:
         """The number of threads that `threads` stands for."""
-        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return self.threads or allowed or 1
+        return self.threads or allowed_cores()
 
     def compute_type(self) -> ComputeType:
         """The type that all contenders compute in, and why."""

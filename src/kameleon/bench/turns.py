@@ -18,7 +18,7 @@ import torch
 from kameleon.bench.cases import Case, Rows
 from kameleon.bench.settings import BenchSettings
 from kameleon.errors import ContenderError
-from kameleon.training.report import peak_bytes
+from kameleon.machine import peak_bytes
 
 _END_S = 3.0
 

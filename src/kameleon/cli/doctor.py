@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-from pathlib import Path
 
 from kameleon.cli.console import Json, show, table
 
@@ -18,16 +16,18 @@ def doctor(*, json: Json = False) -> None:
     """
     import torch
 
+    from kameleon.machine import cpu, total_memory_bytes
     from kameleon.ops import choose_compute_type, kernels
 
     chosen, compute = kernels(), choose_compute_type()
-    cpu, features = _cpu()
+    name, units = cpu()
+    features, memory = [feature for feature in _FEATURES if feature in units], total_memory_bytes()
     document = {
-        "cpu": cpu,
+        "cpu": name,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "features": features,
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "memory_bytes": memory,
         "torch": torch.__version__,
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
         "torch_cuda": torch.version.cuda,
@@ -37,9 +37,9 @@ def doctor(*, json: Json = False) -> None:
         "compute_reason": compute.reason,
     }
     picture = table("what", "found")
-    picture.add_row("processor", f"{cpu}, cores: {document['cores']}, threads used: {document['threads']}")
+    picture.add_row("processor", f"{name}, cores: {document['cores']}, threads used: {document['threads']}")
     picture.add_row("features", ", ".join(features) or "none that matter")
-    picture.add_row("memory", f"{document['memory_bytes'] / 1e9:.1f} GB")
+    picture.add_row("memory", "unknown" if memory is None else f"{memory / 1e9:.1f} GB")
     picture.add_row("torch", f"{document['torch']} ({document['torch_capability']})")
     if torch.version.cuda is not None:
         picture.add_row("", _cuda_advice(torch.__version__, torch.version.cuda))
@@ -57,14 +57,3 @@ def _cuda_advice(version: str, cuda: str) -> str:
         "pip install --force-reinstall --no-deps --index-url https://download.pytorch.org/whl/cpu "
         f"torch=={version.partition('+')[0]} (the packages nvidia-* and triton can be uninstalled then)"
     )
-
-
-def _cpu() -> tuple[str, list[str]]:
-    """The processor's name and those of its features that decide how fast products are."""
-    told: dict[str, str] = {}
-    info = Path("/proc/cpuinfo")
-    for line in info.read_text().splitlines() if info.exists() else ():
-        key, _, value = line.partition(":")
-        told.setdefault(key.strip(), value.strip())
-    flags = set((told.get("flags") or told.get("Features") or "").split())
-    return told.get("model name") or platform.processor() or platform.machine(), [f for f in _FEATURES if f in flags]

@@ -43,8 +43,9 @@ def plan(
     Try: kameleon plan --data law.jsonl; or kameleon plan --base Qwen/Qwen2.5-7B-Instruct --memory 8GB;
     or kameleon plan --base "Llama 3.1 8B"
     """
+    from kameleon.machine import available_memory_bytes
     from kameleon.ops import COMPUTE_TYPES
-    from kameleon.plan import available_memory_bytes, common_bases
+    from kameleon.plan import common_bases
     from kameleon.unloaded import plan as make
 
     budget = None if memory is None else parse_bytes(memory)

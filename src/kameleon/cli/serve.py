@@ -13,6 +13,7 @@ from rich.text import Text
 from kameleon.cli.console import AnyBase, BaseRef, Compute, Json, Quantize, megabytes, notes, open_base, results
 from kameleon.cli.settings import sampling_words
 from kameleon.settings import HttpSettings, Limits
+from kameleon.words import first_few
 
 if TYPE_CHECKING:
     from kameleon.http import Service
@@ -93,9 +94,7 @@ def _document(service: Service, address: str) -> dict[str, Any]:
 
 def _picture(service: Service, address: str, with_key: bool) -> Group:
     names, limits = service.adapter_names(), service.engine.limits
-    shown = ", ".join(names[:_SHOWN_ADAPTERS]) + (
-        f" and {len(names) - _SHOWN_ADAPTERS} more" if len(names) > _SHOWN_ADAPTERS else ""
-    )
+    shown = first_few(names, _SHOWN_ADAPTERS)
     model = names[0] if names else service.name
     body = json_.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
     key = " -H 'Authorization: Bearer KEY'" if with_key else ""

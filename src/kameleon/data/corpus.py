@@ -15,6 +15,7 @@ from kameleon.data.formats import Record, describe_empty, find_data, read_record
 from kameleon.data.rows import Row, make_row, shared_system_prompt, with_answer, with_system_prompt
 from kameleon.errors import DataError
 from kameleon.text import ChatTemplate
+from kameleon.words import first_few
 
 _HELD_OUT_SHARE, _LEAST_HELD_OUT, _MOST_HELD_OUT = 0.05, 16, 200
 
@@ -173,10 +174,9 @@ def read_rows(source: str | Path) -> list[Row]:
 
 def _refuse(source: str | Path, fatal: Sequence[Fault]) -> None:
     if fatal:
-        reasons = by_reason(fatal)
-        shown = "; ".join(f"row {rows}: {fault.reason}" for rows, fault in reasons[:5])
-        more = f"; and {len(reasons) - 5} more reasons (see `kameleon data check`)" if len(reasons) > 5 else ""
-        raise DataError(f"{source}: {shown}{more}")
+        told = (f"row {rows}: {fault.reason}" for rows, fault in by_reason(fatal))
+        shown = first_few(told, 5, separator="; ", rest="more reasons (see `kameleon data check`)")
+        raise DataError(f"{source}: {shown}")
 
 
 def split_held_out(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:

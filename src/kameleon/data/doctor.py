@@ -14,6 +14,7 @@ from kameleon.data.formats import Record
 from kameleon.data.rows import Row, answers_apart, kinds, make_row, with_answer
 from kameleon.errors import DataError, RewrittenTurnsError
 from kameleon.text import ChatTemplate
+from kameleon.words import first_few
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,7 @@ def by_reason(faults: Iterable[Fault]) -> list[tuple[str, Fault]]:
     groups: dict[tuple[bool, str], list[Fault]] = {}
     for fault in sorted(faults, key=lambda fault: not fault.fatal):
         groups.setdefault((fault.fatal, fault.reason), []).append(fault)
-    return [(_numbers(group), group[0]) for group in groups.values()]
-
-
-def _numbers(faults: Sequence[Fault]) -> str:
-    more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-    return ", ".join(str(fault.row) for fault in faults[:3]) + more
+    return [(first_few((str(fault.row) for fault in group), 3), group[0]) for group in groups.values()]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from kameleon.errors import DataError, MissingExtraError
+from kameleon.words import first_few
 
 csv.field_size_limit(2**31 - 1)  # else a cell of more than 131,072 characters counts as broken
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -65,7 +66,7 @@ def find_data(source: str | Path, split: str = "train") -> tuple[Path, ...]:
 
 
 def _choose(name: str, files: list[str], wanted: str, split: str) -> list[str]:
-    held = ", ".join(files[:8]) + (f" and {len(files) - 8} more" if len(files) > 8 else "") if files else "none"
+    held = first_few(files, 8) or "none"
     if wanted:
         if wanted not in files:
             raise DataError(f"the hub's data set {name} has no file {wanted!r}: it holds {held}")

@@ -15,6 +15,7 @@ from kameleon.data.rows import Row, system_prompt_of
 from kameleon.data.sample import sample
 from kameleon.settings import Watch
 from kameleon.text import ChatTemplate
+from kameleon.words import first_few
 
 _MOST_NAMED = 8
 """Rows that a sentence names; it counts the others."""
@@ -91,12 +92,12 @@ def contradictions(rows: Sequence[Row]) -> Observation | None:
     groups = [group for group in asked.values() if len(_unmarked_answers(group)) > 1]
     if not groups:
         return None
-    told = "; ".join(_named([row.number for row in group]) for group in groups[:_MOST_NAMED])
-    more = f"; and {len(groups) - _MOST_NAMED} more prompts" if len(groups) > _MOST_NAMED else ""
+    named = (_named([row.number for row in group]) for group in groups)
+    told = first_few(named, _MOST_NAMED, separator="; ", rest="more prompts")
     prompts = "1 prompt has" if len(groups) == 1 else f"{len(groups)} prompts have"
     return Observation(
         "contradictory_rows",
-        f"{prompts} different answers in different rows: {told}{more}. The adapter learns a mixture; where all are "
+        f"{prompts} different answers in different rows: {told}. The adapter learns a mixture; where all are "
         "right, list the others in `also`, for the score",
         tuple(row.number for group in groups for row in group),
     )
@@ -130,13 +131,12 @@ def long_rows(examples: Sequence[Example]) -> Observation | None:
     long = sorted((e for e in examples if len(e.tokens) >= least), key=lambda e: -len(e.tokens))
     if not long or len(long) > max(1, _MOST_LONG_SHARE * len(examples)):
         return None
-    told = ", ".join(f"row {e.row} ({len(e.tokens):,} tokens)" for e in long[:_MOST_NAMED])
-    more = f" and {len(long) - _MOST_NAMED} more" if len(long) > _MOST_NAMED else ""
+    told = first_few((f"row {e.row} ({len(e.tokens):,} tokens)" for e in long), _MOST_NAMED)
     share = sum(len(e.tokens) for e in long) / sum(len(e.tokens) for e in examples)
     memory = ", and memory grows with the longest" if len(long[0].tokens) > Watch().micro_batch_tokens else ""
     return Observation(
         "long_rows",
-        f"{told}{more}: at least {_LONG} times the middle row's {middle:,.0f} tokens. {share:.0%} of all tokens, and "
+        f"{told}: at least {_LONG} times the middle row's {middle:,.0f} tokens. {share:.0%} of all tokens, and "
         f"so of the time, are theirs{memory}",
         tuple(e.row for e in long),
     )
@@ -240,9 +240,7 @@ def _words(text: str) -> list[str]:
 
 def _named(numbers: Sequence[int]) -> str:
     """Rows by their numbers, the first few of many."""
-    told = ", ".join(map(str, numbers[:_MOST_NAMED]))
-    more = f" and {len(numbers) - _MOST_NAMED} more" if len(numbers) > _MOST_NAMED else ""
-    return f"row {told}" if len(numbers) == 1 else f"rows {told}{more}"
+    return f"row{'s' if len(numbers) != 1 else ''} {first_few(map(str, numbers), _MOST_NAMED)}"
 
 
 def _share(count: int, of: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import math
@@ -25,6 +24,7 @@ from kameleon.errors import (
     SettingError,
 )
 from kameleon.http.request_log import word
+from kameleon.words import did_you_mean
 
 _log = logging.getLogger(__name__)
 _CLIENT_GONE = 499  # nobody reads it; nginx's number for the log
@@ -124,8 +124,8 @@ def _validation_error(error: RequestValidationError, fields: frozenset[str]) -> 
         if fault["type"] == "json_invalid":
             return ApiError(400, f"the body is not JSON: {fault.get('ctx', {}).get('error', 'it breaks off')}")
         if fault["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(words[-1], fields, 1)
-            told.append(f"{where}: no such field{f'; did you mean {near[0]!r}?' if near else ''}")
+            hint = did_you_mean(words[-1], fields)
+            told.append(f"{where}: no such field{hint and '; ' + hint}")
         else:
             told.append(f"{where}: {fault['msg']}" if where else str(fault["msg"]))
     return ApiError(400, "; ".join(told), "invalid_value", first)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Protocol
 
 from kameleon.http.errors import ApiError
 from kameleon.http.keys import Key
+from kameleon.words import did_you_mean
 
 _LONGEST = 200  # characters that are compared for a hint: of megabytes that takes a second of pure Python
 
@@ -38,6 +38,5 @@ def adapter_of(model: str, base: str, adapters: Names, key: Key | None) -> str |
     if (key is None or key.may_use(name)) and adapters.has(name):
         return name
     allowed = [name for name in adapters.names() if key is None or key.may_use(name)]
-    near = difflib.get_close_matches(name[:_LONGEST], [base, *allowed], 1, cutoff=0.0)
-    hint = f"did you mean {near[0]!r}?" if near else "there is none for this key"
+    hint = did_you_mean(name[:_LONGEST], [base, *allowed], cutoff=0.0) or "there is none for this key"
     raise ApiError(404, f"no model {model[:80]!r}: {hint} (GET /v1/models lists them)", "model_not_found", "model")

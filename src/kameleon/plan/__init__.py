@@ -4,7 +4,7 @@ from kameleon.plan.calibration import Rates, calibrate
 from kameleon.plan.common_bases import COMMON_NAMES, CommonBase, common_bases, common_header
 from kameleon.plan.counts import adapter_bytes, lora_parameters, parameter_table, trainable_parameters
 from kameleon.plan.header import BaseHeader, StoredTensor, read_base_header
-from kameleon.plan.memory import Memory, available_memory_bytes, copied_bytes, process_bytes, training_memory
+from kameleon.plan.memory import Memory, copied_bytes, process_bytes, training_memory
 from kameleon.plan.planner import Option, Plan, make_plan
 from kameleon.plan.workload import Pass, Workload, assumed_workload, workload_of
 
@@ -21,7 +21,6 @@ __all__ = [
     "Workload",
     "adapter_bytes",
     "assumed_workload",
-    "available_memory_bytes",
     "calibrate",
     "common_bases",
     "common_header",

@@ -7,10 +7,10 @@ short, so what is private is told beside it. The sums hold for the kernels; the 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from kameleon.machine import resident_bytes
 from kameleon.model import DecoderConfig, groups
 from kameleon.model.decoder import wide_layers
 from kameleon.ops import KINDS, can_multiply, can_run, chunk_rows, give_back_memory, logits_type, tile_bytes
@@ -172,23 +172,5 @@ def _unpack_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
 def process_bytes() -> int:
     """What this process holds now, the mapped files of bases and what it keeps of freed memory left out."""
     give_back_memory()
-    path = Path("/proc/self/smaps")
-    if not path.exists():
-        return _PROCESS_BYTES
-    held, counts = 0, True
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        words = line.split()
-        if not words[0].endswith(":"):  # the head of a mapping: addresses, rights, …, file
-            counts = not line.endswith((".gguf", ".safetensors"))
-        elif words[0] == "Rss:" and counts:
-            held += int(words[1]) * 1024
-    return held
-
-
-def available_memory_bytes() -> int | None:
-    """What new processes can hold without swapping; None where the system does not say."""
-    path = Path("/proc/meminfo")
-    if not path.exists():
-        return None
-    found = [line.split() for line in path.read_text().splitlines() if line.startswith("MemAvailable:")]
-    return int(found[0][1]) * 1024 if found else None
+    held = resident_bytes(without=(".gguf", ".safetensors"))
+    return _PROCESS_BYTES if held is None else held

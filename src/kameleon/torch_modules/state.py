@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kameleon.errors import LoraError
 from kameleon.torch_modules.attach import layers
+from kameleon.words import first_few
 
 _FACTORS = ("lora_a", "lora_b")
 
@@ -43,8 +44,7 @@ def load_lora_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     if any(layer.merged for _, layer in layers(model)):
         faults.append("the side paths are merged: unmerge first")
     if faults:
-        more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
-        raise LoraError("; ".join(sorted(faults)[:8]) + more)
+        raise LoraError(first_few(sorted(faults), 8, separator="; "))
     for key, parameter in own.items():
         parameter.copy_(state[key])
 

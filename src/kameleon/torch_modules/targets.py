@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -12,6 +10,7 @@ from kameleon.errors import LoraError
 from kameleon.torch_modules.config import ALL_LINEAR, LoraConfig
 from kameleon.torch_modules.fit import in_attention, why_unfit, wrapper_for
 from kameleon.torch_modules.layers import LoraConv1D, LoraLinear
+from kameleon.words import first_few, nearest
 
 
 def find_targets(model: nn.Module, config: LoraConfig) -> list[str]:
@@ -30,9 +29,9 @@ def find_targets(model: nn.Module, config: LoraConfig) -> list[str]:
     for setting in ("rank_pattern", "alpha_pattern"):
         for pattern in getattr(config, setting):
             if not any(fits(name, pattern) for name in names):
-                faults.append(f"{setting} {pattern!r} matches none of the targets; they are {_some(names)}")
+                faults.append(f"{setting} {pattern!r} matches none of the targets; they are {first_few(names, 8)}")
     if faults:
-        raise LoraError(_some(faults, "; "))
+        raise LoraError(first_few(faults, 8, separator="; "))
     return names
 
 
@@ -67,10 +66,6 @@ def _output_head(model: nn.Module) -> nn.Module | None:
 def _no_match(model: nn.Module, target: str) -> str:
     names = [name for name, module in model.named_modules() if wrapper_for(module)]
     ends = dict.fromkeys(name.rpartition(".")[2] for name in names)
-    near = difflib.get_close_matches(target, [*ends, *names], 3) or list(ends)
-    return f"target {target!r} matches no layer; this model has {_some(near) or 'none that could carry a side path'}"
-
-
-def _some(words: Iterable[str], separator: str = ", ") -> str:
-    words = list(words)
-    return separator.join(words[:8]) + (f"{separator}and {len(words) - 8} more" if len(words) > 8 else "")
+    near = nearest(target, [*ends, *names], most=3) or list(ends)
+    held = first_few(near, 8) or "none that could carry a side path"
+    return f"target {target!r} matches no layer; this model has {held}"

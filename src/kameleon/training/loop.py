@@ -20,6 +20,7 @@ from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
 from kameleon.data import Example, pack, require_trainable, sample
 from kameleon.errors import CheckpointError, NonFiniteLossError, RunInterruptedError, TrainingError
+from kameleon.machine import peak_bytes
 from kameleon.ops import IGNORE, compute_name, kernels, linear_cross_entropy
 from kameleon.settings import Recipe, Watch
 from kameleon.training.checkpoint import (
@@ -34,7 +35,7 @@ from kameleon.training.checkpoint import (
 from kameleon.training.interrupt import StopRequest
 from kameleon.training.log import RunLog, first_and_last_loss
 from kameleon.training.recipe import settled
-from kameleon.training.report import Forecast, RunResult, StepReport, peak_bytes
+from kameleon.training.report import Forecast, RunResult, StepReport
 from kameleon.training.schedule import Schedule, learning_rate_at, look_is_due
 from kameleon.training.step import StepResult, Trainee, fresh_adapter, train_step
 

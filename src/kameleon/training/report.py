@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from kameleon.adapters import Adapter
 
@@ -51,13 +48,3 @@ class RunResult:
     show that a run learned where no rows are held out."""
     predicted: dict[str, float]
     """`peak_bytes` and `seconds` for the steps that were made."""
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has held so far."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage counts what the parent held when it started this process
-        lines = (line.split() for line in status.read_text().splitlines())
-        return next(int(words[1]) * 1024 for words in lines if words and words[0] == "VmHWM:")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

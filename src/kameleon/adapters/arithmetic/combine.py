@@ -14,6 +14,7 @@ from kameleon.adapters.adapter import Adapter, LoraFactors
 from kameleon.adapters.arithmetic.spectrum import spectrum, spectrum_of
 from kameleon.errors import AdapterMismatchError, SettingError, WrongBaseError
 from kameleon.settings import MOST_RANK
+from kameleon.words import first_few
 
 _PRUNED = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
 METHODS = ("linear", "cat", "svd", *_PRUNED, *(f"{method}_svd" for method in _PRUNED))
@@ -127,10 +128,8 @@ def _check_shapes(present: dict[str, list[tuple[LoraFactors, float]]], one_rank:
         elif one_rank and len(ranks) > 1:
             faults.append(f"{module} has ranks {', '.join(map(str, sorted(ranks)))}, and this method needs one")
     if faults:
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise AdapterMismatchError(
-            f"these adapters do not go together: {'; '.join(faults[:5])}{more} (cat and svd take any ranks)"
-        )
+        shown = first_few(faults, 5, separator="; ")
+        raise AdapterMismatchError(f"these adapters do not go together: {shown} (cat and svd take any ranks)")
 
 
 def _concatenated(parts: Sequence[tuple[LoraFactors, float]]) -> LoraFactors:

@@ -15,6 +15,7 @@ from kameleon.bases import Base
 from kameleon.errors import AdapterMismatchError, SettingError
 from kameleon.model import module_shapes
 from kameleon.weights import WeightFile
+from kameleon.words import first_few
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def _check_alike(base: Base, tuned: WeightFile) -> None:
         if base.weights.shape(name) != tuned.shape(name):
             faults.append(f"{name} is {tuned.shape(name)}, the base's {base.weights.shape(name)}")
     if faults:
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise AdapterMismatchError(f"{tuned.path} is no fine-tune of {base.name}: {'; '.join(faults[:5])}{more}")
+        shown = first_few(faults, 5, separator="; ")
+        raise AdapterMismatchError(f"{tuned.path} is no fine-tune of {base.name}: {shown}")
 
 
 def _change(base: WeightFile, tuned: WeightFile, name: str, shape: tuple[int, ...] | None = None) -> Tensor:

@@ -27,6 +27,7 @@ from kameleon.model import EMBEDDING, HEAD
 from kameleon.settings import MOST_ALPHA, MOST_RANK
 from kameleon.torch_modules.peft_files import HARMLESS
 from kameleon.weights import ModuleName
+from kameleon.words import first_few
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(
@@ -181,8 +182,7 @@ def _parse_adapter(folder: Path, name: str, config: Mapping[str, Any], card: Car
     if not modules and all(end.factors is None for end in ends.values()):
         faults.append("it holds no LoRA factors at all")
     if faults:
-        more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise AdapterFileError(f"{folder / _TENSORS}: {'; '.join(faults[:5])}{more}")
+        raise AdapterFileError(f"{folder / _TENSORS}: {first_few(faults, 5, separator='; ')}")
     return Adapter(name, modules, card, biases, ends)
 
 

@@ -16,6 +16,7 @@ from kameleon.errors import AdapterMismatchError, AdapterNotFoundError, WrongBas
 from kameleon.model import EMBEDDING, AdaptedEnd, Group, Member, find_member, groups, module_shapes
 from kameleon.ops import NO_ADAPTER, Branch, SidePath, SideTable
 from kameleon.weights import FrozenWeight, ModuleName
+from kameleon.words import first_few
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,7 +269,7 @@ def check_fit(base: Base, adapter: Adapter) -> None:
     """Raise AdapterMismatchError, naming all faults, unless every module of the adapter is one of the base's."""
     faults = misfits(base, adapter)
     if faults:
-        shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+        shown = first_few(faults, 5, separator="; ")
         raise AdapterMismatchError(f"adapter {adapter.name!r} does not fit {base.name}: {shown}")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 from dataclasses import dataclass
 
 from kameleon.errors import SettingError
+from kameleon.machine import allowed_cores
 from kameleon.settings import ComputeName
 
 MIXES = {"base": 0, "1": 1, "4": 4, "10": 10, "16": 16, "1000": 1000}
@@ -67,7 +67,7 @@ class ServeBenchSettings:
     @property
     def used_threads(self) -> int:
         """Threads of each contender: those given, or one for each core of this process."""
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or allowed_cores()
 
     @property
     def adapters(self) -> int:
