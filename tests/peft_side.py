@@ -4,7 +4,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import reference_model
 
-from kameleon import Adapter
+from kameleon.adapters.formats import read_adapter
 from kameleon.adapters.resident import Bank
 from kameleon.ops import Segments
 
@@ -32,7 +32,7 @@ def peft_logits(folder, family="llama tied"):
 @torch.inference_mode()
 def our_logits(base, folder):
     bank = Bank(base)
-    slot = bank.add(Adapter.load(folder), any_base=True)
+    slot = bank.add(read_adapter(folder), any_base=True)
     hidden = base.decoder.hidden(TOKENS, Segments((len(TOKENS),), (slot,)), bank)
     return base.decoder.logits(hidden, [slot] * len(TOKENS), bank)
 

@@ -13,8 +13,6 @@ PAGES = [
 ]
 PAGES = [page for page in PAGES if page.exists()]
 NOT_YET = {
-    "adapters/fit.py",
-    "adapters/resident/dora.py",
     "model/blocks.py",
     "training/losses.py",
     "training/trainee.py",

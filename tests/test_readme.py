@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from kameleon import Adapter
+from kameleon.adapters.formats import read_adapter
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -16,7 +16,7 @@ def test_the_quick_start_runs_and_has_at_most_ten_lines(tiny_folder, tmp_path, m
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     monkeypatch.chdir(tmp_path)
     exec(compile(code.replace('"smollm2"', repr(str(tiny_folder))), "README.md", "exec"), {})
-    assert len(Adapter.load("exported").modules) == 21
+    assert len(read_adapter("exported").modules) == 21
     assert capsys.readouterr().out.count("\n") >= 2
 
 

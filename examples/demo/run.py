@@ -22,7 +22,7 @@ from medicine import build
 from rich.text import Text
 
 from kameleon import LoadedBase, Recipe, Watch
-from kameleon.adapters import Adapter
+from kameleon.adapters.formats import read_adapter
 from kameleon.cli.console import megabytes, notes, open_base, progress, results, table
 from kameleon.cli.evaluate import as_document
 from kameleon.cli.train import train_with_bar
@@ -167,7 +167,7 @@ def switch_times(loaded: LoadedBase) -> dict[str, float]:
     cold_ms = []
     for task in TASKS:
         start = time.perf_counter()
-        loaded.bank.add(Adapter.load(loaded.shelf.path(task.name)))
+        loaded.bank.add(read_adapter(loaded.shelf.path(task.name)))
         cold_ms.append((time.perf_counter() - start) * 1000)
     return {"resident_ms": resident_ms, "cold_ms": sum(cold_ms) / len(cold_ms)}
 

@@ -11,16 +11,35 @@ from kameleon.waiting import spin_shortly
 spin_shortly()
 
 __version__ = version("kameleon")
-__all__ = ["Adapter", "KameleonError", "LoadedBase", "Recipe", "Sampling", "Shelf", "Watch", "load"]
+__all__ = [
+    "Adapter",
+    "KameleonError",
+    "LoadedBase",
+    "Recipe",
+    "Sampling",
+    "Shelf",
+    "Watch",
+    "load",
+    "read_adapter",
+    "write_adapter",
+]
 
 if TYPE_CHECKING:
     from kameleon.adapters import Adapter, Shelf
+    from kameleon.adapters.formats import read_adapter, write_adapter
     from kameleon.api import LoadedBase, load
 else:
-    _HOMES = {"Adapter": "adapters", "Shelf": "adapters", "LoadedBase": "api", "load": "api"}
+    _HOMES = {
+        "Adapter": "adapters",
+        "Shelf": "adapters",
+        "LoadedBase": "api",
+        "load": "api",
+        "read_adapter": "adapters.formats",
+        "write_adapter": "adapters.formats",
+    }
 
     def __getattr__(name):
-        """What needs torch is imported when it is asked for: torch takes seconds, and `kameleon --help` needs none."""
+        """Import a name that needs torch at its first use: torch takes seconds, and `kameleon --help` needs none."""
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 
 from kameleon.adapters import Adapter, Card, Proof, Shelf, prove
-from kameleon.adapters.resident import Bank, check_base
+from kameleon.adapters.fit import check_base
+from kameleon.adapters.formats import read_adapter
+from kameleon.adapters.resident import Bank
 from kameleon.bases import Base, load_base
 from kameleon.data import Corpus, read_corpus
 from kameleon.errors import SettingError
@@ -75,10 +77,10 @@ class LoadedBase:
         if isinstance(adapter, str):
             adapter = self.shelf.load(adapter)
         elif isinstance(adapter, Path):
-            adapter = Adapter.load(adapter)
-        proof = prove(self.base, adapter, any_base)
+            adapter = read_adapter(adapter)
+        proof = prove(self.base, adapter, any_base=any_base)
         self._warn_of_template(adapter)
-        self.bank.add(adapter, any_base)
+        self.bank.add(adapter, any_base=any_base)
         return proof
 
     def _warn_of_template(self, adapter: Adapter) -> None:
@@ -219,7 +221,7 @@ class LoadedBase:
         if isinstance(adapter, str):
             adapter = find_parent(adapter, self.shelf, run, resume)
         elif isinstance(adapter, Path):
-            adapter = Adapter.load(adapter)
+            adapter = read_adapter(adapter)
         check_base(self.base, adapter)
         self._warn_of_template(adapter)
         return adapter

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from fakes import random_adapter
 
-from kameleon.adapters import Adapter, Card
+from kameleon.adapters import Card
 from kameleon.adapters.arithmetic import combine, resize
+from kameleon.adapters.formats import read_adapter, write_adapter
 from kameleon.errors import AdapterFileError
 
 OLD = Path(__file__).parent / "cards" / "format_1.json"
@@ -39,12 +40,12 @@ def test_a_card_of_format_1_is_read_and_has_no_system_prompt():
 
 def test_an_adapter_with_a_card_of_format_1_is_loaded(tiny, tmp_path):
     adapter = random_adapter(tiny.base, "old")
-    adapter.save(tmp_path / "old")
+    write_adapter(adapter, tmp_path / "old")
     path = tmp_path / "old" / "kameleon.json"
     values = {**json.loads(path.read_text()), "format": 1}
     del values["system_prompt"]
     path.write_text(json.dumps(values))
-    assert Adapter.load(tmp_path / "old").fingerprint == adapter.fingerprint
+    assert read_adapter(tmp_path / "old").fingerprint == adapter.fingerprint
 
 
 @pytest.mark.parametrize("number", [3, 99])

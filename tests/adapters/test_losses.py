@@ -10,9 +10,9 @@ from tiny import save_base
 
 import kameleon
 from kameleon import Sampling
-from kameleon.adapters import Adapter, verify
+from kameleon.adapters import verify
 from kameleon.adapters.arithmetic import merge
-from kameleon.adapters.formats import write_gguf_adapter, write_mlx_adapter, write_ollama
+from kameleon.adapters.formats import read_adapter, write_adapter, write_gguf_adapter, write_mlx_adapter, write_ollama
 from kameleon.adapters.resident import Bank
 from kameleon.errors import AdapterError, AdapterMismatchError, AdapterNotFoundError, WrongBaseError
 
@@ -22,7 +22,7 @@ PROMPT, SHORT = "What is the moon?", Sampling(max_tokens=12)
 @pytest.fixture
 def renamed(tiny, tmp_path):
     """An adapter in which every module goes by a name that the base has not, as after a change of library version."""
-    random_adapter(tiny.base, "mine").save(tmp_path / "mine")
+    write_adapter(random_adapter(tiny.base, "mine"), tmp_path / "mine")
     (tmp_path / "mine" / "kameleon.json").unlink()
     path = tmp_path / "mine" / "adapter_model.safetensors"
     save_file({k.replace("model.layers", "language_model.layers"): t for k, t in load_file(path).items()}, path)
@@ -30,11 +30,11 @@ def renamed(tiny, tmp_path):
 
 
 def test_an_adapter_whose_keys_match_nothing_is_an_error_everywhere_and_never_the_bases_answer(renamed, tiny, tmp_path):
-    adapter, base = Adapter.load(renamed), tiny.base
+    adapter, base = read_adapter(renamed), tiny.base
     for use in (
         lambda: tiny.load_adapter(renamed, any_base=True),
         lambda: Bank(base).add(adapter, any_base=True),
-        lambda: merge(base, adapter, tmp_path / "merged", any_base=True),
+        lambda: merge(base, adapter, out=tmp_path / "merged", any_base=True),
         lambda: write_gguf_adapter(adapter, base, tmp_path / "x.gguf"),
         lambda: write_mlx_adapter(adapter, base, tmp_path / "x"),
         lambda: write_ollama(adapter, base, tmp_path / "y"),
@@ -47,7 +47,7 @@ def test_an_adapter_whose_keys_match_nothing_is_an_error_everywhere_and_never_th
 
 
 def test_one_key_that_matches_nothing_is_enough(renamed, tiny):
-    adapter = Adapter.load(renamed)
+    adapter = read_adapter(renamed)
     whole = random_adapter(tiny.base, "mine")
     odd = next(iter(adapter.modules.items()))
     with pytest.raises(AdapterMismatchError, match=odd[0]):
@@ -93,17 +93,17 @@ def test_switching_there_and_back_leaves_nothing_of_one_adapter_in_anothers_answ
 
 def test_the_type_of_an_adapter_does_not_depend_on_how_it_was_loaded(tiny, tmp_path):
     adapter = random_adapter(tiny.base, "mine")
-    adapter.save(tmp_path / "mine")
+    write_adapter(adapter, tmp_path / "mine")
     tiny.shelf.save(adapter)
-    for loaded in (Adapter.load(tmp_path / "mine"), tiny.shelf.load("mine")):
+    for loaded in (read_adapter(tmp_path / "mine"), tiny.shelf.load("mine")):
         assert {t.dtype for f in loaded.modules.values() for t in f.tensors} == {torch.float32}
         assert loaded.fingerprint == adapter.fingerprint
 
 
 def test_a_merge_into_a_base_that_shares_its_head_changes_both_ends_or_neither(tiny, tmp_path):
-    merge(tiny.base, random_adapter(tiny.base, "mine"), tmp_path / "merged")
+    merge(tiny.base, random_adapter(tiny.base, "mine"), out=tmp_path / "merged")
     merged = kameleon.load(str(tmp_path / "merged"), dtype=torch.float32).base
     assert merged.decoder.head is merged.decoder.embedding
     assert torch.equal(merged.decoder.embedding.dense(), tiny.base.decoder.embedding.dense())
     with pytest.raises(AdapterError):
-        merge(tiny.base, replace(random_adapter(tiny.base, "x"), modules={}), tmp_path / "again")
+        merge(tiny.base, replace(random_adapter(tiny.base, "x"), modules={}), out=tmp_path / "again")

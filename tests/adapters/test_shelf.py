@@ -11,6 +11,7 @@ import pytest
 from fakes import random_adapter
 
 from kameleon.adapters import Shelf
+from kameleon.adapters.formats import write_adapter
 from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError, SettingError
 
 
@@ -115,9 +116,10 @@ def test_many_writers_at_once_lose_nothing(shelf, versions):
 WRITER = """
 import sys
 from pathlib import Path
-from kameleon.adapters import Adapter, Shelf
+from kameleon.adapters import Shelf
+from kameleon.adapters.formats import read_adapter
 from dataclasses import replace
-shelf, adapter = Shelf(Path(sys.argv[1])), Adapter.load(sys.argv[2])
+shelf, adapter = Shelf(Path(sys.argv[1])), read_adapter(sys.argv[2])
 for i in range(5):
     shelf.save(replace(adapter, name="shared"))
     shelf.save(replace(adapter, name=f"{sys.argv[3]}{i}"))
@@ -125,7 +127,7 @@ for i in range(5):
 
 
 def test_two_processes_do_not_lose_each_others_adapters(shelf, versions, tmp_path):
-    versions[0].save(tmp_path / "given")
+    write_adapter(versions[0], tmp_path / "given")
     command = [sys.executable, "-c", WRITER, str(shelf.root), str(tmp_path / "given")]
     writers = [subprocess.Popen([*command, who]) for who in "ab"]
     assert [writer.wait(120) for writer in writers] == [0, 0]
@@ -138,10 +140,11 @@ KILLED = """
 import os, sys
 from dataclasses import replace
 from pathlib import Path
-from kameleon.adapters import Adapter, Shelf
+from kameleon.adapters import Shelf
+from kameleon.adapters.formats import read_adapter
 
 root, folder = Path(sys.argv[1]), Path(sys.argv[2])
-old, new = Adapter.load(folder / "old"), Adapter.load(folder / "new")
+old, new = read_adapter(folder / "old"), read_adapter(folder / "new")
 calls = ("replace", "rename", "fsync", "mkdir", "chmod", "unlink", "rmdir")
 
 def die_at(call_number, after):
@@ -209,7 +212,7 @@ print(points)
 def test_a_kill_at_any_write_leaves_the_old_state_or_the_new_one(tmp_path, versions):
     for name, adapter in zip(("old", "new"), versions, strict=False):
         part = dict(list(adapter.modules.items())[:2])
-        replace(adapter, name=name, modules=part).save(tmp_path / name)
+        write_adapter(replace(adapter, name=name, modules=part), tmp_path / name)
     command = [sys.executable, "-c", KILLED, str(tmp_path / "shelves"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr

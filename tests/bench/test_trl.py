@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from kameleon.adapters import Adapter, Card
+from kameleon.adapters.formats import write_adapter
 from kameleon.bench import BenchSettings, Case
 from kameleon.bench.ours import recipe_of, train_with_kameleon
 from kameleon.bench.peers import train_with_peft, train_with_trl
@@ -46,7 +47,7 @@ def test_packed_losses_are_those_of_kameleon_and_peft(tiny_folder, tmp_path):
     # The packed row holds all rows of all steps, so each of TRL's steps has the rows of one step, many times over.
     settings = BenchSettings(steps=3, rank=4, compute="fp32", micro_batch_tokens=2000, learning_rate=1e-2)
     config = read_config(tiny_folder, open_weights(tiny_folder))
-    Adapter("first", fresh_factors(config, recipe_of(settings)), Card()).save(tmp_path / "first")
+    write_adapter(Adapter("first", fresh_factors(config, recipe_of(settings)), Card()), tmp_path / "first")
     job = Job(case, VOCAB, str(tiny_folder), str(tmp_path / "first"), torch.float32, settings)
     turns = {run: Turns(case, 4) for run in (train_with_kameleon, train_with_peft, train_with_trl)}
     for run, given in turns.items():

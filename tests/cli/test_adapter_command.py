@@ -10,6 +10,7 @@ from fakes import random_adapter
 
 from kameleon.adapters import EndChange, LoraFactors, Shelf
 from kameleon.adapters.arithmetic import METHODS
+from kameleon.adapters.formats import write_adapter
 from kameleon.model import HEAD
 
 
@@ -183,14 +184,14 @@ def test_remove_where_nobody_can_answer_says_how_and_keeps_the_adapter(run, shel
 
 def test_import_with_a_base_refuses_what_changes_nothing_on_it(run, shelf, tmp_path, tiny_folder):
     law = shelf.load("law")
-    replace(law, modules={m: replace(f, b=f.b * 0) for m, f in law.modules.items()}).save(tmp_path / "fresh")
+    write_adapter(replace(law, modules={m: replace(f, b=f.b * 0) for m, f in law.modules.items()}), tmp_path / "fresh")
     status, _, err = run("adapter", "import", tmp_path / "fresh", "--name", "fresh", "--base", tiny_folder)
     assert (status, "changes nothing on" in err, shelf.has("fresh")) == (2, True, False)
 
 
 @pytest.mark.parametrize("folder", ["my adapter", "prawo pracy", "x" * 100, "żółw", "v1."])
 def test_import_takes_a_folder_of_any_name(folder, run, shelf, tmp_path):
-    shelf.load("law").save(tmp_path / folder)
+    write_adapter(shelf.load("law"), tmp_path / folder)
     status, _, err = run("adapter", "import", tmp_path / folder, "--name", "back")
     assert status == 0, err
     assert shelf.load("back").fingerprint == shelf.load("law").fingerprint

@@ -7,6 +7,7 @@ from cyclopts import App
 from fakes import random_adapter
 
 from kameleon.adapters import Shelf
+from kameleon.adapters.formats import write_adapter
 from kameleon.cli import app
 from kameleon.errors import SettingError
 from kameleon.ops import COMPUTE_TYPES, choose_compute_type
@@ -60,7 +61,7 @@ def test_a_type_that_is_asked_for_is_computed_in(run, tiny, tiny_folder, tmp_pat
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
     adapter = random_adapter(tiny.base, "mine")
     Shelf().save(adapter)
-    adapter.save(tmp_path / "peft")
+    write_adapter(adapter, tmp_path / "peft")
     status, _, err = run(*words, "--base", tiny_folder, "--compute", other)
     assert status == 0, err
     assert f"computing in {other}: asked for" in err

@@ -12,6 +12,7 @@ from fakes import random_adapter
 from starlette.testclient import TestClient
 
 from kameleon.adapters import Card
+from kameleon.adapters.formats import write_adapter
 from kameleon.http import create_app
 from kameleon.settings import HttpSettings
 
@@ -24,7 +25,7 @@ def files_of(folder, *names):
 @pytest.fixture
 def exported(tiny, tmp_path):
     """A folder in PEFT's format that is not on the shelf."""
-    random_adapter(tiny.base, "new", 7).save(tmp_path / "new")
+    write_adapter(random_adapter(tiny.base, "new", 7), tmp_path / "new")
     return tmp_path / "new"
 
 
@@ -88,9 +89,11 @@ def test_an_upload_that_is_broken_or_of_another_base_changes_nothing(client, exp
     (name, (_, tensors)) = files_of(exported, "adapter_model.safetensors")[0]
     cut = [*files_of(exported, "adapter_config.json"), (name, ("adapter_model.safetensors", tensors[:-9]))]
     assert client.put("/v1/adapters/bad", files=cut).status_code == 422
-    random_adapter(tiny.base, "other", 3).save(tmp_path / "other")
+    write_adapter(random_adapter(tiny.base, "other", 3), tmp_path / "other")
     stranger = random_adapter(tiny.base, "stranger", 3)
-    type(stranger)("stranger", stranger.modules, Card(base_fingerprint="sha256:other")).save(tmp_path / "stranger")
+    write_adapter(
+        type(stranger)("stranger", stranger.modules, Card(base_fingerprint="sha256:other")), tmp_path / "stranger"
+    )
     response = client.put("/v1/adapters/stranger", files=files_of(tmp_path / "stranger"))
     assert response.status_code == 422
     assert "was trained on" in response.json()["error"]["message"]
@@ -196,7 +199,7 @@ def test_loads_that_wait_for_room_leave_other_requests_their_threads(service, li
 
 def test_an_uploaded_card_brings_its_system_prompt(client, tiny, tmp_path):
     adapter = random_adapter(tiny.base, "new", 7)
-    replace(adapter, card=replace(adapter.card, system_prompt="You are a pirate.")).save(tmp_path / "new")
+    write_adapter(replace(adapter, card=replace(adapter.card, system_prompt="You are a pirate.")), tmp_path / "new")
     told = client.put("/v1/adapters/new", files=files_of(tmp_path / "new"))
     assert (told.status_code, told.json()["system_prompt"]) == (201, "You are a pirate.")
     listed = {one["name"]: one["system_prompt"] for one in client.get("/v1/adapters").json()["data"]}

@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 from served import KAMELEON, serving
 
-from kameleon.adapters import Adapter
+from kameleon.adapters.formats import read_adapter
 
 WISH = {"model": "law", "prompt": "one", "max_tokens": 200, "ignore_eos": True, "stream": True, "temperature": 0}
 
@@ -27,7 +27,7 @@ def post(address, body, headers=None):
 
 
 def test_sigterm_lets_running_answers_end_and_a_kill_leaves_the_shelf_whole(tiny_folder, shelf, tmp_path):
-    before = {name: Adapter.load(shelf.path(name)).fingerprint for name in shelf.names()}
+    before = {name: read_adapter(shelf.path(name)).fingerprint for name in shelf.names()}
     log = tmp_path / "log"
     with log.open("w") as file, serving(tiny_folder, "--pin", "law", log=file) as served:
         assert served.ready["base"] == "tiny"
@@ -46,7 +46,7 @@ def test_sigterm_lets_running_answers_end_and_a_kill_leaves_the_shelf_whole(tiny
         served.process.kill()
     with serving(tiny_folder) as served, post(served.address, {**WISH, "stream": False}) as response:
         assert response.status == 200
-        assert {name: Adapter.load(shelf.path(name)).fingerprint for name in shelf.names()} == before
+        assert {name: read_adapter(shelf.path(name)).fingerprint for name in shelf.names()} == before
 
 
 def test_the_command_that_it_shows_works_as_it_is(tiny_folder, tmp_path):

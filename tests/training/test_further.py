@@ -11,6 +11,7 @@ import torch
 import kameleon
 from kameleon import Recipe
 from kameleon.adapters import Adapter, Card, EndChange, LoraFactors, Parent
+from kameleon.adapters.formats import write_adapter
 from kameleon.errors import (
     AdapterError,
     AdapterNotFoundError,
@@ -108,7 +109,7 @@ def test_an_adapter_whose_modules_differ_is_taken_as_it_is(tiny, rows, tmp_path)
         for name, (out, size, rank) in shapes.items()
     }
     card = Card(base_id=tiny.base.name, base_fingerprint=tiny.base.fingerprint)
-    Adapter("odd", modules, card).save(tmp_path / "odd")
+    write_adapter(Adapter("odd", modules, card), tmp_path / "odd")
     more = tiny.train(rows, "more", recipe=MORE, from_adapter=tmp_path / "odd").adapter
     assert {name: (*f.b.shape, f.rslora) for name, f in more.modules.items()} == {
         "model.layers.1.self_attn.q_proj": (64, 2, True),

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from kameleon import Recipe, Watch
-from kameleon.adapters import Adapter
+from kameleon.adapters.formats import read_adapter
 from kameleon.errors import CheckpointError, RunInterruptedError, SettingError
 from kameleon.home import runs_dir
 from kameleon.training import loop, read_log
@@ -127,7 +127,7 @@ def test_the_best_of_a_lost_continuation_is_not_taken_for_that_of_the_checkpoint
 
     def stop(report):
         if report.eval_loss == 3.0:
-            bests.append(Adapter.load(next(folder.glob("best*"))).fingerprint)
+            bests.append(read_adapter(next(folder.glob("best*"))).fingerprint)
             os.kill(os.getpid(), signal.SIGINT)
         if report.eval_loss == 1.0:
             raise StopsError

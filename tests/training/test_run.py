@@ -16,6 +16,7 @@ from tiny import reference_model
 import kameleon
 from kameleon import Recipe, Sampling, Watch
 from kameleon.adapters import Shelf
+from kameleon.adapters.formats import write_adapter
 from kameleon.adapters.proof import PROBE, probe_logits
 from kameleon.adapters.resident import Bank, weight_norms
 from kameleon.data import pack
@@ -269,7 +270,7 @@ def test_dora_starts_as_the_base_learns_resumes_and_says_the_same_in_peft(tiny, 
     with pytest.raises(RunInterruptedError):
         tiny.train(rows, "parts", recipe=recipe, on_step=interrupt)
     assert tiny.train(rows, "parts", recipe=recipe, resume=True).adapter.fingerprint == whole.fingerprint
-    whole.save(tmp_path / "peft")
+    write_adapter(whole, tmp_path / "peft")
     _, ours = probe_logits(tiny.base, whole)
     tokens = torch.tensor([tiny.base.tokenizer.encode(PROBE, add_special_tokens=False)])
     with torch.inference_mode():

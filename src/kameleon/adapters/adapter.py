@@ -8,7 +8,6 @@ import math
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -164,22 +163,6 @@ class Adapter:
     def as_parent(self, weight: float, method: str) -> Parent:
         """What the card of an adapter computed from this one says about it."""
         return Parent(self.name, self.fingerprint, weight, method)
-
-    def save(self, folder: str | Path) -> None:
-        """Write PEFT's two files and the card to `folder`, replacing it in one step. Raises AdapterFileError."""
-        from kameleon.adapters.formats.peft import write_adapter
-
-        write_adapter(self, Path(folder))
-
-    @staticmethod
-    def load(folder: str | Path, name: str | None = None) -> Adapter:
-        """Read a folder in PEFT's format, with or without a card, whose own name is the adapter's unless one is given.
-
-        Raises AdapterFileError, and AdapterError for a name that cannot be one.
-        """
-        from kameleon.adapters.formats.peft import read_adapter
-
-        return read_adapter(Path(folder), name)
 
 
 def check_name(name: str) -> str:

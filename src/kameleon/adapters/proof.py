@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from kameleon.adapters.adapter import Adapter
-from kameleon.adapters.resident.bank import Bank, misfits
+from kameleon.adapters.fit import misfits
+from kameleon.adapters.resident.bank import Bank
 from kameleon.bases import Base
 from kameleon.errors import AdapterMismatchError
 from kameleon.model import module_shapes
@@ -38,13 +39,13 @@ class Proof:
 
 
 @torch.inference_mode()
-def prove(base: Base, adapter: Adapter, any_base: bool = False) -> Proof:
+def prove(base: Base, adapter: Adapter, *, any_base: bool = False) -> Proof:
     """Put `adapter` on `base` in a bank of its own and look.
 
     Raises WrongBaseError and AdapterMismatchError as `Bank.add` does, and AdapterMismatchError for an adapter that
     changes the logits into NaN or infinity. A fresh adapter (every B zero) is no error: its proof says it is not live.
     """
-    plain, live = probe_logits(base, adapter, any_base)
+    plain, live = probe_logits(base, adapter, any_base=any_base)
     moved = (live - plain).abs()
     if not torch.isfinite(moved).all():
         raise AdapterMismatchError(f"adapter {adapter.name!r} turns the logits into NaN or infinity; it is broken")
@@ -68,10 +69,10 @@ class Check:
     found: str
 
 
-def verify(base: Base, adapter: Adapter, any_base: bool = False) -> tuple[Check, ...]:
-    """Everything that can be checked of an adapter that was read (reading checks its files) on its base.
+def verify(base: Base, adapter: Adapter, *, any_base: bool = False) -> tuple[Check, ...]:
+    """All checks of an adapter on its base. Its files were checked when it was read.
 
-    Nothing is raised for what does not hold: every check is made that still can be. With `any_base`, another base or
+    A check that fails raises nothing, and the others are still made. With `any_base`, another base or
     none in the card counts as wanted. The base's fingerprint is computed from its bytes afterwards.
     """
     faults, shapes, card = misfits(base, adapter), module_shapes(base.config), adapter.card
@@ -86,7 +87,11 @@ def verify(base: Base, adapter: Adapter, any_base: bool = False) -> tuple[Check,
         Check("numbers are finite", not broken, ", ".join(broken) or "no NaN, no infinity"),
         Check("no dead modules", not dead, ", ".join(dead) or "every B has numbers"),
         Check("base fingerprint", any_base or told == base.fingerprint, whose),
-        Check("chat template", template, "not in the card" if card.template_hash is None else _equal(template)),
+        Check(
+            "chat template",
+            template,
+            _told_template(card.template_hash, equal=template),
+        ),
     ]
     if faults or broken:
         checks.append(Check("logits move", None, "not tried, since it does not fit"))
@@ -98,21 +103,23 @@ def verify(base: Base, adapter: Adapter, any_base: bool = False) -> tuple[Check,
     untouched = base.weights.hashed_again() == base.fingerprint
     checks.append(Check("base untouched", untouched, f"its bytes {'give' if untouched else 'no longer give'} its hash"))
     unadapted = f"{len(left)} of {len(shapes)} have no side path" + (f": {first_few(left, 5)}" if left else "")
-    return (*checks, Check("projections of the base", True, unadapted))
+    return (*checks, Check("projections of the base", holds=True, found=unadapted))
 
 
-def _equal(equal: bool) -> str:
+def _told_template(trained_on: str | None, *, equal: bool) -> str:
+    if trained_on is None:
+        return "not in the card"
     return "as in training" if equal else "another than in training: answers will differ from what was taught"
 
 
 @torch.inference_mode()
-def probe_logits(base: Base, adapter: Adapter | None = None, any_base: bool = False) -> tuple[Tensor, Tensor]:
+def probe_logits(base: Base, adapter: Adapter | None = None, *, any_base: bool = False) -> tuple[Tensor, Tensor]:
     """Logits [tokens, vocabulary] of a fixed text on the plain base and on base and adapter (None: the base again).
 
     Both come out of one pass. Raises WrongBaseError and AdapterMismatchError as `Bank.add` does.
     """
     bank = Bank(base)
-    slot = NO_ADAPTER if adapter is None else bank.add(adapter, any_base)
+    slot = NO_ADAPTER if adapter is None else bank.add(adapter, any_base=any_base)
     tokens = torch.tensor(base.tokenizer.encode(PROBE, add_special_tokens=False))
     segments = Segments((len(tokens), len(tokens)), (NO_ADAPTER, slot))
     hidden = base.decoder.hidden(tokens.repeat(2), segments, bank)

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from kameleon.adapters.adapter import Adapter, check_name
 from kameleon.adapters.card import Card, read_card
+from kameleon.adapters.formats.peft import read_adapter, write_adapter
 from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError, SettingError
 from kameleon.home import adapters_dir, atomic_write
 from kameleon.words import did_you_mean
@@ -122,9 +123,9 @@ class Shelf:
 
     def load(self, name: str) -> Adapter:
         """Raises AdapterNotFoundError, AdapterFileError."""
-        return Adapter.load(self.path(name), name)
+        return read_adapter(self.path(name), name=name)
 
-    def save(self, adapter: Adapter, overwrite: bool = True) -> Path:
+    def save(self, adapter: Adapter, *, overwrite: bool = True) -> Path:
         """Put an adapter on the shelf under its own name, as the name's newest and current version.
 
         Raises AdapterFileError when it cannot be written, SettingError when the name is taken and must not be.
@@ -135,7 +136,7 @@ class Shelf:
             folder = self._folder(adapter.name, max(self._versions(adapter.name), default=0) + 1)
             for unfinished in folder.parent.glob(".*"):
                 shutil.rmtree(unfinished, ignore_errors=True) if unfinished.is_dir() else unfinished.unlink()
-            adapter.save(folder)
+            write_adapter(adapter, folder)
             self._point(adapter.name, folder)
         return folder
 

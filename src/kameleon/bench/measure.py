@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from kameleon.adapters import Adapter, Card
+from kameleon.adapters.formats import write_adapter
 from kameleon.bench.bases import base_path
 from kameleon.bench.cases import Case, Rows
 from kameleon.bench.contenders import CONTENDERS, KAMELEON, PEFT, PEFT_FP32, Contender, seat_together
@@ -77,7 +78,7 @@ def measure_case(
     with tempfile.TemporaryDirectory(prefix="kameleon-") as folder:
         adapter = Path(folder) / "first"
         recipe = recipe_of(settings)
-        Adapter("first", fresh_factors(config, recipe), Card(base_id=case.base)).save(adapter)
+        write_adapter(Adapter("first", fresh_factors(config, recipe), Card(base_id=case.base)), adapter)
         job = Job(case, config.vocab_size, str(path), str(adapter), dtype, settings)
         if has_wide:
             with _Table([wide], replace(job, dtype=torch.float32), measured, watch) as table:

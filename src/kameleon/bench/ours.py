@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-from kameleon.adapters import Adapter
+from kameleon.adapters.formats import read_adapter
 from kameleon.adapters.resident import Bank
 from kameleon.bases import Base, load_base
 from kameleon.bench.cases import Rows
@@ -66,7 +66,7 @@ def unpacked(base: Base) -> Base:
 def _train(base: Base, job: Job, turns: Turns) -> None:
     bank = Bank(base)
     # Made for this very base, on no particular file of it.
-    slot = bank.add(Adapter.load(Path(job.adapter)), any_base=True)
+    slot = bank.add(read_adapter(Path(job.adapter)), any_base=True)
     trainee = Trainee(bank.resident(bank.names()[slot]), recipe_of(job.settings))
     again = base.config.num_layers if job.case.checkpoint else 0
     while (rows := turns.next()) is not None:

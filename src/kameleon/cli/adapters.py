@@ -122,7 +122,7 @@ def verify(
     from kameleon.adapters import verify as checked
 
     adapter = Shelf().load(name)
-    checks = checked(open_base(base, quantize, compute=compute).base, adapter, any_base)
+    checks = checked(open_base(base, quantize, compute=compute).base, adapter, any_base=any_base)
     hashed = "as it was saved" if adapter.card.created else "readable (no card: made by another program)"
     shown = table("", "check", "found")
     shown.add_row(Text("yes", "green"), "files", hashed)
@@ -196,7 +196,7 @@ def export(
     or kameleon adapter export mine --to ollama --out mine; ollama create mine -f mine/Modelfile
     """
     from kameleon.adapters import Shelf, prove
-    from kameleon.adapters.formats import write_gguf_adapter, write_mlx_adapter, write_ollama
+    from kameleon.adapters.formats import write_adapter, write_gguf_adapter, write_mlx_adapter, write_ollama
     from kameleon.errors import SettingError
 
     adapter = Shelf().load(name)
@@ -205,10 +205,10 @@ def export(
     if to == "peft":
         if compute is not None:
             raise SettingError(f"--compute {compute} is for a base that is run; an export to peft runs none")
-        adapter.save(out)
+        write_adapter(adapter, out)
     else:
         loaded = open_base(base, compute=compute).base
-        prove(loaded, adapter, any_base)
+        prove(loaded, adapter, any_base=any_base)
         {"gguf": write_gguf_adapter, "ollama": write_ollama, "mlx": write_mlx_adapter}[to](adapter, loaded, out)
     notes.print(f"written to {out}", highlight=False)
     if adapter.card.system_prompt is not None:
@@ -234,8 +234,8 @@ def import_(
 
     Try: kameleon adapter import downloads/law --name law --base smollm2
     """
-    from kameleon.adapters import Adapter, Shelf, prove
-    from kameleon.adapters.formats import is_mlx_adapter, read_gguf_adapter, read_mlx_adapter
+    from kameleon.adapters import Shelf, prove
+    from kameleon.adapters.formats import is_mlx_adapter, read_adapter, read_gguf_adapter, read_mlx_adapter
     from kameleon.errors import AdapterMismatchError, SettingError
 
     if compute is not None and base is None:
@@ -248,13 +248,13 @@ def import_(
     elif is_mlx_adapter(path):
         adapter = read_mlx_adapter(path, name)
     else:
-        adapter = Adapter.load(path, name)
+        adapter = read_adapter(path, name=name)
     if loaded is not None:
         if not prove(loaded, adapter, any_base=adapter.card.base_fingerprint is None).live:
             raise AdapterMismatchError(f"{path} changes nothing on {loaded.name}: it was never trained, or is damaged")
         card = replace(adapter.card, base_id=loaded.name, base_fingerprint=loaded.fingerprint)
         adapter = replace(adapter, card=card)
-    notes.print(f"{name} is on the shelf: {Shelf().save(adapter, overwrite)}", highlight=False)
+    notes.print(f"{name} is on the shelf: {Shelf().save(adapter, overwrite=overwrite)}", highlight=False)
 
 
 @app.command

@@ -79,7 +79,7 @@ def merge(
         raise SettingError("--unpacked and --requantise are two ways of the same: give one")
     kind = "BF16" if unpacked else requantise
     one = Shelf().load(adapter)
-    report = merged(open_base(base, compute=compute).base, one, out, kind, any_base, whole)
+    report = merged(open_base(base, compute=compute).base, one, out=out, kind=kind, any_base=any_base, whole=whole)
     shown = table("", "")
     shown.add_row("written", str(report.path))
     shown.add_row("merged modules", str(report.modules))
@@ -120,7 +120,9 @@ def combine(
 
     parts = [_name_and_weight(spec) for spec in adapters]
     loaded, weights = [Shelf().load(part) for part, _ in parts], [weight for _, weight in parts]
-    made = combined(loaded, name, weights, method, rank, density, seed, any_base)
+    made = combined(
+        loaded, name, weights=weights, method=method, rank=rank, density=density, seed=seed, any_base=any_base
+    )
     _keep(made, overwrite, {}, json)
 
 
@@ -220,7 +222,7 @@ def _keep(adapter: Adapter, overwrite: bool, found: dict[str, Any], as_json: boo
     """Put a computed adapter on the shelf, and tell what it is."""
     from kameleon.adapters import Shelf
 
-    path = Shelf().save(adapter, overwrite)
+    path = Shelf().save(adapter, overwrite=overwrite)
     ranks = sorted({factors.rank for factors in adapter.modules.values()})
     document = {"name": adapter.name, "path": str(path), "ranks": ranks, "parameters": adapter.parameters, **found}
     error = f", error {found['error']:.2%} of the change" if "error" in found else ""

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from fastapi.responses import PlainTextResponse, Response
 
 from kameleon.adapters import Adapter, Proof, ShelfEntry, check_name, prove
+from kameleon.adapters.formats import read_adapter
 from kameleon.errors import AdapterError, AdapterNotFoundError, SettingError
 from kameleon.home import cache_dir
 from kameleon.http.bodies import LoadLora, UnloadLora
@@ -94,9 +95,9 @@ def _take_in(service: Service, name: str, files: list[UploadFile], overwrite: bo
     except AdapterError as error:
         raise ApiError(400, str(error), "invalid_name", "name") from error
     adapter = _read(name, files)
-    proof = prove(service.base, adapter, service.any_base)
+    proof = prove(service.base, adapter, any_base=service.any_base)
     try:
-        service.shelf.save(adapter, overwrite)
+        service.shelf.save(adapter, overwrite=overwrite)
     except SettingError as error:
         message = f"adapter {name!r} is on the shelf already; pick another name, or send overwrite=true"
         raise ApiError(409, message, "adapter_exists", "name") from error
@@ -211,7 +212,7 @@ def _read(name: str, files: list[UploadFile]) -> Adapter:
             with (Path(folder) / str(file.filename)).open("wb") as copy:
                 while part := file.file.read(_COPY_BYTES):
                     copy.write(part)
-        return Adapter.load(folder, name)
+        return read_adapter(folder, name=name)
 
 
 def _told(proof: Proof) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class ConstantRun:
 class Toy(nn.Module):
     """y = layer(x, and a 1 if `feature`) + bias if `bias`; the layer frozen, with or without a side path."""
 
-    def __init__(self, weight: Tensor, lora: bool, bias: bool, feature: bool) -> None:
+    def __init__(self, weight: Tensor, *, lora: bool, bias: bool, feature: bool) -> None:
         super().__init__()
         # The frozen layer gives nothing for the additional input: the original output stays what it was.
         weight = functional.pad(weight, (0, 1)) if feature else weight
@@ -70,7 +70,7 @@ def learn_constant(
     torch.manual_seed(seed)
     original = nn.Linear(WIDTH, WIDTH, bias=False).requires_grad_(False)
     x, new = torch.randn(inputs, WIDTH), torch.randn(_NEW_INPUTS, WIDTH)
-    toy = Toy(original.weight, lora, bias, feature)
+    toy = Toy(original.weight, lora=lora, bias=bias, feature=feature)
     losses = _train(toy, x, original(x) + CONSTANT)
     layer = toy.layer
     with torch.no_grad():

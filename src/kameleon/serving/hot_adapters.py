@@ -11,10 +11,8 @@ from functools import lru_cache
 
 from kameleon.adapters import Adapter, Proof, Shelf, ShelfVersion, prove
 from kameleon.adapters.card import read_card
-from kameleon.adapters.formats.peft import reading_adapter
-from kameleon.adapters.formats.safetensors_views import ReadBuffer
-from kameleon.adapters.resident import Bank
-from kameleon.adapters.resident.bank import FrozenResident, Resident
+from kameleon.adapters.formats import ReadBuffer, reading_adapter
+from kameleon.adapters.resident import Bank, FrozenResident, Resident
 from kameleon.bases import Base
 from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError, KameleonError, QueueFullError
 from kameleon.ops import NO_ADAPTER, compute_in_one_thread
@@ -173,9 +171,9 @@ class HotAdapters:
 
         Raises AdapterError.
         """
-        proof = prove(self.base, adapter, self._any_base)
+        proof = prove(self.base, adapter, any_base=self._any_base)
         version = Version(adapter.name, adapter)
-        resident = self.bank.lay_out(adapter, self._any_base)
+        resident = self.bank.lay_out(adapter, any_base=self._any_base)
         with self._lock:
             self._versions.append(version)
             self._current[adapter.name] = version
@@ -295,7 +293,7 @@ class HotAdapters:
                     adapter = replace(read, name=version.name)
                     if not self._wait_for_room(version, self.base.compute_dtype.itemsize * adapter.parameters):
                         return
-                    resident = self.bank.lay_out(adapter, self._any_base)
+                    resident = self.bank.lay_out(adapter, any_base=self._any_base)
             except AdapterFileError:
                 version.source = self.shelf.current(version.name)
                 if version.source == source:

@@ -39,7 +39,7 @@ def put_on(model: nn.Module, wanted: Mapping[str, tuple[int, float, float]]) -> 
             wrapper = wrapper_for(module)
             assert wrapper is not None, f"{name} cannot carry a side path"
             wrapped[module] = wrapper(module, *settings)
-    model.requires_grad_(False)
+    model.requires_grad_(requires_grad=False)
     hold_statistics(model)
     _swap(model, wrapped)
     return model

@@ -24,7 +24,7 @@ class LoraLayer(nn.Module):
 
     def __init__(self, base: nn.Module, rank: int, scaling: float, dropout: float) -> None:
         super().__init__()
-        self.base = base.requires_grad_(False)
+        self.base = base.requires_grad_(requires_grad=False)
         self.scaling = scaling
         self.dropout = nn.Dropout(dropout)
         dtype = torch.promote_types(self._base_weight.dtype, torch.float32)

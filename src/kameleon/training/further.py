@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from kameleon.adapters import Adapter, Shelf
+from kameleon.adapters.formats import read_adapter
 from kameleon.errors import AdapterError, AdapterFileError, AdapterMismatchError, SettingError
 from kameleon.home import runs_dir
 from kameleon.model import DecoderConfig, module_names
@@ -29,7 +30,7 @@ def find_parent(name: str, shelf: Shelf, run: str, resume: bool = False) -> Adap
         return current
     for entry in shelf.history(name):
         with suppress(AdapterFileError):  # a broken version is not the one
-            if (version := Adapter.load(entry.path, name)).fingerprint in began:
+            if (version := read_adapter(entry.path, name=name)).fingerprint in began:
                 return version
     return current
 

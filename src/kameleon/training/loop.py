@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from kameleon.adapters import Adapter, Card
+from kameleon.adapters.formats import read_adapter, write_adapter
 from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
 from kameleon.data import Example, pack, require_trainable, sample
@@ -228,7 +229,7 @@ class Run:
         if progress.best_loss is not None and loss >= progress.best_loss:
             return replace(progress, looks_without_best=progress.looks_without_best + 1), loss
         progress = replace(progress, best_loss=loss, best_step=progress.step, looks_without_best=0)
-        self.trainee.resident.snapshot(self.card).save(self._best(progress))
+        write_adapter(self.trainee.resident.snapshot(self.card), self._best(progress))
         return progress, loss
 
     def _best(self, progress: Progress) -> Path:
@@ -288,7 +289,7 @@ class Run:
         return {**actual, "predicted": {"peak_bytes": self.forecast.peak_bytes, "seconds": seconds}}
 
     def _result(self, progress: Progress, stopped_early: bool) -> RunResult:
-        best = Adapter.load(self._best(progress)) if progress.best_loss is not None else None
+        best = read_adapter(self._best(progress)) if progress.best_loss is not None else None
         scores = (
             {} if progress.best_loss is None else {"eval_loss": progress.best_loss, "best_step": progress.best_step}
         )

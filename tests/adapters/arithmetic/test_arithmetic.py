@@ -127,7 +127,7 @@ def test_diff_against_the_plain_matrices(tiny, adapter):
 
 
 def test_diff_of_the_same_of_its_negative_and_of_what_shares_a_direction(adapter):
-    negative = combine([adapter], "minus", [-1.0])
+    negative = combine([adapter], "minus", weights=[-1.0])
     found = diff(adapter, negative)[UP]
     assert found.cosine == pytest.approx(-1)
     assert found.distance == pytest.approx(2 * found.norm_a)

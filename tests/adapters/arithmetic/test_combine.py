@@ -10,6 +10,7 @@ from tiny import reference_model
 
 from kameleon.adapters import LoraFactors, Parent
 from kameleon.adapters.arithmetic import METHODS, combine
+from kameleon.adapters.formats import write_adapter
 from kameleon.errors import AdapterMismatchError, SettingError, WrongBaseError
 
 PRUNED = [method for method in METHODS if any(word in method for word in ("ties", "dare", "prune"))]
@@ -40,10 +41,10 @@ def assert_same(got, expected, tolerance=1e-5):
 
 def test_cat_is_the_exact_sum_and_svd_of_full_rank_too(pair):
     expected = weighted_sum(pair, (0.7, -0.4))
-    joined = combine(pair, "both", (0.7, -0.4), "cat")
+    joined = combine(pair, "both", weights=(0.7, -0.4), method="cat")
     assert {f.rank for f in joined.modules.values()} == {8}
     assert_same(deltas(joined), expected)
-    assert_same(deltas(combine(pair, "both", (0.7, -0.4), "svd", rank=8)), expected)
+    assert_same(deltas(combine(pair, "both", weights=(0.7, -0.4), method="svd", rank=8)), expected)
 
 
 def test_svd_is_as_near_as_any_matrix_of_its_rank_can_be(pair):
@@ -54,7 +55,7 @@ def test_svd_is_as_near_as_any_matrix_of_its_rank_can_be(pair):
 
 
 def test_the_card_names_the_parents_and_how_they_were_combined(pair):
-    made = combine(pair, "both", (0.5, 2.0), "dare_linear", density=0.5, seed=7)
+    made = combine(pair, "both", weights=(0.5, 2.0), method="dare_linear", density=0.5, seed=7)
     assert made.card.parents == (
         Parent("one", pair[0].fingerprint, 0.5, "combine dare_linear"),
         Parent("two", pair[1].fingerprint, 2.0, "combine dare_linear"),
@@ -83,7 +84,7 @@ def test_as_peft_combines(method, weights, pair, tmp_path, monkeypatch):
     density = 0.6 if method in PRUNED else None
     model = reference_model("llama tied")
     for adapter in pair:
-        adapter.save(tmp_path / adapter.name)
+        write_adapter(adapter, tmp_path / adapter.name)
     model = PeftModel.from_pretrained(model, tmp_path / "one", adapter_name="one")
     model.load_adapter(tmp_path / "two", "two")
     model.add_weighted_adapter(
@@ -94,7 +95,7 @@ def test_as_peft_combines(method, weights, pair, tmp_path, monkeypatch):
         for name, module in model.named_modules()
         if hasattr(module, "get_delta_weight")
     }
-    got = deltas(combine(pair, "both", weights, method, density=density))
+    got = deltas(combine(pair, "both", weights=weights, method=method, density=density))
     assert_same(got, expected, 3e-5)
 
 
@@ -114,7 +115,7 @@ def test_dare_keeps_its_share_repeats_with_its_seed_and_is_right_on_average(pair
 
 def test_a_module_that_only_some_have_is_made_of_those(pair):
     part = replace(pair[1], modules=dict(list(pair[1].modules.items())[:3]))
-    made = combine([pair[0], part], "both", (2.0, 1.0))
+    made = combine([pair[0], part], "both", weights=(2.0, 1.0))
     last = list(pair[0].modules)[-1]
     torch.testing.assert_close(made.modules[last].delta(), 2 * pair[0].modules[last].delta())
     assert made.modules.keys() == pair[0].modules.keys()
@@ -133,7 +134,7 @@ def test_ranks_that_linear_cannot_take_are_named_and_what_can(pair, tiny):
 def test_weights_that_make_numbers_infinite_are_refused(pair):
     for method in ("cat", "linear"):
         with pytest.raises(SettingError, match="infinite"):
-            combine(pair, "both", [1e39, 1.0], method)
+            combine(pair, "both", weights=[1e39, 1.0], method=method)
 
 
 def test_adapters_of_different_bases_are_refused_unless_allowed_by_name(pair):

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import kameleon
 from kameleon.adapters.arithmetic import merge
+from kameleon.adapters.formats import write_adapter
 from kameleon.adapters.proof import probe_logits
 from kameleon.cli import main
 from kameleon.errors import AdapterMismatchError, SettingError, WrongBaseError
@@ -32,8 +33,8 @@ def test_as_peft_merges_and_transformers_loads(family, tmp_path):
     save_base(tmp_path / "base", family)
     base = load(tmp_path / "base")
     adapter = random_adapter(base, "mine")
-    adapter.save(tmp_path / "mine")
-    report = merge(base, adapter, tmp_path / "merged")
+    write_adapter(adapter, tmp_path / "mine")
+    report = merge(base, adapter, out=tmp_path / "merged")
     theirs = PeftModel.from_pretrained(reference_model(family), tmp_path / "mine").merge_and_unload()
     ours = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
     assert ours.state_dict().keys() == theirs.state_dict().keys()
@@ -54,7 +55,7 @@ def test_shards_stay_as_they_are_and_only_changed_tensors_change(tmp_path):
     (tmp_path / "base" / "pytorch_model.bin").write_text("a pickle")
     base = load(tmp_path / "base")
     adapter = random_adapter(base, "mine")
-    merge(base, replace(adapter, modules={UP: adapter.modules[UP]}), tmp_path / "merged")
+    merge(base, replace(adapter, modules={UP: adapter.modules[UP]}), out=tmp_path / "merged")
     before, after = ({f.name for f in (tmp_path / f).glob("[!.]*")} for f in ("base", "merged"))
     assert after == before - {"pytorch_model.bin"}
     shards = sorted(name for name in after if name.endswith(".safetensors"))
@@ -70,7 +71,7 @@ def test_every_chat_template_goes_along(tmp_path):
     tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ tools }}"}
     tokenizer.save_pretrained(tmp_path / "base")
     base = load(tmp_path / "base")
-    merge(base, random_adapter(base, "mine"), tmp_path / "merged")
+    merge(base, random_adapter(base, "mine"), out=tmp_path / "merged")
     assert load(tmp_path / "merged").tokenizer.chat_template == tokenizer.chat_template
 
 
@@ -81,9 +82,9 @@ def test_bf16_is_kept_and_what_it_rounds_away_is_measured(tmp_path):
     base = load(tmp_path / "base")
     adapter = random_adapter(base, "mine")
     tiny = {name: replace(f, b=f.b * 1e-6) for name, f in adapter.modules.items()}
-    report = merge(base, replace(adapter, modules=tiny), tmp_path / "lost")
+    report = merge(base, replace(adapter, modules=tiny), out=tmp_path / "lost")
     assert report.survived < 0.3
-    report = merge(base, adapter, tmp_path / "merged")
+    report = merge(base, adapter, out=tmp_path / "merged")
     assert report.survived == pytest.approx(1, abs=0.01)
     assert load_file(tmp_path / "merged" / "model.safetensors")[f"{UP}.weight"].dtype == torch.bfloat16
 
@@ -92,12 +93,12 @@ def test_a_quantised_base_is_refused_with_the_reason_and_the_ways_out(tmp_path):
     save_gguf(tmp_path / "base.gguf", "Q4_0")
     base = load(tmp_path / "base.gguf")
     with pytest.raises(SettingError, match=r"Q4_0.*eats part of the change: keep the adapter separate.*--requantise"):
-        merge(base, random_adapter(base, "mine"), tmp_path / "merged.gguf")
+        merge(base, random_adapter(base, "mine"), out=tmp_path / "merged.gguf")
     assert not (tmp_path / "merged.gguf").exists()
     save_base(tmp_path / "folder")
     packed = kameleon.load(str(tmp_path / "folder"), dtype=torch.float32, quantize="nf4").base
     with pytest.raises(SettingError, match="without --quantize"):
-        merge(packed, random_adapter(packed, "mine"), tmp_path / "merged")
+        merge(packed, random_adapter(packed, "mine"), out=tmp_path / "merged")
 
 
 @pytest.mark.parametrize(("kind", "least"), [("F32", 0.9999), ("BF16", 0.99), ("Q8_0", 0.97), ("Q4_1", 0.8)])
@@ -105,7 +106,7 @@ def test_a_gguf_is_written_in_the_kind_asked_for_and_what_survived_is_measured(k
     save_gguf(tmp_path / "base.gguf", "Q4_0")
     base = load(tmp_path / "base.gguf")
     adapter = random_adapter(base, "mine")
-    report = merge(base, adapter, tmp_path / "merged.gguf", kind)
+    report = merge(base, adapter, out=tmp_path / "merged.gguf", kind=kind)
     assert least < report.survived < 1.1
     merged, source = GgufFile(tmp_path / "merged.gguf"), base.weights
     file_type = merged.metadata.pop("general.file_type")
@@ -127,7 +128,7 @@ def test_a_gguf_is_written_in_the_kind_asked_for_and_what_survived_is_measured(k
 def test_whole_puts_every_matrix_in_the_kind_asked_for(kind, tmp_path):
     save_gguf(tmp_path / "base.gguf", "Q4_0")
     base = load(tmp_path / "base.gguf")
-    report = merge(base, random_adapter(base, "mine"), tmp_path / "merged.gguf", kind, whole=True)
+    report = merge(base, random_adapter(base, "mine"), out=tmp_path / "merged.gguf", kind=kind, whole=True)
     merged = GgufFile(tmp_path / "merged.gguf")
     assert {t.kind for t, _ in merged.stored_tensors if len(t.shape) == 2} == {kind}
     assert {t.kind for t, _ in merged.stored_tensors if len(t.shape) == 1} == {"F32"}
@@ -156,9 +157,9 @@ def test_rounding_to_coarse_blocks_eats_a_small_change(tmp_path):
     base = load(tmp_path / "base.gguf")
     adapter = random_adapter(base, "mine")
     small = {name: replace(f, b=f.b * 3e-3) for name, f in adapter.modules.items()}
-    coarse = merge(base, replace(adapter, modules=small), tmp_path / "coarse.gguf", "Q4_0")
+    coarse = merge(base, replace(adapter, modules=small), out=tmp_path / "coarse.gguf", kind="Q4_0")
     assert coarse.logit_gap_max > 0.3 * coarse.logits_moved_max
-    fine = merge(base, replace(adapter, modules=small), tmp_path / "fine.gguf", "F32")
+    fine = merge(base, replace(adapter, modules=small), out=tmp_path / "fine.gguf", kind="F32")
     assert fine.survived > 0.99
     assert fine.logit_gap_max < 0.1 * fine.logits_moved_max
 
@@ -166,24 +167,24 @@ def test_rounding_to_coarse_blocks_eats_a_small_change(tmp_path):
 def test_a_gguf_of_plain_floats_needs_no_kind(tmp_path):
     save_gguf(tmp_path / "base.gguf", "F32")
     base = load(tmp_path / "base.gguf")
-    assert merge(base, random_adapter(base, "mine"), tmp_path / "merged.gguf").logit_gap_max < 1e-4
+    assert merge(base, random_adapter(base, "mine"), out=tmp_path / "merged.gguf").logit_gap_max < 1e-4
 
 
 def test_what_cannot_be_merged_leaves_nothing_behind(tmp_path, tiny, tiny_folder, monkeypatch):
     adapter = random_adapter(tiny.base, "mine")
     huge = {name: replace(f, b=f.b * 1e38, a=f.a * 1e38) for name, f in adapter.modules.items()}
     with pytest.raises(AdapterMismatchError, match="NaN or infinity"):
-        merge(tiny.base, replace(adapter, modules=huge), tmp_path / "out")
+        merge(tiny.base, replace(adapter, modules=huge), out=tmp_path / "out")
     stranger = replace(adapter, card=replace(adapter.card, base_fingerprint="sha256:0"))
     with pytest.raises(WrongBaseError):
-        merge(tiny.base, stranger, tmp_path / "out")
+        merge(tiny.base, stranger, out=tmp_path / "out")
     with pytest.raises(SettingError, match="not quantised"):
-        merge(tiny.base, adapter, tmp_path / "out", "Q8_0")
+        merge(tiny.base, adapter, out=tmp_path / "out", kind="Q8_0")
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=1000))
     with pytest.raises(SettingError, match="its disk has 0 MB free"):
-        merge(tiny.base, adapter, tmp_path / "out")
+        merge(tiny.base, adapter, out=tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir() if path.name != "kameleon-home"] == []
     with pytest.raises(SettingError, match="is there already"):
-        merge(tiny.base, adapter, tmp_path)
+        merge(tiny.base, adapter, out=tmp_path)
     assert json.loads((tiny_folder / "config.json").read_text())["model_type"] == "llama"

@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kameleon.adapters import Adapter, Card, LoraFactors
+from kameleon.adapters.formats import read_adapter, write_adapter
 from kameleon.errors import AdapterFileError
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -42,7 +43,7 @@ def good(tmp_path_factory):
     """A good adapter's folder and files, without the hashes in its card, which would hide every other check."""
     folder = tmp_path_factory.mktemp("hostile") / "mine"
     modules = {f"model.layers.{i}.mlp.up_proj": LoraFactors(torch.ones(2, 3), torch.ones(4, 2), 2.0) for i in (0, 1)}
-    Adapter("mine", modules, Card(base_fingerprint="sha256:0")).save(folder)
+    write_adapter(Adapter("mine", modules, Card(base_fingerprint="sha256:0")), folder)
     card = json.loads((folder / "kameleon.json").read_text())
     (folder / "kameleon.json").write_text(json.dumps({**card, "files": {}}))
     return folder, {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -55,7 +56,7 @@ def try_with(good, name, content):
         (folder / other).write_bytes(original)
     (folder / name).write_bytes(content)
     try:
-        return Adapter.load(folder)
+        return read_adapter(folder)
     except AdapterFileError:
         return None
 

@@ -12,9 +12,8 @@ from fakes import random_adapter
 from llama_cpp import llama_converter, llama_server, serving
 
 import kameleon
-from kameleon.adapters import Adapter
 from kameleon.adapters.arithmetic import merge
-from kameleon.adapters.formats import read_gguf_adapter, write_gguf_adapter
+from kameleon.adapters.formats import read_adapter, read_gguf_adapter, write_adapter, write_gguf_adapter
 from kameleon.ops import Segments
 from kameleon.settings import Recipe, Sampling
 from kameleon.weights import copy_gguf
@@ -115,7 +114,7 @@ def test_a_q4_1_base_with_the_adapter_is_near(places):
 def test_a_merged_file_loads_and_says_what_it_says_here(kind, most, places, tmp_path):
     """Here the merged file is computed in fp32; llama.cpp rounds activations to the file's kind, or to 8 bits."""
     base = kameleon.load(str(places["Q4_1"])).base
-    merge(base, places["adapter"], tmp_path / "merged.gguf", kind, whole=True)
+    merge(base, places["adapter"], out=tmp_path / "merged.gguf", kind=kind, whole=True)
     prompts = PROMPTS[::5]
     equal, gap = compared(tmp_path / "merged.gguf", None, tmp_path / "merged.gguf", prompts=prompts)
     print(f"merged {kind}: {equal} of {len(prompts)} texts equal, mean log-probability gap {gap:.5f}")
@@ -124,10 +123,10 @@ def test_a_merged_file_loads_and_says_what_it_says_here(kind, most, places, tmp_
 
 def test_what_llama_cpps_own_converter_makes_is_read_as_what_peft_had(tiny, tiny_folder, tmp_path):
     adapter = random_adapter(tiny.base, "mine")
-    adapter.save(tmp_path / "mine")
+    write_adapter(adapter, tmp_path / "mine")
     command = [sys.executable, llama_converter(), "--base", str(tiny_folder), "--outtype", "f32"]
     command += ["--outfile", str(tmp_path / "theirs.gguf"), str(tmp_path / "mine")]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     theirs = read_gguf_adapter(tmp_path / "theirs.gguf", tiny.base, "mine")
-    assert theirs.fingerprint == Adapter.load(tmp_path / "mine").fingerprint
+    assert theirs.fingerprint == read_adapter(tmp_path / "mine").fingerprint

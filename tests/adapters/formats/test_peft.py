@@ -10,14 +10,15 @@ import torch
 from fakes import random_adapter
 from safetensors.torch import load_file, save_file
 
-from kameleon.adapters import Adapter, Card, LoraFactors, Parent, Shelf
+from kameleon.adapters import Card, LoraFactors, Parent, Shelf
+from kameleon.adapters.formats import read_adapter, write_adapter
 from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError
 
 
 @pytest.fixture
 def saved(tiny, tmp_path):
     adapter = random_adapter(tiny.base, "mine")
-    adapter.save(tmp_path / "mine")
+    write_adapter(adapter, tmp_path / "mine")
     return adapter, tmp_path / "mine"
 
 
@@ -36,18 +37,18 @@ def change_tensors(folder, change):
 
 def test_a_round_trip_is_exact_and_the_card_does_not_count_in_the_fingerprint(saved):
     adapter, folder = saved
-    got = Adapter.load(folder)
+    got = read_adapter(folder)
     assert got.fingerprint == adapter.fingerprint == replace(adapter, card=Card()).fingerprint
     assert got.card == adapter.card
     first = next(iter(adapter.modules.values()))
     first.b[0, 0] += 1
-    assert Adapter.load(folder).fingerprint != replace(adapter).fingerprint
+    assert read_adapter(folder).fingerprint != replace(adapter).fingerprint
 
 
 def test_what_could_not_be_read_again_is_not_written(saved, tmp_path):
     wide = LoraFactors(torch.ones(4097, 2), torch.ones(2, 4097), 1.0)
     with pytest.raises(AdapterFileError, match="rank 4097; at most 4096"):
-        replace(saved[0], modules={"model.layers.0.mlp.up_proj": wide}).save(tmp_path / "wide")
+        write_adapter(replace(saved[0], modules={"model.layers.0.mlp.up_proj": wide}), tmp_path / "wide")
     assert not (tmp_path / "wide").exists()
 
 
@@ -67,7 +68,7 @@ def test_what_could_not_be_read_again_is_not_written(saved, tmp_path):
 def test_what_would_not_be_applied_is_refused_by_name(saved, values, told):
     change_config(saved[1], **values)
     with pytest.raises(AdapterFileError, match=told):
-        Adapter.load(saved[1])
+        read_adapter(saved[1])
 
 
 @pytest.mark.parametrize(
@@ -82,12 +83,12 @@ def test_what_would_not_be_applied_is_refused_by_name(saved, values, told):
 def test_damaged_factors_are_refused(saved, change, told):
     change_tensors(saved[1], change)
     with pytest.raises(AdapterFileError, match=told):
-        Adapter.load(saved[1])
+        read_adapter(saved[1])
 
 
 def test_half_precision_factors_become_fp32(saved):
     change_tensors(saved[1], lambda t: {k: v.bfloat16() for k, v in t.items()})
-    assert all(f.a.dtype == f.b.dtype == torch.float32 for f in Adapter.load(saved[1]).modules.values())
+    assert all(f.a.dtype == f.b.dtype == torch.float32 for f in read_adapter(saved[1]).modules.values())
 
 
 @pytest.mark.parametrize("kept", [0, 4, 8, 100, 2000, -1])
@@ -95,10 +96,10 @@ def test_a_file_cut_short_is_refused(saved, kept):
     path = saved[1] / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(AdapterFileError, match="damaged or was changed"):
-        Adapter.load(saved[1])
+        read_adapter(saved[1])
     (saved[1] / "kameleon.json").unlink()
     with pytest.raises(AdapterFileError, match="damaged or cut short"):
-        Adapter.load(saved[1])
+        read_adapter(saved[1])
 
 
 def test_a_kind_of_number_that_torch_does_not_know_is_refused(saved):
@@ -106,7 +107,7 @@ def test_a_kind_of_number_that_torch_does_not_know_is_refused(saved):
     (saved[1] / "adapter_model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     (saved[1] / "kameleon.json").unlink()
     with pytest.raises(AdapterFileError, match="F8_E8M0"):
-        Adapter.load(saved[1])
+        read_adapter(saved[1])
 
 
 @pytest.mark.parametrize(
@@ -123,20 +124,20 @@ def test_a_kind_of_number_that_torch_does_not_know_is_refused(saved):
 def test_what_is_there_in_place_of_the_tensors_is_named_and_not_opened(saved, name, told):
     (saved[1] / "adapter_model.safetensors").rename(saved[1] / name)
     with pytest.raises(AdapterFileError, match=re.escape(f"has no adapter_model.safetensors; {told}")):
-        Adapter.load(saved[1])
+        read_adapter(saved[1])
 
 
 def test_a_write_that_fails_leaves_the_old_adapter_and_nothing_else(saved, monkeypatch):
     adapter, folder = saved
-    before = Adapter.load(folder).fingerprint
+    before = read_adapter(folder).fingerprint
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch, pytest.raises(AdapterFileError, match="No space left"):
         patch.setattr(os, "fsync", full)
-        adapter.save(folder)
-    assert Adapter.load(folder).fingerprint == before
+        write_adapter(adapter, folder)
+    assert read_adapter(folder).fingerprint == before
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".mine")] == []
 
 

@@ -10,9 +10,8 @@ from safetensors.torch import load_file, save_file
 from tiny import reference_model, save_base
 
 import kameleon
-from kameleon import Adapter
 from kameleon.adapters.arithmetic import combine, diff, merge, resize
-from kameleon.adapters.formats import write_gguf_adapter
+from kameleon.adapters.formats import read_adapter, write_adapter, write_gguf_adapter
 from kameleon.adapters.resident import Bank
 from kameleon.errors import AdapterError, AdapterFileError, AdapterMismatchError
 from kameleon.weights import open_weights
@@ -64,19 +63,19 @@ def test_logits_equal_peft_for_any_configuration(config, variant, seed, biased, 
         # contradicts itself.
         assert "size mismatch" in str(error)
         with pytest.raises(AdapterFileError, match="the config says rank"):
-            Adapter.load(folder)
+            read_adapter(folder)
         return
     assert_equal(our_logits(biased.base, folder), theirs)
     again = tmp_path_factory.mktemp("ours")
-    Adapter.load(folder).save(again / "adapter")
+    write_adapter(read_adapter(folder), again / "adapter")
     assert_equal(peft_logits(again / "adapter", "qwen2"), theirs)
 
 
 @pytest.mark.parametrize("variant", [{"use_dora": True, "bias": "all"}, {"lora_bias": True, "bias": "lora_only"}])
 def test_variants_merge_as_in_peft(variant, biased, tmp_path):
     saved_by_peft(tmp_path / "peft", 1, "qwen2", r=3, target_modules=["q_proj", "v_proj"], **variant)
-    adapter, base = Adapter.load(tmp_path / "peft"), biased.base
-    report = merge(base, adapter, tmp_path / "merged", any_base=True)
+    adapter, base = read_adapter(tmp_path / "peft"), biased.base
+    report = merge(base, adapter, out=tmp_path / "merged", any_base=True)
     theirs = PeftModel.from_pretrained(reference_model("qwen2"), tmp_path / "peft").merge_and_unload().state_dict()
     ours = open_weights(tmp_path / "merged")
     for name in ours.names():
@@ -86,7 +85,7 @@ def test_variants_merge_as_in_peft(variant, biased, tmp_path):
 
 def test_what_takes_a_and_b_alone_refuses_variants_by_name(biased, tmp_path):
     saved_by_peft(tmp_path / "peft", 1, "qwen2", r=3, target_modules=["q_proj"], use_dora=True, bias="all")
-    adapter = Adapter.load(tmp_path / "peft")
+    adapter = read_adapter(tmp_path / "peft")
     assert adapter.variants == ["DoRA (use_dora)", "biases of the base (bias)"]
     for act in (
         lambda: combine([adapter], "x"),
@@ -100,8 +99,8 @@ def test_what_takes_a_and_b_alone_refuses_variants_by_name(biased, tmp_path):
 
 def test_biases_that_the_base_has_not_are_refused(biased, tiny, tmp_path):
     saved_by_peft(tmp_path / "peft", 1, "qwen2", r=3, target_modules=["q_proj"], bias="all")
-    adapter = Adapter.load(tmp_path / "peft")
-    with pytest.raises(AdapterMismatchError, match="replaces a bias that the base has not"):
+    adapter = read_adapter(tmp_path / "peft")
+    with pytest.raises(AdapterMismatchError, match="replaces a bias that the base does not have"):
         Bank(tiny.base).add(adapter, any_base=True)
 
 
@@ -134,4 +133,4 @@ def test_keys_of_older_versions_are_read(prefix, infix, tiny, tmp_path):
 def test_what_is_not_computed_here_is_refused_by_name(config, told, tmp_path):
     saved_by_peft(tmp_path, **{"r": 2, "target_modules": ["q_proj"], **config})
     with pytest.raises(AdapterFileError, match=told):
-        Adapter.load(tmp_path)
+        read_adapter(tmp_path)

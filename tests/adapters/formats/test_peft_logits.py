@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import FAMILIES, reference_model, save_base
 
 import kameleon
-from kameleon import Adapter
+from kameleon.adapters.formats import read_adapter, write_adapter
 from kameleon.ops import Segments
 
 TOKENS = torch.arange(40) * 7 % 320
@@ -24,7 +24,7 @@ def test_ours_in_peft(family, tmp_path):
     save_base(tmp_path / "base", family)
     loaded = kameleon.load(str(tmp_path / "base"), dtype=torch.float32)
     adapter = random_adapter(loaded.base, "mine")
-    adapter.save(tmp_path / "mine")
+    write_adapter(adapter, tmp_path / "mine")
     loaded.load_adapter(adapter)
     theirs = PeftModel.from_pretrained(reference_model(family), tmp_path / "mine").eval()
     with torch.inference_mode():
@@ -55,6 +55,6 @@ def test_theirs_here(family, rslora, tmp_path):
         expected = model(TOKENS[None]).logits[0]
     model.save_pretrained(tmp_path / "theirs")
     loaded = kameleon.load(str(tmp_path / "base"), dtype=torch.float32)
-    adapter = Adapter.load(tmp_path / "theirs")
+    adapter = read_adapter(tmp_path / "theirs")
     assert loaded.load_adapter(adapter, any_base=True).live
     torch.testing.assert_close(our_logits(loaded, "theirs"), expected, rtol=1e-4, atol=1e-4)

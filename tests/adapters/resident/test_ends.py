@@ -13,7 +13,7 @@ import kameleon
 from kameleon import Adapter
 from kameleon.adapters import EndChange, prove
 from kameleon.adapters.arithmetic import merge
-from kameleon.adapters.formats import write_gguf_adapter, write_mlx_adapter
+from kameleon.adapters.formats import read_adapter, write_adapter, write_gguf_adapter, write_mlx_adapter
 from kameleon.adapters.resident import Bank
 from kameleon.errors import AdapterError, AdapterFileError, AdapterMismatchError
 from kameleon.model import EMBEDDING, HEAD
@@ -58,10 +58,10 @@ def test_embedding_and_head_equal_peft(family, end, rslora, seed, bases, tmp_pat
     saved_by_peft(folder, seed, family, **config)
     theirs, base = peft_logits(folder, family), bases[family].base
     assert_equal(our_logits(base, folder), theirs)
-    adapter = Adapter.load(folder)
+    adapter = read_adapter(folder)
     assert any("changes of" in word for word in adapter.variants)
-    adapter.save(folder / "again")
-    assert Adapter.load(folder / "again").fingerprint == adapter.fingerprint
+    write_adapter(adapter, folder / "again")
+    assert read_adapter(folder / "again").fingerprint == adapter.fingerprint
     assert_equal(peft_logits(folder / "again", family), theirs)
 
 
@@ -78,8 +78,8 @@ def test_embedding_and_head_equal_peft(family, end, rslora, seed, bases, tmp_pat
 def test_embedding_and_head_merge(family, end, bases, tmp_path):
     """Into files that transformers loads with the adapter's logits: where the two were one, they are two."""
     saved_by_peft(tmp_path / "peft", 1, family, r=3, **end)
-    adapter, base = Adapter.load(tmp_path / "peft"), bases[family].base
-    report = merge(base, adapter, tmp_path / "merged", any_base=True)
+    adapter, base = read_adapter(tmp_path / "peft"), bases[family].base
+    report = merge(base, adapter, out=tmp_path / "merged", any_base=True)
     assert report.logit_gap_max < 1e-4 < 0.05 < report.logits_moved_max
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     with torch.inference_mode():
@@ -92,8 +92,8 @@ def test_a_gguf_base_gets_a_head_of_its_own(end, tmp_path):
     save_gguf(tmp_path / "base.gguf", "F32")
     base = kameleon.load(str(tmp_path / "base.gguf"), dtype=torch.float32).base
     saved_by_peft(tmp_path / "peft", 1, **{"r": 3, "target_modules": ["q_proj"], **end})
-    adapter = Adapter.load(tmp_path / "peft")
-    report = merge(base, adapter, tmp_path / "merged.gguf", any_base=True)
+    adapter = read_adapter(tmp_path / "peft")
+    report = merge(base, adapter, out=tmp_path / "merged.gguf", any_base=True)
     assert report.logit_gap_max < 1e-4 < 0.05 < report.logits_moved_max
     merged = kameleon.load(str(tmp_path / "merged.gguf")).base
     assert not merged.config.tie_word_embeddings
@@ -155,7 +155,7 @@ def test_generation_and_evaluation_use_them(ended, tmp_path):
 
 def test_a_frozen_embedding_that_peft_wrote_takes_no_memory(bases, tmp_path):
     saved_by_peft(tmp_path / "peft", 1, r=3, target_modules=["embed_tokens"])
-    adapter, base = Adapter.load(tmp_path / "peft"), bases["llama tied"].base
+    adapter, base = read_adapter(tmp_path / "peft"), bases["llama tied"].base
     assert adapter.ends[EMBEDDING].instead is not None
     bank = Bank(base, frozen=True)
     slot = bank.add(adapter, any_base=True)
@@ -176,17 +176,17 @@ def test_a_frozen_embedding_that_peft_wrote_takes_no_memory(bases, tmp_path):
 def test_an_adapter_file_of_llama_cpp_or_mlx_cannot_hold_another_head(write, end, tiny, tmp_path):
     saved_by_peft(tmp_path / "peft", 1, r=3, **end)
     with pytest.raises(AdapterError, match="has changes of lm_head"):
-        write(Adapter.load(tmp_path / "peft"), tiny.base, tmp_path / "out")
+        write(read_adapter(tmp_path / "peft"), tiny.base, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_ends_of_another_size_and_broken_numbers_are_refused(tiny, tmp_path):
     saved_by_peft(tmp_path / "peft", 1, r=3, target_modules=["q_proj"], modules_to_save=["lm_head"])
-    adapter = Adapter.load(tmp_path / "peft")
+    adapter = read_adapter(tmp_path / "peft")
     wrong = Adapter("wrong", adapter.modules, adapter.card, ends={HEAD: EndChange(torch.zeros(8, 64))})
     with pytest.raises(AdapterMismatchError, match="lm_head: it replaces a matrix of 8 × 64, the base has 320 × 64"):
         Bank(tiny.base).add(wrong, any_base=True)
     adapter.ends[HEAD].instead[3, 4] = float("nan")
-    adapter.save(tmp_path / "nan")
+    write_adapter(adapter, tmp_path / "nan")
     with pytest.raises(AdapterFileError, match="what replaces lm_head is no matrix of finite numbers"):
-        Adapter.load(tmp_path / "nan")
+        read_adapter(tmp_path / "nan")

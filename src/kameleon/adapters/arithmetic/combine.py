@@ -26,6 +26,7 @@ _Mix = Callable[[list[Tensor], Tensor], Tensor]
 def combine(
     adapters: Sequence[Adapter],
     name: str,
+    *,
     weights: Sequence[float] | None = None,
     method: str = "cat",
     rank: int | None = None,
@@ -118,7 +119,7 @@ def _shared_system_prompt(adapters: Sequence[Adapter], name: str) -> str | None:
     return None
 
 
-def _check_shapes(present: dict[str, list[tuple[LoraFactors, float]]], one_rank: bool) -> None:
+def _check_shapes(present: dict[str, list[tuple[LoraFactors, float]]], *, one_rank: bool) -> None:
     faults = []
     for module, parts in present.items():
         shapes = {(f.b.shape[0], f.a.shape[1]) for f, _ in parts}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors
+from kameleon.adapters.fit import check_base, check_fit
 from kameleon.adapters.proof import probe_logits
-from kameleon.adapters.resident.bank import check_base, check_fit
 from kameleon.bases import Base, load_base
 from kameleon.errors import AdapterError, AdapterMismatchError, SettingError
 from kameleon.model import EMBEDDING, HEAD
@@ -42,7 +42,7 @@ class MergeReport:
 
 
 def merge(
-    base: Base, adapter: Adapter, out: Path, kind: str | None = None, any_base: bool = False, whole: bool = False
+    base: Base, adapter: Adapter, *, out: Path, kind: str | None = None, any_base: bool = False, whole: bool = False
 ) -> MergeReport:
     """Write W + Δ as a full model to `out`; the base itself is only read.
 
@@ -53,7 +53,7 @@ def merge(
     Raises SettingError without one, or when `out` exists or does not fit its disk; WrongBaseError and
     AdapterMismatchError as `Bank.add` does; AdapterError when it cannot be written.
     """
-    check_base(base, adapter, any_base)
+    check_base(base, adapter, any_base=any_base)
     check_fit(base, adapter)
     if out.exists():
         raise SettingError(f"{out} is there already; give another place")
@@ -86,7 +86,7 @@ def merge(
             )
     except OSError as error:
         raise AdapterError(f"the merged model cannot be written to {out}: {error}") from error
-    plain, live = probe_logits(base, adapter, any_base)
+    plain, live = probe_logits(base, adapter, any_base=any_base)
     gap = (probe_logits(load_base(str(out), base.compute_dtype))[0] - live).abs()
     return MergeReport(
         out,

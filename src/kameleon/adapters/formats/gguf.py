@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kameleon.adapters.adapter import Adapter, LoraFactors
 from kameleon.adapters.card import Card
-from kameleon.adapters.resident.bank import check_fit
+from kameleon.adapters.fit import check_fit
 from kameleon.bases import Base
 from kameleon.errors import AdapterFileError, AdapterMismatchError, WeightsError
 from kameleon.home import atomic_write

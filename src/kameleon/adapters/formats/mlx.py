@@ -17,8 +17,8 @@ from torch.nn.functional import pad
 
 from kameleon.adapters.adapter import Adapter, LoraFactors
 from kameleon.adapters.card import Card, read_json, read_text
+from kameleon.adapters.fit import check_fit
 from kameleon.adapters.formats.peft import read_tensors
-from kameleon.adapters.resident.bank import check_fit
 from kameleon.bases import Base
 from kameleon.errors import AdapterError, AdapterFileError
 from kameleon.home import atomic_folder

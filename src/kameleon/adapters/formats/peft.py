@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,17 +18,25 @@ from safetensors.torch import save
 from torch import Tensor
 
 from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors
-from kameleon.adapters.card import CARD_FILE, Card, read_card, read_json, read_text
+from kameleon.adapters.card import CARD_FILE, Card, read_card
+from kameleon.adapters.formats.peft_config import (
+    CONFIG,
+    card_from,
+    config_of,
+    parse_config,
+    pattern_value,
+    read_config_text,
+)
 from kameleon.adapters.formats.safetensors_views import ReadBuffer, raw_bytes, views
 from kameleon.errors import AdapterFileError
 from kameleon.home import atomic_folder
 from kameleon.model import EMBEDDING, HEAD
-from kameleon.settings import MOST_ALPHA, MOST_RANK
-from kameleon.torch_modules.peft_files import HARMLESS
-from kameleon.weights import ModuleName
 from kameleon.words import first_few
 
-_CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
+_TENSORS = "adapter_model.safetensors"
+# model.layers.0.self_attn.q_proj.lora_A.weight  ….lora_B.default.weight  ….lora_B.bias
+# model.embed_tokens.lora_embedding_A            ….q_proj.lora_magnitude_vector
+# ….q_proj.base_layer.bias                       lm_head.modules_to_save.weight
 _KEY = re.compile(
     r"(?:base_model\.model\.)?(?P<module>(?:(?!\.lora_).)+?)"
     r"(?:\.lora_(?:(?P<factor>[AB])(?:\.default)?\.weight|(?P<b_bias>B)(?:\.default)?\.bias"
@@ -41,13 +48,9 @@ _match_key = lru_cache(maxsize=4096)(_KEY.fullmatch)  # adapters of one base hav
 _ENDS = (EMBEDDING, HEAD)
 _EXTRA_KEYS = {"magnitude": "lora_magnitude_vector", "b_bias": "lora_B.bias"}
 
-# What is refused by name; the settings that are applied are not among them.
-_HARMLESS = {key: fine for key, fine in HARMLESS.items() if key not in ("use_dora", "lora_bias", "modules_to_save")}
-_HARMLESS |= {"bias": ("none", "lora_only", "all", None), "fan_in_fan_out": (False, None)}
 
-
-def write_adapter(adapter: Adapter, folder: Path) -> None:
-    """Write the three files so that `folder` is at every moment either as before or complete.
+def write_adapter(adapter: Adapter, folder: str | Path) -> None:
+    """Write PEFT's two files and the card; `folder` is at every moment either as before or complete.
 
     Raises AdapterFileError when they cannot be written (disk full, read-only folder).
     """
@@ -62,12 +65,12 @@ def write_adapter(adapter: Adapter, folder: Path) -> None:
     for module, bias in adapter.biases.items():
         tensors[f"base_model.model.{module}.{'base_layer.' * (module in adapter.modules)}bias"] = bias.contiguous()
     files = {
-        _CONFIG: json.dumps(_config(adapter), indent=2).encode() + b"\n",
+        CONFIG: json.dumps(config_of(adapter), indent=2).encode() + b"\n",
         _TENSORS: save(tensors, {"format": "pt"}),
     }
     files[CARD_FILE] = adapter.card.to_json({name: _sha256(content) for name, content in files.items()}).encode()
     try:
-        with atomic_folder(folder) as fresh:
+        with atomic_folder(Path(folder)) as fresh:
             for name, content in files.items():
                 (fresh / name).write_bytes(content)
     except OSError as error:
@@ -87,82 +90,31 @@ def _end_tensors(module: str, end: EndChange) -> dict[str, Tensor]:
     return tensors
 
 
-def _config(adapter: Adapter) -> dict[str, Any]:
-    modules = adapter.factors
-    if not modules:
-        raise AdapterFileError(f"adapter {adapter.name!r} has no LoRA factors; PEFT's format needs some")
-    ranks = Counter(f.rank for f in modules.values())
-    if max(ranks) > MOST_RANK:
-        raise AdapterFileError(
-            f"adapter {adapter.name!r} has rank {max(ranks)}; at most {MOST_RANK} could be read again"
-        )
-    alphas = Counter(f.alpha for f in modules.values())
-    rank, alpha = ranks.most_common(1)[0][0], alphas.most_common(1)[0][0]
-    kinds = {(f.rslora, f.magnitude is not None, f.b_bias is not None) for f in modules.values()}
-    if len(kinds) != 1:
-        raise AdapterFileError(
-            f"adapter {adapter.name!r} mixes modules with and without rsLoRA, DoRA or biases of B; PEFT's format has "
-            "one for all"
-        )
-    rslora, dora, b_bias = kinds.pop()
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": adapter.card.base_id,
-        "r": rank,
-        "lora_alpha": alpha,
-        "rank_pattern": {m: f.rank for m, f in modules.items() if f.rank != rank},
-        "alpha_pattern": {m: f.alpha for m, f in modules.items() if f.alpha != alpha},
-        "use_rslora": rslora,
-        "use_dora": dora,
-        "lora_bias": b_bias,
-        "target_modules": _targets(adapter),
-        "modules_to_save": [name for name, end in adapter.ends.items() if end.factors is None] or None,
-        "lora_dropout": 0.0,
-        "bias": _bias_mode(adapter),
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-    }
+def read_adapter(folder: str | Path, *, name: str | None = None) -> Adapter:
+    """The adapter in a folder of PEFT's files, with or without a card; what cannot be applied exactly is refused.
 
-
-def _bias_mode(adapter: Adapter) -> str:
-    if not adapter.biases:
-        return "none"
-    return "lora_only" if adapter.biases.keys() <= adapter.modules.keys() else "all"
-
-
-def _targets(adapter: Adapter) -> list[str]:
-    """Short names when every layer from the first has them all, else full names: PEFT then touches nothing else."""
-    names = [ModuleName.parse(name) for name in adapter.modules]
-    short, layers = sorted({name.kind for name in names}), {name.layer for name in names}
-    everywhere = len(adapter.modules) == len(short) * len(layers) and adapter.card.recipe.get("layers") == 0
-    ends = [name for name, end in adapter.ends.items() if end.factors is not None]
-    return (short if everywhere else sorted(adapter.modules)) + ends
-
-
-def read_adapter(folder: Path, name: str | None = None) -> Adapter:
-    """Read PEFT's files strictly; what would not be applied exactly is refused.
+    Its name is that of the folder unless `name` is given.
 
     Raises AdapterFileError for missing or damaged files, pickles (never opened), settings that are not applied here,
     factors without a partner, of a wrong rank, or with NaN or infinity.
     """
-    with reading_adapter(folder, name=name) as adapter:
+    with reading_adapter(Path(folder), name=name) as adapter:
         return adapter
 
 
 @contextmanager
-def reading_adapter(folder: Path, buffer: ReadBuffer | None = None, name: str | None = None) -> Iterator[Adapter]:
-    """What `read_adapter` does, with the hashes checked beside the block: after it the files are known to be whole.
+def reading_adapter(folder: Path, buffer: ReadBuffer | None = None, *, name: str | None = None) -> Iterator[Adapter]:
+    """Yield the adapter while another thread verifies the hashes, which takes as long as the rest of a load.
 
-    Hashing takes as long as all the rest of a load. With a `buffer` the adapter lasts until that is read into again.
-    Raises what `read_adapter` does; damage above all else.
+    On exit a mismatch raises AdapterFileError in place of any other error. With a `buffer` the adapter lasts until the
+    buffer is read into again. Raises as `read_adapter` does.
     """
-    text = _read_config_text(folder)
-    config = _parse_config(folder / _CONFIG, text)
-    card, hashes = read_card(folder) or (_card_from(config), {})
+    text = read_config_text(folder)
+    config = parse_config(folder / CONFIG, text)
+    card, hashes = read_card(folder) or (card_from(config), {})
     content = _read_tensors(folder, buffer or ReadBuffer())
     with ThreadPoolExecutor(1) as beside:
-        checking = beside.submit(_check_hashes, folder, {_CONFIG: text, _TENSORS: raw_bytes(content)}, hashes)
+        checking = beside.submit(_check_hashes, folder, {CONFIG: text, _TENSORS: raw_bytes(content)}, hashes)
         try:
             yield _parse_adapter(folder, folder.resolve().name if name is None else name, config, card, content)
         finally:
@@ -197,11 +149,11 @@ def _changes(
             if not {"A", "B"} <= pair.keys():
                 faults.append(f"{module} has {', '.join(f'lora_{key}' for key in pair)} without its partner")
                 continue
-            rank = _pattern(config, "rank_pattern", module, config["r"])
+            rank = pattern_value(config, "rank_pattern", module, config["r"])
             factors = LoraFactors(
                 pair["A"],
                 pair["B"],
-                float(_pattern(config, "alpha_pattern", module, config["lora_alpha"])),
+                float(pattern_value(config, "alpha_pattern", module, config["lora_alpha"])),
                 bool(config.get("use_rslora")),
                 *(pair.get(field) for field in _EXTRA_KEYS),
             )
@@ -215,66 +167,15 @@ def _changes(
             faults += _unlike(config, module, factors)
             modules[module] = factors
     faults += [
-        f"the config says modules_to_save = {name!r}, the file has it not"
+        f"the config says modules_to_save = {name!r}, but the file has no such tensor"
         for name in config.get("modules_to_save") or ()
         if not any(f".{m}".endswith(f".{name}") and end.instead is not None for m, end in ends.items())
     ]
     return modules, ends, faults
 
 
-def _read_config_text(folder: Path) -> bytes:
-    path = folder / _CONFIG
-    if not path.exists():
-        raise AdapterFileError(f"{folder} is not an adapter: it has no {_CONFIG}")
-    return read_text(path).encode()
-
-
-def _parse_config(path: Path, text: bytes) -> dict[str, Any]:
-    config = read_json(text.decode(), str(path))
-    if config.get("peft_type") != "LORA":
-        raise AdapterFileError(f"{path}: peft_type is {config.get('peft_type')!r}; only LORA adapters can be read")
-    refused = [f"{k} = {config[k]!r}" for k, fine in _HARMLESS.items() if k in config and config[k] not in fine]
-    if refused:
-        raise AdapterFileError(f"{path} asks for what is not applied here: {', '.join(refused)}")
-    for key in ("r", "lora_alpha"):
-        if not _is_number(config.get(key)) or not 0 < config[key] <= MOST_ALPHA:
-            raise AdapterFileError(f"{path}: {key} is {config.get(key)!r}; expected a number above 0")
-    whole = config.get("modules_to_save") or []
-    if not isinstance(whole, list) or not all(isinstance(name, str) for name in whole):
-        raise AdapterFileError(f"{path}: modules_to_save is {str(whole)[:40]!r}; expected a list of names")
-    if config["r"] > MOST_RANK:
-        raise AdapterFileError(f"{path}: r is {config['r']}; at most {MOST_RANK} is read")
-    for pattern, most in (("rank_pattern", MOST_RANK), ("alpha_pattern", MOST_ALPHA)):
-        values = config.get(pattern) or {}
-        if not isinstance(values, dict):
-            raise AdapterFileError(f"{path}: {pattern} is {str(values)[:40]!r}; expected a number for each module")
-        for key, value in values.items():
-            if not _is_number(value) or not 0 < value <= most:
-                raise AdapterFileError(
-                    f"{path}: {pattern} gives {key[:80]!r} {str(value)[:40]}; at most {most} is read"
-                )
-            _check_pattern(path, key)
-    return config
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _check_pattern(path: Path, key: str) -> None:
-    """PEFT takes these keys as regular expressions: refuse what is none, and what could take for ever to match."""
-    try:
-        re.compile(key)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise AdapterFileError(f"{path}: {key[:80]!r} is no regular expression: {error}") from error
-    if len(key) > 1000 or re.search(r"\)\s*[*+{?]", key) or len(re.findall(r"[*+{]", key)) > 3:
-        raise AdapterFileError(
-            f"{path}: {key[:80]!r} repeats too much to be matched in sure time; name the modules plainly"
-        )
-
-
 def _check_hashes(folder: Path, files: Mapping[str, bytes | memoryview], hashes: Mapping[str, str]) -> None:
-    """The very bytes that are used, not the files again: they may be replaced at any time."""
+    """Compare the bytes that are used, not the files read again: a file may be replaced at any time."""
     for name, content in files.items():
         if name in hashes and _sha256(content) != hashes[name]:
             raise AdapterFileError(
@@ -285,11 +186,6 @@ def _check_hashes(folder: Path, files: Mapping[str, bytes | memoryview], hashes:
 
 def _sha256(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _card_from(config: Mapping[str, Any]) -> Card:
-    base_id = config.get("base_model_name_or_path")
-    return Card(base_id=base_id if isinstance(base_id, str) else None, created="", versions={})
 
 
 def _read_tensors(folder: Path, buffer: ReadBuffer) -> Tensor:
@@ -333,14 +229,6 @@ def _wide_tensors(path: Path, content: Tensor) -> dict[str, Tensor]:
     return {key: tensor.to(torch.float32) for key, tensor in views(path, content).items()}
 
 
-def _pattern(config: Mapping[str, Any], kind: str, module: str, default: Any) -> Any:
-    """The value that PEFT's rank_pattern or alpha_pattern gives a module: the first key that ends its name."""
-    for key, value in (config.get(kind) or {}).items():
-        if re.match(rf"(.*\.)?({key})$", module):
-            return value
-    return default
-
-
 def _faults(module: str, factors: LoraFactors, rank: int) -> list[str]:
     a, b = factors.a, factors.b
     if a.dim() != 2 or b.dim() != 2 or 0 in (*a.shape, *b.shape) or a.shape[0] != rank or b.shape[1] != rank:
@@ -361,15 +249,20 @@ def _end_faults(module: str, pair: Mapping[str, Tensor], end: EndChange) -> list
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Whether all numbers are: one NaN or infinity makes the sum another, so most of the time one pass tells."""
+    """Whether all numbers are finite. One NaN or infinity makes the sum one too, so one pass is usually enough."""
     return math.isfinite(float(tensor.sum())) or bool(tensor.isfinite().all())
 
 
 def _unlike(config: Mapping[str, Any], module: str, factors: LoraFactors) -> list[str]:
-    """Where the config and a module's tensors do not say the same."""
+    """Where the config and a module's tensors contradict each other."""
     said = bool(config.get("use_dora")), bool(config.get("lora_bias"))
     has = factors.magnitude is not None, factors.b_bias is not None
     if said == has:
         return []
     both = zip(("use_dora", "lora_bias"), said, has, strict=True)
-    return [f"{module}: the config says {k} = {s}, the file has it not so" for k, s, h in both if s != h]
+    tensors = {"use_dora": "magnitude", "lora_bias": "bias of B"}
+    return [
+        f"{module}: the config says {k} = {s}, but the file has {'a' if h else 'no'} {tensors[k]}"
+        for k, s, h in both
+        if s != h
+    ]

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from kameleon.adapters import Adapter
-from kameleon.adapters.formats import write_gguf_adapter
+from kameleon.adapters.formats import read_adapter, write_gguf_adapter
 from kameleon.bases import load_base
 from kameleon.bench.serving.contender import Contender, Program, Stage
 from kameleon.bench.serving.load import Drive, drive
@@ -74,7 +73,7 @@ class LlamaServer(Contender):
         base, files = load_base(str(stage.folder), torch.bfloat16), []
         for at, folder in enumerate(stage.adapters[:4]):
             path = stage.home / f"a{at}.gguf"
-            write_gguf_adapter(Adapter.load(folder), base, path)
+            write_gguf_adapter(read_adapter(folder), base, path)
             files.append(str(path))
         port, threads = free_port(), stage.settings.used_threads
         command = [binary, "-m", str(stage.gguf), "--lora", ",".join(files), "--lora-init-without-apply"]
