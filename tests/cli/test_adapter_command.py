@@ -10,7 +10,7 @@ from fakes import random_adapter
 
 from kameleon.adapters import EndChange, LoraFactors, Shelf
 from kameleon.adapters.arithmetic import METHODS
-from kameleon.model import HEAD
+from kameleon.weights import HEAD
 
 
 @pytest.fixture

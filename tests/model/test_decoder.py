@@ -8,10 +8,8 @@ from tiny import FAMILIES, SIZES, save_base
 
 from kameleon.errors import SettingError, WeightsError
 from kameleon.generation import PagePool
-from kameleon.model import build_decoder
-from kameleon.model.config import read_config
+from kameleon.model import build_decoder, open_weights, read_config
 from kameleon.ops import Segments
-from kameleon.weights import open_weights
 
 LENGTHS = (7, 1, 40, 25)
 

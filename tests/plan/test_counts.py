@@ -6,7 +6,7 @@ from fakes import random_adapter
 
 from kameleon import Recipe
 from kameleon.model import module_shapes
-from kameleon.model.config import config_from_hf
+from kameleon.model.hf_config import config_from_hf
 from kameleon.plan import (
     COMMON_NAMES,
     adapter_bytes,

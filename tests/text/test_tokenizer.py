@@ -17,9 +17,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from kameleon.bases import locate
 from kameleon.errors import UnsupportedArchitectureError, WeightsError
+from kameleon.model import open_gguf, open_weights
 from kameleon.text import ChatTemplate
 from kameleon.text.tokenizer import load_tokenizer
-from kameleon.weights import GgufFile, open_weights
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 MERGES = [("h", "e"), ("l", "l"), ("he", "ll"), ("hell", "o"), ("Ġ", "w"), ("1", "2"), ("12", "3"), ("Ġ", "1")]
@@ -80,7 +80,7 @@ def write(
 
 
 def load(path):
-    return load_tokenizer(path, GgufFile(path))
+    return load_tokenizer(path, open_gguf(path))
 
 
 def reference(pre):

@@ -79,13 +79,15 @@ def test_gemma3_says_what_is_known_and_learns_in_twenty_steps(tmp_path):
 
 def test_training_teaches_and_leaves_the_base_alone(tiny, rows, watched):
     fingerprint = tiny.base.fingerprint
-    before = [layer.qkv.dense().clone() for layer in tiny.base.decoder.layers]
+    before = [layer.weight("qkv").dense().clone() for layer in tiny.base.decoder.layers]
     seen = []
     result = tiny.train(rows, "count", watched, RECIPE, on_step=seen.append)
     assert seen[-1].step == result.steps == seen[-1].total_steps
     assert seen[-1].loss < seen[0].loss * 0.8
     assert seen[0].seconds_left > seen[-1].seconds_left == 0
-    assert all(torch.equal(a, layer.qkv.dense()) for a, layer in zip(before, tiny.base.decoder.layers, strict=True))
+    assert all(
+        torch.equal(a, layer.weight("qkv").dense()) for a, layer in zip(before, tiny.base.decoder.layers, strict=True)
+    )
     assert kameleon.load(str(tiny.base.files.path)).base.fingerprint == fingerprint
     assert tiny.shelf.names() == ["count"]
     assert tiny.load_adapter("count").live

@@ -10,14 +10,15 @@ from transformers import PreTrainedTokenizerBase
 
 from kameleon.bases.fetch import BaseFiles, locate
 from kameleon.bases.sampling import recommended_sampling
-from kameleon.model.config import DecoderConfig, read_config
+from kameleon.model.config import DecoderConfig
 from kameleon.model.decoder import Decoder, build_decoder
+from kameleon.model.files import open_weights, read_config
 from kameleon.model.layout import module_shapes
 from kameleon.ops import choose_compute_type
 from kameleon.settings import Sampling
 from kameleon.text.template import ChatTemplate
 from kameleon.text.tokenizer import load_tokenizer
-from kameleon.weights import WeightFile, open_weights
+from kameleon.weights import WeightFile
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ def load_base(
     """
     compute = choose_compute_type(dtype)
     files = locate(ref, on_progress=on_progress)
-    weights = open_weights(files.path, quantize, on_progress)
+    weights = open_weights(files.path, quantize, on_progress=on_progress)
     config = read_config(files.path, weights)
     sampling = recommended_sampling(files.path, weights)
 

@@ -35,7 +35,7 @@ from huggingface_hub.errors import (
 from kameleon.bases.catalogue import CATALOGUE, Entry, PackagedGguf, Wheel
 from kameleon.errors import FetchError, WeightsError
 from kameleon.home import atomic_write, bases_dir
-from kameleon.model.config import FAMILIES
+from kameleon.model import families
 from kameleon.weights import shard_names, whole_name
 from kameleon.weights.safetensors_header import place_tensors
 from kameleon.weights.tensor_info import TensorInfo
@@ -154,7 +154,7 @@ def _fetched() -> Iterator[BaseFiles]:
             cached = _cached(hub_id)
         except FetchError:  # a folder that no hub id leads to
             continue
-        if cached is not None and _is_whole(cached[0]) and _family(cached[0]) in FAMILIES:
+        if cached is not None and _is_whole(cached[0]) and _family(cached[0]) in families():
             yield BaseFiles(hub_id, *cached)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kameleon.errors import SettingError, WeightsError
-from kameleon.model.config import read_generation_config
+from kameleon.model.files import read_generation_config
 from kameleon.settings import Sampling
 from kameleon.weights import GgufFile, Metadata, WeightFile
 

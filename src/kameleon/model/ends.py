@@ -9,9 +9,6 @@ from torch import Tensor
 from kameleon.ops import can_multiply, can_run
 from kameleon.weights import FrozenWeight
 
-EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
-"""Their names in the Hugging Face layout, as adapter files use them; both matrices are [vocab, hidden_size]."""
-
 # From here on, products in AMX units beat reading the weights once.
 _FEW_ROWS = 64
 

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from kameleon.errors import SettingError, WeightsError
 from kameleon.home import atomic_folder, atomic_write
-from kameleon.weights.gguf_file import GgufFile, hf_name
+from kameleon.weights.gguf_file import GgufFile
+from kameleon.weights.kinds import FLOATS
+from kameleon.weights.names import EMBEDDING, HEAD
 from kameleon.weights.safetensors_folder import SafetensorsFolder
 from kameleon.weights.safetensors_header import header_bytes, read_safetensors_header
 from kameleon.weights.tensor_info import TensorInfo
@@ -31,24 +33,23 @@ its embedding stands behind that, in its type and size, and the copy says so."""
 WRITABLE = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 """Kinds of GGUF blocks that the `gguf` package can make out of numbers."""
 
-_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".index.json")
 _MORE_TEMPLATES = "additional_chat_templates/*.jinja"  # where transformers keeps those beside the default
 _FILE_TYPE, _UINT32 = "general.file_type", 4
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_EMBEDDING, _HEAD = f"{EMBEDDING}.weight", f"{HEAD}.weight"
 
 
 def as_stored(tensor: Tensor, kind: str) -> bytes:
     """An fp32 matrix [rows, columns] in one of `WRITABLE`; rows are whole blocks."""
-    if kind in _TYPES:
-        return _bytes(tensor.to(_TYPES[kind]))
+    if kind in FLOATS:
+        return _bytes(tensor.to(FLOATS[kind]))
     return gguf.quantize(tensor.contiguous().numpy(), gguf.GGMLQuantizationType[kind]).tobytes()
 
 
 def read_stored(stored: bytes, kind: str, shape: tuple[int, ...]) -> Tensor:
     """What `as_stored` wrote, as fp32."""
-    if kind in _TYPES:
-        return torch.frombuffer(bytearray(stored), dtype=_TYPES[kind]).view(shape).float()
+    if kind in FLOATS:
+        return torch.frombuffer(bytearray(stored), dtype=FLOATS[kind]).view(shape).float()
     rows = np.frombuffer(stored, np.uint8).reshape(shape[0], -1)
     return torch.from_numpy(gguf.dequantize(rows, gguf.GGMLQuantizationType[kind])).view(shape)
 
@@ -106,10 +107,10 @@ def _shard_pieces(shard: Path, fresh: Fresh, untied: bool) -> Iterator[bytes | m
     for tensor in tensors:
         if tensor.name not in fresh:
             yield data[tensor.offset : tensor.offset + tensor.size_bytes]
-        elif tensor.kind not in _TYPES:
+        elif tensor.kind not in FLOATS:
             raise WeightsError(f"{tensor.name} in {shard} is stored as {tensor.kind}, which cannot be written here")
         else:
-            yield _bytes(fresh[tensor.name]().to(_TYPES[tensor.kind]))
+            yield _bytes(fresh[tensor.name]().to(FLOATS[tensor.kind]))
 
 
 def copy_gguf(source: GgufFile, target: Path, kind: str, fresh: Fresh, whole: bool = False) -> None:
@@ -119,6 +120,7 @@ def copy_gguf(source: GgufFile, target: Path, kind: str, fresh: Fresh, whole: bo
     `fresh` and rounding differs. The metadata is copied, apart from the file's kind and what says that it was split.
     Raises SettingError for a kind that cannot be written, or when the disk is too small.
     """
+    hf_name = source.layout.hf_name
     if whole:
         others = (t for t, _ in source.stored_tensors if len(t.shape) == 2 and t.kind != kind)
         fresh = {name: partial(_plain, source, name) for name in (hf_name(t.name) for t in others)} | dict(fresh)

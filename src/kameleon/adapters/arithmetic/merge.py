@@ -15,11 +15,9 @@ from kameleon.adapters.proof import probe_logits
 from kameleon.adapters.resident.bank import check_base, check_fit
 from kameleon.bases import Base, load_base
 from kameleon.errors import AdapterError, AdapterMismatchError, SettingError
-from kameleon.model import EMBEDDING, HEAD
 from kameleon.ops import StoredMatrix
-from kameleon.weights import GgufFile, SafetensorsFolder, WeightFile, copy_folder, copy_gguf
+from kameleon.weights import EMBEDDING, HEAD, GgufFile, SafetensorsFolder, WeightFile, copy_folder, copy_gguf
 from kameleon.weights.copies import as_stored, read_stored
-from kameleon.weights.gguf_file import hf_name
 
 
 @dataclass(frozen=True)
@@ -134,8 +132,9 @@ def _plain(weights: WeightFile, name: str) -> Tensor:
 def _float_kind(base: Base, adapter: Adapter) -> str:
     """The kind in which a `.gguf` base holds all projections that change, if it is a plain float."""
     changed = {_stored_name(base, module) for module in (*adapter.modules, *_merged_ends(base, adapter))}
-    assert isinstance(base.weights, GgufFile)
-    kinds = {tensor.kind for tensor, _ in base.weights.stored_tensors if hf_name(tensor.name) in changed}
+    file = base.weights
+    assert isinstance(file, GgufFile)
+    kinds = {tensor.kind for tensor, _ in file.stored_tensors if file.layout.hf_name(tensor.name) in changed}
     if len(kinds) == 1 and kinds <= {"F32", "F16", "BF16"}:
         return kinds.pop()
     raise SettingError(

@@ -23,10 +23,9 @@ from kameleon.adapters.card import CARD_FILE, Card, read_card, read_json, read_t
 from kameleon.adapters.formats.safetensors_views import ReadBuffer, raw_bytes, views
 from kameleon.errors import AdapterFileError
 from kameleon.home import atomic_folder
-from kameleon.model import EMBEDDING, HEAD
 from kameleon.settings import MOST_ALPHA, MOST_RANK
 from kameleon.torch_modules.peft_files import HARMLESS
-from kameleon.weights import ModuleName
+from kameleon.weights import EMBEDDING, HEAD, ModuleName
 from kameleon.words import first_few
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"

@@ -13,9 +13,9 @@ from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors
 from kameleon.adapters.card import Card
 from kameleon.bases import Base
 from kameleon.errors import AdapterMismatchError, AdapterNotFoundError, WrongBaseError
-from kameleon.model import EMBEDDING, AdaptedEnd, Group, Member, find_member, groups, module_shapes
+from kameleon.model import AdaptedEnd, Group, Member, find_member, groups, module_shapes
 from kameleon.ops import NO_ADAPTER, Branch, SidePath, SideTable
-from kameleon.weights import FrozenWeight, ModuleName
+from kameleon.weights import EMBEDDING, FrozenWeight, ModuleName
 from kameleon.words import first_few
 
 
@@ -377,7 +377,7 @@ def weight_norms(base: Base, module: str) -> Tensor:
     """‖W‖ of each row of a projection, [out] fp32: the magnitudes of a DoRA adapter that changes nothing."""
     name = ModuleName.parse(module)
     group, member = find_member(base.config, name.member)
-    squares = getattr(base.decoder.layers[name.layer], group.name).row_squares
+    squares = base.decoder.layers[name.layer].weight(group.name).row_squares
     return squares[member.start : member.stop].sqrt()
 
 
@@ -386,7 +386,7 @@ def _renew(base: Base, layer: int, group: str, side: SidePath) -> None:
     """‖W + s B A‖ of each row into each branch with a magnitude: ‖W‖² + 2 s ⟨B, W Aᵀ⟩ + s² ⟨B A Aᵀ, B⟩ and its root."""
     if all(branch.norm is None for branch in side.branches):
         return
-    weight = getattr(base.decoder.layers[layer], group)
+    weight = base.decoder.layers[layer].weight(group)
     squares, products = weight.row_squares, weight.project(side.a)  # [out]; A Wᵀ [ranks, out]
     for branch, ranks in zip(side.branches, side.ranks, strict=True):
         if branch.norm is not None:
