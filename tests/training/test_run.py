@@ -29,7 +29,7 @@ from kameleon.errors import (
     TrainingError,
 )
 from kameleon.home import runs_dir
-from kameleon.model.decoder import Decoder
+from kameleon.model.decoder import Layer
 from kameleon.ops import linear_cross_entropy
 from kameleon.training import derived_learning_rate, draw_loss_curve, read_log, target_modules
 from kameleon.training.checkpoint import has_checkpoint
@@ -151,9 +151,9 @@ def test_layers_are_computed_again_from_the_first_trained_one_on(tiny, rows, mon
     recipe, ran = replace(RECIPE, layers=2), []
     bank = Bank(tiny.base)
     bank.add(fresh_adapter(tiny.base, "x", recipe, _card(tiny)))
-    layer = Decoder._layer
+    layers, forward = tiny.base.decoder.layers, Layer.forward
     monkeypatch.setattr(
-        Decoder, "_layer", lambda self, index, *rest, **how: ran.append(index) or layer(self, index, *rest, **how)
+        Layer, "forward", lambda self, *rest, **how: ran.append(layers.index(self)) or forward(self, *rest, **how)
     )
     packs = pack(tiny.read(rows).examples[:1], 300, 0)
     train_step(tiny.base, bank, Trainee(bank.resident("x"), recipe), packs, 1e-2, checkpoint_layers=1)

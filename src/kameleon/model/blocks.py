@@ -15,7 +15,7 @@ from torch import Tensor
 from kameleon.model.config import DecoderConfig
 from kameleon.model.layer_weights import LayerReader
 from kameleon.model.projections import Group, LayerPass, Projections
-from kameleon.ops import Recomputed, Gated, RmsNorm, attention, attention_paged, rms_norm, rope, split_heads
+from kameleon.ops import Gated, Recomputed, RmsNorm, attention, attention_paged, rms_norm, rope, split_heads
 from kameleon.weights import FrozenWeight
 
 

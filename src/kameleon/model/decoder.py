@@ -117,8 +117,8 @@ class Decoder:
         self,
         tokens: Tensor,
         segments: Segments,
-        *,
         adapters: SidePaths | None = None,
+        *,
         cache: Cache | None = None,
         checkpoint_layers: int = 0,
     ) -> Tensor:
@@ -128,11 +128,11 @@ class Decoder:
         goes on where `segments.offsets[i]` says, and its keys and values are added to the cache.
         Raises SettingError for a sequence longer than the base was made for.
         """
-        entering = self.embed(tokens, segments, adapters=adapters)
-        x = self.run_layers(entering, segments, adapters=adapters, cache=cache, checkpoint_layers=checkpoint_layers)
+        entering = self.embed(tokens, segments, adapters)
+        x = self.run_layers(entering, segments, adapters, cache=cache, checkpoint_layers=checkpoint_layers)
         return self.finish(x)
 
-    def embed(self, tokens: Tensor, segments: Segments, *, adapters: SidePaths | None = None) -> Tensor:
+    def embed(self, tokens: Tensor, segments: Segments, adapters: SidePaths | None = None) -> Tensor:
         """[tokens, hidden_size]: what enters the first layer."""
         x, scale = self.embedding.rows(tokens), self.config.embedding_scale
         if adapters is not None:
@@ -146,8 +146,8 @@ class Decoder:
         self,
         x: Tensor,
         segments: Segments,
-        *,
         adapters: SidePaths | None = None,
+        *,
         cache: Cache | None = None,
         layers: range | None = None,
         checkpoint_layers: int = 0,
@@ -189,7 +189,7 @@ class Decoder:
         """The last norm, [tokens, hidden_size]: what the head multiplies."""
         return rms_norm(x, self.norm, eps=self.config.rms_norm_eps, dtype=self.head.dtype)
 
-    def logits(self, hidden: Tensor, slots: Sequence[int] = (), *, adapters: SidePaths | None = None) -> Tensor:
+    def logits(self, hidden: Tensor, slots: Sequence[int] = (), adapters: SidePaths | None = None) -> Tensor:
         """hidden · headᵀ in fp32, [rows, vocab_size]; give it only the rows that are needed.
 
         `slots` says through whose adapter each row went; without them, all through the plain base's head.

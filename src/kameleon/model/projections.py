@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kameleon.ops import Recomputed, LayerPages, Segments, SidePath, lora_linear
+from kameleon.ops import LayerPages, Recomputed, Segments, SidePath, lora_linear
 from kameleon.weights import FrozenWeight
 
 

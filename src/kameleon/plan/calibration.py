@@ -185,7 +185,8 @@ def _layer_seconds(
 
     def once() -> None:
         with torch.set_grad_enabled(gradient):
-            y = decoder.run(x.detach().requires_grad_(gradient), segments, sides, None, None, checkpoint_layers)
+            entering = x.detach().requires_grad_(gradient)
+            y = decoder.run_layers(entering, segments, sides, checkpoint_layers=checkpoint_layers)
             if gradient:
                 y.backward(x)
 
