@@ -90,7 +90,9 @@ def reference(pre):
     digits = {"smollm": None, "gpt-2": None, "llama-bpe": r"\p{N}{1,3}", "qwen2": r"\p{N}"}[pre]
     if digits:
         split = pre_tokenizers.Split(Regex(PATTERN.replace("DIGITS", digits)), "isolated")
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
     elif pre == "smollm":
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

@@ -123,5 +123,5 @@ def convert(
     source = open_weights(locate(ref).path)
     if not isinstance(source, GgufFile) or out.suffix != ".gguf" or out.exists():
         raise SettingError(f"from {source.path} to {out}: both must be .gguf files, and the second not be there yet")
-    copy_gguf(source, out, kind, {}, whole=True)
+    copy_gguf(source, out, kind=kind, fresh={}, whole=True)
     notes.print(f"written to {out} ({megabytes(out.stat().st_size)})", highlight=False)

@@ -40,19 +40,24 @@ from kameleon.weights.names import NORM
 
 
 class SidePaths(Protocol):
-    """The resident adapters, as the decoder sees them: the factors in each slot for one joined projection, and what
-    the adapter in a slot makes of the embedding or the head (None: nothing)."""
+    """The resident adapters, as the decoder sees them."""
 
-    def sides(self, layer: int, group: str) -> Sequence[SidePath | None]: ...
+    def sides(self, layer: int, group: str) -> Sequence[SidePath | None]:
+        """The factors in each slot for one group of projections; None where an adapter does not touch it."""
+        ...
 
-    def end(self, slot: int, name: str) -> AdaptedEnd | None: ...
+    def end(self, slot: int, name: str) -> AdaptedEnd | None:
+        """The embedding or head of the adapter in a slot; None if it uses the base's."""
+        ...
 
 
 @runtime_checkable
 class SideTables(Protocol):
-    """The same as generation's kernels take them: one table for each slot."""
+    """The same adapters for generation's kernels."""
 
-    def table(self, slot: int) -> SideTable: ...
+    def table(self, slot: int) -> SideTable:
+        """All factors of the adapter in a slot."""
+        ...
 
 
 class Cache(Protocol):
@@ -77,7 +82,7 @@ class Layer:
     attention: Attention
     mlp: Mlp
     dtype: torch.dtype
-    """What it multiplies in, in training and evaluation; generation is in the base's compute type throughout."""
+    """The type of its products in training and evaluation; generation uses the base's compute type everywhere."""
 
     def forward(self, x: Tensor, at: LayerPass, *, skip_output: bool = False) -> Tensor:
         """`x` [tokens, hidden_size] through the layer; with `skip_output` the result is left uninitialised."""
@@ -133,7 +138,7 @@ class Decoder:
         return self.finish(x)
 
     def embed(self, tokens: Tensor, segments: Segments, adapters: SidePaths | None = None) -> Tensor:
-        """[tokens, hidden_size]: what enters the first layer."""
+        """The embeddings of the tokens, [tokens, hidden_size]: the input of the first layer."""
         x, scale = self.embedding.rows(tokens), self.config.embedding_scale
         if adapters is not None:
             for run in segments.spans:
@@ -186,13 +191,13 @@ class Decoder:
         return x
 
     def finish(self, x: Tensor) -> Tensor:
-        """The last norm, [tokens, hidden_size]: what the head multiplies."""
+        """The last norm, [tokens, hidden_size]: the input of the head."""
         return rms_norm(x, self.norm, eps=self.config.rms_norm_eps, dtype=self.head.dtype)
 
     def logits(self, hidden: Tensor, slots: Sequence[int] = (), adapters: SidePaths | None = None) -> Tensor:
-        """hidden · headᵀ in fp32, [rows, vocab_size]; give it only the rows that are needed.
+        """hidden · headᵀ in fp32, [rows, vocab_size].
 
-        `slots` says through whose adapter each row went; without them, all through the plain base's head.
+        `slots` has the adapter slot of each row; without it all rows use the base's own head.
         """
         heads = {slot: self._head_of(slot, adapters) for slot in set(slots)} if adapters is not None else {}
         if all(head is self.head for head in heads.values()):
@@ -237,7 +242,7 @@ class Decoder:
         return LayerPass(segments, rotation, dtype, sides, None if cache is None else cache.layer(index))
 
     def _trained(self, index: int, segments: Segments, adapters: SidePaths | None) -> list[Tensor]:
-        """What the segments' adapters train in a layer."""
+        """The tensors that the segments' adapters train in a layer."""
         if adapters is None:
             return []
         slots = {run.adapter for run in segments.spans}
@@ -246,7 +251,7 @@ class Decoder:
         return [tensor for side in sides if side is not None for tensor in side.trained]
 
     def _head_of(self, slot: int, adapters: SidePaths) -> FrozenWeight | AdaptedEnd:
-        """What rows of the adapter in `slot` are multiplied with to give logits."""
+        """The head of the adapter in `slot`."""
         end = None if slot == NO_ADAPTER else adapters.end(slot, HEAD)
         return self.head if end is None else end
 
@@ -259,11 +264,10 @@ class Decoder:
 
 
 def wide_layers(config: DecoderConfig) -> int:
-    """How many layers, from the first, are trained in fp32 although the others are not.
+    """The number of first layers that are trained in fp32 although the others are trained in bf16.
 
-    All later layers magnify what these round: on SmolLM2 the first two (and of these attention's scores in the second)
-    were behind most of the error of gradients in bf16. Where torch drives AMX units they are not: its fp32
-    products take some eight times as long there.
+    Later layers magnify the rounding errors of the first ones: on SmolLM2 the first two caused most of the error of
+    gradients in bf16. It is 0 where torch uses AMX units, because its fp32 products take about eight times as long.
     """
     return 0 if torch_has_amx() else min(2, config.num_layers // 8)
 
@@ -273,9 +277,8 @@ def build_decoder(
 ) -> Decoder:
     """A decoder out of a weight file, in compute type `dtype`; projections that share their input are joined.
 
-    The first few layers of a deep base are trained in fp32 (see `wide_layers`).
-
-    `on_layer(done, of)` reports progress. Raises WeightsError for a tensor that is missing or of another shape.
+    The first layers of a deep base are trained in fp32 (see `wide_layers`). `on_layer(done, of)` reports progress.
+    Raises WeightsError for a tensor that is missing or of another shape.
     """
     layers = []
     for index in range(config.num_layers):

@@ -43,7 +43,7 @@ def config_from_hf(config: Mapping[str, Any], generation: Mapping[str, Any] | No
         head_dim=values.size("head_dim", max(1, size // heads)),
         rms_norm_eps=values.find("rms_norm_eps", float, 1e-6),
         rope=rope_from_hf(values, max_sequence_tokens),
-        tie_word_embeddings=values.find("tie_word_embeddings", bool, False),
+        tie_word_embeddings=values.find("tie_word_embeddings", bool, default=False),
         max_sequence_tokens=max_sequence_tokens,
         stop_token_ids=_as_ids(values.get("eos_token_id") if stops is None else stops),
         biases=family.biases,

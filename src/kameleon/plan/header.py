@@ -19,6 +19,7 @@ from kameleon.ops import nf4
 from kameleon.text import ChatTemplate
 from kameleon.text.tokenizer import load_tokenizer
 from kameleon.weights import ModuleName, read_safetensors_header, shard_names
+from kameleon.weights.kinds import FLOATS
 from kameleon.weights.safetensors_header import KIND_BITS
 
 
@@ -140,7 +141,7 @@ def _of_folder(ref: str, files: HeaderFiles) -> BaseHeader:
 
 def _kind_of_config(values: Mapping[str, Any]) -> str:
     named = str(values.get("dtype") or values.get("torch_dtype") or "float32")
-    kinds = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+    kinds = {str(dtype).removeprefix("torch."): kind for kind, dtype in FLOATS.items()}
     if named not in kinds:
         raise WeightsError(f"the base's config says its numbers are {named}; expected {', '.join(kinds)}")
     return kinds[named]

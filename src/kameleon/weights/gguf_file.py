@@ -22,7 +22,7 @@ from kameleon.weights.kinds import FLOATS
 from kameleon.weights.metadata import Metadata
 from kameleon.weights.tensor_info import TensorInfo
 
-# What unpacking runs into where a tensor's numbers are nonsense.
+# Errors of dequantising a tensor whose numbers are nonsense.
 _DAMAGED = (ValueError, LookupError, ArithmeticError, TypeError, MemoryError)
 _UNKNOWN_BYTES = 1 << 62  # the size of a file that is still being fetched
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
@@ -45,11 +45,11 @@ class _Part:
 
 
 class GgufFile(WeightFile):
-    """Mapped read-only; any part of a split file (`-00001-of-00003.gguf`) stands for all. Matrices stay packed.
+    """Mapped read-only; any part of a split file (`-00001-of-00003.gguf`) opens all of them. Matrices stay quantised.
 
-    `layouts` by architecture; tensors of another architecture keep their stored names. With `header_only` a file may
-    end anywhere behind its header, and its tensors read as ones.
-    Raises WeightsError for a file that is damaged or cut short, or parts that are missing, naming what is wrong.
+    `layouts` are by architecture; tensors of any other architecture keep their stored names. With `header_only` the
+    file may end anywhere behind its header, and its tensors read as ones.
+    Raises WeightsError for a damaged or truncated file and for missing parts, naming the fault.
     """
 
     def __init__(self, path: Path, layouts: Mapping[str, GgufLayout], *, header_only: bool = False) -> None:
@@ -68,7 +68,7 @@ class GgufFile(WeightFile):
 
     @property
     def first_header(self) -> tuple[GgufHeader, memoryview]:
-        """The header that holds the metadata, and the bytes of its file."""
+        """The header with the metadata, and the bytes of its file."""
         return self._parts[0].header, self._parts[0].bytes.data
 
     @property
@@ -83,20 +83,20 @@ class GgufFile(WeightFile):
         return self.info(name).shape[::-1]
 
     def info(self, name: str) -> TensorInfo:
-        """How a tensor is stored. Raises WeightsError for a name that is not there."""
+        """How a tensor is stored. Raises WeightsError for an unknown name."""
         if name not in self._tensors:
             raise self._missing(name)
         return self._tensors[name][1]
 
     @property
     def is_whole(self) -> bool:
-        """Whether all bytes of all tensors are there (always, but for `header_only`)."""
+        """Whether the file holds all bytes of all tensors; it always does unless it was opened with `header_only`."""
         return all(t.offset + t.size_bytes <= len(part.bytes) for part, t in self._tensors.values())
 
     def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
-        """A weight as it lies in the file: a view of the map, packed unless it is plain fp32 or bf16 in order.
+        """A weight as the file stores it: a view of the mapped file.
 
-        Kinds of blocks that have no kernel are unpacked to fp32.
+        Plain numbers in Hugging Face's order are a tensor. Kinds of blocks without a kernel are dequantised to fp32.
         """
         if name not in self._tensors or self.shape(name) != shape:
             return self.tensor(name, shape)
@@ -123,7 +123,7 @@ class GgufFile(WeightFile):
             ) from error
 
     def _rotary_half(self, name: str) -> int:
-        """Half a head's size where llama.cpp keeps the two rows of a rotated pair next to each other, else 0."""
+        """Half of a head's size if the file keeps the rows of this tensor in pairs, else 0."""
         key = self.layout.heads_key(name)
         if key is None:
             return 0
@@ -136,7 +136,7 @@ class GgufFile(WeightFile):
         return rows // (2 * count)
 
     def stored_order(self, name: str, rows: Tensor) -> Tensor:
-        """The rows of a tensor of that name in the order in which the file keeps them."""
+        """The rows of the tensor `name` in the order of the file."""
         return pair_rows(rows, self._rotary_half(name))
 
     def _files(self) -> list[Path]:
@@ -148,7 +148,7 @@ class GgufFile(WeightFile):
 
 
 def _all_parts(given: _Part, *, header_only: bool) -> list[_Part]:
-    """The parts of a split file in order, each checked to be what it says."""
+    """The parts of a split file in order; each must have the number that its name says."""
     count, named = given.header.metadata.get("split.count", 1), _PART.fullmatch(given.path.name)
     if count in (0, 1):
         return [given]
@@ -170,13 +170,13 @@ def _all_parts(given: _Part, *, header_only: bool) -> list[_Part]:
 
 
 def whole_name(path: Path) -> str:
-    """The name of a `.gguf` file without the number of its part: the same for all parts of a split file."""
+    """The name of a `.gguf` file without its part's number, so that all parts of a split file have the same."""
     named = _PART.fullmatch(path.name)
     return f"{named[1]}-of-{named[3]}.gguf" if named else path.name
 
 
 def _view(mapped: np.ndarray[Any, Any]) -> Tensor:
     with warnings.catch_warnings():
-        # PyTorch has no read-only tensors and says so; nothing here ever writes to a weight.
+        # torch warns that it has no read-only tensors; nothing here writes to a weight.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(np.asarray(mapped))

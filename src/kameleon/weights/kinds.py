@@ -4,5 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-FLOATS: Mapping[str, torch.dtype] = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+from kameleon.ops.native.abi import PLAIN_KINDS
+
+FLOATS: Mapping[str, torch.dtype] = {kind: dtype for dtype, kind in PLAIN_KINDS.items()}
 """Kinds whose matrices can be multiplied as they are; GGUF and safetensors name them alike."""

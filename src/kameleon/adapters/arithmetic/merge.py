@@ -18,6 +18,7 @@ from kameleon.errors import AdapterError, AdapterMismatchError, SettingError
 from kameleon.ops import StoredMatrix
 from kameleon.weights import EMBEDDING, HEAD, GgufFile, SafetensorsFolder, WeightFile, copy_folder, copy_gguf
 from kameleon.weights.copies import as_stored, read_stored
+from kameleon.weights.kinds import FLOATS
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def merge(
             if out.suffix != ".gguf":
                 raise SettingError(f"{out} must be a .gguf file, as the base is one")
             trip = lambda _, w: read_stored(as_stored(w, chosen), chosen, tuple(w.shape))  # noqa: E731
-            copy_gguf(weights, out, chosen, fresh(trip), whole)
+            copy_gguf(weights, out, kind=chosen, fresh=fresh(trip), whole=whole)
         else:
             raise SettingError(
                 f"{base.name} is packed from {weights.path}: merge into that folder itself, without --quantize and "
@@ -135,7 +136,7 @@ def _float_kind(base: Base, adapter: Adapter) -> str:
     file = base.weights
     assert isinstance(file, GgufFile)
     kinds = {tensor.kind for tensor, _ in file.stored_tensors if file.layout.hf_name(tensor.name) in changed}
-    if len(kinds) == 1 and kinds <= {"F32", "F16", "BF16"}:
+    if len(kinds) == 1 and kinds <= FLOATS.keys():
         return kinds.pop()
     raise SettingError(
         f"{base.name} is quantised ({', '.join(sorted(kinds))}), and rounding to its blocks eats part of the change: "

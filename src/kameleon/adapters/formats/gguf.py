@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 
 import gguf
-import numpy as np
 import torch
 from gguf.gguf_writer import WriterState
 from torch import Tensor
@@ -25,10 +24,10 @@ from kameleon.home import atomic_write
 from kameleon.model import families, module_shapes
 from kameleon.weights.gguf_header import GgufHeader, read_header
 from kameleon.weights.gguf_layout import GgufLayout, pair_rows, part_rows
+from kameleon.weights.kinds import FLOATS
 from kameleon.weights.tensor_info import TensorInfo
 
 _MOST_BYTES = 4 << 30
-_TYPES = {"F32": np.float32, "F16": np.float16}
 
 
 def write_gguf_adapter(adapter: Adapter, base: Base, path: Path) -> None:
@@ -118,12 +117,9 @@ def _checked_alpha(path: Path, header: GgufHeader, layout: GgufLayout) -> float:
 
 def _numbers(path: Path, data: bytes, tensor: TensorInfo) -> Tensor:
     stored = data[tensor.offset : tensor.offset + tensor.size_bytes]
-    if tensor.kind == "BF16":
-        numbers = torch.frombuffer(bytearray(stored), dtype=torch.bfloat16).float()
-    elif tensor.kind in _TYPES:
-        numbers = torch.from_numpy(np.frombuffer(stored, _TYPES[tensor.kind]).astype(np.float32))
-    else:
+    if tensor.kind not in FLOATS:
         raise AdapterFileError(f"{path}: {tensor.name} is {tensor.kind}; factors are read in F32, F16 or BF16")
+    numbers = torch.frombuffer(bytearray(stored), dtype=FLOATS[tensor.kind]).float()
     if not numbers.isfinite().all():
         raise AdapterFileError(f"{path}: {tensor.name} holds NaN or infinity")
     return numbers.view(tensor.shape[::-1])

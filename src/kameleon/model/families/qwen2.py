@@ -10,7 +10,7 @@ from kameleon.weights import GgufLayout, Metadata
 
 def with_windows(config: DecoderConfig, values: Metadata) -> DecoderConfig:
     """`config` with the windows of `layer_types`, or of the layers from `max_window_layers` on."""
-    window = window_size(values) if values.find("use_sliding_window", bool, False) else None
+    window = window_size(values) if values.find("use_sliding_window", bool, default=False) else None
     if window is None:
         return config
     layers = config.num_layers
