@@ -52,7 +52,7 @@ MOST_LINES = 400
 CIRCLES_LEFT = [
     {"adapters.adapter", "adapters.formats.peft"},
 ]
-LONG_TESTS_LEFT = ["bases/test_fetch.py", "cli/test_cli.py", "model/test_config.py", "text/test_tokenizer.py"]
+LONG_TESTS_LEFT = ["cli/test_cli.py"]
 
 Imports = dict[str, set[str]]
 
