@@ -13,7 +13,7 @@ import kameleon
 from kameleon.bases.sampling import FOR_SMALL_BASES, recommended_sampling
 from kameleon.errors import WeightsError
 from kameleon.generation import Sampling
-from kameleon.weights import open_weights
+from kameleon.model import open_weights
 
 SMALL = {"temperature": 0.2, "top_p": 0.9}
 

@@ -96,7 +96,7 @@ def test_needed_memory_is_of_the_order_that_was_measured():
 
 def smollm2_config():
     """SmolLM2-135M's sizes."""
-    from kameleon.model.config import config_from_hf
+    from kameleon.model.hf_config import config_from_hf
 
     return config_from_hf(
         {
@@ -153,7 +153,7 @@ def test_a_packed_shape_is_a_base_in_the_kinds_of_its_mix(tmp_path, family, mix)
     path = tmp_path / "packed.gguf"
     write_packed_shape(path, family, PACKED_SIZES, MIXES[mix])
     decoder = kameleon.load(str(path), dtype=torch.float32).base.decoder
-    kinds = {name: getattr(decoder.layers[0], name).kinds for name in ("qkv", "o", "gate_up", "down")}
+    kinds = {name: decoder.layers[0].weight(name).kinds for name in ("qkv", "o", "gate_up", "down")}
     if native.available():
         assert (
             kinds

@@ -9,9 +9,8 @@ from kameleon.bench import BenchSettings, Case
 from kameleon.bench.ours import recipe_of, train_with_kameleon
 from kameleon.bench.peers import train_with_peft, train_with_trl
 from kameleon.bench.turns import Job
-from kameleon.model.config import read_config
+from kameleon.model import open_weights, read_config
 from kameleon.training.step import fresh_factors
-from kameleon.weights import open_weights
 
 VOCAB = 320
 

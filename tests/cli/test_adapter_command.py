@@ -11,7 +11,7 @@ from fakes import random_adapter
 from kameleon.adapters import EndChange, LoraFactors, Shelf
 from kameleon.adapters.arithmetic import METHODS
 from kameleon.adapters.formats import write_adapter
-from kameleon.model import HEAD
+from kameleon.weights import HEAD
 
 
 @pytest.fixture

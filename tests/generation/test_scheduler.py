@@ -25,8 +25,6 @@ CONFIG = DecoderConfig(
     rms_norm_eps=1e-5,
     rope=RopeConfig(),
     tie_word_embeddings=True,
-    attention_bias=False,
-    qk_norm=False,
     max_sequence_tokens=1000,
     stop_token_ids=frozenset(),
 )

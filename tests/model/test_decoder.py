@@ -8,10 +8,8 @@ from tiny import FAMILIES, SIZES, save_base
 
 from kameleon.errors import SettingError, WeightsError
 from kameleon.generation import PagePool
-from kameleon.model import build_decoder
-from kameleon.model.config import read_config
+from kameleon.model import build_decoder, open_weights, read_config
 from kameleon.ops import Segments
-from kameleon.weights import open_weights
 
 LENGTHS = (7, 1, 40, 25)
 
@@ -54,8 +52,8 @@ def test_a_shared_prefix_gives_the_logits_of_whole_sequences(both):
 def test_layers_run_in_two_parts_are_the_same_as_in_one(tiny):
     decoder = tiny.base.decoder
     tokens, segments = torch.randint(0, 320, (12,)), Segments((5, 7))
-    below = decoder.run(decoder.embed(tokens, segments), segments, layers=range(2))
-    above = decoder.finish(decoder.run(below, segments, layers=range(2, 3)))
+    below = decoder.run_layers(decoder.embed(tokens, segments), segments, layers=range(2))
+    above = decoder.finish(decoder.run_layers(below, segments, layers=range(2, 3)))
     assert torch.equal(above, decoder.hidden(tokens, segments))
 
 

@@ -78,7 +78,7 @@ def _decode(base, bank, slots, tokens, chunks):
     for lengths in chunks:
         segments = Segments(tuple(lengths), tuple(slots), offsets=tuple(done))
         fresh = torch.cat([t[d : d + n] for t, d, n in zip(tokens, done, lengths, strict=True)])
-        hidden = base.decoder.hidden(fresh, segments, bank, pool.tables(rows))
+        hidden = base.decoder.hidden(fresh, segments, bank, cache=pool.tables(rows))
         for part, some in zip(parts, hidden.split(list(lengths)), strict=True):
             part.append(some)
         done = [a + b for a, b in zip(done, lengths, strict=True)]

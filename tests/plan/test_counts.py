@@ -7,7 +7,7 @@ from fakes import random_adapter
 from kameleon import Recipe
 from kameleon.adapters.formats import write_adapter
 from kameleon.model import module_shapes
-from kameleon.model.config import config_from_hf
+from kameleon.model.hf_config import config_from_hf
 from kameleon.plan import (
     COMMON_NAMES,
     adapter_bytes,

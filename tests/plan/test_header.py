@@ -13,8 +13,8 @@ from tiny import PACKED_SIZES, save_base
 
 from kameleon.bench.packed_bases import MIXES, write_packed_shape
 from kameleon.errors import FetchError, SettingError, WeightsError
+from kameleon.model import open_weights
 from kameleon.plan import read_base_header
-from kameleon.weights import open_weights
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

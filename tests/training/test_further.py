@@ -20,7 +20,7 @@ from kameleon.errors import (
     SettingError,
     WrongBaseError,
 )
-from kameleon.model import HEAD
+from kameleon.weights import HEAD
 
 FIRST = Recipe(rank=3, alpha=6.0, layers=2, targets="v_proj,q_proj", rows_per_step=4, learning_rate=1e-2)
 MORE = Recipe(rows_per_step=4, learning_rate=1e-3)

@@ -30,7 +30,7 @@ from kameleon.errors import (
     TrainingError,
 )
 from kameleon.home import runs_dir
-from kameleon.model.decoder import Decoder
+from kameleon.model.decoder import Layer
 from kameleon.ops import linear_cross_entropy
 from kameleon.training import derived_learning_rate, draw_loss_curve, read_log, target_modules
 from kameleon.training.checkpoint import has_checkpoint
@@ -80,13 +80,15 @@ def test_gemma3_says_what_is_known_and_learns_in_twenty_steps(tmp_path):
 
 def test_training_teaches_and_leaves_the_base_alone(tiny, rows, watched):
     fingerprint = tiny.base.fingerprint
-    before = [layer.qkv.dense().clone() for layer in tiny.base.decoder.layers]
+    before = [layer.weight("qkv").dense().clone() for layer in tiny.base.decoder.layers]
     seen = []
     result = tiny.train(rows, "count", watched, RECIPE, on_step=seen.append)
     assert seen[-1].step == result.steps == seen[-1].total_steps
     assert seen[-1].loss < seen[0].loss * 0.8
     assert seen[0].seconds_left > seen[-1].seconds_left == 0
-    assert all(torch.equal(a, layer.qkv.dense()) for a, layer in zip(before, tiny.base.decoder.layers, strict=True))
+    assert all(
+        torch.equal(a, layer.weight("qkv").dense()) for a, layer in zip(before, tiny.base.decoder.layers, strict=True)
+    )
     assert kameleon.load(str(tiny.base.files.path)).base.fingerprint == fingerprint
     assert tiny.shelf.names() == ["count"]
     assert tiny.load_adapter("count").live
@@ -150,9 +152,9 @@ def test_layers_are_computed_again_from_the_first_trained_one_on(tiny, rows, mon
     recipe, ran = replace(RECIPE, layers=2), []
     bank = Bank(tiny.base)
     bank.add(fresh_adapter(tiny.base, "x", recipe, _card(tiny)))
-    layer = Decoder._layer
+    layers, forward = tiny.base.decoder.layers, Layer.forward
     monkeypatch.setattr(
-        Decoder, "_layer", lambda self, index, *rest, **how: ran.append(index) or layer(self, index, *rest, **how)
+        Layer, "forward", lambda self, *rest, **how: ran.append(layers.index(self)) or forward(self, *rest, **how)
     )
     packs = pack(tiny.read(rows).examples[:1], 300, 0)
     train_step(tiny.base, bank, Trainee(bank.resident("x"), recipe), packs, 1e-2, checkpoint_layers=1)

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, logging
 
 from kameleon.bases import locate
-from kameleon.weights import GgufFile
+from kameleon.model import open_gguf
 
 HEADS, KV_HEADS, WIDTH, INNER, VOCABULARY, LAYERS = 4, 2, 32, 64, 40, 2
 HEAD_DIM = {
@@ -70,7 +70,7 @@ def write(path, family):
 
 
 def assert_equal_to_transformers(path, family="llama"):
-    ours = GgufFile(path)
+    ours = open_gguf(path)
     logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     theirs = model.state_dict()

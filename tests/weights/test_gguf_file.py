@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kameleon.errors import WeightsError
-from kameleon.weights import GgufFile, open_weights
-from kameleon.weights.gguf_file import hf_name
+from kameleon.model import open_gguf, open_weights
+from kameleon.model.families import gguf_layouts
+from kameleon.weights import GgufFile
 
 HEADS, KV_HEADS, HEAD_DIM, WIDTH = 4, 2, 8, 32
 Type = gguf.GGMLQuantizationType
@@ -102,20 +103,22 @@ def test_every_name_of_a_family_is_the_one_that_transformers_uses(family):
     names = [f"model.layers.11.{part}" for part in inner.split()]
     for name in [*names, "model.embed_tokens", "model.norm", "lm_head"]:
         stored = table.get_name(name + ".weight", try_suffixes=(".weight",))
-        assert hf_name(stored, family) == name + ".weight"
+        assert gguf_layouts()[family].hf_name(stored) == name + ".weight"
+        if ".layers." in name:
+            assert gguf_layouts()[family].stored_name(name + ".weight") == stored
 
 
 @pytest.mark.parametrize("name", ["rope_freqs.weight", "blk.x.attn_q.weight", "blk.1.unheard_of.weight", ""])
 def test_a_name_no_family_has_stays_as_it_is(name):
-    assert hf_name(name) == name
+    assert gguf_layouts()["llama"].hf_name(name) == name
 
 
 @pytest.mark.parametrize("kv_heads", [KV_HEADS, None])
 def test_q_and_k_rows_come_back_in_their_original_order(tmp_path, kv_heads):
     tensors = original_tensors()
-    weights = GgufFile(write(tmp_path / "a.gguf", tensors, kv_heads=kv_heads))
+    weights = open_gguf(write(tmp_path / "a.gguf", tensors, kv_heads=kv_heads))
     for stored in ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_q.bias"):
-        assert torch.equal(weights.tensor(hf_name(stored)), torch.from_numpy(tensors[stored]))
+        assert torch.equal(weights.tensor(weights.layout.hf_name(stored)), torch.from_numpy(tensors[stored]))
 
 
 @given(heads=st.integers(1, 5), half=st.integers(1, 5), width=st.integers(1, 4))
@@ -123,13 +126,13 @@ def test_q_and_k_rows_come_back_in_their_original_order(tmp_path, kv_heads):
 def test_the_order_is_undone_for_any_sizes(tmp_path_factory, heads, half, width):
     q = np.arange(heads * 2 * half * width, dtype=np.float32).reshape(heads * 2 * half, width)
     path = tmp_path_factory.mktemp("q") / "q.gguf"
-    weights = GgufFile(write(path, {"blk.3.attn_q.weight": q}, heads=heads, kv_heads=None))
+    weights = open_gguf(write(path, {"blk.3.attn_q.weight": q}, heads=heads, kv_heads=None))
     assert torch.equal(weights.tensor("model.layers.3.self_attn.q_proj.weight"), torch.from_numpy(q))
 
 
 def test_other_families_keep_the_stored_order(tmp_path):
     tensors = original_tensors()
-    weights = GgufFile(write(tmp_path / "a.gguf", tensors, family="qwen2"))
+    weights = open_gguf(write(tmp_path / "a.gguf", tensors, family="qwen2"))
     stored = torch.from_numpy(tensors["blk.0.attn_q.weight"])
     assert torch.equal(weights.tensor("model.layers.0.self_attn.q_proj.weight"), stored)
 
@@ -138,7 +141,7 @@ def test_other_families_keep_the_stored_order(tmp_path):
 def test_unpacked_values_equal_the_reference(tmp_path, kind):
     up = original_tensors()["blk.0.ffn_up.weight"]
     name = "blk.0.ffn_up.weight"
-    weights = GgufFile(write(tmp_path / "a.gguf", {name: up}, types={name: kind}))
+    weights = open_gguf(write(tmp_path / "a.gguf", {name: up}, types={name: kind}))
     got = weights.tensor("model.layers.0.mlp.up_proj.weight", (64, 32))
     floats = {Type.BF16: torch.bfloat16, Type.F16: torch.float16}
     assert got.dtype == floats.get(kind, torch.float32)
@@ -149,7 +152,7 @@ def test_unpacked_values_equal_the_reference(tmp_path, kind):
 def test_quantised_q_is_unpacked_before_its_rows_move(tmp_path):
     q = original_tensors()["blk.0.attn_q.weight"]
     name = "blk.0.attn_q.weight"
-    weights = GgufFile(write(tmp_path / "a.gguf", {name: q}, types={name: Type.Q8_0}))
+    weights = open_gguf(write(tmp_path / "a.gguf", {name: q}, types={name: Type.Q8_0}))
     expected = gguf.dequantize(gguf.quantize(q, Type.Q8_0), Type.Q8_0)
     assert torch.equal(weights.tensor("model.layers.0.self_attn.q_proj.weight"), torch.from_numpy(expected))
 
@@ -164,7 +167,7 @@ def test_a_type_that_cannot_be_unpacked_is_named(tmp_path):
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(WeightsError, match=r"mlp\.gate_proj\.weight.*I32"):
-        GgufFile(tmp_path / "a.gguf").tensor("model.layers.0.mlp.gate_proj.weight")
+        open_gguf(tmp_path / "a.gguf").tensor("model.layers.0.mlp.gate_proj.weight")
 
 
 def test_a_scale_that_is_no_number_is_refused(tmp_path):
@@ -175,7 +178,7 @@ def test_a_scale_that_is_no_number_is_refused(tmp_path):
     content[start : start + 3] = b"\x00\x7c\x00"  # an infinite scale for a first number of 0
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=r"mlp\.up_proj\.weight \(Q8_0\)"):
-        GgufFile(path).tensor("model.layers.0.mlp.up_proj.weight")
+        open_gguf(path).tensor("model.layers.0.mlp.up_proj.weight")
 
 
 def test_q_without_a_head_count_is_refused(tmp_path):
@@ -188,7 +191,7 @@ def test_q_without_a_head_count_is_refused(tmp_path):
     writer.write_tensors_to_file()
     writer.close()
     with pytest.raises(WeightsError, match="head_count"):
-        GgufFile(path).tensor("model.layers.0.self_attn.q_proj.weight")
+        open_gguf(path).tensor("model.layers.0.self_attn.q_proj.weight")
 
 
 def test_q_that_its_heads_do_not_divide_is_refused(tmp_path):
@@ -197,11 +200,11 @@ def test_q_that_its_heads_do_not_divide_is_refused(tmp_path):
     data = path.read_bytes().replace(b"attn_v", b"attn_q")
     path.write_bytes(data)
     with pytest.raises(WeightsError, match="q_proj"):
-        GgufFile(path).tensor("model.layers.0.self_attn.q_proj.weight")
+        open_gguf(path).tensor("model.layers.0.self_attn.q_proj.weight")
 
 
 def test_a_missing_tensor_and_another_shape_are_named(whole):
-    weights = GgufFile(whole)
+    weights = open_gguf(whole)
     for ask in (weights.shape, weights.tensor):
         with pytest.raises(WeightsError, match=r"no tensor lm_head\.weight"):
             ask("lm_head.weight")
@@ -210,7 +213,7 @@ def test_a_missing_tensor_and_another_shape_are_named(whole):
 
 
 def test_metadata_is_plain_python(whole):
-    metadata = GgufFile(whole).metadata
+    metadata = open_gguf(whole).metadata
     assert metadata["general.architecture"] == "llama"
     assert metadata["llama.attention.head_count"] == HEADS
     assert type(metadata["llama.attention.head_count"]) is int
@@ -218,7 +221,7 @@ def test_metadata_is_plain_python(whole):
 
 
 def read_everything(path):
-    weights = GgufFile(path)
+    weights = open_gguf(path)
     assert isinstance(weights.metadata, dict)
     return {name: weights.tensor(name, weights.shape(name)).clone() for name in weights.names()}
 
@@ -255,7 +258,7 @@ def test_a_byte_changed_anywhere_raises_nothing_else(whole, tmp_path_factory, da
 def test_what_is_no_gguf_is_refused(tmp_path, content):
     (tmp_path / "a.gguf").write_bytes(content)
     with pytest.raises(WeightsError, match=r"a\.gguf is not a whole GGUF file"):
-        GgufFile(tmp_path / "a.gguf")
+        open_gguf(tmp_path / "a.gguf")
 
 
 def test_arrays_nested_without_end_are_refused(tmp_path):
@@ -264,14 +267,14 @@ def test_arrays_nested_without_end_are_refused(tmp_path):
     head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"k" + struct.pack("<I", 9)
     (tmp_path / "a.gguf").write_bytes(head + nested)
     with pytest.raises(WeightsError, match="not a whole GGUF file"):
-        GgufFile(tmp_path / "a.gguf")
+        open_gguf(tmp_path / "a.gguf")
 
 
 def test_fingerprint_is_equal_for_equal_tensors_and_no_others(tmp_path):
     tensors = original_tensors()
 
     def of(name, tensors, **how):
-        return GgufFile(write(tmp_path / f"{name}.gguf", tensors, **how)).fingerprint()
+        return open_gguf(write(tmp_path / f"{name}.gguf", tensors, **how)).fingerprint()
 
     first = of("one", tensors)
     assert of("two", tensors) == first

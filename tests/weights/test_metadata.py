@@ -34,7 +34,7 @@ def test_values_of_the_expected_type_are_given():
         (lambda: SAID.need("none", int), "f.gguf lacks the metadata none"),
         (lambda: SAID.need("x", int), "x in f.gguf is 0.5; it must be a whole number"),
         (lambda: SAID.find("on", int, 1), "on in f.gguf is True; it must be a whole number"),
-        (lambda: SAID.find("n", bool, False), "n in f.gguf is 3; it must be true or false"),
+        (lambda: SAID.find("n", bool, default=False), "n in f.gguf is 3; it must be true or false"),
         (lambda: SAID.find("bad", float, 1.0), "bad in f.gguf is inf; it must be a number"),
         (lambda: SAID.size("zero"), "zero in f.gguf is 0; it must be at least 1"),
         (lambda: SAID.row("name", str), "name in f.gguf is 'a'; it must be a list"),

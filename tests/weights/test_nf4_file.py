@@ -8,8 +8,9 @@ from tiny import save_base
 import kameleon
 from kameleon import home
 from kameleon.errors import SettingError, WeightsError
+from kameleon.model import open_weights
 from kameleon.ops import Segments, StoredMatrix, native, nf4
-from kameleon.weights import Nf4File, SafetensorsFolder, open_weights
+from kameleon.weights import Nf4File, SafetensorsFolder
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_it_computes_nearly_what_its_source_does_and_is_another_base(folder):
     assert packed.fingerprint == f"nf4:{plain.fingerprint}"
     assert packed.name.endswith("in nf4")
     if native.available():
-        assert packed.decoder.layers[0].qkv.kinds == ("NF4",) * 3
+        assert packed.decoder.layers[0].weight("qkv").kinds == ("NF4",) * 3
     tokens, segments = torch.arange(20), Segments((20,))
     a, b = (base.decoder.logits(base.decoder.hidden(tokens, segments)) for base in (plain, packed))
     assert torch.cosine_similarity(a, b).mean() > 0.9

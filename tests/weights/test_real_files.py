@@ -13,9 +13,8 @@ import torch
 from tiny import save_gguf
 
 from kameleon.bases import locate
+from kameleon.model import open_gguf
 from kameleon.ops import StoredMatrix
-from kameleon.weights import GgufFile
-from kameleon.weights.gguf_file import hf_name
 
 KINDS = {"smollm2": {"Q4_1", "Q8_0", "F32"}, "gemma3-270m": {"Q4_K", "Q6_K", "Q5_0", "Q8_0", "F32"}}
 
@@ -26,13 +25,13 @@ def test_every_matrix_of_a_real_file_unpacks_to_the_bits_of_the_gguf_package(nam
     path = locate(name).path
     if path.suffix != ".gguf":
         pytest.skip("the hub delivered safetensors")
-    weights, reader = GgufFile(path), gguf.GGUFReader(path)
-    architecture, seen = weights.metadata["general.architecture"], set()
+    weights, reader = open_gguf(path), gguf.GGUFReader(path)
+    seen = set()
     for stored in reader.tensors:
         wanted = torch.from_numpy(np.array(gguf.dequantize(stored.data, stored.tensor_type)))
-        matrix = weights.tensor(hf_name(stored.name, architecture))
+        matrix = weights.tensor(weights.layout.hf_name(stored.name))
         if wanted.dim() == 2:
-            matrix = weights.matrix(hf_name(stored.name, architecture), tuple(wanted.shape))
+            matrix = weights.matrix(weights.layout.hf_name(stored.name), tuple(wanted.shape))
             # In the order of the file: how rows of q and k are put back is tested elsewhere.
             matrix = replace(matrix, half=0).dense() if isinstance(matrix, StoredMatrix) else matrix
         assert torch.equal(matrix.view(torch.int32), wanted.view(torch.int32)), stored.name

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from kameleon.errors import WeightsError
-from kameleon.weights import SafetensorsFolder, open_weights
+from kameleon.model import open_weights
+from kameleon.weights import SafetensorsFolder
 
 TENSORS = {
     "model.embed_tokens.weight": torch.arange(12.0).reshape(4, 3),

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from kameleon.errors import WeightsError
-from kameleon.weights import GgufFile, open_weights
+from kameleon.model import open_gguf, open_weights
+from kameleon.weights import GgufFile
 
 
 def write(path, split_max_tensors=0):
@@ -45,19 +46,19 @@ def test_any_part_stands_for_the_whole(tmp_path, parts):
 def test_a_missing_part_is_named(parts):
     parts[1].unlink()
     with pytest.raises(WeightsError, match=r"one of 3 parts, and beside it are not: base-00002-of-00003\.gguf"):
-        GgufFile(parts[0])
+        open_gguf(parts[0])
 
 
 def test_a_part_under_another_name_says_how_they_must_be_named(parts):
     renamed = parts[0].rename(parts[0].with_name("base.gguf"))
     with pytest.raises(WeightsError, match=r"names must end in -00001-of-00003\.gguf"):
-        GgufFile(renamed)
+        open_gguf(renamed)
 
 
 def test_a_part_of_another_place_is_refused(parts):
     parts[2].write_bytes(parts[1].read_bytes())
     with pytest.raises(WeightsError, match=r"says it is part 1 of 3, not 2 of 3"):
-        GgufFile(parts[0])
+        open_gguf(parts[0])
 
 
 def test_parts_must_hold_as_many_tensors_as_they_say(parts):
@@ -65,4 +66,4 @@ def test_parts_must_hold_as_many_tensors_as_they_say(parts):
     at = content.index(b"split.tensors.count") + len("split.tensors.count") + 4
     parts[0].write_bytes(content[:at] + bytes([9]) + content[at + 1 :])
     with pytest.raises(WeightsError, match="hold 5 tensors; they say 9"):
-        GgufFile(parts[0])
+        open_gguf(parts[0])

@@ -1,4 +1,4 @@
-"""The frozen base as one value, and where bases come from. It knows no adapter."""
+"""The frozen base as one value, and the places that bases come from. It knows no adapter."""
 
 from kameleon.bases.base import Base, load_base
 from kameleon.bases.catalogue import CATALOGUE, Entry

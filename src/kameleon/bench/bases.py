@@ -17,8 +17,8 @@ from kameleon.bases import locate
 from kameleon.bench.packed_bases import MIXES, write_packed_shape
 from kameleon.errors import BaseModelError
 from kameleon.home import cache_dir
+from kameleon.model import open_weights
 from kameleon.text.tokenizer import load_tokenizer
-from kameleon.weights import open_weights
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,7 @@ from pathlib import Path
 import torch
 
 from kameleon.bench.turns import Job, Turns
-from kameleon.model import DecoderConfig, groups
-from kameleon.model.config import read_config
-from kameleon.weights import open_weights
+from kameleon.model import DecoderConfig, groups, open_weights, read_config
 
 _HEAD_ROWS = 512  # the head's products at a time: whole logits would be gigabytes, and no faster
 
@@ -21,7 +19,7 @@ class Floor:
     """
 
     def __init__(self, config: DecoderConfig, dtype: torch.dtype, most_tokens: int) -> None:
-        shapes = [(group.members[-1].stop, group.in_size) for group in groups(config)]
+        shapes = [(group.out_size, group.in_size) for group in groups(config)]
         head = (config.vocab_size, config.hidden_size)
         self.layers = config.num_layers
         self.weights = [torch.randn(shape).to(dtype) for shape in shapes]

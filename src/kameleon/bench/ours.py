@@ -13,7 +13,6 @@ from kameleon.bench.cases import Rows
 from kameleon.bench.settings import BenchSettings
 from kameleon.bench.turns import Job, Turns
 from kameleon.data import Example, PackedPass, pack
-from kameleon.model import groups
 from kameleon.model.decoder import Decoder
 from kameleon.training import Recipe
 from kameleon.training.step import Trainee, train_step
@@ -54,10 +53,7 @@ def unpacked(base: Base) -> Base:
         return FrozenWeight(weight.dense().bfloat16(), dtype=base.compute_dtype)
 
     whole = base.decoder
-    layers = [
-        replace(layer, **{group.name: plain(getattr(layer, group.name)) for group in groups(base.config)})
-        for layer in whole.layers
-    ]
+    layers = [layer.with_weights(plain) for layer in whole.layers]
     embedding = plain(whole.embedding)
     head = embedding if whole.head is whole.embedding else plain(whole.head)
     return replace(base, decoder=Decoder(whole.config, embedding, layers, whole.norm, head))

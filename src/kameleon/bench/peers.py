@@ -11,10 +11,9 @@ import torch
 
 from kameleon.bench.cases import Rows
 from kameleon.bench.turns import Job, Turns
-from kameleon.model.config import read_config
+from kameleon.model import open_weights, read_config
 from kameleon.ops import IGNORE
 from kameleon.text.tokenizer import load_tokenizer
-from kameleon.weights import open_weights
 
 
 def train_with_peft(job: Job, turns: Turns) -> None:

@@ -167,7 +167,7 @@ def extract(
     from kameleon.adapters import Shelf
     from kameleon.adapters.arithmetic import extract as extracted
     from kameleon.adapters.arithmetic import total_error
-    from kameleon.weights import open_weights
+    from kameleon.model import open_weights
 
     if not overwrite:
         Shelf().require_free(name)

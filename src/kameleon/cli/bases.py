@@ -79,9 +79,7 @@ def list_(*, json: Json = False) -> None:
 def show_base(ref: BaseRef, *, json: Json = False) -> None:
     """Show a base's sizes, its source and its fingerprint (a hash over every tensor)."""
     from kameleon.bases import locate
-    from kameleon.model import module_shapes
-    from kameleon.model.config import read_config
-    from kameleon.weights import open_weights
+    from kameleon.model import module_shapes, open_weights, read_config
 
     files = locate(ref)
     weights = open_weights(files.path)
@@ -119,10 +117,11 @@ def convert(
     """
     from kameleon.bases import locate
     from kameleon.errors import SettingError
-    from kameleon.weights import GgufFile, copy_gguf, open_weights
+    from kameleon.model import open_weights
+    from kameleon.weights import GgufFile, copy_gguf
 
     source = open_weights(locate(ref).path)
     if not isinstance(source, GgufFile) or out.suffix != ".gguf" or out.exists():
         raise SettingError(f"from {source.path} to {out}: both must be .gguf files, and the second not be there yet")
-    copy_gguf(source, out, kind, {}, whole=True)
+    copy_gguf(source, out, kind=kind, fresh={}, whole=True)
     notes.print(f"written to {out} ({megabytes(out.stat().st_size)})", highlight=False)

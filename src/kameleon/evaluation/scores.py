@@ -151,12 +151,14 @@ def _score_passes(
     for packed in passes:
         below = None
         if shared:
-            below = decoder.run(decoder.embed(packed.tokens, packed.segments), packed.segments, layers=range(shared))
+            below = decoder.run_layers(
+                decoder.embed(packed.tokens, packed.segments), packed.segments, layers=range(shared)
+            )
         for slot, rows in zip(slots, scored, strict=True):
             segments = replace(packed.segments, adapters=(slot,) * len(packed.segments.lengths))
             # An adapter that changes the embedding shares no layer.
             entering = decoder.embed(packed.tokens, segments, bank) if below is None else below
-            hidden = decoder.finish(decoder.run(entering, segments, bank, layers=range(shared, depth)))
+            hidden = decoder.finish(decoder.run_layers(entering, segments, bank, layers=range(shared, depth)))
             rows |= _score_packed(base, bank, slot, hidden, packed, choices)
             if on_rows:
                 on_rows(len(packed.spans))

@@ -139,7 +139,7 @@ class Batch:
         )
         tokens = torch.tensor([t for s, count in scheduled for t in s.tokens[s.computed : s.computed + count]])
         pages = self.pool.tables([sequence.pages for sequence, _ in scheduled])
-        return self._base.decoder.hidden(tokens, segments, self._bank, pages)
+        return self._base.decoder.hidden(tokens, segments, self._bank, cache=pages)
 
     def _sample(self, scheduled: list[Scheduled], hidden: torch.Tensor) -> list[Sequence]:
         """Choose the next token of every sequence whose tokens are all computed; returns those with anything new."""

@@ -1,4 +1,4 @@
-"""The decoder's two ends, the token embedding and the head, as an adapter changes them."""
+"""The decoder's two ends, the token embedding and the head (lm_head), as an adapter changes them."""
 
 from __future__ import annotations
 
@@ -9,28 +9,26 @@ from torch import Tensor
 from kameleon.ops import can_multiply, can_run
 from kameleon.weights import FrozenWeight
 
-EMBEDDING, HEAD = "model.embed_tokens", "lm_head"
-"""Their names in the Hugging Face layout, as adapter files use them; both matrices are [vocab, hidden_size]."""
-
-# From here on, products in AMX units beat reading the weights once.
+# From this number of rows on, products in AMX units are faster than reading the weights once.
 _FEW_ROWS = 64
 
 
 def runs_as_one(x: Tensor) -> bool:
-    """Whether generation's own kernels take `x`: not where torch has units that are faster on many rows."""
+    """Whether generation's kernels take `x`. They do not if torch has units that are faster for many rows."""
     return can_run(x) and (can_multiply(x.dtype) or len(x) < _FEW_ROWS)
 
 
 def project_wide(weight: FrozenWeight, x: Tensor) -> Tensor:
-    """x Wᵀ in fp32: [rows, in] to [rows, out]. Generation's kernels give a row the same bits in any company."""
+    """x Wᵀ in fp32: [rows, in] to [rows, out]. In generation's kernels a row's bits do not depend on other rows."""
     return weight.stacked.project(x) if runs_as_one(x) else weight.project(x).float()
 
 
 @dataclass(frozen=True, eq=False)
 class AdaptedEnd:
-    """W + scaling · B A, where W [vocab, hidden_size] is the base's matrix or another in its place.
+    """W + scaling · B A, where W [vocab, hidden_size] is the base's matrix or the adapter's replacement.
 
-    `b` is [vocab, rank]; `a` [rank, hidden_size] for the head, its transpose for the embedding. Both None: W alone.
+    `b` is [vocab, rank]; `a` is [rank, hidden_size] for the head, its transpose for the embedding. Both are None if
+    there is only W.
     """
 
     weight: FrozenWeight
@@ -38,11 +36,11 @@ class AdaptedEnd:
     b: FrozenWeight | None = None
     scaling: float = 1.0
     held_numbers: int = 0
-    """Of them in memory beside the base."""
+    """The numbers that this adapter holds in memory in addition to the base's."""
 
     @property
     def bytes(self) -> int:
-        """Memory that it holds beside the base's."""
+        """Memory that it holds in addition to the base's."""
         return self.held_numbers * self.weight.dtype.itemsize
 
     def rows(self, ids: Tensor) -> Tensor:

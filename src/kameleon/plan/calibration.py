@@ -39,8 +39,8 @@ from kameleon.plan.workload import Pass, Workload
 from kameleon.settings import Recipe, Watch
 from kameleon.training import lowest_layer, target_modules
 from kameleon.weights import ModuleName, WeightFile
+from kameleon.weights.kinds import FLOATS
 
-_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SHORT_TOKENS = 32  # of a segment where attention should cost next to nothing
 _LONG_TOKENS = 1024  # of one where it should be seen
 _MOST_TOKENS, _LEAST_TOKENS = 2048, 128  # of the larger of two passes
@@ -124,7 +124,7 @@ def calibrate(header: BaseHeader, rank: int, variant: str, targets: str, dtype: 
 
     Kept for the same header (as an object) in the same process, and no longer: another program may run tomorrow.
     """
-    size = sum((m.stop - m.start) * group.in_size for group in groups(header.config) for m in group.members)
+    size = sum(group.out_size * group.in_size for group in groups(header.config))
     affordable = min(_MOST_TOKENS, max(_LEAST_TOKENS, int(_OPERATIONS / (4 * size))))
     many = max(2 * _SHORT_TOKENS, min(pass_tokens, affordable) // _SHORT_TOKENS * _SHORT_TOKENS)
     few = max(_SHORT_TOKENS, many // 4 // _SHORT_TOKENS * _SHORT_TOKENS)
@@ -185,7 +185,8 @@ def _layer_seconds(
 
     def once() -> None:
         with torch.set_grad_enabled(gradient):
-            y = decoder.run(x.detach().requires_grad_(gradient), segments, sides, None, None, checkpoint_layers)
+            entering = x.detach().requires_grad_(gradient)
+            y = decoder.run_layers(entering, segments, sides, checkpoint_layers=checkpoint_layers)
             if gradient:
                 y.backward(x)
 
@@ -267,7 +268,7 @@ class _Sides:
 
 
 def _branch(member: Member, recipe: Recipe) -> Branch:
-    size = member.stop - member.start
+    size = member.size
     b = torch.zeros(size, recipe.rank, requires_grad=True)
     if recipe.variant == "lora":
         return Branch(b, member.start, member.stop, 1.0)
@@ -289,16 +290,16 @@ class _Blank(WeightFile):
         return list(self._header.tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a vector: a bias is as long as its matrix has rows, a norm as what it norms."""
-        config = self.config
-        if name.endswith(".bias"):
-            return self._matrix_info(name.removesuffix(".bias") + ".weight").shape[:1]
-        return (config.head_dim if name.endswith(("q_norm.weight", "k_norm.weight")) else config.hidden_size,)
+        return self._matrix_info(name).shape
+
+    def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Of a vector, whose shape the decoder knows."""
+        return torch.ones(self.shape(name) if shape is None else shape)
 
     def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
         stored = self._matrix_info(name)
-        if stored.kind in _TYPES or stored.kind not in KINDS:
-            return torch.zeros(shape, dtype=_TYPES.get(stored.kind, torch.float32))
+        if stored.kind in FLOATS or stored.kind not in KINDS:
+            return torch.zeros(shape, dtype=FLOATS.get(stored.kind, torch.float32))
         row_bytes = stored.size_bytes // stored.shape[0]
         return StoredMatrix(stored.kind, torch.zeros(shape[0], row_bytes, dtype=torch.uint8), shape[1])
 

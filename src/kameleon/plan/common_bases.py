@@ -9,7 +9,7 @@ import gguf
 import torch
 
 from kameleon.model import DecoderConfig
-from kameleon.model.config import config_from_hf
+from kameleon.model.hf_config import config_from_hf
 from kameleon.plan.calibration import Rates, calibrate
 from kameleon.plan.header import BaseHeader, StoredTensor, matrix_shapes
 from kameleon.plan.memory import Memory, training_memory

@@ -11,12 +11,15 @@ from typing import Any
 
 from kameleon.bases import HeaderFiles, locate_header
 from kameleon.errors import SettingError, WeightsError
-from kameleon.model import DecoderConfig, groups, module_shapes
-from kameleon.model.config import config_from_gguf, config_from_hf, read_json
+from kameleon.model import DecoderConfig, groups, module_shapes, open_gguf
+from kameleon.model.files import read_json
+from kameleon.model.gguf_config import config_from_gguf
+from kameleon.model.hf_config import config_from_hf
 from kameleon.ops import nf4
 from kameleon.text import ChatTemplate
 from kameleon.text.tokenizer import load_tokenizer
-from kameleon.weights import GgufFile, ModuleName, read_safetensors_header, shard_names
+from kameleon.weights import ModuleName, read_safetensors_header, shard_names
+from kameleon.weights.kinds import FLOATS
 from kameleon.weights.safetensors_header import KIND_BITS
 
 
@@ -70,7 +73,7 @@ class BaseHeader:
                 f"{self.name} stands for a shape, without a tokenizer: leave the rows out, or name a folder, a .gguf "
                 "file or a hub id"
             )
-        weights = GgufFile(self.path, header_only=True) if self.packed_file else None
+        weights = open_gguf(self.path, header_only=True) if self.packed_file else None
         return ChatTemplate(load_tokenizer(self.path, weights))
 
     def usual_layer(self) -> int:
@@ -138,14 +141,14 @@ def _of_folder(ref: str, files: HeaderFiles) -> BaseHeader:
 
 def _kind_of_config(values: Mapping[str, Any]) -> str:
     named = str(values.get("dtype") or values.get("torch_dtype") or "float32")
-    kinds = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+    kinds = {str(dtype).removeprefix("torch."): kind for kind, dtype in FLOATS.items()}
     if named not in kinds:
         raise WeightsError(f"the base's config says its numbers are {named}; expected {', '.join(kinds)}")
     return kinds[named]
 
 
 def _of_gguf(ref: str, path: Path) -> BaseHeader:
-    file = GgufFile(path, header_only=True)
+    file = open_gguf(path, header_only=True)
     stored = {name: file.info(name) for name in file.names()}
     tensors = {name: StoredTensor(one.shape[::-1], one.kind, one.size_bytes) for name, one in stored.items()}
     fetch = 0 if file.is_whole else sum(tensor.size_bytes for tensor in tensors.values())

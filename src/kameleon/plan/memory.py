@@ -12,6 +12,7 @@ import torch
 
 from kameleon.machine import resident_bytes
 from kameleon.model import DecoderConfig, groups
+from kameleon.model.blocks import Attention, Mlp
 from kameleon.model.decoder import wide_layers
 from kameleon.ops import KINDS, can_multiply, can_run, chunk_rows, give_back_memory, logits_type, tile_bytes
 from kameleon.plan.counts import trainable_parameters
@@ -20,8 +21,8 @@ from kameleon.plan.workload import Pass, Workload
 from kameleon.settings import Recipe, Watch
 from kameleon.training import lowest_layer
 from kameleon.weights import ModuleName
+from kameleon.weights.kinds import FLOATS
 
-_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NUMBER_BYTES = 4  # of A, B, AdamW's two averages, and the gradient
 # Freed blocks are kept, and of many sizes they leave holes: measured on two shapes, 0.4 to 0.6 of what is stored.
 _HOLES = 0.5
@@ -77,7 +78,7 @@ def training_memory(
 
 
 def _is_packed(kind: str) -> bool:
-    return kind not in _PLAIN and kind in KINDS
+    return kind not in FLOATS and kind in KINDS
 
 
 def copied_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
@@ -96,7 +97,7 @@ def copied_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
         stays = [(_is_packed(kind) and can_run(torch.empty(0, dtype=dtype))) for kind in kinds]
         together = len(names) > 1 and not any(stays)
         for name, kind, packed in zip(names, kinds, stays, strict=True):
-            if not packed and (together or _PLAIN.get(kind) != dtype):
+            if not packed and (together or FLOATS.get(kind) != dtype):
                 rows, columns = header.tensors[name].shape
                 copied += rows * columns * dtype.itemsize
     return copied
@@ -108,7 +109,7 @@ def _step_bytes(config: DecoderConfig, recipe: Recipe, watch: Watch, work: Workl
     """
     lowest, stream = lowest_layer(config, recipe), 4 * config.hidden_size  # what layers add up is never rounded
     tokens, wide = work.largest.tokens, wide_layers(config)
-    usual, more = _layer_bytes(config, recipe, dtype.itemsize), _wide_bytes(config, dtype.itemsize)
+    usual, more = _layer_bytes(config, recipe, dtype.itemsize), Attention.wide_bytes(config, dtype.itemsize)
     whole = [tokens * (usual + (more if layer < wide else 0)) for layer in range(lowest, config.num_layers)]
     first = min(watch.checkpoint_layers, len(whole))
     stored, again = [tokens * stream] * first + whole[first:], whole[:first] + [0] * (len(whole) - first)
@@ -133,18 +134,9 @@ def _most_in_backward(stored: list[int], again: list[int], gradient: float) -> f
 
 
 def _layer_bytes(config: DecoderConfig, recipe: Recipe, itemsize: int) -> int:
-    """Of one layer and token: input, q/k/v, attention's output and log-sum-exp, middle state, gate/up, and x Aᵀ."""
-    heads, kv, size = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim, config.hidden_size
+    """Of one layer and token: what the blocks keep, and x Aᵀ of each projection with a side path."""
     ranks = recipe.rank * trainable_modules_per_layer(config, recipe)
-    numbers = size + (heads + 2 * kv) + heads + size + 2 * config.intermediate_size + ranks
-    numbers += 2 * size if config.sandwich_norms else 0  # what those norms are of
-    return itemsize * numbers + 4 * config.num_heads + (4 * (heads + kv) if config.qk_norm else 0)
-
-
-def _wide_bytes(config: DecoderConfig, itemsize: int) -> int:
-    """What a layer that runs in fp32 keeps more: attention's input and output, and a copy for the product behind it."""
-    heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-    return 0 if itemsize == 4 else (4 - itemsize) * (heads + 2 * kv) + 4 * heads
+    return itemsize * ranks + sum(block.kept_bytes(config, itemsize) for block in (Attention, Mlp))
 
 
 def trainable_modules_per_layer(config: DecoderConfig, recipe: Recipe) -> int:

@@ -1,7 +1,7 @@
-"""A base's chat template in Go's text/template, as Ollama's TEMPLATE wants it.
+"""A base's chat template in Go's text/template, for Ollama's TEMPLATE.
 
-A Jinja template is a program and cannot be translated in general. Most only put fixed text around each message, and
-that text is found by rendering marked conversations; what does not come out the same in the end is refused.
+A Jinja template is a program and cannot be translated in general. Most only put fixed text around each message.
+Rendering marked conversations finds that text. A template that the found text does not reproduce is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ _SYSTEM, _USER, _ANSWER = "Kmlsystem", "Kmluser", "Kmlanswer"
 
 @dataclass(frozen=True)
 class _Around:
-    """What stands before and after each role's content, before all when nobody wrote a system message, and last."""
+    """The text before and after each role's content, the text at the start of a conversation without a system message,
+    and the text at the end.
+    """
 
     preamble: str
     before: dict[str, str]
@@ -32,7 +34,7 @@ class _Around:
         return ("" if has_system else self.preamble) + "".join(texts) + self.generation_prompt
 
     def as_go(self) -> str:
-        """`.System` and `.Messages` are what Ollama fills in."""
+        """In Go's language; Ollama fills in `.System` and `.Messages`."""
         turns, word = "", "if"
         for role, before in self.before.items():
             turns += (
@@ -45,10 +47,10 @@ class _Around:
 
 
 def go_template(template: ChatTemplate) -> str:
-    """The template for a conversation that ends with a user's message; a base without one takes the bare prompt.
+    """The template for a conversation that ends with a user's message; for a base without a template the bare prompt.
 
-    Space around a message stays as it was typed, also where the base's own template would trim it.
-    What the tokenizer puts before every text is left out: llama.cpp and Ollama put it there too.
+    Space around a message is kept, even if the base's own template would trim it. Tokens that the tokenizer puts before
+    every text are left out, because llama.cpp and Ollama add them.
     Raises SettingError for a template that does more than put text around messages.
     """
     if template.hash is None:
@@ -68,7 +70,7 @@ def go_template(template: ChatTemplate) -> str:
 def _found(template: ChatTemplate) -> _Around:
     user, answer = {"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}
     head, to_answer, to_user, *_, tail = _pieces(_rendered(template, [user, answer, user, answer, user]))
-    joints = [head, to_user]  # each ends with what stands before a user's content
+    joints = [head, to_user]  # each ends with the text before a user's content
     try:
         opening, to_first, _ = _pieces(_rendered(template, [{"role": "system", "content": _SYSTEM}, user]))
         joints.append(to_first)
@@ -90,7 +92,7 @@ def _rendered(template: ChatTemplate, messages: Sequence[Message]) -> str:
 
 
 def _pieces(text: str) -> list[str]:
-    """The text between the marks; every mark that was put in must be there once."""
+    """The text between the marks; each mark must appear exactly once."""
     for mark in (_SYSTEM, _USER, _ANSWER):
         text = text.replace(mark, "\0")
     pieces = text.split("\0")
@@ -112,5 +114,5 @@ def _too_much() -> SettingError:
 
 
 def _literal(text: str) -> str:
-    """Text as it stands; in a Go string where it would open an action, or end a Modelfile's quotes."""
+    """The text; as a Go string if it would open an action or end the Modelfile's quotes."""
     return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if "{{" in text or '"' in text else text

@@ -19,14 +19,14 @@ _REWRITTEN = (
     "the base's chat template rewrites earlier turns, so the answers of this conversation cannot be trained as one row"
 )
 _WITHOUT_TEMPLATE = "use rows with `text`, or --raw (in Python raw=True) for prompt and completion"
-# What a template's own program can end in, whether it means to or not.
+# Errors that a template's program raises, on purpose or not.
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 def with_system(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
-    """The conversation, begun with this system prompt if it has no system message of its own, not even an empty one.
+    """The conversation with this system prompt in front, unless it has a system message of its own, even an empty one.
 
-    With None it stays as it is: the base's template then decides what stands there.
+    With None it stays as it is, and the base's template decides about a system prompt.
     """
     has_own = any(message.get("role") in ("system", "developer") for message in messages)
     begun: list[Message] = [] if has_own or system_prompt is None else [{"role": "system", "content": system_prompt}]
@@ -34,33 +34,33 @@ def with_system(messages: Sequence[Message], system_prompt: str | None) -> list[
 
 
 class Encoded(NamedTuple):
-    """Tokens, and for each whether it is trained."""
+    """Tokens, and whether each of them is trained."""
 
     tokens: tuple[int, ...]
     trained: tuple[bool, ...]
 
 
 class ChatTemplate:
-    """Renders with the template that came with the base, nothing else. Content is never stripped or changed by us."""
+    """Renders with the base's own template. The content of messages is passed on without any change."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         said = tokenizer.chat_template
         named: dict[str, str | None] = said if isinstance(said, dict) else {"default": said}
         self.source: str | None = named.get("default")
-        """The template's text; None for a base without one."""
+        """The template's text; None for a base without a template."""
         self.tools_source: str | None = named.get("tool_use", self.source)
-        """That of conversations with tools, for which some bases have one of its own."""
+        """The template of conversations with tools; some bases have a separate one."""
 
     @property
     def hash(self) -> str | None:
-        """sha256 of the template's text; None for a base without one."""
+        """sha256 of the template's text; None for a base without a template."""
         return None if self.source is None else f"sha256:{hashlib.sha256(self.source.encode()).hexdigest()}"
 
     def render(
-        self, messages: Sequence[Message], tools: Sequence[Any] | None = None, add_generation_prompt: bool = False
+        self, messages: Sequence[Message], tools: Sequence[Any] | None = None, *, add_generation_prompt: bool = False
     ) -> str:
-        """The conversation as text. Raises DataError without a template, or when the template refuses the messages."""
+        """The conversation as text. Raises DataError without a template, or if the template refuses the messages."""
         if self.source is None:
             raise DataError(f"this base has no chat template: {_WITHOUT_TEMPLATE}")
         try:
@@ -76,18 +76,18 @@ class ChatTemplate:
             raise DataError(f"the base's chat template refuses these messages: {error}") from error
 
     def encode_prompt(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> tuple[int, ...]:
-        """Tokens of a conversation up to where the assistant's answer begins."""
+        """Tokens of a conversation up to the start of the assistant's answer."""
         return self.encode_text(self.render(messages, tools, add_generation_prompt=True))
 
     def encode_conversation(
-        self, messages: Sequence[Message], tools: Sequence[Any] | None = None, first_learned: int = 0
+        self, messages: Sequence[Message], tools: Sequence[Any] | None = None, *, first_learned: int = 0
     ) -> Encoded:
-        """Tokens of a whole conversation; trained are the assistant's answers with the token that ends each, from
-        message `first_learned` on. What stands before is a prompt like any other.
+        """Tokens of a whole conversation. Trained are the assistant's answers from message `first_learned` on, and the
+        token that ends each; everything else is prompt.
 
-        An answer is what rendering adds after its generation prompt, and its tokens follow the prompt's, as in
-        generation. Raises RewrittenTurnsError where the template rewrites earlier turns, so that this is not so, and
-        DataError for a template whose answers end with no special token.
+        An answer is the text that rendering adds after its generation prompt, and its tokens follow the prompt's, as in
+        generation. Raises RewrittenTurnsError if the template changes earlier turns, which makes that impossible, and
+        DataError for a template whose answers end without a special token.
         """
         tokens: list[int] = []
         trained: list[bool] = []
@@ -112,7 +112,7 @@ class ChatTemplate:
         return Encoded((*tokens, *rest), (*trained, *(False for _ in rest)))
 
     def encode_text(self, text: str) -> tuple[int, ...]:
-        """Tokens of text as it stands, nothing put before or after it. Raises DataError if it is not UTF-8."""
+        """Tokens of the text alone, without any special token around it. Raises DataError if it is not UTF-8."""
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -121,28 +121,28 @@ class ChatTemplate:
 
     @cached_property
     def opening(self) -> tuple[int, ...]:
-        """What the tokenizer itself puts before a text (Llama's beginning-of-text token, for one); often nothing.
+        """Tokens that the tokenizer puts before a text (such as Llama's beginning-of-text token); often none.
 
-        A chat template writes its own, so only text that is trained or continued as it stands needs this.
+        A chat template writes them itself, so only text without a template needs them.
         """
         whole, bare = self.tokenizer.encode("a"), self.tokenizer.encode("a", add_special_tokens=False)
         starts = (at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
         return tuple(whole[: next(starts, 0)])
 
     def encode_after(self, prompt: str, text: str) -> tuple[int, ...]:
-        """Tokens of `text` where it follows `prompt`, whose own tokens stay as they are without it.
+        """Tokens of `text` behind `prompt`; the tokens of `prompt` do not depend on `text`.
 
-        Cut from the tokens of both together, else a SentencePiece tokenizer would put a space before `text`. Where one
-        token would span the border, `text` is tokenised apart. Raises DataError.
+        They are cut from the tokens of both together, because a SentencePiece tokenizer puts a space before a text that
+        stands alone. If one token would span the border, `text` is tokenised alone. Raises DataError.
         """
         before, together = self.encode_text(prompt), self.encode_text(prompt + text)
         return together[len(before) :] if together[: len(before)] == before else self.encode_text(text)
 
     @cached_property
     def end_token_ids(self) -> frozenset[int]:
-        """What ends an answer: the tokenizer's own end token, and the token that this template puts there.
+        """Tokens that end an answer: the tokenizer's end token, and the token that the template puts there.
 
-        Raises DataError for a template whose answers end with no special token.
+        Raises DataError for a template whose answers end without a special token.
         """
         own = self.tokenizer.eos_token_id
         ends = {own} if isinstance(own, int) else set()
@@ -158,7 +158,7 @@ class ChatTemplate:
         return frozenset(self.tokenizer.all_special_ids) | {token for token, entry in added if entry.special}
 
     def _end(self, answer: Sequence[int]) -> int:
-        """How many tokens of a rendered answer are to be learned: up to the special token that ends the turn."""
+        """The number of trained tokens of a rendered answer: up to the special token that ends the turn."""
         last = max((at for at, token in enumerate(answer) if token in self._special_token_ids), default=-1)
         after = str(self.tokenizer.decode(list(answer[last + 1 :])))
         if last < 0 or after.strip():
@@ -170,9 +170,9 @@ class ChatTemplate:
 
 
 def _with_parsed_arguments(message: Message) -> Message:
-    """Tool calls with their arguments as an object: OpenAI writes JSON text, which templates would quote once more.
+    """Tool calls with their arguments as an object: OpenAI sends JSON text, which templates would quote a second time.
 
-    Clients write empty text for a call without arguments.
+    Clients send empty text for a call without arguments.
     """
     calls = message.get("tool_calls")
     return {**message, "tool_calls": [_with_parsed_call(call) for call in calls]} if calls else message

@@ -1,7 +1,13 @@
-"""The base's own tokenizer, from a folder in Hugging Face layout or out of a GGUF file's metadata."""
+"""The base's own tokenizer, from a folder in Hugging Face layout or out of a GGUF file's metadata.
+
+The latter is built by hand: transformers' own conversion ignores the pre-tokenizer that the file names, and takes
+several times as long.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -10,12 +16,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from kameleon.errors import UnsupportedArchitectureError, WeightsError
 from kameleon.weights import GgufFile, Metadata, WeightFile
 
+_SENTENCE_PIECE, _BYTE_PAIRS = "llama", "gpt2"  # kinds of tokenizers, as `tokenizer.ggml.model` names them
 _NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # token types of the GGUF specification
-_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # how SentencePiece writes a space
+_SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's letter for a space
 
 
 def _split(digits: str) -> pre_tokenizers.PreTokenizer:
-    """The word pattern of Llama 3 and Qwen2, which differ in how many digits make a token."""
+    """The word pattern of Llama 3 and Qwen2, which differ in the number of digits in a token."""
     pattern = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits + r"|"
         r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -33,39 +40,50 @@ def _single_digits() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words])
 
 
-# What `tokenizer.ggml.pre` names: how text is cut before the merges of byte-pair encoding.
+@dataclass(frozen=True)
+class _PreTokenizer:
+    """What llama.cpp binds to one value of `tokenizer.ggml.pre`."""
+
+    cut: Callable[[], pre_tokenizers.PreTokenizer]
+    """How text is cut into words before byte pairs are merged."""
+    normalizer: Callable[[], normalizers.Normalizer] | None = None
+    takes_whole_words: bool = False
+    """Whether a word of the vocabulary is one token even if no merges lead to it."""
+    begins_text: bool = False
+    """Whether the beginning-of-text token is put before a text if the file does not say."""
+
+
 _PRE_TOKENIZERS = {
-    "smollm": _single_digits,
-    "llama-bpe": lambda: _split(r"\p{N}{1,3}"),
-    "qwen2": lambda: _split(r"\p{N}"),
-    "gpt-2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "smollm": _PreTokenizer(_single_digits),
+    "llama-bpe": _PreTokenizer(lambda: _split(r"\p{N}{1,3}"), takes_whole_words=True, begins_text=True),
+    "qwen2": _PreTokenizer(lambda: _split(r"\p{N}"), normalizers.NFC),
+    "gpt-2": _PreTokenizer(lambda: pre_tokenizers.ByteLevel(add_prefix_space=False)),
 }
 
 
 def load_tokenizer(path: Path, weights: WeightFile | None) -> PreTrainedTokenizerBase:
-    """The tokenizer with its chat template set, if the base has one. Nothing is fetched, and no tensor is looked at:
-    of a folder, `weights` may be None.
+    """The tokenizer, with the base's chat template if it has one.
 
-    Raises WeightsError for missing or unreadable files, UnsupportedArchitectureError for a kind of tokenizer that
-    would have to be guessed.
+    Nothing is fetched and no tensor is read; `weights` may be None for a folder.
+    Raises WeightsError for missing or unreadable files, UnsupportedArchitectureError for an unknown kind of tokenizer.
     """
     try:
         if isinstance(weights, GgufFile):
             return _from_gguf(weights)
-        # Code that comes with a base is never run; unless told so, transformers asks on the terminal.
+        # Code out of a base's folder is never run. Without the argument transformers would ask on the terminal.
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except UnsupportedArchitectureError:
         raise
-    except Exception as error:  # tokenizers raises plain Exception, transformers whatever a damaged file leads to
+    except Exception as error:  # tokenizers raises plain Exception, transformers any error
         raise WeightsError(f"{path} holds no readable tokenizer: {error}; fetch the base again") from error
 
 
 def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
     metadata = file.metadata
     kind = metadata.find("tokenizer.ggml.model", str, None)
-    # Files of before May 2024 lack it, and their byte pairs would be guesses.
+    # Files from before May 2024 do not name it, and byte pairs without it would be guesses.
     pre = metadata.find("tokenizer.ggml.pre", str, None)
-    if kind != "llama" and (kind != "gpt2" or pre not in _PRE_TOKENIZERS):
+    if kind != _SENTENCE_PIECE and (kind != _BYTE_PAIRS or pre not in _PRE_TOKENIZERS):
         known = ", ".join(_PRE_TOKENIZERS)
         raise UnsupportedArchitectureError(
             f"tokenizer {kind} with pre-tokenizer {pre!r} in {file.path} (known: llama, and gpt2 with {known}); "
@@ -82,11 +100,12 @@ def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
         for role, name in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
         if (index := _token_id(metadata, f"tokenizer.ggml.{name}_token_id", len(tokens))) is not None
     }
-    if kind == "llama":
+    if kind == _SENTENCE_PIECE:
         normal = {token for token, one in zip(tokens, kinds, strict=True) if one == _NORMAL}
-        tokenizer = _sentence_piece(metadata, vocab, normal, roles.get("unk_token"))
+        tokenizer, begins = _sentence_piece(metadata, vocab, normal, roles.get("unk_token")), True
     else:
-        tokenizer = _byte_pairs(metadata, vocab, str(pre))
+        cutting = _PRE_TOKENIZERS[str(pre)]
+        tokenizer, begins = _byte_pairs(metadata, vocab, cutting), cutting.begins_text
     for wanted, add in ((_CONTROL, tokenizer.add_special_tokens), (_USER_DEFINED, tokenizer.add_tokens)):
         special = wanted == _CONTROL
         chosen = (token for token, one in zip(tokens, kinds, strict=True) if one == wanted)
@@ -97,14 +116,12 @@ def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
         clean_up_tokenization_spaces=False,
         **roles,
     )
-    # Where the file says nothing: as llama.cpp, which has it so for SentencePiece and Llama 3.
-    begins = kind == "llama" or pre == "llama-bpe"
-    fast.add_bos_token = metadata.find("tokenizer.ggml.add_bos_token", bool, begins)
+    fast.add_bos_token = metadata.find("tokenizer.ggml.add_bos_token", bool, begins)  # llama.cpp's defaults
     return fast
 
 
 def _templates(metadata: Metadata) -> str | dict[str, str] | None:
-    """The chat template; with others beside it (`tool_use`, for one) all by their names, as in a folder."""
+    """The chat template; if the file has several (such as `tool_use`), all by their names, as in a folder."""
     key = "tokenizer.chat_template"
     default = metadata.find(key, str, None)
     names = metadata.row(f"{key}s", str) if f"{key}s" in metadata else []
@@ -119,19 +136,18 @@ def _token_id(metadata: Metadata, key: str, count: int) -> int | None:
     return token
 
 
-def _byte_pairs(metadata: Metadata, vocab: dict[str, int], pre: str) -> Tokenizer:
-    """GPT-2's kind (Sennrich et al., 2016, arXiv:1508.07909, on bytes): merges in the order of the file."""
+def _byte_pairs(metadata: Metadata, vocab: dict[str, int], cutting: _PreTokenizer) -> Tokenizer:
+    """GPT-2's byte pairs (Sennrich et al., 2016, arXiv:1508.07909, on bytes): merges in the order of the file."""
     merges: list[tuple[str, str]] = []
     for merge in metadata.row("tokenizer.ggml.merges", str):
         left, _, right = merge.partition(" ")
         if not (left in vocab and right in vocab and left + right in vocab):
             raise WeightsError(f"tokenizer.ggml.merges holds {merge!r}, which does not make a token of two others")
         merges.append((left, right))
-    # Llama 3 takes a word that is in the vocabulary whole, even where no merges lead to it.
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=pre == "llama-bpe"))
-    if pre == "qwen2":
-        tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = _PRE_TOKENIZERS[pre]()
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=cutting.takes_whole_words))
+    if cutting.normalizer is not None:
+        tokenizer.normalizer = cutting.normalizer()
+    tokenizer.pre_tokenizer = cutting.cut()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -139,10 +155,10 @@ def _byte_pairs(metadata: Metadata, vocab: dict[str, int], pre: str) -> Tokenize
 def _sentence_piece(metadata: Metadata, vocab: dict[str, int], normal: set[str], unknown: str | None) -> Tokenizer:
     """SentencePiece's byte pairs (Kudo and Richardson, 2018, arXiv:1808.06226): Llama 2, Mistral, Gemma.
 
-    It keeps no merges but a score for each token: of all neighbours that make a token, those of the highest score are
-    joined first. So each way to cut a token in two is a merge, in the order of the scores. What is in no token is
-    written in bytes. As llama.cpp does, a space is put before text and after each special token, unless the file says
-    otherwise (Gemma's does).
+    The file has no merges but a score for each token: of all neighbours that make a token, those with the highest
+    score are joined first. So each way to cut a token in two is a merge, in the order of the scores. Text that no
+    token covers is written in bytes. Like llama.cpp, it puts a space before text and after each special token, unless
+    the file says otherwise (Gemma's files do).
     """
     scores = metadata.row("tokenizer.ggml.scores", float, len(vocab))
     merges = [
@@ -152,7 +168,7 @@ def _sentence_piece(metadata: Metadata, vocab: dict[str, int], normal: set[str],
         if token[:at] in normal and token[at:] in normal
     ]
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
-    prefixed = metadata.find("tokenizer.ggml.add_space_prefix", bool, True)
+    prefixed = metadata.find("tokenizer.ggml.add_space_prefix", bool, default=True)
     spaces = normalizers.Replace(" ", _SPACE)
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), spaces]) if prefixed else spaces
     steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]

@@ -1,4 +1,4 @@
-"""Copies of weight files in which some matrices have other numbers; everything else keeps its bytes."""
+"""Copies of weight files with some matrices replaced; everything else keeps its bytes."""
 
 from __future__ import annotations
 
@@ -19,45 +19,46 @@ from torch import Tensor
 
 from kameleon.errors import SettingError, WeightsError
 from kameleon.home import atomic_folder, atomic_write
-from kameleon.weights.gguf_file import GgufFile, hf_name
+from kameleon.weights.gguf_file import GgufFile
+from kameleon.weights.kinds import FLOATS
+from kameleon.weights.names import EMBEDDING, HEAD
 from kameleon.weights.safetensors_folder import SafetensorsFolder
 from kameleon.weights.safetensors_header import header_bytes, read_safetensors_header
 from kameleon.weights.tensor_info import TensorInfo
 
 Fresh = Mapping[str, Callable[[], Tensor]]
-"""What makes the fp32 matrix that takes a tensor's place, by its Hugging Face name. A head where the source's head is
-its embedding stands behind that, in its type and size, and the copy says so."""
+"""By Hugging Face name, a function that makes the fp32 matrix which replaces a tensor. If there is one for the head and
+the source uses its embedding as head, the copy gets a head of the embedding's type and size, and its config says so."""
 
 WRITABLE = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
-"""Kinds of GGUF blocks that the `gguf` package can make out of numbers."""
+"""The kinds of GGUF blocks that the `gguf` package can write."""
 
-_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".index.json")
-_MORE_TEMPLATES = "additional_chat_templates/*.jinja"  # where transformers keeps those beside the default
+_MORE_TEMPLATES = "additional_chat_templates/*.jinja"  # transformers keeps all but the default there
 _FILE_TYPE, _UINT32 = "general.file_type", 4
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_EMBEDDING, _HEAD = f"{EMBEDDING}.weight", f"{HEAD}.weight"
 
 
 def as_stored(tensor: Tensor, kind: str) -> bytes:
     """An fp32 matrix [rows, columns] in one of `WRITABLE`; rows are whole blocks."""
-    if kind in _TYPES:
-        return _bytes(tensor.to(_TYPES[kind]))
+    if kind in FLOATS:
+        return _bytes(tensor.to(FLOATS[kind]))
     return gguf.quantize(tensor.contiguous().numpy(), gguf.GGMLQuantizationType[kind]).tobytes()
 
 
 def read_stored(stored: bytes, kind: str, shape: tuple[int, ...]) -> Tensor:
-    """What `as_stored` wrote, as fp32."""
-    if kind in _TYPES:
-        return torch.frombuffer(bytearray(stored), dtype=_TYPES[kind]).view(shape).float()
+    """The inverse of `as_stored`, in fp32."""
+    if kind in FLOATS:
+        return torch.frombuffer(bytearray(stored), dtype=FLOATS[kind]).view(shape).float()
     rows = np.frombuffer(stored, np.uint8).reshape(shape[0], -1)
     return torch.from_numpy(gguf.dequantize(rows, gguf.GGMLQuantizationType[kind])).view(shape)
 
 
 def copy_folder(source: SafetensorsFolder, target: Path, fresh: Fresh) -> None:
-    """The whole model, sharded as `source` is, in a new folder that is there complete or not at all.
+    """Write the whole model, in shards like those of `source`, to a new folder that is complete or does not exist.
 
-    Changed tensors are rounded once to their own type. Everything beside the weights (config, tokenizer, template,
-    licence) is copied. Raises WeightsError for a type that cannot be written, SettingError when the disk is too small.
+    Replaced tensors are rounded once to their stored type. Everything beside the weights (config, tokenizer, template,
+    licence) is copied. Raises WeightsError for a type that cannot be written, SettingError if the disk is too small.
     """
     shards, untied = source.shards, _unties(source, fresh)
     beside = [f for f in source.path.iterdir() if f.is_file() and not f.name.startswith(".")]
@@ -67,22 +68,23 @@ def copy_folder(source: SafetensorsFolder, target: Path, fresh: Fresh) -> None:
     with atomic_folder(target) as folder:
         for shard in shards:
             with (folder / shard.name).open("wb") as file:
-                for piece in _shard_pieces(shard, fresh, untied):
+                for piece in _shard_pieces(shard, fresh, untied=untied):
                     file.write(piece)
         for file in beside:
             copy = folder / file.relative_to(source.path)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, copy)
         if untied:
-            _say_untied(folder)
+            _untie(folder)
 
 
 def _unties(source: SafetensorsFolder | GgufFile, fresh: Fresh) -> bool:
-    """Whether the copy gets a head that the source has not."""
+    """Whether the copy gets a head of its own while the source uses its embedding."""
     return _HEAD in fresh and _HEAD not in source.names()
 
 
-def _say_untied(folder: Path) -> None:
+def _untie(folder: Path) -> None:
+    """Write into the copy's config and index that it has a head of its own."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}, indent=2) + "\n")
     for index in folder.glob("*.safetensors.index.json"):
@@ -91,8 +93,8 @@ def _say_untied(folder: Path) -> None:
         index.write_text(json.dumps(places, indent=2) + "\n")
 
 
-def _shard_pieces(shard: Path, fresh: Fresh, untied: bool) -> Iterator[bytes | memoryview]:
-    """The file's bytes from first to last; shapes and types stay, so its header does too, without a new head."""
+def _shard_pieces(shard: Path, fresh: Fresh, *, untied: bool) -> Iterator[bytes | memoryview]:
+    """The file's bytes from first to last. Without a new head the header stays: shapes and types do not change."""
     header = read_safetensors_header(shard)
     with shard.open("rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -106,19 +108,20 @@ def _shard_pieces(shard: Path, fresh: Fresh, untied: bool) -> Iterator[bytes | m
     for tensor in tensors:
         if tensor.name not in fresh:
             yield data[tensor.offset : tensor.offset + tensor.size_bytes]
-        elif tensor.kind not in _TYPES:
+        elif tensor.kind not in FLOATS:
             raise WeightsError(f"{tensor.name} in {shard} is stored as {tensor.kind}, which cannot be written here")
         else:
-            yield _bytes(fresh[tensor.name]().to(_TYPES[tensor.kind]))
+            yield _bytes(fresh[tensor.name]().to(FLOATS[tensor.kind]))
 
 
-def copy_gguf(source: GgufFile, target: Path, kind: str, fresh: Fresh, whole: bool = False) -> None:
-    """One `.gguf` file, complete or not at all: changed matrices in `kind`, all else with the bytes it has.
+def copy_gguf(source: GgufFile, target: Path, *, kind: str, fresh: Fresh, whole: bool = False) -> None:
+    """Write one `.gguf` file, complete or not at all: replaced matrices in `kind`, everything else with its bytes.
 
-    With `whole` the other matrices are written in `kind` too (norms and biases stay as they are), so that nothing but
-    `fresh` and rounding differs. The metadata is copied, apart from the file's kind and what says that it was split.
-    Raises SettingError for a kind that cannot be written, or when the disk is too small.
+    With `whole` the other matrices are written in `kind` too; norms and biases keep their bytes. The metadata is
+    copied, apart from the file's kind and the keys of split files.
+    Raises SettingError for a kind that cannot be written, or if the disk is too small.
     """
+    hf_name = source.layout.hf_name
     if whole:
         others = (t for t, _ in source.stored_tensors if len(t.shape) == 2 and t.kind != kind)
         fresh = {name: partial(_plain, source, name) for name in (hf_name(t.name) for t in others)} | dict(fresh)
@@ -164,7 +167,7 @@ def _plan(tensor: TensorInfo, kind: str) -> tuple[TensorInfo, str, int]:
 
 
 def check_space(target: Path, size_bytes: int) -> None:
-    """Raise SettingError unless the disk on which `target` will lie has room for `size_bytes`."""
+    """Raise SettingError unless the disk of `target` has room for `size_bytes`."""
     place = next(folder for folder in target.absolute().parents if folder.exists())
     free = shutil.disk_usage(place).free
     if size_bytes > free:

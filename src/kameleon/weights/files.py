@@ -1,4 +1,4 @@
-"""Weight files opened read-only, with tensors under their Hugging Face names whatever the format."""
+"""Weight files, opened read-only; every format gives its tensors under their Hugging Face names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MULTIPLIED = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class WeightFile(ABC):
-    """One base's tensors. Names are those of the Hugging Face layout, such as `model.layers.0.mlp.up_proj.weight`."""
+    """One base's tensors, by names such as `model.layers.0.mlp.up_proj.weight`."""
 
     path: Path
 
@@ -30,7 +30,7 @@ class WeightFile(ABC):
 
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:
-        """Its shape without reading it. Raises WeightsError for a name that is not there."""
+        """The shape of a tensor, without reading it. Raises WeightsError for an unknown name."""
 
     @abstractmethod
     def _read(self, name: str) -> Tensor: ...
@@ -43,9 +43,9 @@ class WeightFile(ABC):
         """(stored name, shape, type, bytes) of every tensor in the order of their names, for the fingerprint."""
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
-        """A tensor, mapped read-only where the format allows; quantised ones are unpacked to fp32.
+        """A tensor, mapped read-only if the format allows that; quantised tensors are dequantised to fp32.
 
-        Raises WeightsError when it is missing or not of the expected `shape`.
+        Raises WeightsError if it is missing or not of the expected `shape`.
         """
         got = self.shape(name)
         if shape is not None and got != shape:
@@ -53,8 +53,10 @@ class WeightFile(ABC):
         return self._read(name)
 
     def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
-        """A weight as it is stored, packed if need be: for products. Raises as `tensor` does, and for other types than
-        fp32, bf16 and fp16."""
+        """A weight as it is stored, possibly quantised, for products.
+
+        Raises WeightsError as `tensor` does, and for plain types other than fp32, bf16 and fp16.
+        """
         matrix = self.tensor(name, shape)
         if matrix.dtype not in _MULTIPLIED:
             kind = str(matrix.dtype).removeprefix("torch.")
@@ -64,7 +66,7 @@ class WeightFile(ABC):
         return matrix
 
     def fingerprint(self) -> str:
-        """A hash over every tensor's name, shape, type and stored bytes, kept beside the file until it changes."""
+        """A hash over every tensor's name, shape, type and stored bytes, noted beside the file until that changes."""
         files = self._files()
         known = cached_fingerprint(files)
         if known is None:
@@ -74,7 +76,7 @@ class WeightFile(ABC):
         return known
 
     def hashed_again(self) -> str:
-        """The fingerprint computed from the bytes as they are now, whatever was noted of it."""
+        """The fingerprint, computed from the present bytes without looking at any note."""
         return hash_tensors(self._stored())
 
     def _missing(self, name: str) -> WeightsError:

@@ -1,6 +1,6 @@
 """One hash over every tensor's name, shape, type and stored bytes.
 
-It does not cover what stands beside the tensors: config, tokenizer and chat template.
+It covers neither the config nor the tokenizer nor the chat template.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from kameleon.home import atomic_write, cache_dir
 _CHUNK_BYTES = 16 << 20
 
 FilesState = list[list[str | int]]
+"""For each file: name, size, modification time, inode."""
 
 
 def hash_tensors(tensors: Iterable[tuple[str, Sequence[int], str, memoryview]]) -> str:
@@ -28,13 +29,13 @@ def hash_tensors(tensors: Iterable[tuple[str, Sequence[int], str, memoryview]]) 
 
 
 def state_of(files: Sequence[Path]) -> FilesState:
-    """Name, size, modification time and inode of each: while these are the same, a file counts as unchanged."""
+    """The state of each file; a file whose state is the same counts as unchanged."""
     stats = ((path.name, path.stat()) for path in files)
     return [[name, stat.st_size, stat.st_mtime_ns, stat.st_ino] for name, stat in stats]
 
 
 def cached_fingerprint(files: Sequence[Path]) -> str | None:
-    """The fingerprint noted for exactly these files, or None when one of them has changed since or none was noted."""
+    """The fingerprint noted for exactly these files; None if there is no note, or if a file has changed since."""
     for place in _places(files):
         try:
             noted = json.loads(place.read_text())
@@ -46,9 +47,9 @@ def cached_fingerprint(files: Sequence[Path]) -> str | None:
 
 
 def note_fingerprint(files: Sequence[Path], state: FilesState, fingerprint: str) -> None:
-    """Keep the fingerprint beside the files, or in the cache where their folder is read-only.
+    """Keep the fingerprint beside the files, or in the cache if their folder is read-only.
 
-    `state` is the files' as of before they were hashed, so that one changed meanwhile is hashed again.
+    `state` was taken before the files were hashed, so that a file which changed meanwhile is hashed again.
     """
     note = json.dumps({"fingerprint": fingerprint, "files": state}, indent=1).encode()
     for place in _places(files):

@@ -1,4 +1,4 @@
-"""A weight that can only be multiplied. It never changes and never holds a gradient."""
+"""A weight that is only multiplied: it never changes and has no gradient."""
 
 from __future__ import annotations
 

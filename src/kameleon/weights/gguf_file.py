@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +17,12 @@ from kameleon.errors import WeightsError
 from kameleon.ops import KINDS, Matrix, StoredMatrix
 from kameleon.weights.files import WeightFile
 from kameleon.weights.gguf_header import GgufHeader, read_header
+from kameleon.weights.gguf_layout import GgufLayout, pair_rows, part_rows
+from kameleon.weights.kinds import FLOATS
 from kameleon.weights.metadata import Metadata
-from kameleon.weights.names import ModuleName
 from kameleon.weights.tensor_info import TensorInfo
 
-_OUTER = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
-    "output.weight": "lm_head.weight",
-}
-_INNER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
-# Where a result is normalised before it is added (Gemma), the MLP's own norm goes by another name.
-_SANDWICH = {
-    **_INNER,
-    "ffn_norm": "pre_feedforward_layernorm",
-    "post_attention_norm": "post_attention_layernorm",
-    "post_ffw_norm": "post_feedforward_layernorm",
-}
-_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-
-# What unpacking runs into where a tensor's numbers are nonsense.
+# Errors of dequantising a tensor whose numbers are nonsense.
 _DAMAGED = (ValueError, LookupError, ArithmeticError, TypeError, MemoryError)
 _UNKNOWN_BYTES = 1 << 62  # the size of a file that is still being fetched
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
@@ -58,7 +31,7 @@ _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 class _Part:
     """One file, mapped read-only, and its header."""
 
-    def __init__(self, path: Path, header_only: bool = False) -> None:
+    def __init__(self, path: Path, *, header_only: bool = False) -> None:
         self.path = path
         try:
             self.bytes = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.empty(0, np.uint8)
@@ -72,27 +45,30 @@ class _Part:
 
 
 class GgufFile(WeightFile):
-    """Mapped read-only; any part of a split file (`-00001-of-00003.gguf`) stands for all. Matrices stay packed.
+    """Mapped read-only; any part of a split file (`-00001-of-00003.gguf`) opens all of them. Matrices stay quantised.
 
-    With `header_only` a file may end anywhere behind its header, and its tensors read as ones.
-    Raises WeightsError for a file that is damaged or cut short, or parts that are missing, naming what is wrong.
+    `layouts` are by architecture; tensors of any other architecture keep their stored names. With `header_only` the
+    file may end anywhere behind its header, and its tensors read as ones.
+    Raises WeightsError for a damaged or truncated file and for missing parts, naming the fault.
     """
 
-    def __init__(self, path: Path, header_only: bool = False) -> None:
+    def __init__(self, path: Path, layouts: Mapping[str, GgufLayout], *, header_only: bool = False) -> None:
         self.path, self._header_only = path, header_only
-        self._parts = _all_parts(_Part(path, header_only), header_only)
+        self._parts = _all_parts(_Part(path, header_only=header_only), header_only=header_only)
         stored = [(part, tensor) for part in self._parts for tensor in part.header.tensors]
         self.metadata = Metadata(self._parts[0].header.metadata, str(path))
         """Every key of the header with its value as plain Python."""
-        self._architecture = self.metadata.get("general.architecture")
-        self._tensors = {hf_name(t.name, self._architecture): (part, t) for part, t in stored}
+        architecture = str(self.metadata.get("general.architecture"))
+        self.layout = layouts.get(architecture) or GgufLayout(architecture)
+        """How its tensors are named and ordered."""
+        self._tensors = {self.layout.hf_name(t.name): (part, t) for part, t in stored}
         if len(self._tensors) < len(stored):
             raise WeightsError(f"{path} holds a tensor twice, under two names or in two parts; fetch it again")
         self._names = sorted(self._tensors)
 
     @property
     def first_header(self) -> tuple[GgufHeader, memoryview]:
-        """The header that holds the metadata, and the bytes of its file."""
+        """The header with the metadata, and the bytes of its file."""
         return self._parts[0].header, self._parts[0].bytes.data
 
     @property
@@ -107,25 +83,25 @@ class GgufFile(WeightFile):
         return self.info(name).shape[::-1]
 
     def info(self, name: str) -> TensorInfo:
-        """How a tensor is stored. Raises WeightsError for a name that is not there."""
+        """How a tensor is stored. Raises WeightsError for an unknown name."""
         if name not in self._tensors:
             raise self._missing(name)
         return self._tensors[name][1]
 
     @property
     def is_whole(self) -> bool:
-        """Whether all bytes of all tensors are there (always, but for `header_only`)."""
+        """Whether the file holds all bytes of all tensors; it always does unless it was opened with `header_only`."""
         return all(t.offset + t.size_bytes <= len(part.bytes) for part, t in self._tensors.values())
 
     def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
-        """A weight as it lies in the file: a view of the map, packed unless it is plain fp32 or bf16 in order.
+        """A weight as the file stores it: a view of the mapped file.
 
-        Kinds of blocks that have no kernel are unpacked to fp32.
+        Plain numbers in Hugging Face's order are a tensor. Kinds of blocks without a kernel are dequantised to fp32.
         """
         if name not in self._tensors or self.shape(name) != shape:
             return self.tensor(name, shape)
         (part, stored), half = self._tensors[name], self._rotary_half(name)
-        if stored.kind not in KINDS or (stored.kind in _FLOATS and not half):
+        if stored.kind not in KINDS or (stored.kind in FLOATS and not half):
             return self.tensor(name, shape)
         return StoredMatrix(stored.kind, _view(part.stored(stored)).view(shape[0], -1), shape[1], half)
 
@@ -135,35 +111,33 @@ class GgufFile(WeightFile):
         part, stored = self._tensors[name]
         rows = part.stored(stored).reshape(*stored.shape[:0:-1], -1)
         try:
-            if stored.kind in _FLOATS:
-                tensor = _view(rows).view(_FLOATS[stored.kind])
+            if stored.kind in FLOATS:
+                tensor = _view(rows).view(FLOATS[stored.kind])
             else:
                 with np.errstate(invalid="raise", over="raise"):
                     tensor = torch.from_numpy(gguf.dequantize(rows, gguf.GGMLQuantizationType[stored.kind]))
-            tensor, half = tensor.reshape(self.shape(name)), self._rotary_half(name)
-            return tensor.unflatten(0, (-1, half, 2)).transpose(1, 2).flatten(0, 2) if half else tensor
+            return part_rows(tensor.reshape(self.shape(name)), self._rotary_half(name))
         except (*_DAMAGED, RuntimeError) as error:  # RuntimeError: torch's for sizes, NotImplementedError for kinds
             raise WeightsError(
                 f"{name} ({stored.kind}) in {part.path} cannot be read: {error or type(error).__name__}"
             ) from error
 
     def _rotary_half(self, name: str) -> int:
-        """Half a head's size where llama.cpp keeps the two rows of a rotated pair next to each other, else 0."""
-        projection = re.search(r"self_attn\.([qk])_proj\.", name)
-        if self._architecture != "llama" or projection is None:
+        """Half of a head's size if the file keeps the rows of this tensor in pairs, else 0."""
+        key = self.layout.heads_key(name)
+        if key is None:
             return 0
-        count = self.metadata.size("llama.attention.head_count")
-        if projection[1] == "k":
-            count = self.metadata.size("llama.attention.head_count_kv", count)
+        at = self.layout.architecture
+        heads = self.metadata.size(f"{at}.attention.head_count")  # also the default for key and value heads
+        count = self.metadata.size(f"{at}.{key}", heads)
         rows = self.shape(name)[0]
         if rows % (2 * count):
             raise WeightsError(f"{name} in {self.path} has {rows} rows, which are not {count} heads of an even size")
         return rows // (2 * count)
 
     def stored_order(self, name: str, rows: Tensor) -> Tensor:
-        """The rows of a tensor of that name in the order in which the file keeps them."""
-        half = self._rotary_half(name)
-        return rows.unflatten(0, (-1, 2, half)).transpose(1, 2).flatten(0, 2) if half else rows
+        """The rows of the tensor `name` in the order of the file."""
+        return pair_rows(rows, self._rotary_half(name))
 
     def _files(self) -> list[Path]:
         return [part.path for part in self._parts]
@@ -173,8 +147,8 @@ class GgufFile(WeightFile):
         return ((t.name, t.shape, t.kind, part.stored(t).data) for part, t in stored)
 
 
-def _all_parts(given: _Part, header_only: bool) -> list[_Part]:
-    """The parts of a split file in order, each checked to be what it says."""
+def _all_parts(given: _Part, *, header_only: bool) -> list[_Part]:
+    """The parts of a split file in order; each must have the number that its name says."""
     count, named = given.header.metadata.get("split.count", 1), _PART.fullmatch(given.path.name)
     if count in (0, 1):
         return [given]
@@ -184,7 +158,7 @@ def _all_parts(given: _Part, header_only: bool) -> list[_Part]:
     missing = [path.name for path in paths if not path.exists()]
     if missing:
         raise WeightsError(f"{given.path} is one of {count} parts, and beside it are not: {', '.join(missing)}")
-    parts = [given if path == given.path else _Part(path, header_only) for path in paths]
+    parts = [given if path == given.path else _Part(path, header_only=header_only) for path in paths]
     for number, part in enumerate(parts):
         said = part.header.metadata.get("split.no"), part.header.metadata.get("split.count")
         if said != (number, count):
@@ -196,32 +170,13 @@ def _all_parts(given: _Part, header_only: bool) -> list[_Part]:
 
 
 def whole_name(path: Path) -> str:
-    """The name of a `.gguf` file without the number of its part: the same for all parts of a split file."""
+    """The name of a `.gguf` file without its part's number, so that all parts of a split file have the same."""
     named = _PART.fullmatch(path.name)
     return f"{named[1]}-of-{named[3]}.gguf" if named else path.name
 
 
 def _view(mapped: np.ndarray[Any, Any]) -> Tensor:
     with warnings.catch_warnings():
-        # PyTorch has no read-only tensors and says so; nothing here ever writes to a weight.
+        # torch warns that it has no read-only tensors; nothing here writes to a weight.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(np.asarray(mapped))
-
-
-def hf_name(name: str, architecture: Any = None) -> str:
-    """The Hugging Face name of a GGUF tensor; names that no supported family has stay as they are."""
-    inner_names = _SANDWICH if architecture == "gemma3" else _INNER
-    if name in _OUTER:
-        return _OUTER[name]
-    inner = re.fullmatch(r"blk\.(\d{1,9})\.(\w+)\.(weight|bias)", name)
-    if inner and inner[2] in inner_names:
-        return str(ModuleName(int(inner[1]), f"{inner_names[inner[2]]}.{inner[3]}"))
-    return name
-
-
-def gguf_name(name: str) -> str:
-    """The GGUF name of a projection's tensor, the other way round."""
-    place = ModuleName.parse(name)
-    member, _, kind = place.member.rpartition(".")
-    stored = next(gguf for gguf, hf in _INNER.items() if hf == member)
-    return f"blk.{place.layer}.{stored}.{kind}"

@@ -1,7 +1,7 @@
 """The header of a GGUF file (the specification is ggml's docs/gguf.md), read without trusting any number in it.
 
-Whatever the header claims, nothing is allocated beyond the bytes that are there, and nothing outside of them is looked
-at. The `gguf` package's own reader trusts its file, and makes a view of every element: seconds for a large vocabulary.
+Memory is allocated only for bytes that the file has, and only those are read, whatever the header claims. It is read by
+hand because the `gguf` package's reader trusts its file, and takes seconds for a large vocabulary.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _STRING, _ARRAY = 8, 9
 _DEEPEST_ARRAY = 4
 _MOST_DIMS = 4
 _LARGEST_ALIGNMENT = 1 << 16
-# Far beyond any real header, and small enough to hold: a large file could back a larger claim with its tensors' bytes.
+# Far beyond any real header. Without these limits a large file could claim its tensors' bytes as a header.
 _LONGEST_HEADER_BYTES = 256 << 20
 _MOST_VALUES = 1 << 24
 
@@ -34,7 +34,7 @@ _MOST_VALUES = 1 << 24
 class GgufHeader:
     """All metadata as plain Python values, and all tensors in the order of the file.
 
-    `spans` says where each key with its value stands, so that it can be copied as it is.
+    `spans` holds the place of each key with its value, so that both can be copied without change.
     """
 
     metadata: dict[str, Any]
@@ -44,14 +44,14 @@ class GgufHeader:
 
 
 class _Cut(Exception):
-    """The header goes on beyond the bytes that are there."""
+    """The header ends beyond the last byte."""
 
 
 def read_header(data: memoryview, size_bytes: int | None = None) -> GgufHeader:
-    """The header at the start of `data`; `size_bytes` is the whole file's size where `data` is only its beginning.
+    """The header at the start of `data`; `size_bytes` is the size of the whole file if `data` is only its beginning.
 
-    Versions 2 and 3, little-endian. Raises WeightsError, saying which key or tensor is wrong and how: a header that is
-    cut short, counts that cannot be, kinds that nobody knows, tensors that are outside of the file or overlap.
+    Versions 2 and 3, little-endian. Raises WeightsError, naming the wrong key or tensor and the fault: a truncated
+    header, impossible counts, unknown kinds, tensors that overlap or lie outside of the file.
     """
     cursor = _Cursor(data[:_LONGEST_HEADER_BYTES])
     try:
@@ -62,7 +62,7 @@ def read_header(data: memoryview, size_bytes: int | None = None) -> GgufHeader:
 
 
 class _Cursor:
-    """Reads on from where it stands; `reading` says what, for whoever has to explain a fault."""
+    """A position in the header; `reading` names the part that is being read, for messages."""
 
     def __init__(self, data: memoryview) -> None:
         self.data, self.at, self.reading, self.values = data, 0, "", 0
@@ -115,7 +115,7 @@ def _read(cursor: _Cursor, size_bytes: int) -> GgufHeader:
 
 
 def _possible(cursor: _Cursor, count: int, least_bytes: int, what: str) -> int:
-    """`count`, if so many things of at least so many bytes can still come."""
+    """`count`, if the rest of the header has room for `count` things of `least_bytes` each."""
     left = len(cursor.data) - cursor.at
     cursor.values += count
     if cursor.values > _MOST_VALUES:
@@ -138,7 +138,7 @@ def _value(cursor: _Cursor, kind: int, key: str, depth: int) -> Any:
     if inner in _SCALARS:
         letter = _SCALARS[inner]
         size = struct.calcsize(f"<{letter}")
-        # An array of numbers at once: vocabularies have a hundred thousand.
+        # An array of numbers is read at once: vocabularies have a hundred thousand.
         numbers = np.frombuffer(cursor.bytes(_possible(cursor, count, size, "numbers") * size), np.dtype(f"<{letter}"))
         return numbers.tolist()
     least = {_STRING: 8, _ARRAY: 12}.get(inner, 1)

@@ -1,4 +1,4 @@
-"""What a base's file says about itself: values by key, each checked to be what is expected of it."""
+"""Values by key out of a base's file, with their types checked."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 class Metadata(dict[str, Any]):
-    """Metadata of the file `where`. Its methods raise WeightsError, which names the key, for a value that is
-    missing or of another type; None counts as missing, as it does in JSON."""
+    """Metadata of the file `where`. Methods raise WeightsError, naming the key, for a missing value or one of another
+    type; None counts as missing, like null in JSON.
+    """
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         super().__init__(values)
         self.where = where
 
     def need(self, key: str, kind: type[T]) -> T:
-        """The value of a key that must be there."""
+        """The value of `key`, which must exist."""
         if super().get(key) is None:
             raise WeightsError(f"{self.where} lacks the metadata {key}; fetch the base again")
         return self._checked(key, self[key], kind)
 
     def find(self, key: str, kind: type[T], default: Default) -> T | Default:
-        """The value of `key`, or `default` where there is none."""
+        """The value of `key`, or `default` if there is none."""
         return default if super().get(key) is None else self._checked(key, self[key], kind)
 
     def size(self, key: str, default: int | None = None) -> int:
-        """A count that must be at least 1; it may be missing if there is a `default`."""
+        """A count of at least 1; it must exist if there is no `default`."""
         value = self.need(key, int) if default is None else self.find(key, int, default)
         if value < 1:
             raise WeightsError(f"{key} in {self.where} is {value}; it must be at least 1")
         return value
 
     def row(self, key: str, kind: type[T], length: int | None = None) -> list[T]:
-        """A list that must be there, all of one type, and of `length` if one is given."""
+        """A list, which must exist, of values of one type, and of `length` if that is given."""
         values = super().get(key)
         if values is None:
             raise WeightsError(f"{self.where} lacks the metadata {key}; fetch the base again")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+EMBEDDING, NORM, HEAD = "model.embed_tokens", "model.norm", "lm_head"
+"""The modules outside of the layers. The embedding's and the head's matrices are [vocab, hidden_size]."""
+
 _IN_A_LAYER = re.compile(r"(.*layers)\.(\d{1,9})\.(.+)")
 
 

@@ -1,4 +1,4 @@
-"""A base in Hugging Face layout with its matrices in NF4: packed once into a file of the cache, then mapped."""
+"""A base in Hugging Face layout with its matrices in NF4: quantised once into a file of the cache, then mapped."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _PACKED_AT_ONCE = 2 << 20  # numbers
 
 
 class Nf4File(WeightFile):
-    """`source` seen through NF4. Vectors, and matrices whose rows are not whole blocks of 64, stay as they are.
+    """`source` with its matrices in NF4. Vectors, and matrices whose rows are not whole blocks of 64, stay as they are.
 
-    The packed copy lies in the cache by the source's fingerprint; it is a quarter as large as the source in bf16.
-    One process at a time packs. Raises WeightsError for numbers that are not finite, or files that change meanwhile,
-    SettingError where the cache cannot be written to.
+    The quantised copy lies in the cache, named after the source's fingerprint; it has a quarter of the size in bf16.
+    One process at a time writes it. Raises WeightsError for numbers that are not finite and for files that change
+    meanwhile, SettingError if the cache cannot be written.
     """
 
     def __init__(self, source: SafetensorsFolder, on_progress: Progress | None = None) -> None:
@@ -36,7 +36,7 @@ class Nf4File(WeightFile):
             try:
                 self.packed_path.parent.mkdir(parents=True, exist_ok=True)
                 with FileLock(self.packed_path.with_name(".lock")):
-                    if not self.packed_path.exists():  # another process may just have made it
+                    if not self.packed_path.exists():  # another process may have written it meanwhile
                         self._pack(on_progress)
             except OSError as error:
                 where = f"cannot keep {self.path} packed in {self.packed_path.parent}"
@@ -60,7 +60,7 @@ class Nf4File(WeightFile):
         return StoredMatrix("NF4", self._packed.get_tensor(name), shape[1])
 
     def fingerprint(self) -> str:
-        """That of the source, marked: the packed numbers follow from it."""
+        """The fingerprint of the source with a mark, since the quantised numbers follow from the source."""
         return f"nf4:{self._source.fingerprint()}"
 
     def hashed_again(self) -> str:
@@ -76,20 +76,20 @@ class Nf4File(WeightFile):
         return self._source._stored()
 
     def _pack(self, on_progress: Progress | None) -> None:
-        """A few rows at a time of one matrix after another: what packing makes of them is several times as large."""
+        """Write the copy, a few rows at a time: quantising needs several times their memory."""
         names = [name for name in self.names() if len(self.shape(name)) == 2 and _fits(self.shape(name))]
         packed = {}
         for name in names:
             rows, columns = self.shape(name)
             packed[name] = ("U8", (rows, nf4.row_bytes(columns)), rows * nf4.row_bytes(columns))
-        for left in self.packed_path.parent.glob(".*.safetensors.*"):  # by a kill: whoever writes here holds the lock
+        for left in self.packed_path.parent.glob(".*.safetensors.*"):  # left by a killed process
             left.unlink()
         with atomic_write(self.packed_path) as file:
             file.write(header_bytes(packed, {}))
             for done, name in enumerate(names):
                 if on_progress:
                     on_progress("packing to NF4", done, len(names))
-                # Opened anew for each, so that the pages of those before leave this process.
+                # Opened again for each matrix, so that the pages of earlier ones leave this process.
                 weight = SafetensorsFolder(self.path).tensor(name)
                 for rows in weight.split(max(1, _PACKED_AT_ONCE // weight.shape[1])):
                     if not rows.isfinite().all():

@@ -20,7 +20,7 @@ _INDEX, _WHOLE = "model.safetensors.index.json", "model.safetensors"
 
 
 class SafetensorsFolder(WeightFile):
-    """Opens every shard at once, each mapped read-only. Raises WeightsError for a missing or damaged one."""
+    """All shards, mapped read-only. Raises WeightsError for a missing or damaged one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,8 +55,8 @@ class SafetensorsFolder(WeightFile):
         return self.shards
 
     def _stored(self) -> Iterable[tuple[str, Sequence[int], str, memoryview]]:
-        # Headers anew, since the files may have changed; mapped one at a time, so that the whole base is never resident
-        # a second time.
+        # Headers are read again, since the files may have changed. Tensors are mapped one at a time, so that the whole
+        # base is never resident twice.
         now = {info.name: (shard, info) for shard in self.shards for info in read_safetensors_header(shard).tensors}
         for name, (shard, info) in sorted(now.items()):
             before = info.offset % mmap.ALLOCATIONGRANULARITY
@@ -74,9 +74,9 @@ class _Place(NamedTuple):
 
 
 def shard_names(folder: Path) -> list[str]:
-    """The weight files of a folder in Hugging Face layout, there or not: what its index names, or the only one.
+    """The weight files that a folder in Hugging Face layout must have: those in its index, or the only one.
 
-    Raises WeightsError for an index that is none, or that names a file outside of the folder.
+    Raises WeightsError for an index that is damaged, or that names a file outside of the folder.
     """
     index = folder / _INDEX
     if not index.exists():

@@ -1,7 +1,10 @@
 """The header of a safetensors file, read without trusting any number in it, and written.
 
-Whatever the header claims, nothing is allocated beyond its own bytes, and every tensor lies within the file. The
-format: eight bytes with the header's length, the header in JSON, then the tensors' bytes without gaps.
+Nothing is allocated beyond the header's own bytes, and every tensor lies within the file, whatever the header claims.
+It is read by hand because `safe_open` needs a whole file on disk, and gives neither the places of the tensors nor a
+message that names the faulty one.
+
+The format: eight bytes with the header's length, the header in JSON, then the tensors' bytes without gaps.
 """
 
 from __future__ import annotations
@@ -24,27 +27,27 @@ KIND_BITS = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
-"""Bits of one number of every kind that the format knows."""
+"""Bits of one number of every kind in the format."""
 
-_PREFIX_BYTES = 8  # which hold the header's length
+_PREFIX_BYTES = 8  # they hold the header's length
 _LONGEST_HEADER_BYTES = 100 << 20  # as the format's own library allows
 _METADATA = "__metadata__"
 _MOST_DIMS = 64  # as torch allows
-_LARGEST = 1 << 63  # of what torch can count
+_LARGEST = 1 << 63  # torch counts no further
 
 
 @dataclass(frozen=True)
 class SafetensorsHeader:
-    """All tensors in the order in which they lie in the file, and the file's metadata, which is text by text."""
+    """All tensors in the order of the file, and the file's metadata, text by text."""
 
     tensors: tuple[TensorInfo, ...]
     metadata: dict[str, str]
 
 
 def header_end(prefix: bytes | memoryview, size_bytes: int, longest_bytes: int = _LONGEST_HEADER_BYTES) -> int:
-    """Where the header of a file of `size_bytes` ends, from the file's first eight bytes.
+    """The end of the header in a file of `size_bytes`, out of the file's first eight bytes.
 
-    Raises WeightsError when it would go on beyond the file, or be longer than `longest_bytes`.
+    Raises WeightsError if it lies beyond the file, or if the header is longer than `longest_bytes`.
     """
     length = int.from_bytes(prefix[:_PREFIX_BYTES], "little")
     if len(prefix) < _PREFIX_BYTES or _PREFIX_BYTES + length > size_bytes:
@@ -55,12 +58,12 @@ def header_end(prefix: bytes | memoryview, size_bytes: int, longest_bytes: int =
 
 
 def parse_header(begin: bytes, size_bytes: int | None = None) -> SafetensorsHeader:
-    """The header that `begin` holds, which is a file's bytes up to `header_end`.
+    """The header in `begin`, a file's bytes up to `header_end`.
 
-    `size_bytes` is the size of the whole file; without it the tensors' bytes may still be missing. Raises WeightsError,
-    saying which tensor is wrong and how: text that is no JSON object, a name that comes twice, entries that are not
-    whole, kinds that nobody knows, offsets that do not fit kind and shape, tensors that overlap, leave gaps or do not
-    fill the file.
+    `size_bytes` is the size of the whole file; without it the tensors' bytes may be missing.
+    Raises WeightsError, naming the wrong tensor and the fault: text that is no JSON object, a name that comes twice,
+    incomplete entries, unknown kinds, offsets that do not fit kind and shape, tensors that overlap, leave gaps or do
+    not fill the file.
     """
     try:
         text = str(begin[_PREFIX_BYTES:], "utf-8")
@@ -82,7 +85,7 @@ def parse_header(begin: bytes, size_bytes: int | None = None) -> SafetensorsHead
 def place_tensors(entries: Mapping[str, Any], start: int = 0) -> tuple[TensorInfo, ...]:
     """The tensors of a header's entries, in the order of their bytes, which begin at `start`.
 
-    Raises what `parse_header` does of entries.
+    Raises WeightsError for the faults of entries, as `parse_header` does.
     """
     tensors = sorted((_placed(name, entry, start) for name, entry in entries.items()), key=_span)
     at = start
@@ -94,8 +97,8 @@ def place_tensors(entries: Mapping[str, Any], start: int = 0) -> tuple[TensorInf
     return tuple(tensors)
 
 
-def read_safetensors_header(path: Path, header_only: bool = False) -> SafetensorsHeader:
-    """A file's header; with `header_only` the tensors' bytes need not be there.
+def read_safetensors_header(path: Path, *, header_only: bool = False) -> SafetensorsHeader:
+    """A file's header; with `header_only` the tensors' bytes may be missing.
 
     Raises WeightsError as `parse_header` does, and for a file that cannot be read.
     """
@@ -110,14 +113,14 @@ def read_safetensors_header(path: Path, header_only: bool = False) -> Safetensor
 
 
 def header_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...], int]], metadata: Mapping[str, str]) -> bytes:
-    """What a file begins with whose data are `tensors` one after the other: kind, shape and bytes of each by name."""
+    """The start of a file that holds `tensors` one after the other, each given by kind, shape and number of bytes."""
     entries: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     at = 0
     for name, (kind, shape, size) in tensors.items():
         entries[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(entries).encode()
-    text = text.ljust(-(-len(text) // _PREFIX_BYTES) * _PREFIX_BYTES)  # so that numbers lie at whole multiples
+    text = text.ljust(-(-len(text) // _PREFIX_BYTES) * _PREFIX_BYTES)  # so that the numbers are aligned
     return len(text).to_bytes(_PREFIX_BYTES, "little") + text
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor as its file lists it: name, shape, kind ("BF16", "Q4_K"), and where its bytes lie, counted from the
-    start of the file. A GGUF file's shapes begin with the axis that runs along a row, safetensors' end with it."""
+    """One tensor as its file lists it: name, shape, kind ("BF16", "Q4_K"), and the place of its bytes from the start of
+    the file. In a GGUF file a shape begins with the length of a row, in safetensors it ends with it.
+    """
 
     name: str
     shape: tuple[int, ...]

@@ -20,9 +20,8 @@ from kameleon.adapters.arithmetic import (
     total_error,
 )
 from kameleon.errors import AdapterMismatchError, SettingError
-from kameleon.model import module_shapes
+from kameleon.model import module_shapes, open_weights
 from kameleon.settings import MOST_RANK, Recipe
-from kameleon.weights import open_weights
 
 UP = "model.layers.0.mlp.up_proj"
 

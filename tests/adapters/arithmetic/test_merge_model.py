@@ -18,7 +18,7 @@ from kameleon.adapters.formats import write_adapter
 from kameleon.adapters.proof import probe_logits
 from kameleon.cli import main
 from kameleon.errors import AdapterMismatchError, SettingError, WrongBaseError
-from kameleon.weights import GgufFile, open_weights
+from kameleon.model import open_gguf, open_weights
 
 UP = "model.layers.0.mlp.up_proj"
 
@@ -108,7 +108,7 @@ def test_a_gguf_is_written_in_the_kind_asked_for_and_what_survived_is_measured(k
     adapter = random_adapter(base, "mine")
     report = merge(base, adapter, out=tmp_path / "merged.gguf", kind=kind)
     assert least < report.survived < 1.1
-    merged, source = GgufFile(tmp_path / "merged.gguf"), base.weights
+    merged, source = open_gguf(tmp_path / "merged.gguf"), base.weights
     file_type = merged.metadata.pop("general.file_type")
     assert file_type != source.metadata["general.file_type"]
     assert merged.metadata == {k: v for k, v in source.metadata.items() if k != "general.file_type"}
@@ -129,7 +129,7 @@ def test_whole_puts_every_matrix_in_the_kind_asked_for(kind, tmp_path):
     save_gguf(tmp_path / "base.gguf", "Q4_0")
     base = load(tmp_path / "base.gguf")
     report = merge(base, random_adapter(base, "mine"), out=tmp_path / "merged.gguf", kind=kind, whole=True)
-    merged = GgufFile(tmp_path / "merged.gguf")
+    merged = open_gguf(tmp_path / "merged.gguf")
     assert {t.kind for t, _ in merged.stored_tensors if len(t.shape) == 2} == {kind}
     assert {t.kind for t, _ in merged.stored_tensors if len(t.shape) == 1} == {"F32"}
     assert report.survived > 0.97

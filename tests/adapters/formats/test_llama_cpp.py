@@ -64,7 +64,7 @@ def places(tmp_path_factory):
     loaded.shelf.root = folder / "shelf"
     recipe = Recipe(rank=8, epochs=2, rows_per_step=10, learning_rate=1e-3)
     adapter = loaded.train(folder / "rows.jsonl", "pirate", recipe=recipe, overwrite=True).adapter
-    copy_gguf(loaded.base.weights, folder / "f32.gguf", "F32", {}, whole=True)
+    copy_gguf(loaded.base.weights, folder / "f32.gguf", kind="F32", fresh={}, whole=True)
     write_gguf_adapter(adapter, loaded.base, folder / "pirate.gguf")
     return {"Q4_1": packed, "F32": folder / "f32.gguf", "adapter": adapter, "gguf": folder / "pirate.gguf"}
 

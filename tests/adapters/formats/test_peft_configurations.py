@@ -14,7 +14,7 @@ from kameleon.adapters.arithmetic import combine, diff, merge, resize
 from kameleon.adapters.formats import read_adapter, write_adapter, write_gguf_adapter
 from kameleon.adapters.resident import Bank
 from kameleon.errors import AdapterError, AdapterFileError, AdapterMismatchError
-from kameleon.weights import open_weights
+from kameleon.model import open_weights
 
 pytestmark = [  # what PEFT says of its own lora_bias
     pytest.mark.filterwarnings("ignore:.*LoRA tensor.* have invalid shape"),

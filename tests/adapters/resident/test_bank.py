@@ -12,10 +12,11 @@ import kameleon
 from kameleon.adapters import Adapter, EndChange, LoraFactors, prove, verify
 from kameleon.adapters.resident import Bank
 from kameleon.errors import AdapterMismatchError, AdapterNotFoundError, WrongBaseError
-from kameleon.model import EMBEDDING, HEAD, module_shapes
+from kameleon.model import module_shapes
 from kameleon.ops import NO_ADAPTER, Segments
 from kameleon.training import Recipe
 from kameleon.training.step import fresh_adapter
+from kameleon.weights import EMBEDDING, HEAD
 
 
 @torch.inference_mode()

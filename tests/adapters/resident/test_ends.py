@@ -16,9 +16,9 @@ from kameleon.adapters.arithmetic import merge
 from kameleon.adapters.formats import read_adapter, write_adapter, write_gguf_adapter, write_mlx_adapter
 from kameleon.adapters.resident import Bank
 from kameleon.errors import AdapterError, AdapterFileError, AdapterMismatchError
-from kameleon.model import EMBEDDING, HEAD
 from kameleon.ops import Segments, can_multiply
 from kameleon.settings import Sampling
+from kameleon.weights import EMBEDDING, HEAD
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # what PEFT says of tied weights and of its files' size
 FAMILIES = ("llama tied", "llama untied", "gemma3")

@@ -15,11 +15,10 @@ from kameleon.adapters.fit import check_base, check_fit
 from kameleon.adapters.proof import probe_logits
 from kameleon.bases import Base, load_base
 from kameleon.errors import AdapterError, AdapterMismatchError, SettingError
-from kameleon.model import EMBEDDING, HEAD
 from kameleon.ops import StoredMatrix
-from kameleon.weights import GgufFile, SafetensorsFolder, WeightFile, copy_folder, copy_gguf
+from kameleon.weights import EMBEDDING, HEAD, GgufFile, SafetensorsFolder, WeightFile, copy_folder, copy_gguf
 from kameleon.weights.copies import as_stored, read_stored
-from kameleon.weights.gguf_file import hf_name
+from kameleon.weights.kinds import FLOATS
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def merge(
             if out.suffix != ".gguf":
                 raise SettingError(f"{out} must be a .gguf file, as the base is one")
             trip = lambda _, w: read_stored(as_stored(w, chosen), chosen, tuple(w.shape))  # noqa: E731
-            copy_gguf(weights, out, chosen, fresh(trip), whole)
+            copy_gguf(weights, out, kind=chosen, fresh=fresh(trip), whole=whole)
         else:
             raise SettingError(
                 f"{base.name} is packed from {weights.path}: merge into that folder itself, without --quantize and "
@@ -134,9 +133,10 @@ def _plain(weights: WeightFile, name: str) -> Tensor:
 def _float_kind(base: Base, adapter: Adapter) -> str:
     """The kind in which a `.gguf` base holds all projections that change, if it is a plain float."""
     changed = {_stored_name(base, module) for module in (*adapter.modules, *_merged_ends(base, adapter))}
-    assert isinstance(base.weights, GgufFile)
-    kinds = {tensor.kind for tensor, _ in base.weights.stored_tensors if hf_name(tensor.name) in changed}
-    if len(kinds) == 1 and kinds <= {"F32", "F16", "BF16"}:
+    file = base.weights
+    assert isinstance(file, GgufFile)
+    kinds = {tensor.kind for tensor, _ in file.stored_tensors if file.layout.hf_name(tensor.name) in changed}
+    if len(kinds) == 1 and kinds <= FLOATS.keys():
         return kinds.pop()
     raise SettingError(
         f"{base.name} is quantised ({', '.join(sorted(kinds))}), and rounding to its blocks eats part of the change: "

@@ -2,7 +2,7 @@
 
 Its names are llama.cpp's, `blk.3.attn_q.weight.lora_a` [rank, in] and `.lora_b` [out, rank]; one alpha holds for all,
 and each module's scale is alpha / rank. Bases of the architecture "llama" have q and k rows in another order there
-(`weights.gguf_file`), and so has their lora_b.
+(`weights.gguf_layout`), and so has their lora_b.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 
 import gguf
-import numpy as np
 import torch
 from gguf.gguf_writer import WriterState
 from torch import Tensor
@@ -22,14 +21,13 @@ from kameleon.adapters.fit import check_fit
 from kameleon.bases import Base
 from kameleon.errors import AdapterFileError, AdapterMismatchError, WeightsError
 from kameleon.home import atomic_write
-from kameleon.model import DecoderConfig, module_shapes
-from kameleon.weights.gguf_file import gguf_name, hf_name
+from kameleon.model import families, module_shapes
 from kameleon.weights.gguf_header import GgufHeader, read_header
+from kameleon.weights.gguf_layout import GgufLayout, pair_rows, part_rows
+from kameleon.weights.kinds import FLOATS
 from kameleon.weights.tensor_info import TensorInfo
 
 _MOST_BYTES = 4 << 30
-_ARCHITECTURES = {"mistral": "llama"}  # what llama.cpp calls a family, where it is not the family's own name
-_TYPES = {"F32": np.float32, "F16": np.float16}
 
 
 def write_gguf_adapter(adapter: Adapter, base: Base, path: Path) -> None:
@@ -41,20 +39,20 @@ def write_gguf_adapter(adapter: Adapter, base: Base, path: Path) -> None:
     """
     check_fit(base, adapter)
     adapter.require_plain("llama.cpp's format")
-    config = base.config
+    layout = _layout(base)
     alpha = Counter(f.scaling * f.rank for f in adapter.modules.values()).most_common(1)[0][0]
     try:
         with atomic_write(path) as file:
-            writer = gguf.GGUFWriter(None, _architecture(config))
+            writer = gguf.GGUFWriter(None, layout.architecture)
             writer.add_type(gguf.GGUFType.ADAPTER)
             writer.add_name(adapter.name)
             writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
             writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
             for module, f in adapter.modules.items():
-                name = f"{gguf_name(f'{module}.weight')}.lora_"
+                name = f"{layout.stored_name(f'{module}.weight')}.lora_"
                 share = f.scaling * f.rank / alpha
                 writer.add_tensor(f"{name}a", f.a.contiguous().numpy())
-                writer.add_tensor(f"{name}b", _paired(config, module, f.b * share).contiguous().numpy())
+                writer.add_tensor(f"{name}b", pair_rows(f.b * share, _half(base, module)).contiguous().numpy())
             # A file of ours, which takes the old one's place whole, instead of one that the writer opens.
             writer.fout, writer.state = [file], WriterState.EMPTY  # pyright: ignore[reportAttributeAccessIssue]
             writer.write_header_to_file()
@@ -78,11 +76,12 @@ def read_gguf_adapter(path: Path, base: Base, name: str) -> Adapter:
         header = read_header(memoryview(data))
     except (OSError, WeightsError) as error:
         raise AdapterFileError(f"{path} is not a whole GGUF file: {error}") from error
-    alpha = _checked_alpha(path, header, base.config)
+    layout = _layout(base)
+    alpha = _checked_alpha(path, header, layout)
     found: dict[str, dict[str, Tensor]] = {}
     for tensor in header.tensors:
         weight, _, factor = tensor.name.rpartition(".lora_")
-        module = hf_name(weight).removesuffix(".weight")
+        module = layout.hf_name(weight).removesuffix(".weight")
         if factor not in ("a", "b") or module not in module_shapes(base.config):
             raise AdapterFileError(f"{path}: {tensor.name} is no LoRA factor of a projection of {base.name}")
         pair = found.setdefault(module, {})
@@ -95,21 +94,21 @@ def read_gguf_adapter(path: Path, base: Base, name: str) -> Adapter:
             raise AdapterFileError(f"{path}: the factors of {module} are no pair A [rank, in], B [out, rank]")
         if len(pair["b"]) != module_shapes(base.config)[module][0]:
             raise AdapterMismatchError(f"{path}: {module} has {len(pair['b'])} outputs, unlike {base.name}")
-        b = _halved(base.config, module, pair["b"]).contiguous()
+        b = part_rows(pair["b"], _half(base, module)).contiguous()
         modules[module] = LoraFactors(pair["a"], b, alpha or float(len(pair["a"])))
     if not modules:
         raise AdapterFileError(f"{path} holds no LoRA factors at all")
     return Adapter(name, modules, Card(base_id=None, created="", versions={}))
 
 
-def _checked_alpha(path: Path, header: GgufHeader, config: DecoderConfig) -> float:
+def _checked_alpha(path: Path, header: GgufHeader, layout: GgufLayout) -> float:
     """adapter.lora.alpha; 0 stands for a scale of 1, as in llama.cpp."""
     said = {key: header.metadata.get(key) for key in ("general.type", "adapter.type")}
     if list(said.values()) != ["adapter", "lora"]:
         raise AdapterFileError(f"{path} is no LoRA adapter: it says {said}")
     architecture = header.metadata.get("general.architecture")
-    if architecture != _architecture(config):
-        raise AdapterMismatchError(f"{path} is for {architecture}, the base is {_architecture(config)}")
+    if architecture != layout.architecture:
+        raise AdapterMismatchError(f"{path} is for {architecture}, the base is {layout.architecture}")
     alpha = header.metadata.get(gguf.Keys.Adapter.LORA_ALPHA, 0.0)
     if not isinstance(alpha, int | float) or not 0 <= alpha < 1e6:
         raise AdapterFileError(f"{path}: {gguf.Keys.Adapter.LORA_ALPHA} is {alpha!r}; expected a number")
@@ -118,33 +117,18 @@ def _checked_alpha(path: Path, header: GgufHeader, config: DecoderConfig) -> flo
 
 def _numbers(path: Path, data: bytes, tensor: TensorInfo) -> Tensor:
     stored = data[tensor.offset : tensor.offset + tensor.size_bytes]
-    if tensor.kind == "BF16":
-        numbers = torch.frombuffer(bytearray(stored), dtype=torch.bfloat16).float()
-    elif tensor.kind in _TYPES:
-        numbers = torch.from_numpy(np.frombuffer(stored, _TYPES[tensor.kind]).astype(np.float32))
-    else:
+    if tensor.kind not in FLOATS:
         raise AdapterFileError(f"{path}: {tensor.name} is {tensor.kind}; factors are read in F32, F16 or BF16")
+    numbers = torch.frombuffer(bytearray(stored), dtype=FLOATS[tensor.kind]).float()
     if not numbers.isfinite().all():
         raise AdapterFileError(f"{path}: {tensor.name} holds NaN or infinity")
     return numbers.view(tensor.shape[::-1])
 
 
-def _architecture(config: DecoderConfig) -> str:
-    return _ARCHITECTURES.get(config.family, config.family)
+def _layout(base: Base) -> GgufLayout:
+    return families()[base.config.family].gguf
 
 
-def _rotary_half(config: DecoderConfig, module: str) -> int:
-    rotated = module.endswith((".q_proj", ".k_proj")) and _architecture(config) == "llama"
-    return config.head_dim // 2 if rotated else 0
-
-
-def _paired(config: DecoderConfig, module: str, rows: Tensor) -> Tensor:
-    """Rows in llama.cpp's order: the two of a rotated pair next to each other."""
-    half = _rotary_half(config, module)
-    return rows.unflatten(0, (-1, 2, half)).transpose(1, 2).flatten(0, 2) if half else rows
-
-
-def _halved(config: DecoderConfig, module: str, rows: Tensor) -> Tensor:
-    """Rows in Hugging Face order: first halves of all pairs, then second ones."""
-    half = _rotary_half(config, module)
-    return rows.unflatten(0, (-1, half, 2)).transpose(1, 2).flatten(0, 2) if half else rows
+def _half(base: Base, module: str) -> int:
+    """Half a head's size where the file keeps the rows of this projection in pairs, else 0."""
+    return base.config.head_dim // 2 if _layout(base).heads_key(f"{module}.weight") else 0

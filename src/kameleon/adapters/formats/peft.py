@@ -30,7 +30,7 @@ from kameleon.adapters.formats.peft_config import (
 from kameleon.adapters.formats.safetensors_views import ReadBuffer, raw_bytes, views
 from kameleon.errors import AdapterFileError
 from kameleon.home import atomic_folder
-from kameleon.model import EMBEDDING, HEAD
+from kameleon.weights import EMBEDDING, HEAD
 from kameleon.words import first_few
 
 _TENSORS = "adapter_model.safetensors"

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from kameleon.errors import AdapterFileError, WeightsError
+from kameleon.weights.kinds import FLOATS
 from kameleon.weights.safetensors_header import header_end, parse_header
 from kameleon.weights.tensor_info import TensorInfo
 
 _TYPES = {
+    **FLOATS,
     "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }

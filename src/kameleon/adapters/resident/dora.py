@@ -15,7 +15,7 @@ def weight_norms(base: Base, module: str) -> Tensor:
     """‖W‖ of each row of a projection, [out] fp32: the magnitudes of a DoRA adapter that changes nothing."""
     name = ModuleName.parse(module)
     group, member = find_member(base.config, name.member)
-    squares = getattr(base.decoder.layers[name.layer], group.name).row_squares
+    squares = base.decoder.layers[name.layer].weight(group.name).row_squares
     return squares[member.start : member.stop].sqrt()
 
 
@@ -27,7 +27,7 @@ def renew_norms(base: Base, layer: int, group: str, side: SidePath) -> None:
     """
     if all(branch.norm is None for branch in side.branches):
         return
-    weight = getattr(base.decoder.layers[layer], group)
+    weight = base.decoder.layers[layer].weight(group)
     squares, products = weight.row_squares, weight.project(side.a)  # [out]; A Wᵀ [ranks, out]
     for branch, ranks in zip(side.branches, side.ranks, strict=True):
         if branch.norm is not None:

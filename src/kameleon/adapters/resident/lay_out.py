@@ -12,9 +12,9 @@ from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors
 from kameleon.adapters.resident.dora import renew_norms
 from kameleon.adapters.resident.resident import Resident
 from kameleon.bases import Base
-from kameleon.model import EMBEDDING, AdaptedEnd, Group, Member, groups
+from kameleon.model import AdaptedEnd, Group, Member, groups
 from kameleon.ops import Branch, SidePath
-from kameleon.weights import FrozenWeight, ModuleName
+from kameleon.weights import EMBEDDING, FrozenWeight, ModuleName
 
 _Present = list[tuple[Member, str, LoraFactors]]
 """The projections of one group that an adapter touches, with their names and factors."""

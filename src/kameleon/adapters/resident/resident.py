@@ -9,8 +9,9 @@ from torch import Tensor
 
 from kameleon.adapters.adapter import Adapter, LoraFactors
 from kameleon.adapters.card import Card
-from kameleon.model import EMBEDDING, AdaptedEnd
+from kameleon.model import AdaptedEnd
 from kameleon.ops import SidePath, SideTable
+from kameleon.weights import EMBEDDING
 
 
 @dataclass(frozen=True, eq=False)

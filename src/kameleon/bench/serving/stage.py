@@ -17,10 +17,8 @@ from kameleon.bench.serving.contender import Stage
 from kameleon.bench.serving.settings import ServeBenchSettings
 from kameleon.errors import BaseModelError
 from kameleon.home import cache_dir
-from kameleon.model import DecoderConfig, module_shapes
-from kameleon.model.config import read_config
+from kameleon.model import DecoderConfig, module_shapes, open_weights, read_config
 from kameleon.text.tokenizer import load_tokenizer
-from kameleon.weights import open_weights
 
 _DRAWN = 16  # adapters of numbers of their own; beyond these, names of the same files
 _A_SIZE, _B_SIZE = 0.04, 0.002  # random factors that change what is said, but leave the numbers of a usual size
