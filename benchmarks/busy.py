@@ -132,20 +132,21 @@ def side() -> None:
     from kameleon.adapters import Card
     from kameleon.adapters.resident import Bank
     from kameleon.data import pack
-    from kameleon.training.step import Trainee, fresh_adapter, train_step
+    from kameleon.training.step import train_step
+    from kameleon.training.trainee import Trainee, fresh_adapter
 
     loaded = kameleon.load("smollm2", dtype=torch.bfloat16)
     base, recipe = loaded.base, Recipe()
     bank = Bank(base)
     bank.add(fresh_adapter(base, "busy", recipe, Card(base_id=base.name, base_fingerprint=base.fingerprint)))
-    trainee = Trainee(bank.resident("busy"), recipe)
+    trainee = Trainee(bank, "busy", recipe)
     examples = loaded.read(ROWS).examples[: STEPS * ROWS_PER_STEP]
     packs = [pack(examples[at : at + ROWS_PER_STEP], 1024, 0) for at in range(0, len(examples), ROWS_PER_STEP)]
     forbidden = tuple((token, -100.0) for token in base.stop_token_ids)
     sampling = Sampling(max_tokens=ANSWER_TOKENS, logit_bias=forbidden)
 
     def train() -> int:
-        return sum(train_step(base, bank, trainee, one, 1e-4).tokens for one in packs)
+        return sum(train_step(base, bank, [trainee], one, learning_rates=[1e-4])[0].tokens for one in packs)
 
     def answer() -> int:
         return sum(len(one.tokens) for one in loaded.generate(["Tell me about foxes."], sampling=sampling))

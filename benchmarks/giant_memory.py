@@ -29,7 +29,8 @@ from kameleon.bench.cases import Case
 from kameleon.bench.machine import machine
 from kameleon.bench.ours import pack_rows
 from kameleon.settings import Recipe
-from kameleon.training.step import Trainee, fresh_adapter, train_step
+from kameleon.training.step import train_step
+from kameleon.training.trainee import Trainee, fresh_adapter
 
 CAP_BYTES = 3_000_000_000
 STEPS = 1
@@ -66,12 +67,16 @@ def one(path: str, cap: int) -> None:
     base = load_base(path)
     bank, recipe = Bank(base), Recipe()
     slot = bank.add(fresh_adapter(base, "giant", recipe, Card(base_id=path, base_fingerprint=base.fingerprint)))
-    trainee = Trainee(bank.resident("giant"), recipe)
+    trainee = Trainee(bank, "giant", recipe)
     load_s, seconds, losses = time.perf_counter() - started, [], []
     packs = pack_rows(Case("", 1, TOKENS).batch(0, base.config.vocab_size), slot, TOKENS)
     for _ in range(STEPS):
         started = time.perf_counter()
-        losses.append(train_step(base, bank, trainee, packs, 1e-4, base.config.num_layers).loss)
+        losses.append(
+            train_step(base, bank, [trainee], packs, learning_rates=[1e-4], checkpoint_layers=base.config.num_layers)[
+                0
+            ].loss
+        )
         seconds.append(time.perf_counter() - started)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     document = {

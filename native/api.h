@@ -7,7 +7,7 @@
 extern "C" {
 
 // Raise it with every change of a signature or of a structure's fields, here and in ops/native/abi.py.
-constexpr int64_t ABI_VERSION = 1;
+constexpr int64_t ABI_VERSION = 2;
 
 // "name=number;…": the version, the size of each structure, the code of each type, the constants.
 const char* kameleon_abi(void);
@@ -67,10 +67,10 @@ void kameleon_gated(int64_t type, int64_t activation, const void* gate_up, int64
 void kameleon_gated_back(int64_t type, int64_t activation, const void* gate_up, const void* dy, int64_t rows,
                          int64_t size, void* d_gate_up);
 
-// Cross-entropy of logits [rows, vocab]: returns Σ logsumexp − logits[label]. With `gradient`, each row becomes softmax −
-// onehot(label) in `gradient_type`, no wider than the logits, from where the row begins.
-double kameleon_cross_entropy(int64_t type, void* logits, const int64_t* labels, int64_t rows, int64_t vocab,
-                              int64_t gradient, int64_t gradient_type);
+// Cross-entropy of logits [rows, vocab]: losses[row] = logsumexp − logits[label]. With `gradient`, each row becomes
+// softmax − onehot(label) in `gradient_type`, no wider than the logits, from where the row begins.
+void kameleon_cross_entropy(int64_t type, void* logits, const int64_t* labels, int64_t rows, int64_t vocab,
+                            int64_t gradient, int64_t gradient_type, double* losses);
 
 // One AdamW step (Loshchilov and Hutter, 2019) on a flat fp32 vector: gradients are first divided by `divisor`, then
 // scaled down to `clip_norm` if their norm is larger. Returns the norm before clipping; nothing moves if it is not finite.

@@ -13,8 +13,7 @@ namespace {
 constexpr int64_t PIECE = 1024;  // numbers of a row at a time, from logits to gradient
 
 template <class T, class G>
-double cross_entropy(T* logits, const int64_t* labels, int64_t rows, int64_t vocab, bool gradient) {
-    std::vector<double> losses(size_t(rows), 0.0);  // summed in row order: no dependence on threads
+void cross_entropy(T* logits, const int64_t* labels, int64_t rows, int64_t vocab, bool gradient, double* losses) {
 #pragma omp parallel for schedule(static)
     for (int64_t row = 0; row < rows; row++) {
         T* at = logits + row * vocab;
@@ -25,7 +24,7 @@ double cross_entropy(T* logits, const int64_t* labels, int64_t rows, int64_t voc
         for (int64_t i = 0; i < vocab; i++) sum += fast_exp(widen(at[i]) - top);
         const float total = top + std::log(sum);
         const int64_t label = labels[row];
-        losses[size_t(row)] = double(total) - double(widen(at[label]));
+        losses[row] = double(total) - double(widen(at[label]));
         for (int64_t from = 0; gradient && from < vocab; from += PIECE) {
             // Whole pieces are read before they are written: a narrower gradient lies over logits already used.
             const int64_t count = std::min(PIECE, vocab - from);
@@ -39,9 +38,6 @@ double cross_entropy(T* logits, const int64_t* labels, int64_t rows, int64_t voc
             std::memcpy(reinterpret_cast<char*>(at) + from * int64_t(sizeof(G)), narrowed, size_t(count) * sizeof(G));
         }
     }
-    double loss = 0;
-    for (double one : losses) loss += one;
-    return loss;
 }
 
 constexpr int64_t BLOCK = 1 << 14;  // sums are taken block by block, so that they do not depend on threads
@@ -63,13 +59,15 @@ double norm(const float* x, int64_t size) {
 
 }  // namespace
 
-double kameleon_cross_entropy(int64_t type, void* logits, const int64_t* labels, int64_t rows, int64_t vocab,
-                              int64_t gradient, int64_t gradient_type) {
+void kameleon_cross_entropy(int64_t type, void* logits, const int64_t* labels, int64_t rows, int64_t vocab,
+                            int64_t gradient, int64_t gradient_type, double* losses) {
     const auto wide = [&](auto number) {
-        return cross_entropy<float, decltype(number)>((float*)logits, labels, rows, vocab, bool(gradient));
+        cross_entropy<float, decltype(number)>((float*)logits, labels, rows, vocab, bool(gradient), losses);
     };
-    if (type) return cross_entropy<bf16, bf16>((bf16*)logits, labels, rows, vocab, bool(gradient));
-    return gradient_type ? wide(bf16{}) : wide(0.0f);
+    if (type)
+        cross_entropy<bf16, bf16>((bf16*)logits, labels, rows, vocab, bool(gradient), losses);
+    else
+        gradient_type ? wide(bf16{}) : wide(0.0f);
 }
 
 double kameleon_adamw(float* parameters, const float* gradients, float* mean, float* square, int64_t size,

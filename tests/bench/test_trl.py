@@ -10,7 +10,7 @@ from kameleon.bench.ours import recipe_of, train_with_kameleon
 from kameleon.bench.peers import train_with_peft, train_with_trl
 from kameleon.bench.turns import Job
 from kameleon.model import open_weights, read_config
-from kameleon.training.step import fresh_factors
+from kameleon.training.trainee import fresh_factors
 
 VOCAB = 320
 

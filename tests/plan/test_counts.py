@@ -16,7 +16,7 @@ from kameleon.plan import (
     parameter_table,
     trainable_parameters,
 )
-from kameleon.training.step import fresh_factors
+from kameleon.training.trainee import fresh_factors
 
 LLAMA_2_7B = {
     "model_type": "llama",

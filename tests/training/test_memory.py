@@ -16,14 +16,16 @@ from kameleon.adapters import Card
 from kameleon.adapters.resident import Bank
 from kameleon.data import Example, pack
 from kameleon.ops import kernels, native
-from kameleon.training import step
+from kameleon.training import losses, trainee
+from kameleon.training.step import train_step
 
 FLAT = """
 import sys, torch, kameleon
 from kameleon import Recipe
 from kameleon.adapters import Bank, Card
 from kameleon.data import Example, pack
-from kameleon.training.step import Trainee, fresh_adapter, train_step
+from kameleon.training.step import train_step
+from kameleon.training.trainee import Trainee, fresh_adapter
 
 def resident_bytes():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
@@ -31,11 +33,11 @@ def resident_bytes():
 base = kameleon.load(sys.argv[1], dtype=torch.float32).base
 bank, recipe = Bank(base), Recipe()
 bank.add(fresh_adapter(base, "x", recipe, Card(base_id="tiny", base_fingerprint=base.fingerprint)))
-trainee = Trainee(bank.resident("x"), recipe)
+trainee = Trainee(bank, "x", recipe)
 for step in range(1000):
     lengths = [40 + (7 * step + 31 * i) % 160 for i in range(4)]
     rows = [Example(i, tuple(range(5, 5 + n)), (True,) * n) for i, n in enumerate(lengths)]
-    train_step(base, bank, trainee, pack(rows, 300, 0), 1e-4)
+    train_step(base, bank, [one], pack(rows, 300, 0), learning_rates=[1e-4])
     if step == 99:
         before = resident_bytes()
 print(resident_bytes() - before)
@@ -47,14 +49,15 @@ from kameleon import Recipe
 from kameleon.adapters import Bank, Card
 from kameleon.data import Example, pack
 from kameleon.machine import peak_bytes
-from kameleon.training.step import Trainee, fresh_adapter, train_step
+from kameleon.training.step import train_step
+from kameleon.training.trainee import Trainee, fresh_adapter
 
 base = kameleon.load("smollm2").base
 bank, recipe = Bank(base), Recipe()
 bank.add(fresh_adapter(base, "x", recipe, Card(base_id=base.name, base_fingerprint=base.fingerprint)))
 tokens = tuple(torch.randint(0, 49152, (8192,), generator=torch.Generator().manual_seed(0)).tolist())
 packs = pack([Example(0, tokens, (True,) * 8192)], 8192, 0)
-train_step(base, bank, Trainee(bank.resident("x"), recipe), packs, 1e-4, checkpoint_layers=30)
+train_step(base, bank, [Trainee(bank, "x", recipe)], packs, learning_rates=[1e-4], checkpoint_layers=30)
 print(peak_bytes())
 """
 
@@ -68,8 +71,10 @@ def run(script, *arguments):
 def trained(tiny):
     """A bank with one fresh adapter, and what trains it."""
     bank, recipe = Bank(tiny.base), Recipe(rank=128)
-    bank.add(step.fresh_adapter(tiny.base, "x", recipe, Card(base_id="tiny", base_fingerprint=tiny.base.fingerprint)))
-    return bank, step.Trainee(bank.resident("x"), recipe)
+    bank.add(
+        trainee.fresh_adapter(tiny.base, "x", recipe, Card(base_id="tiny", base_fingerprint=tiny.base.fingerprint))
+    )
+    return bank, trainee.Trainee(bank, "x", recipe)
 
 
 def row(tokens):
@@ -78,7 +83,7 @@ def row(tokens):
 
 @pytest.mark.parametrize("checkpoint_layers", [0, 1])
 def test_nothing_of_a_pass_is_left_when_the_next_begins(tiny, trained, monkeypatch, checkpoint_layers):
-    bank, trainee = trained
+    bank, one = trained
     held, left = [], []
 
     def run(*given, of=tiny.base.decoder.hidden, **named):
@@ -87,35 +92,35 @@ def test_nothing_of_a_pass_is_left_when_the_next_begins(tiny, trained, monkeypat
         held.append(weakref.ref(hidden))
         return hidden
 
-    def loss(*given, of=step.linear_cross_entropy):
-        summed = of(*given)
-        held.append(weakref.ref(summed))
-        return summed
+    def loss(*given, of=losses.linear_cross_entropy):
+        terms = of(*given)
+        held.append(weakref.ref(terms))
+        return terms
 
-    monkeypatch.setattr(step, "linear_cross_entropy", loss)
+    monkeypatch.setattr(losses, "linear_cross_entropy", loss)
     monkeypatch.setattr(tiny.base.decoder, "hidden", run)
     packs = pack([row(30), row(40), row(50)], 50, 0)
-    step.train_step(tiny.base, bank, trainee, packs, 1e-4, checkpoint_layers)
+    train_step(tiny.base, bank, [one], packs, learning_rates=[1e-4], checkpoint_layers=checkpoint_layers)
     assert left == [None] * 6
 
 
 def test_only_with_layers_computed_again_freed_memory_goes_back_between_the_layers_in_both_directions(
     tiny, trained, monkeypatch
 ):
-    bank, trainee = trained
+    bank, one = trained
     seen = []
 
-    def loss(*given, of=step.linear_cross_entropy):
+    def loss(*given, of=losses.linear_cross_entropy):
         seen.append("loss")
         return of(*given)
 
-    monkeypatch.setattr(step, "linear_cross_entropy", loss)
+    monkeypatch.setattr(losses, "linear_cross_entropy", loss)
     monkeypatch.setattr(native, "give_back_memory", lambda: seen.append("back"))
     packs, layers = pack([row(30)], 50, 0), tiny.base.config.num_layers
-    step.train_step(tiny.base, bank, trainee, packs, 1e-4)
+    train_step(tiny.base, bank, [one], packs, learning_rates=[1e-4])
     assert seen == ["loss"]
     seen.clear()
-    step.train_step(tiny.base, bank, trainee, packs, 1e-4, checkpoint_layers=1)
+    train_step(tiny.base, bank, [one], packs, learning_rates=[1e-4], checkpoint_layers=1)
     # Going back not behind the first layer, whose input needs no gradient.
     assert seen == ["back"] * layers + ["loss"] + ["back"] * (layers - 1)
 
@@ -123,25 +128,25 @@ def test_only_with_layers_computed_again_freed_memory_goes_back_between_the_laye
 def test_what_the_norms_of_dora_leave_free_goes_back(tiny, monkeypatch):
     """Matrices of many sizes leave holes: on SmolLM2 a run held up to half a gigabyte more than its plan."""
     card, back = Card(base_id="tiny", base_fingerprint=tiny.base.fingerprint), []
-    monkeypatch.setattr(step, "give_back_memory", lambda: back.append(True))
-    step.fresh_adapter(tiny.base, "x", Recipe(), card)
+    monkeypatch.setattr(trainee, "give_back_memory", lambda: back.append(True))
+    trainee.fresh_adapter(tiny.base, "x", Recipe(), card)
     assert not back
-    step.fresh_adapter(tiny.base, "x", Recipe(variant="dora"), card)
+    trainee.fresh_adapter(tiny.base, "x", Recipe(variant="dora"), card)
     assert back == [True]
 
 
 @pytest.mark.skipif(sys.platform != "linux" or kernels().level is None, reason="a kernel asks Linux for it")
 def test_with_layers_computed_again_the_gradient_takes_memory_from_the_backward_pass_on(tiny, trained, monkeypatch):
-    (bank, trainee), seen = trained, []
+    (bank, one), seen = trained, []
 
-    def look(*_, of=step.linear_cross_entropy):
-        seen.append(resident_bytes(trainee.gradient))
+    def look(*_, of=losses.linear_cross_entropy):
+        seen.append(resident_bytes(one.gradient))
         return of(*_)
 
-    monkeypatch.setattr(step, "linear_cross_entropy", look)
+    monkeypatch.setattr(losses, "linear_cross_entropy", look)
     for _ in range(2):
-        step.train_step(tiny.base, bank, trainee, pack([row(50)], 50, 0), 1e-4, 1)
-        seen.append(resident_bytes(trainee.gradient) / trainee.gradient.nbytes)
+        train_step(tiny.base, bank, [one], pack([row(50)], 50, 0), learning_rates=[1e-4], checkpoint_layers=1)[0]
+        seen.append(resident_bytes(one.gradient) / one.gradient.nbytes)
     assert seen == pytest.approx([0, 1, 0, 1], abs=0.02)
 
 

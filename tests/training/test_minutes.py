@@ -34,9 +34,9 @@ def clock(monkeypatch):
     for name, cost in (("train_step", "step_s"), ("held_out_loss", "look_s")):
         whole = getattr(loop, name)
 
-        def slow(*arguments, whole=whole, cost=cost):
+        def slow(*arguments, whole=whole, cost=cost, **named):
             clock.now += getattr(clock, cost)
-            return whole(*arguments)
+            return whole(*arguments, **named)
 
         monkeypatch.setattr(loop, name, slow)
     return clock

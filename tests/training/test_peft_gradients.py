@@ -16,8 +16,9 @@ from kameleon.adapters.formats import write_adapter
 from kameleon.adapters.resident import Bank, weight_norms
 from kameleon.bases import locate
 from kameleon.data import Example, pack
-from kameleon.ops import kernels, linear_cross_entropy
-from kameleon.training.step import Trainee
+from kameleon.ops import kernels
+from kameleon.training.losses import token_logprobs
+from kameleon.training.trainee import Trainee
 
 TEXT = Path(__file__).parents[2] / "LICENSE"
 ROWS = (60, 7, 111, 40)  # tokens
@@ -40,13 +41,13 @@ def our_gradients(base, adapter, rows, shared=0, checkpoint_layers=0):
     `shared` tokens are not learned."""
     bank = Bank(base)
     slot = bank.add(adapter, any_base=True)
-    trainee = Trainee(bank.resident(adapter.name), Recipe())
+    trainee = Trainee(bank, adapter.name, Recipe())
     learned = [tuple(at >= shared for at in range(len(row))) for row in rows]
     examples = [Example(i, tuple(row), one) for i, (row, one) in enumerate(zip(rows, learned, strict=True))]
     for packed in pack(examples, 10_000, slot):
         assert (packed.segments.parents.count(0) == len(rows)) == bool(shared)
         hidden = base.decoder.hidden(packed.tokens, packed.segments, bank, checkpoint_layers=checkpoint_layers)
-        linear_cross_entropy(hidden, base.decoder.head, packed.labels, base.config.vocab_size).backward()
+        (-token_logprobs(base.decoder, hidden, packed.labels).sum()).backward()
 
     def part(factor):
         at = factor.storage_offset()

@@ -35,7 +35,9 @@ from kameleon.ops import linear_cross_entropy
 from kameleon.training import derived_learning_rate, draw_loss_curve, read_log, target_modules
 from kameleon.training.checkpoint import has_checkpoint
 from kameleon.training.log import LOG_FILE, RunLog
-from kameleon.training.step import Trainee, fresh_adapter, train_step
+from kameleon.training.losses import token_logprobs
+from kameleon.training.step import train_step
+from kameleon.training.trainee import Trainee, fresh_adapter
 
 RECIPE = Recipe(rank=4, rows_per_step=4, learning_rate=1e-2, epochs=3)
 
@@ -102,7 +104,7 @@ def test_training_teaches_and_leaves_the_base_alone(tiny, rows, watched):
 def gradients(loaded, recipe, packs):
     bank = Bank(loaded.base)
     bank.add(fresh_adapter(loaded.base, "x", recipe, kameleon.Adapter("x", {}, _card(loaded)).card))
-    trainee = Trainee(bank.resident("x"), recipe)
+    trainee = Trainee(bank, "x", recipe)
     with torch.no_grad():  # B as after some training, so that A gets a gradient too
         trainee.adamw.parameters.add_(
             torch.randn(trainee.gradient.shape, generator=torch.Generator().manual_seed(1)) * 0.05
@@ -110,7 +112,7 @@ def gradients(loaded, recipe, packs):
     loss = 0.0
     for one in packs:
         hidden = loaded.base.decoder.hidden(one.tokens, one.segments, bank)
-        total = linear_cross_entropy(hidden, loaded.base.decoder.head, one.labels, loaded.base.config.vocab_size)
+        total = -token_logprobs(loaded.base.decoder, hidden, one.labels).sum()
         total.backward()
         loss += total.item()
     return loss, trainee.gradient.clone()
@@ -141,9 +143,9 @@ def test_computing_any_number_of_layers_again_instead_of_storing_them_changes_no
     for checkpoint_layers in range(len(tiny.base.decoder.layers) + 2):
         bank = Bank(tiny.base)
         bank.add(fresh_adapter(tiny.base, "x", RECIPE, _card(tiny)))
-        trainee = Trainee(bank.resident("x"), RECIPE)
+        trainee = Trainee(bank, "x", RECIPE)
         for _ in range(2):
-            train_step(tiny.base, bank, trainee, packs, 1e-2, checkpoint_layers)
+            train_step(tiny.base, bank, [trainee], packs, learning_rates=[1e-2], checkpoint_layers=checkpoint_layers)[0]
         states.append(trainee.adamw.parameters.clone())
     assert all(torch.equal(states[0], state) for state in states[1:])
 
@@ -157,7 +159,7 @@ def test_layers_are_computed_again_from_the_first_trained_one_on(tiny, rows, mon
         Layer, "forward", lambda self, *rest, **how: ran.append(layers.index(self)) or forward(self, *rest, **how)
     )
     packs = pack(tiny.read(rows).examples[:1], 300, 0)
-    train_step(tiny.base, bank, Trainee(bank.resident("x"), recipe), packs, 1e-2, checkpoint_layers=1)
+    train_step(tiny.base, bank, [Trainee(bank, "x", recipe)], packs, learning_rates=[1e-2], checkpoint_layers=1)[0]
     assert ran == [0, 1, 2, 1]
 
 
@@ -168,8 +170,8 @@ def test_accumulation_is_normalised_by_tokens_over_the_whole_step(tiny, rows):
     for max_tokens in (10_000, 100):
         bank = Bank(tiny.base)
         bank.add(fresh_adapter(tiny.base, "x", RECIPE, _card(tiny)))
-        trainee = Trainee(bank.resident("x"), RECIPE)
-        result = train_step(tiny.base, bank, trainee, pack(examples, max_tokens, 0), 1e-3)
+        trainee = Trainee(bank, "x", RECIPE)
+        result = train_step(tiny.base, bank, [trainee], pack(examples, max_tokens, 0), learning_rates=[1e-3])[0]
         moved.append((result.loss, result.grad_norm, result.trained_tokens))
     assert moved[0] == pytest.approx(moved[1], rel=1e-4)
 
@@ -341,7 +343,7 @@ def test_a_log_that_cannot_be_written_is_a_clear_error(tmp_path):
 
 def test_a_loss_that_is_not_a_number_stops_the_run_with_advice(tiny, rows, monkeypatch):
     real = linear_cross_entropy
-    monkeypatch.setattr("kameleon.training.step.linear_cross_entropy", lambda *given: real(*given) * float("nan"))
+    monkeypatch.setattr("kameleon.training.losses.linear_cross_entropy", lambda *given: real(*given) * float("nan"))
     with pytest.raises(NonFiniteLossError, match=r"the loss is nan.*learning rate 0.9.* too high"):
         tiny.train(rows, "count", recipe=replace(RECIPE, learning_rate=0.9, warmup=0))
 

@@ -20,7 +20,7 @@ from kameleon.bench.turns import Job, Seat, Took
 from kameleon.errors import ContenderError, SettingError
 from kameleon.machine import available_memory_bytes
 from kameleon.model import open_weights, read_config
-from kameleon.training.step import fresh_factors
+from kameleon.training.trainee import fresh_factors
 
 _LOSS_BATCHES = 4  # the losses are compared on so few batches, over and over, so that they fall
 _USED_SHARE = 0.9  # of the memory that is free: other programs may want some in between

@@ -15,7 +15,8 @@ from kameleon.bench.turns import Job, Turns
 from kameleon.data import Example, PackedPass, pack
 from kameleon.model.decoder import Decoder
 from kameleon.training import Recipe
-from kameleon.training.step import Trainee, train_step
+from kameleon.training.step import train_step
+from kameleon.training.trainee import Trainee
 from kameleon.weights import FrozenWeight
 
 
@@ -63,8 +64,12 @@ def _train(base: Base, job: Job, turns: Turns) -> None:
     bank = Bank(base)
     # Made for this very base, on no particular file of it.
     slot = bank.add(read_adapter(Path(job.adapter)), any_base=True)
-    trainee = Trainee(bank.resident(bank.names()[slot]), recipe_of(job.settings))
+    trainee = Trainee(bank, bank.names()[slot], recipe_of(job.settings))
     again = base.config.num_layers if job.case.checkpoint else 0
     while (rows := turns.next()) is not None:
         packs = pack_rows(rows, slot, job.settings.micro_batch_tokens)
-        turns.done(train_step(base, bank, trainee, packs, job.settings.learning_rate, again).loss)
+        turns.done(
+            train_step(
+                base, bank, [trainee], packs, learning_rates=[job.settings.learning_rate], checkpoint_layers=again
+            )[0].loss
+        )

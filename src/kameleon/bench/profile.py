@@ -19,7 +19,8 @@ from kameleon.bench.cases import Case
 from kameleon.bench.machine import machine
 from kameleon.bench.ours import pack_rows, recipe_of
 from kameleon.bench.settings import BenchSettings
-from kameleon.training.step import Trainee, fresh_adapter, train_step
+from kameleon.training.step import train_step
+from kameleon.training.trainee import Trainee, fresh_adapter
 
 _STEP = "kameleon step"
 _REST = "Python between operators"
@@ -75,14 +76,16 @@ def profile_steps(case: Case, settings: BenchSettings) -> dict[str, Any]:
     bank, recipe = Bank(base), recipe_of(settings)
     card = Card(base_id=base.name, base_fingerprint=base.fingerprint)
     slot = bank.add(fresh_adapter(base, "profiled", recipe, card))
-    trainee = Trainee(bank.resident("profiled"), recipe)
+    trainee = Trainee(bank, "profiled", recipe)
     again = base.config.num_layers if case.checkpoint else 0
 
     def step(number: int) -> float:
         packs = pack_rows(case.batch(number, base.config.vocab_size), slot, settings.micro_batch_tokens)
         started = time.perf_counter()
         with record_function(_STEP):
-            train_step(base, bank, trainee, packs, settings.learning_rate, again)
+            train_step(base, bank, [trainee], packs, learning_rates=[settings.learning_rate], checkpoint_layers=again)[
+                0
+            ]
         return time.perf_counter() - started
 
     step(0)

@@ -38,6 +38,16 @@ class PackedPass:
     segments: Segments
     spans: tuple[RowSpan, ...]
 
+    @property
+    def weights(self) -> Tensor:
+        """[tokens] fp64: the weight of each token's label in the loss, 1 where it is learned and 0 elsewhere."""
+        return (self.labels != IGNORE).double()
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that are learned."""
+        return int((self.labels != IGNORE).sum())
+
 
 def pack(examples: Sequence[Example], max_tokens: int, adapter: int) -> list[PackedPass]:
     """Lay examples out in passes of at most `max_tokens` tokens (a longer example gets a pass of its own).

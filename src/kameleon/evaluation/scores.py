@@ -19,7 +19,8 @@ from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
 from kameleon.data import Corpus, Example, PackedPass, pack, pack_groups
 from kameleon.evaluation.choices import Answer, Choices, answer_of, find_choices
-from kameleon.ops import IGNORE, NO_ADAPTER, token_scores
+from kameleon.ops import IGNORE, NO_ADAPTER
+from kameleon.training.losses import score_tokens
 
 GENERAL_TEXT = Path(__file__).with_name("general.jsonl")
 """Two dozen short everyday texts: the loss on them shows what an adapter has made the base forget."""
@@ -170,13 +171,7 @@ def _score_packed(
 ) -> dict[int, _RowScore]:
     trained = (packed.labels != IGNORE).nonzero().flatten()
     labels = packed.labels[trained]
-    scores = token_scores(
-        hidden[trained],
-        lambda some: base.decoder.logits(some, [slot] * len(some), bank),
-        labels,
-        base.config.vocab_size,
-        choices,
-    )
+    scores = score_tokens(base.decoder, bank, slot, hidden[trained], labels, choices=choices)
     right = scores.argmax == labels
     rows = {}
     for row, start, stop in packed.spans:

@@ -32,19 +32,19 @@ def chunk_rows(vocab_size: int, dtype: torch.dtype) -> int:
     return max(1, LOGITS_BYTES // (logits_type(dtype).itemsize * vocab_size))
 
 
-def _loss(logits: Tensor, labels: Tensor, dtype: torch.dtype | None) -> tuple[float, Tensor]:
-    """Summed loss of a chunk; with `dtype`, softmax − onehot in that type, in the logits' memory."""
+def _losses(logits: Tensor, labels: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    """The loss of each row, fp64; with `dtype`, softmax − onehot in that type, in the logits' memory."""
     rows, vocab_size = logits.shape
     if native.can_run(logits):
-        wanted = dtype or logits.dtype
+        wanted, losses = dtype or logits.dtype, torch.empty(rows, dtype=torch.float64)
         gradient = int(dtype is not None), native.type_code(wanted)
-        loss = native.call("cross_entropy", native.type_code(logits), logits, labels, rows, vocab_size, *gradient)
-        return loss, logits.view(wanted)[:, :vocab_size]
+        native.call("cross_entropy", native.type_code(logits), logits, labels, rows, vocab_size, *gradient, losses)
+        return losses, logits.view(wanted)[:, :vocab_size]
     wide, target = logits.float(), labels[:, None]
     total = wide.logsumexp(-1, keepdim=True)
-    loss = (total - wide.gather(1, target)).double().sum().item()
+    losses = (total - wide.gather(1, target)).double().flatten()
     wide.sub_(total).exp_().scatter_add_(1, target, torch.full(target.shape, -1.0))
-    return loss, wide.to(dtype or logits.dtype)
+    return losses, wide.to(dtype or logits.dtype)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -54,33 +54,33 @@ class _LinearCrossEntropy(torch.autograd.Function):
         picked, wanted = hidden.index_select(0, rows), labels.index_select(0, rows)
         if len(rows) and not 0 <= int(wanted.min()) <= int(wanted.max()) < vocab_size:
             raise IndexError(f"labels {int(wanted.min())} to {int(wanted.max())} of a vocabulary of {vocab_size}")
-        loss = 0.0
+        losses = hidden.new_zeros(len(hidden), dtype=torch.float64)
         grad = torch.empty_like(picked) if ctx.needs_input_grad[0] else None
         for chunk in _chunks(len(rows), vocab_size, hidden.dtype):
             logits = head.project(picked[chunk], dtype=logits_type(hidden.dtype))
-            chunk_loss, d_logits = _loss(logits, wanted[chunk], None if grad is None else grad.dtype)
-            loss += chunk_loss
+            losses[rows[chunk]], d_logits = _losses(logits, wanted[chunk], None if grad is None else grad.dtype)
             if grad is not None:
                 grad[chunk] = head.project_back(d_logits)
             del logits, d_logits  # before the next ones are made: they are the largest buffers of all
         ctx.shape = hidden.shape
         if grad is not None:
             ctx.save_for_backward(rows, grad)
-        return torch.tensor(loss)
+        return losses
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         rows, grad = ctx.saved_tensors
         d_hidden = grad.new_zeros(ctx.shape)
-        return d_hidden.index_copy_(0, rows, grad * grads[0].to(grad.dtype)), None, None, None
+        scale = grads[0].index_select(0, rows).to(grad.dtype)[:, None]
+        return d_hidden.index_copy_(0, rows, grad * scale), None, None, None
 
 
 def linear_cross_entropy(hidden: Tensor, head: Projection, labels: Tensor, vocab_size: int) -> Tensor:
-    """loss = sum over trained tokens of −log softmax(hidden Wᵀ)[label]; a sum, so that the caller chooses the mean.
+    """−log softmax(hidden Wᵀ)[label] of each token, [tokens] fp64.
 
-    `hidden` [tokens, size]; `labels` [tokens] int64, `IGNORE` where untrained (such rows skip the head altogether).
-    The gradient for `hidden` is formed in the same pass. Returns a scalar in fp32. Raises IndexError for a label
-    that is no token.
+    `hidden` [tokens, size]; `labels` [tokens] int64. Where a label is `IGNORE` the loss is 0, and the row skips the
+    head altogether. The gradient for `hidden` is formed in the same pass. Raises IndexError for a label that is no
+    token.
     """
     return _LinearCrossEntropy.apply(hidden, head, labels, vocab_size)  # type: ignore[no-any-return]
 

@@ -106,5 +106,5 @@ def attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, window: int |
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """Summed cross-entropy from full logits; `weight` [vocab, size] dense."""
-    return functional.cross_entropy(hidden @ weight.T, labels, reduction="sum", ignore_index=IGNORE)
+    """Cross-entropy of each token from full logits, 0 where ignored; `weight` [vocab, size] dense."""
+    return functional.cross_entropy(hidden @ weight.T, labels, reduction="none", ignore_index=IGNORE)

@@ -31,13 +31,13 @@ from kameleon.ops import (
     chunk_rows,
     give_back_memory,
     keep_memory,
-    linear_cross_entropy,
 )
 from kameleon.plan.counts import trainable_parameters
 from kameleon.plan.header import BaseHeader, StoredTensor
 from kameleon.plan.workload import Pass, Workload
 from kameleon.settings import Recipe, Watch
 from kameleon.training import lowest_layer, target_modules
+from kameleon.training.losses import token_logprobs
 from kameleon.weights import ModuleName, WeightFile
 from kameleon.weights.kinds import FLOATS
 
@@ -230,7 +230,7 @@ def _head_seconds(decoder: Decoder, scale: float, vocab_size: int, dtype: torch.
         def once() -> None:
             with torch.set_grad_enabled(gradient):
                 x = hidden.detach().requires_grad_(gradient)
-                loss = linear_cross_entropy(x, decoder.head, labels, config.vocab_size)
+                loss = -token_logprobs(decoder, x, labels).sum()
                 if gradient:
                     loss.backward()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from kameleon.errors import CheckpointError
 from kameleon.home import atomic_write
 from kameleon.ops import COMPUTE_TYPES
 from kameleon.settings import ComputeName
-from kameleon.training.step import Trainee
+from kameleon.training.trainee import Trainee
 
 _FILE = "checkpoint.safetensors"
 FORMAT = 1
@@ -39,14 +40,14 @@ class Progress:
     """After which the last look at the held-out rows was."""
 
 
-def save_checkpoint(folder: Path, trainee: Trainee, progress: Progress, identity: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, trainees: Sequence[Trainee], progress: Progress, identity: dict[str, Any]) -> None:
     """Write weights, optimiser state and progress. `identity` says which run this is; resuming compares it.
 
     Raises CheckpointError (disk full, read-only folder); the checkpoint before it is then still whole.
     """
-    adamw = trainee.adamw
-    tensors = {"weights": adamw.parameters, "mean": adamw.mean, "square": adamw.square}
-    metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(identity), "updates": str(adamw.steps)}
+    tensors = {key: tensor for at, one in enumerate(trainees) for key, tensor in _tensors(one, at).items()}
+    metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(identity)}
+    metadata |= {_key("updates", at): str(one.adamw.steps) for at, one in enumerate(trainees)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / _FILE) as file:
@@ -115,7 +116,18 @@ def _identity(metadata: dict[str, str] | None) -> dict[str, Any]:
     return identity
 
 
-def load_checkpoint(folder: Path, trainee: Trainee, identity: dict[str, Any]) -> Progress:
+def _key(name: str, trainee: int) -> str:
+    """The first trainee's names stand alone; `weights.1` is the second's."""
+    return f"{name}.{trainee}" if trainee else name
+
+
+def _tensors(trainee: Trainee, at: int) -> dict[str, Tensor]:
+    adamw = trainee.adamw
+    state = {"weights": adamw.parameters, "mean": adamw.mean, "square": adamw.square}
+    return {_key(name, at): tensor for name, tensor in state.items()}
+
+
+def load_checkpoint(folder: Path, trainees: Sequence[Trainee], identity: dict[str, Any]) -> Progress:
     """Put the run back to where its last checkpoint was.
 
     Raises CheckpointError when there is none, when it is damaged, or when it belongs to a run with other settings or
@@ -142,11 +154,11 @@ def load_checkpoint(folder: Path, trainee: Trainee, identity: dict[str, Any]) ->
             f"this is not the run that was interrupted ({told}); resume it unchanged, or start again with "
             "--overwrite (in Python overwrite=True)"
         )
-    adamw = trainee.adamw
     with torch.no_grad():
-        for name, target in (("weights", adamw.parameters), ("mean", adamw.mean), ("square", adamw.square)):
-            target.copy_(tensors[name])
-    adamw.steps = int(metadata["updates"])
+        for at, trainee in enumerate(trainees):
+            for key, target in _tensors(trainee, at).items():
+                target.copy_(tensors[key])
+            trainee.adamw.steps = int(metadata[_key("updates", at)])
     return Progress(**json.loads(metadata["progress"]))
 
 

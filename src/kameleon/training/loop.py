@@ -22,7 +22,7 @@ from kameleon.bases import Base
 from kameleon.data import Example, pack, require_trainable, sample
 from kameleon.errors import CheckpointError, NonFiniteLossError, RunInterruptedError, TrainingError
 from kameleon.machine import peak_bytes
-from kameleon.ops import IGNORE, compute_name, kernels, linear_cross_entropy
+from kameleon.ops import compute_name, kernels
 from kameleon.settings import Recipe, Watch
 from kameleon.training.checkpoint import (
     FORMAT,
@@ -35,10 +35,12 @@ from kameleon.training.checkpoint import (
 )
 from kameleon.training.interrupt import StopRequest
 from kameleon.training.log import RunLog, first_and_last_loss
+from kameleon.training.losses import mean_loss
 from kameleon.training.recipe import settled
 from kameleon.training.report import Forecast, RunResult, StepReport
 from kameleon.training.schedule import Schedule, learning_rate_at, look_is_due
-from kameleon.training.step import StepResult, Trainee, fresh_adapter, train_step
+from kameleon.training.step import StepResult, train_step
+from kameleon.training.trainee import Trainee, fresh_adapter
 
 
 class Run:
@@ -72,8 +74,12 @@ class Run:
         start = (
             fresh_adapter(base, name, self.recipe, card) if parent is None else replace(parent, name=name, card=card)
         )
-        self.slot = self.bank.add(start)
-        self.trainee = Trainee(self.bank.resident(name), self.recipe)
+        self.bank.add(start)
+        self.trainees = [Trainee(self.bank, name, self.recipe)]
+
+    @property
+    def _slot(self) -> int:
+        return self.trainees[0].slot
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -137,8 +143,9 @@ class Run:
         if self.overwrite:
             shutil.rmtree(self.folder, ignore_errors=True)
         if resume:
-            progress = load_checkpoint(self.folder, self.trainee, self.identity)
-            self.bank.renew(self.name)
+            progress = load_checkpoint(self.folder, self.trainees, self.identity)
+            for trainee in self.trainees:
+                self.bank.renew(trainee.name)
         elif has_checkpoint(self.folder):
             raise TrainingError(
                 f"{self.folder} holds an unfinished run: --resume (in Python resume=True) goes on with it, "
@@ -176,7 +183,7 @@ class Run:
                         progress = replace(progress, seconds=progress.seconds + self._look_s)
                     self._report(log, progress, result, eval_loss, lr, over, on_step)
                     if stop.made or time.perf_counter() - saved_at >= self.watch.save_every_s:
-                        save_checkpoint(self.folder, self.trainee, progress, self.identity)
+                        save_checkpoint(self.folder, self.trainees, progress, self.identity)
                         self._drop_other_bests(progress)
                         saved_at = time.perf_counter()
                     if stop.made:
@@ -199,8 +206,16 @@ class Run:
         before, after = self.schedule.share(step, seconds), self.schedule.share(step + 1, seconds + self._step_s)
         lr = learning_rate_at(before, after, self.recipe.learning_rate, self.recipe.warmup)
         rows = [self.examples[row] for row in self.schedule.rows_of(step)]
-        packs = pack(rows, self.watch.micro_batch_tokens, self.slot)
-        return train_step(self.base, self.bank, self.trainee, packs, lr, self.watch.checkpoint_layers), lr
+        passes = pack(rows, self.watch.micro_batch_tokens, self._slot)
+        [result] = train_step(
+            self.base,
+            self.bank,
+            self.trainees,
+            passes,
+            learning_rates=[lr],
+            checkpoint_layers=self.watch.checkpoint_layers,
+        )
+        return result, lr
 
     def _is_over(self, progress: Progress) -> bool:
         """Whether all steps are made, or another one with a last look would take longer than the run may."""
@@ -219,7 +234,7 @@ class Run:
 
     def _look(self, progress: Progress) -> tuple[Progress, float]:
         """The held-out loss; a new best is written to disk before anything else happens."""
-        loss = held_out_loss(self.base, self.bank, self.slot, self.held_out, self.watch.micro_batch_tokens)
+        loss = held_out_loss(self.base, self.bank, self._slot, self.held_out, self.watch.micro_batch_tokens)
         if not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"the loss on the held-out rows is {loss} after step {progress.step}: the learning rate "
@@ -229,7 +244,7 @@ class Run:
         if progress.best_loss is not None and loss >= progress.best_loss:
             return replace(progress, looks_without_best=progress.looks_without_best + 1), loss
         progress = replace(progress, best_loss=loss, best_step=progress.step, looks_without_best=0)
-        write_adapter(self.trainee.resident.snapshot(self.card), self._best(progress))
+        write_adapter(self.trainees[0].resident.snapshot(self.card), self._best(progress))
         return progress, loss
 
     def _best(self, progress: Progress) -> Path:
@@ -297,7 +312,7 @@ class Run:
         made = {"steps": progress.step, "visits": self.schedule.visited(progress.step), "tokens": progress.tokens}
         recipe = {**asdict(self.recipe), **made, **compared}
         card = replace(self.card, recipe=recipe, scores=scores)
-        adapter = self.trainee.resident.snapshot(card) if best is None else replace(best, name=self.name, card=card)
+        adapter = self.trainees[0].resident.snapshot(card) if best is None else replace(best, name=self.name, card=card)
         first_loss, last_loss = first_and_last_loss(self.folder)
         return RunResult(
             adapter,
@@ -314,12 +329,6 @@ class Run:
         )
 
 
-@torch.inference_mode()
 def held_out_loss(base: Base, bank: Bank, slot: int, examples: Sequence[Example], micro_batch_tokens: int) -> float:
     """Mean loss over the trained tokens of `examples`, in nats."""
-    loss, tokens = 0.0, 0
-    for packed in pack(examples, micro_batch_tokens, slot):
-        hidden = base.decoder.hidden(packed.tokens, packed.segments, bank)
-        loss += linear_cross_entropy(hidden, base.decoder.head, packed.labels, base.config.vocab_size).item()
-        tokens += int((packed.labels != IGNORE).sum())
-    return loss / max(1, tokens)
+    return mean_loss(base.decoder, bank, pack(examples, micro_batch_tokens, slot))

@@ -1,70 +1,26 @@
-"""One step of the optimiser: packed rows in, A and B moved a little."""
+"""One step of the optimiser: packed passes through the base, then every adapter's A and B move a little."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
-from kameleon.adapters import Adapter, Card, LoraFactors
-from kameleon.adapters.resident import Bank, Resident, weight_norms
+from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
 from kameleon.data import PackedPass
 from kameleon.errors import NonFiniteLossError
-from kameleon.model import DecoderConfig, module_shapes
-from kameleon.ops import IGNORE, AdamW, clear, give_back_memory, keep_memory, linear_cross_entropy
-from kameleon.training.recipe import Recipe, target_modules
-
-
-def fresh_adapter(base: Base, name: str, recipe: Recipe, card: Card) -> Adapter:
-    """An adapter that changes nothing yet, to the bit."""
-    factors = fresh_factors(base.config, recipe)
-    if recipe.variant == "dora":
-        factors = {module: replace(f, magnitude=weight_norms(base, module)) for module, f in factors.items()}
-        give_back_memory()  # the norms' matrices of many sizes leave holes, on SmolLM2 a quarter of a gigabyte
-    return Adapter(name, factors, card)
-
-
-def fresh_factors(config: DecoderConfig, recipe: Recipe) -> dict[str, LoraFactors]:
-    """A ~ U(−1/√in, 1/√in) as in PEFT (Kaiming with a = √5), B = 0."""
-    generator = torch.Generator().manual_seed(recipe.seed)
-    shapes = module_shapes(config)
-    modules = {}
-    for module in target_modules(config, recipe):
-        out_size, in_size = shapes[module]
-        bound = 1 / math.sqrt(in_size)
-        a = torch.empty(recipe.rank, in_size).uniform_(-bound, bound, generator=generator)
-        modules[module] = LoraFactors(a, torch.zeros(out_size, recipe.rank), recipe.alpha)
-    return modules
-
-
-class Trainee:
-    """A resident adapter being trained: its flat numbers, their gradient, and AdamW over both."""
-
-    def __init__(self, resident: Resident, recipe: Recipe) -> None:
-        self.resident = resident
-        self.gradient = torch.zeros_like(resident.flat)  # [parameters] fp32, in the order of `resident.flat`
-        at = 0
-        for factor in resident.factors():
-            # Autograd adds into these views, so that the whole gradient is one vector for clipping and AdamW.
-            factor.requires_grad_()
-            factor.grad = self.gradient[at : at + factor.numel()].view(factor.shape)
-            at += factor.numel()
-        self.adamw = AdamW.of(resident.flat, recipe.weight_decay)
-        self._clip_norm = recipe.clip_norm
-
-    def update(self, trained_tokens: int, learning_rate: float) -> float:
-        """Turn the summed gradient into a mean over the step's trained tokens, clip it, step. Returns its norm."""
-        return self.adamw.update(
-            self.gradient, divisor=max(1, trained_tokens), clip_norm=self._clip_norm, learning_rate=learning_rate
-        )
+from kameleon.ops import IGNORE, clear, keep_memory
+from kameleon.training.losses import Loss, next_token_loss, pass_terms
+from kameleon.training.trainee import Trainee
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """`loss` is the mean over the step's trained tokens, in nats; `tokens` counts all that went through the base."""
+    """Of one trainee: `loss` is the mean over its trained tokens, in nats; `tokens` counts all that went through the
+    base for it."""
 
     loss: float
     grad_norm: float
@@ -75,41 +31,68 @@ class StepResult:
 def train_step(
     base: Base,
     bank: Bank,
-    trainee: Trainee,
-    packs: Sequence[PackedPass],
-    learning_rate: float,
+    trainees: Sequence[Trainee],
+    passes: Sequence[PackedPass],
+    *,
+    learning_rates: Sequence[float],
+    loss: Loss = next_token_loss,
     checkpoint_layers: int = 0,
-) -> StepResult:
-    """Accumulate over `packs` and step once; every trained token of the step weighs the same, however it is packed.
+) -> list[StepResult]:
+    """Accumulate gradients over `passes` and step each trainee once. Its trained tokens weigh the same in every pass.
 
-    Of so many layers as `checkpoint_layers` says, from the first that is trained on, only the input is stored, and they
-    are run again in the backward pass. Any at all say that memory counts more than time: it is given back as soon as it
-    is free. The gradient takes none before the backward pass brings it, layer by layer, while what was stored goes.
+    Activation checkpointing: the first `checkpoint_layers` trained layers keep only their input and are recomputed in
+    backward. If there are any, freed blocks go back to the system after each layer, and the gradient takes memory only
+    as the backward pass writes it.
 
-    Raises NonFiniteLossError, with the adapter as it was before, when the loss or its gradient is not finite.
+    Raises NonFiniteLossError, with that adapter as it was before, when a loss or its gradient is not finite.
     """
     sparing = checkpoint_layers > 0
     keep_memory(sparing=sparing)
-    clear(trainee.gradient, sparing=sparing)
-    loss, tokens, trained = 0.0, 0, 0
-    for pack in packs:
-        loss += _summed_loss(base, bank, pack, checkpoint_layers)
-        tokens += len(pack.tokens)
-        trained += int((pack.labels != IGNORE).sum())
-    norm = trainee.update(trained, learning_rate)
-    bank.renew(trainee.resident.name)
-    mean = loss / max(1, trained)
+    for trainee in trainees:
+        clear(trainee.gradient, sparing=sparing)
+    sums = [_Sums() for _ in trainees]
+    for packed in passes:
+        # The graph of a pass ends in this call: two passes are never in memory together.
+        terms = _backward(base, bank, packed, loss, checkpoint_layers)
+        for trainee, its in zip(trainees, sums, strict=True):
+            its.add(trainee.slot, packed, terms)
+    return [
+        _update(bank, trainee, its, learning_rate)
+        for trainee, its, learning_rate in zip(trainees, sums, learning_rates, strict=True)
+    ]
+
+
+@dataclass
+class _Sums:
+    """What the passes of one step hold for one trainee."""
+
+    loss: float = 0.0
+    tokens: int = 0
+    trained_tokens: int = 0
+
+    def add(self, slot: int, packed: PackedPass, terms: Tensor) -> None:
+        segments = packed.segments
+        for start, length, adapter in zip(segments.starts, segments.lengths, segments.adapters, strict=True):
+            if adapter == slot:
+                self.loss += float(terms[start : start + length].sum())
+                self.tokens += length
+                self.trained_tokens += int((packed.labels[start : start + length] != IGNORE).sum())
+
+
+def _backward(base: Base, bank: Bank, packed: PackedPass, loss: Loss, checkpoint_layers: int) -> Tensor:
+    """The terms of one pass, their gradient added to those of the trainees."""
+    terms = pass_terms(base.decoder, bank, packed, loss=loss, checkpoint_layers=checkpoint_layers)
+    terms.sum().backward()
+    return terms.detach()
+
+
+def _update(bank: Bank, trainee: Trainee, its: _Sums, learning_rate: float) -> StepResult:
+    norm = trainee.update(trained_tokens=its.trained_tokens, learning_rate=learning_rate)
+    bank.renew(trainee.name)
+    mean = its.loss / max(1, its.trained_tokens)
     if not (math.isfinite(mean) and math.isfinite(norm)):
         raise NonFiniteLossError(
             f"the loss is {mean} and its gradient's norm {norm}; the learning rate {learning_rate:.2g} may "
             "be too high: try a third of it, and look at the rows with `kameleon data check`"
         )
-    return StepResult(mean, norm, tokens, trained)
-
-
-def _summed_loss(base: Base, bank: Bank, pack: PackedPass, checkpoint_layers: int) -> float:
-    """The summed loss of one pass, its gradient added to the trainee's; nothing of the pass outlives the call."""
-    hidden = base.decoder.hidden(pack.tokens, pack.segments, bank, checkpoint_layers=checkpoint_layers)
-    summed = linear_cross_entropy(hidden, base.decoder.head, pack.labels, base.config.vocab_size)
-    summed.backward()
-    return summed.item()
+    return StepResult(mean, norm, its.tokens, its.trained_tokens)

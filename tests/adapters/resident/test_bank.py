@@ -15,7 +15,7 @@ from kameleon.errors import AdapterMismatchError, AdapterNotFoundError, WrongBas
 from kameleon.model import module_shapes
 from kameleon.ops import NO_ADAPTER, Segments
 from kameleon.training import Recipe
-from kameleon.training.step import fresh_adapter
+from kameleon.training.trainee import fresh_adapter
 from kameleon.weights import EMBEDDING, HEAD
 
 
