@@ -68,7 +68,7 @@ def one_run(
     if "defaults" in loaded.bank.names():
         loaded.bank.remove("defaults")
     loaded.bank.add(result.adapter)
-    places = sample(range(len(test.examples)), TEST_ROWS, 1)
+    places = sample(range(len(test.examples)), TEST_ROWS, seed=1)
     (score,) = loaded.evaluate(["defaults"], [loaded.test_set(task, test.pick(places))])
     return {"steps": result.steps, "score": score.held_out, "bits_per_byte": score.bits_per_byte}
 

@@ -161,7 +161,7 @@ class LoadedBase:
         seed: int = 0,
     ) -> Corpus:
         """Rows of a file or hub id, encoded for this base; with `rows`, a sample of so many. Raises DataError."""
-        return read_corpus(data, self.base.template, raw, max_row_tokens, rows=rows, seed=seed)
+        return read_corpus(data, self.base.template, raw=raw, max_tokens=max_row_tokens, rows=rows, seed=seed)
 
     def train(
         self,

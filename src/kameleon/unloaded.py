@@ -43,7 +43,7 @@ def read(
 
     With `rows`, a sample of so many. Raises BaseModelError, DataError.
     """
-    return read_corpus(data, read_base_header(ref).template(), raw, max_row_tokens, rows=rows, seed=seed)
+    return read_corpus(data, read_base_header(ref).template(), raw=raw, max_tokens=max_row_tokens, rows=rows, seed=seed)
 
 
 def plan(
@@ -105,13 +105,15 @@ def rows_of_run(
     Those without a system message get the one that the run's parent was trained with.
     """
     if not isinstance(data, Corpus):
-        data = read_corpus(data, template, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
+        data = read_corpus(
+            data, template, raw=raw, max_tokens=recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed
+        )
     if parent is not None:
         data = data.with_system_prompt(template, parent.card.system_prompt)
     if held_out is None:
         return split_held_out(data, recipe.seed)
     if not isinstance(held_out, Corpus):
-        held_out = read_corpus(held_out, template, raw, recipe.max_row_tokens)
+        held_out = read_corpus(held_out, template, raw=raw, max_tokens=recipe.max_row_tokens)
     return data, held_out.with_system_prompt(template, data.system_prompt)
 
 

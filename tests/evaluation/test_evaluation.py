@@ -25,7 +25,7 @@ def test_a_score_in_bf16_is_the_loss_of_training(tmp_path):
     examples = [Example(i, tuple(row), (False,) * 9 + (True,) * (len(row) - 9)) for i, row in enumerate(rows)]
     (score,) = evaluate(base, Bank(base), [None], make_test_set(base, "some", examples, [()] * len(rows)))
     loss, decoder = 0.0, base.decoder
-    for one in pack(examples, 1024, NO_ADAPTER):
+    for one in pack(examples, 1024, adapter=NO_ADAPTER):
         hidden = decoder.hidden(one.tokens, one.segments)
         loss += linear_cross_entropy(hidden, decoder.head, one.labels, base.config.vocab_size).item()
     assert score.loss * sum(len(row) - 9 for row in rows) == pytest.approx(loss, rel=1e-6)

@@ -35,7 +35,7 @@ trainee = Trainee(bank.resident("x"), recipe)
 for step in range(1000):
     lengths = [40 + (7 * step + 31 * i) % 160 for i in range(4)]
     rows = [Example(i, tuple(range(5, 5 + n)), (True,) * n) for i, n in enumerate(lengths)]
-    train_step(base, bank, trainee, pack(rows, 300, 0), 1e-4)
+    train_step(base, bank, trainee, pack(rows, 300, adapter=0), 1e-4)
     if step == 99:
         before = resident_bytes()
 print(resident_bytes() - before)
@@ -53,7 +53,7 @@ base = kameleon.load("smollm2").base
 bank, recipe = Bank(base), Recipe()
 bank.add(fresh_adapter(base, "x", recipe, Card(base_id=base.name, base_fingerprint=base.fingerprint)))
 tokens = tuple(torch.randint(0, 49152, (8192,), generator=torch.Generator().manual_seed(0)).tolist())
-packs = pack([Example(0, tokens, (True,) * 8192)], 8192, 0)
+packs = pack([Example(0, tokens, (True,) * 8192)], 8192, adapter=0)
 train_step(base, bank, Trainee(bank.resident("x"), recipe), packs, 1e-4, checkpoint_layers=30)
 print(peak_bytes())
 """
@@ -94,7 +94,7 @@ def test_nothing_of_a_pass_is_left_when_the_next_begins(tiny, trained, monkeypat
 
     monkeypatch.setattr(step, "linear_cross_entropy", loss)
     monkeypatch.setattr(tiny.base.decoder, "hidden", run)
-    packs = pack([row(30), row(40), row(50)], 50, 0)
+    packs = pack([row(30), row(40), row(50)], 50, adapter=0)
     step.train_step(tiny.base, bank, trainee, packs, 1e-4, checkpoint_layers)
     assert left == [None] * 6
 
@@ -111,7 +111,7 @@ def test_only_with_layers_computed_again_freed_memory_goes_back_between_the_laye
 
     monkeypatch.setattr(step, "linear_cross_entropy", loss)
     monkeypatch.setattr(native, "give_back_memory", lambda: seen.append("back"))
-    packs, layers = pack([row(30)], 50, 0), tiny.base.config.num_layers
+    packs, layers = pack([row(30)], 50, adapter=0), tiny.base.config.num_layers
     step.train_step(tiny.base, bank, trainee, packs, 1e-4)
     assert seen == ["loss"]
     seen.clear()
@@ -140,7 +140,7 @@ def test_with_layers_computed_again_the_gradient_takes_memory_from_the_backward_
 
     monkeypatch.setattr(step, "linear_cross_entropy", look)
     for _ in range(2):
-        step.train_step(tiny.base, bank, trainee, pack([row(50)], 50, 0), 1e-4, 1)
+        step.train_step(tiny.base, bank, trainee, pack([row(50)], 50, adapter=0), 1e-4, 1)
         seen.append(resident_bytes(trainee.gradient) / trainee.gradient.nbytes)
     assert seen == pytest.approx([0, 1, 0, 1], abs=0.02)
 

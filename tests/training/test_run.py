@@ -126,8 +126,8 @@ def _card(loaded):
 def test_packed_training_gives_the_loss_and_gradients_of_unpacked_training(tiny, rows, max_tokens):
     """With the shared system prompt computed once, too."""
     examples = tiny.read(rows).examples[:9]
-    alone = [one for example in examples for one in pack([example], 10_000, 0)]
-    packed = pack(examples, max_tokens, 0)
+    alone = [one for example in examples for one in pack([example], 10_000, adapter=0)]
+    packed = pack(examples, max_tokens, adapter=0)
     assert max_tokens < 300 or any(p >= 0 for one in packed for p in one.segments.parents)
     loss, gradient = gradients(tiny, RECIPE, packed)
     expected_loss, expected = gradients(tiny, RECIPE, alone)
@@ -136,7 +136,7 @@ def test_packed_training_gives_the_loss_and_gradients_of_unpacked_training(tiny,
 
 
 def test_computing_any_number_of_layers_again_instead_of_storing_them_changes_no_bit(tiny, rows):
-    packs = pack(tiny.read(rows).examples[:9], 300, 0)
+    packs = pack(tiny.read(rows).examples[:9], 300, adapter=0)
     states = []
     for checkpoint_layers in range(len(tiny.base.decoder.layers) + 2):
         bank = Bank(tiny.base)
@@ -156,7 +156,7 @@ def test_layers_are_computed_again_from_the_first_trained_one_on(tiny, rows, mon
     monkeypatch.setattr(
         Layer, "forward", lambda self, *rest, **how: ran.append(layers.index(self)) or forward(self, *rest, **how)
     )
-    packs = pack(tiny.read(rows).examples[:1], 300, 0)
+    packs = pack(tiny.read(rows).examples[:1], 300, adapter=0)
     train_step(tiny.base, bank, Trainee(bank.resident("x"), recipe), packs, 1e-2, checkpoint_layers=1)
     assert ran == [0, 1, 2, 1]
 
@@ -169,7 +169,7 @@ def test_accumulation_is_normalised_by_tokens_over_the_whole_step(tiny, rows):
         bank = Bank(tiny.base)
         bank.add(fresh_adapter(tiny.base, "x", RECIPE, _card(tiny)))
         trainee = Trainee(bank.resident("x"), RECIPE)
-        result = train_step(tiny.base, bank, trainee, pack(examples, max_tokens, 0), 1e-3)
+        result = train_step(tiny.base, bank, trainee, pack(examples, max_tokens, adapter=0), 1e-3)
         moved.append((result.loss, result.grad_norm, result.trained_tokens))
     assert moved[0] == pytest.approx(moved[1], rel=1e-4)
 

@@ -63,7 +63,7 @@ class Run:
         self.base, self.folder, self.card, self.name = base, folder, card, name
         self.overwrite = overwrite
         self.examples, self.watch = examples, watch
-        self.held_out = tuple(sample(held_out, watch.eval_rows, recipe.seed))
+        self.held_out = tuple(sample(held_out, watch.eval_rows, seed=recipe.seed))
         self.forecast = forecast
         self.schedule = Schedule.of(recipe, len(examples))
         self.recipe = settled(recipe, base.config, self.schedule)
@@ -199,7 +199,7 @@ class Run:
         before, after = self.schedule.share(step, seconds), self.schedule.share(step + 1, seconds + self._step_s)
         lr = learning_rate_at(before, after, self.recipe.learning_rate, self.recipe.warmup)
         rows = [self.examples[row] for row in self.schedule.rows_of(step)]
-        packs = pack(rows, self.watch.micro_batch_tokens, self.slot)
+        packs = pack(rows, self.watch.micro_batch_tokens, adapter=self.slot)
         return train_step(self.base, self.bank, self.trainee, packs, lr, self.watch.checkpoint_layers), lr
 
     def _is_over(self, progress: Progress) -> bool:
@@ -318,7 +318,7 @@ class Run:
 def held_out_loss(base: Base, bank: Bank, slot: int, examples: Sequence[Example], micro_batch_tokens: int) -> float:
     """Mean loss over the trained tokens of `examples`, in nats."""
     loss, tokens = 0.0, 0
-    for packed in pack(examples, micro_batch_tokens, slot):
+    for packed in pack(examples, micro_batch_tokens, adapter=slot):
         hidden = base.decoder.hidden(packed.tokens, packed.segments, bank)
         loss += linear_cross_entropy(hidden, base.decoder.head, packed.labels, base.config.vocab_size).item()
         tokens += int((packed.labels != IGNORE).sum())
