@@ -55,7 +55,7 @@ def read(loaded, path, *begun):
 def test_rows_without_a_system_message_are_scored_with_the_one_of_each_adapter(crew, tmp_path):
     bare, begun = read(crew, tmp_path / "bare.jsonl"), read(crew, tmp_path / "begun.jsonl", PIRATE)
     counted = []
-    got = crew.evaluate(NAMES, [crew.test_set("t", bare)], counted.append)
+    got = crew.evaluate(NAMES, [crew.test_set("t", bare)], on_rows=counted.append)
     assert [score.adapter for score in got] == NAMES and sum(counted) == 4 * 6
     as_written = crew.evaluate(NAMES, [crew.test_set("t", bare, as_trained=False)])
     with_it = crew.evaluate(NAMES, [crew.test_set("t", begun)])

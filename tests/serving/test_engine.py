@@ -65,7 +65,7 @@ def ask(engine, tiny, text, adapter=None, user="", **wish):
 
 def expected(tiny, text, adapter=None, **wish):
     wish = {"max_tokens": 8, **wish}
-    return tiny.generate([text], [adapter], Sampling(**wish))[0]
+    return tiny.generate([text], [adapter], sampling=Sampling(**wish))[0]
 
 
 def test_answers_to_many_threads_are_those_that_each_request_gets_alone(tiny, serve):

@@ -64,7 +64,7 @@ def check(
     records = list(read_records(*paths))  # a broken file is told before a base is opened
     if not records:
         empty = Observation("empty", describe_empty(file, paths))
-        show(_document(Encoded(), (), [empty]), Text(empty.text, style="red"), json)
+        show(_document(Encoded(), (), [empty]), Text(empty.text, style="red"), as_json=json)
         sys.exit(1)
     in_test = read_rows(test) if test else []
     template = open_base(base).base.template
@@ -77,7 +77,7 @@ def check(
     for example in taken:
         shown += [Text(f"row {example.row}", style="bold"), _mask(example, template), Text("")]
     shown += _about(encoded, faults, observations)
-    show(_document(encoded, faults, observations), Group(*shown), json)
+    show(_document(encoded, faults, observations), Group(*shown), as_json=json)
     if encoded.refused or not encoded.trained_tokens:
         sys.exit(1)
 

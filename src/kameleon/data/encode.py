@@ -108,8 +108,8 @@ def encode_records(
     for record in records:
         mixed[tuple(kinds(record))] += 1
         try:
-            parts = _encode(make_row(record), template, raw, max_tokens)
-            others = [tuple(_alternatives(row, template, raw, max_tokens)) for row, _ in parts]
+            parts = _encode(make_row(record), template, raw=raw, max_tokens=max_tokens)
+            others = [tuple(_alternatives(row, template, raw=raw, max_tokens=max_tokens)) for row, _ in parts]
         except DataError as error:
             refused.append(Fault(record.number, str(error), fatal=True))
             continue
@@ -122,7 +122,7 @@ def encode_records(
     return Encoded(tuple(rows), tuple(examples), tuple(alternatives), tuple(refused), split, several)
 
 
-def _encode(row: Row, template: ChatTemplate, raw: bool, max_tokens: int) -> list[tuple[Row, Example]]:
+def _encode(row: Row, template: ChatTemplate, *, raw: bool, max_tokens: int) -> list[tuple[Row, Example]]:
     """The row as one example; or, where the template rewrites earlier turns, one for each answer, as in generation."""
     try:
         return [(row, encode_row(row, template, raw=raw, max_tokens=max_tokens))]
@@ -130,7 +130,7 @@ def _encode(row: Row, template: ChatTemplate, raw: bool, max_tokens: int) -> lis
         return [(one, encode_row(one, template, raw=raw, max_tokens=max_tokens)) for one in answers_apart(row)]
 
 
-def _alternatives(row: Row, template: ChatTemplate, raw: bool, max_tokens: int) -> Iterator[Example]:
+def _alternatives(row: Row, template: ChatTemplate, *, raw: bool, max_tokens: int) -> Iterator[Example]:
     return (encode_row(with_answer(row, other), template, raw=raw, max_tokens=max_tokens) for other in row.also)
 
 
