@@ -141,7 +141,7 @@ def side() -> None:
     bank.add(fresh_adapter(base, "busy", recipe, Card(base_id=base.name, base_fingerprint=base.fingerprint)))
     trainee = Trainee(bank, "busy", recipe)
     examples = loaded.read(ROWS).examples[: STEPS * ROWS_PER_STEP]
-    packs = [pack(examples[at : at + ROWS_PER_STEP], 1024, 0) for at in range(0, len(examples), ROWS_PER_STEP)]
+    packs = [pack(examples[at : at + ROWS_PER_STEP], 1024, adapter=0) for at in range(0, len(examples), ROWS_PER_STEP)]
     forbidden = tuple((token, -100.0) for token in base.stop_token_ids)
     sampling = Sampling(max_tokens=ANSWER_TOKENS, logit_bias=forbidden)
 

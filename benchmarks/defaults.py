@@ -63,12 +63,14 @@ def one_run(
     order = list(range(len(corpus.examples)))
     random.Random(7).shuffle(order)
     recipe = Recipe(rows_per_step=rows_per_step, epochs=epochs, seed=seed)
-    run = loaded.prepare(corpus.pick(order[:rows]), "defaults", corpus.pick([]), recipe, Watch(), overwrite=True)
+    run = loaded.prepare(
+        corpus.pick(order[:rows]), "defaults", held_out=corpus.pick([]), recipe=recipe, watch=Watch(), overwrite=True
+    )
     result = run.run()
     if "defaults" in loaded.bank.names():
         loaded.bank.remove("defaults")
     loaded.bank.add(result.adapter)
-    places = sample(range(len(test.examples)), TEST_ROWS, 1)
+    places = sample(range(len(test.examples)), TEST_ROWS, seed=1)
     (score,) = loaded.evaluate(["defaults"], [loaded.test_set(task, test.pick(places))])
     return {"steps": result.steps, "score": score.held_out, "bits_per_byte": score.bits_per_byte}
 

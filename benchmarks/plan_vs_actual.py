@@ -126,9 +126,9 @@ def run(case: Case) -> dict[str, Any]:
 
     loaded = kameleon.load(str(base_path(case.base)), quantize=case.quantize)
     examples = tuple(examples_of(case, loaded.base.config.vocab_size))
-    rows = Corpus(examples, ((),) * len(examples), Origin("random", "", len(examples), 0, True))
+    rows = Corpus(examples, ((),) * len(examples), Origin("random", "", len(examples), 0, raw=True))
     recipe, watch = settings_of(case)
-    made = loaded.prepare(rows, "plan-vs-actual", rows.pick(()), recipe, watch, overwrite=True)
+    made = loaded.prepare(rows, "plan-vs-actual", held_out=rows.pick(()), recipe=recipe, watch=watch, overwrite=True)
     result = made.run()
     at = [record["seconds"] for record in read_log(made.folder) if "loss" in record]
     return {

@@ -37,11 +37,11 @@ def test_an_interrupted_task_goes_on_from_its_last_step_within_its_minutes(demo,
     steps = []
     step = loop.train_step
 
-    def interrupted_once(*arguments):
+    def interrupted_once(*arguments, **named):
         steps.append(len(steps))
         if len(steps) == 4:
             os.kill(os.getpid(), signal.SIGINT)
-        return step(*arguments)
+        return step(*arguments, **named)
 
     monkeypatch.setattr(loop, "train_step", interrupted_once)
     with pytest.raises(RunInterruptedError):

@@ -58,3 +58,11 @@ def test_the_index_has_every_decision():
     index = (folder / "README.md").read_text()
     pages = {page.name for page in folder.glob("*.md")} - {"README.md"}
     assert pages == set(re.findall(r"\]\((\S+\.md)\)", index)) - {"../log.md"}
+
+
+def test_every_test_that_the_readme_of_the_tests_names_exists():
+    file = ""
+    for span in code_spans(ROOT / "tests" / "README.md"):
+        if found := re.fullmatch(r"((?:\w+/)*test_\w+\.py)?::(test_\w+)", span):
+            file = found[1] or file
+            assert f"def {found[2]}(" in (ROOT / "tests" / file).read_text(), span

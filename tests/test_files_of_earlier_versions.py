@@ -28,7 +28,7 @@ def files(request, tmp_path, monkeypatch):
 
 
 def answer(loaded, adapter):
-    return loaded.generate(["What comes after 4?"], [adapter], Sampling(max_tokens=12, temperature=0))[0].text
+    return loaded.generate(["What comes after 4?"], [adapter], sampling=Sampling(max_tokens=12, temperature=0))[0].text
 
 
 def test_adapters_of_every_format_have_the_same_numbers_and_answers(files, run):

@@ -25,7 +25,8 @@ from kameleon import LoadedBase, Recipe, Watch
 from kameleon.adapters.formats import read_adapter
 from kameleon.cli.console import megabytes, notes, open_base, progress, results, table
 from kameleon.cli.evaluate import as_document
-from kameleon.cli.train import train_with_bar
+from kameleon.cli.plan import tell_plan
+from kameleon.cli.train import training_bar
 from kameleon.data import sample
 from kameleon.errors import CheckpointError, KameleonError, RunInterruptedError
 from kameleon.evaluation import GENERAL_TEXT, Score, TestSet
@@ -113,28 +114,34 @@ def train(loaded: LoadedBase, task: Task, out: Path, clock: Clock, part: float) 
     taught, watched = corpus.pick(order[32:]), corpus.pick(order[:32])
     watch = Watch(eval_rows=32, patience=0)
     folder = runs_dir() / task.name
+
+    def learn(recipe: Recipe, *, resume: bool) -> None:
+        more: dict[str, Any] = {"resume": resume, "overwrite": not resume, "on_plan": tell_plan}
+        with training_bar(task.name) as on_step:
+            loaded.train(taught, task.name, held_out=watched, recipe=recipe, watch=watch, on_step=on_step, **more)
+
     try:
         begun = saved_identity(folder)
         if begun and begun["data"]["sha256"] == corpus.origin.sha256:
             notes.print(f"{task.name}: goes on from its last step", highlight=False)
             clock.spent_before(max((record["seconds"] for record in read_log(folder)), default=0.0))
             recipe = replace(task.recipe, minutes=begun["minutes"])
-            train_with_bar(loaded, taught, task.name, watched, recipe, watch, resume=True)
+            learn(recipe, resume=True)
             return
     except CheckpointError as error:
         notes.print(f"{task.name}: begins anew ({error})", highlight=False)
     minutes = max(0.5, (clock.left_s - EVALUATION_S) * part / 60)
     recipe = replace(task.recipe, minutes=round(minutes, 2))
     notes.print(f"{task.name}: {recipe.minutes} minutes", highlight=False)
-    train_with_bar(loaded, taught, task.name, watched, recipe, watch, overwrite=True)
+    learn(recipe, resume=False)
 
 
 def evaluate(loaded: LoadedBase, out: Path, clock: Clock) -> tuple[list[Score], list[Score], list[Score]]:
     """Scores of all on all sets, of the base on the raw form of the rows, and of all on general text."""
     names: list[str | None] = [None, *(task.name for task in TASKS)]
 
-    def sets_of(rows: int, raw: bool = False) -> list[TestSet]:
-        corpora = {task.name: loaded.read(data_file(out, task.name, "test"), raw) for task in TASKS}
+    def sets_of(rows: int, *, raw: bool = False) -> list[TestSet]:
+        corpora = {task.name: loaded.read(data_file(out, task.name, "test"), raw=raw) for task in TASKS}
         return [loaded.test_set(n, c.pick(sample(range(len(c.examples)), rows))) for n, c in corpora.items()]
 
     for task in TASKS:
@@ -153,8 +160,8 @@ def evaluate(loaded: LoadedBase, out: Path, clock: Clock) -> tuple[list[Score], 
         def on_rows(done: int) -> None:
             bars.update(bar, advance=done)
 
-        scores = loaded.evaluate(names, sets, on_rows)
-        return scores, loaded.evaluate([None], raw, on_rows), loaded.evaluate(names, [general], on_rows)
+        scores = loaded.evaluate(names, sets, on_rows=on_rows)
+        return scores, loaded.evaluate([None], raw, on_rows=on_rows), loaded.evaluate(names, [general], on_rows=on_rows)
 
 
 def switch_times(loaded: LoadedBase) -> dict[str, float]:

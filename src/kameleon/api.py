@@ -44,14 +44,15 @@ Prompt = str | Sequence[dict[str, Any]]
 def load(
     ref: str = "smollm2",
     dtype: torch.dtype | None = None,
+    *,
     on_progress: Callable[[str, int, int], None] | None = None,
     quantize: str | None = None,
 ) -> LoadedBase:
     """The base that `ref` names, ready for adapters: "smollm2", a folder, a `.gguf` file or a Hugging Face id.
 
-    `dtype` is torch.bfloat16 or torch.float32; None takes bf16 where this machine has units for it, else fp32.
-    `quantize` "nf4" packs the matrices of a folder in Hugging Face layout to 4 bits, once, into the cache. Raises
-    BaseModelError, SettingError.
+    `dtype` is torch.bfloat16 or torch.float32; None takes bf16 if this machine has units for it, else fp32.
+    `on_progress(what, done, total)` reports fetching and loading. `quantize` "nf4" packs the matrices of a folder in
+    Hugging Face layout to 4 bits, once, into the cache. Raises BaseModelError, SettingError.
     """
     return LoadedBase(load_base(ref, dtype, on_progress, quantize))
 
@@ -61,18 +62,18 @@ class LoadedBase:
 
     def __init__(self, base: Base, shelf: Shelf | None = None) -> None:
         self.base = base
-        self.shelf = shelf or Shelf()
+        self.shelf = Shelf() if shelf is None else shelf
         self.bank = Bank(base, frozen=True)
 
     def __repr__(self) -> str:
         compute = compute_name(self.base.compute_dtype)
         return f"LoadedBase({self.base.name!r}, compute={compute!r}, adapters={self.bank.names()})"
 
-    def load_adapter(self, adapter: str | Path | Adapter, any_base: bool = False) -> Proof:
+    def load_adapter(self, adapter: str | Path | Adapter, *, any_base: bool = False) -> Proof:
         """Make an adapter resident: a name on the shelf, a folder in PEFT's format, or an `Adapter`.
 
-        It is proven live first (every key matched, how far a probe's logits move). Warns of another chat template than
-        in training. Raises AdapterError.
+        It is proven live first: every key matches, and a probe's logits move. Warns if it was trained on another chat
+        template. `any_base` accepts an adapter that was trained on another base. Raises AdapterError.
         """
         if isinstance(adapter, str):
             adapter = self.shelf.load(adapter)
@@ -88,11 +89,11 @@ class LoadedBase:
             told = f"adapter {adapter.name!r} was trained on another chat template than {self.base.name} has now"
             warnings.warn(told, stacklevel=3)
 
-    def encode_prompt(self, prompt: Prompt, raw: bool = False, *, system_prompt: str | None = None) -> tuple[int, ...]:
+    def encode_prompt(self, prompt: Prompt, *, raw: bool = False, system_prompt: str | None = None) -> tuple[int, ...]:
         """Token ids of a prompt: chat messages, or a string, which becomes a user's message.
 
-        `system_prompt` stands before messages that have none of their own. With `raw` a string is taken as it is, begun
-        as the tokenizer begins a text.
+        `system_prompt` is put before messages that have none of their own. With `raw`, `prompt` must be a string; it is
+        encoded without the template, behind the tokens with which the tokenizer begins a text.
         """
         if raw:
             if not isinstance(prompt, str):
@@ -105,68 +106,74 @@ class LoadedBase:
         self,
         prompts: Sequence[Prompt],
         adapters: Sequence[str | None] | None = None,
+        *,
         sampling: Sampling | Sequence[Sampling] | None = None,
         raw: bool = False,
-        *,
         as_trained: bool = True,
     ) -> Iterator[Piece]:
-        """Like `generate`, yielding text as it becomes certain."""
-        return stream(self.base, self.bank, self._requests(prompts, adapters, sampling, raw, as_trained))
+        """Like `generate`, but yields pieces of text as soon as later tokens cannot change them."""
+        return stream(self.base, self.bank, self._requests(prompts, adapters, sampling, raw=raw, as_trained=as_trained))
 
     def generate(
         self,
         prompts: Sequence[Prompt],
         adapters: Sequence[str | None] | None = None,
+        *,
         sampling: Sampling | Sequence[Sampling] | None = None,
         raw: bool = False,
-        *,
         as_trained: bool = True,
     ) -> list[Completion]:
         """Answer all prompts in one batch, each with its own adapter (None: the plain base).
 
-        A prompt that is not raw and has no system message gets the system prompt that its adapter was trained with;
-        with `as_trained` false, what the base's template puts there. Adapters that are not resident yet are taken from
-        the shelf. Raises AdapterError, SettingError.
+        A chat without a system message gets the system prompt that its adapter was trained with; with `as_trained`
+        false, the default of the base's template. Adapters that are not resident yet are loaded from the shelf.
+        Raises AdapterError, SettingError.
         """
-        return generate(self.base, self.bank, self._requests(prompts, adapters, sampling, raw, as_trained))
+        return generate(
+            self.base, self.bank, self._requests(prompts, adapters, sampling, raw=raw, as_trained=as_trained)
+        )
 
     def _requests(
         self,
         prompts: Sequence[Prompt],
         adapters: Sequence[str | None] | None,
         sampling: Sampling | Sequence[Sampling] | None,
+        *,
         raw: bool,
         as_trained: bool,
     ) -> list[Request]:
         if isinstance(prompts, str):
             raise SettingError("prompts is one string; give a list of prompts")
         names = [None] * len(prompts) if adapters is None else list(adapters)
-        wishes = [sampling or Sampling()] * len(prompts) if not isinstance(sampling, Sequence) else list(sampling)
+        if sampling is None:
+            sampling = Sampling()
+        wishes = list(sampling) if isinstance(sampling, Sequence) else [sampling] * len(prompts)
         if not len(prompts) == len(names) == len(wishes):
             raise SettingError(f"{len(prompts)} prompts, {len(names)} adapters, {len(wishes)} samplings: one of each")
         for name in dict.fromkeys(names):
             if name is not None and name not in self.bank.names():
                 self.load_adapter(name)
         systems = [self.bank.system_prompt(name) if as_trained else None for name in names]
-        encoded = [self.encode_prompt(p, raw, system_prompt=s) for p, s in zip(prompts, systems, strict=True)]
+        encoded = [self.encode_prompt(p, raw=raw, system_prompt=s) for p, s in zip(prompts, systems, strict=True)]
         return [Request(tokens, name, wish) for tokens, name, wish in zip(encoded, names, wishes, strict=True)]
 
     def read(
         self,
         data: str | Path,
+        *,
         raw: bool = False,
         max_row_tokens: int = 2048,
-        *,
         rows: int | None = None,
         seed: int = 0,
     ) -> Corpus:
-        """Rows of a file or hub id, encoded for this base; with `rows`, a sample of so many. Raises DataError."""
-        return read_corpus(data, self.base.template, raw, max_row_tokens, rows=rows, seed=seed)
+        """Rows of a file or hub id, encoded for this base; with `rows`, a sample of that size. Raises DataError."""
+        return read_corpus(data, self.base.template, raw=raw, max_tokens=max_row_tokens, rows=rows, seed=seed)
 
     def train(
         self,
         data: str | Path | Corpus,
         name: str,
+        *,
         held_out: str | Path | Corpus | None = None,
         recipe: Recipe | None = None,
         watch: Watch | None = None,
@@ -177,47 +184,59 @@ class LoadedBase:
         memory_bytes: int | None = None,
         on_plan: Callable[[Plan], None] | None = None,
         plan: Plan | None = None,
-        *,
         from_adapter: str | Path | Adapter | None = None,
     ) -> RunResult:
         """Train one adapter on rows, put it on the shelf under `name`, and make it resident.
 
-        Nothing is printed; `on_step` gets a report of each step (`on_step=print` shows them). Ctrl-C, or interrupting
-        a notebook's kernel, saves the run after the step that is running and raises RunInterruptedError; `resume` goes
-        on with the unfinished run of that name, in its compute type (a base loaded in another is refused) and threads.
-        Without `held_out`, a twentieth of the rows (at most 200) is set aside to watch the run; below 320 rows none.
-        With `memory_bytes`, what stands at its default in `watch` is chosen so that the process stays inside it; or
-        `plan` was made so beforehand, of the same rows and recipe. `on_plan` gets what is expected before the first
-        step. Warns of too few rows or steps, and of held-out rows that are also learned. `from_adapter` (a name on the
-        shelf, a folder, or an `Adapter`) is one to go on from: its rank, alpha, targets, layers and variant are kept;
-        under the same `name` the shelf gets a new version.
+        `held_out`: rows to watch the run with. None sets a twentieth of the rows aside (at most 200), none below 320.
+        `resume`: go on with the unfinished run of that name, in its threads and its compute type; a base that is loaded
+        in another type is refused.
+        `from_adapter`: a name on the shelf, a folder or an `Adapter` to go on from. Its rank, alpha, targets, layers
+        and variant are kept. Under the same `name` the shelf gets a new version.
+        `memory_bytes`: fields of `watch` that have their defaults are chosen so that the process stays inside it.
+        `plan`: made beforehand for the same rows, recipe and memory, in place of `memory_bytes`.
+        `on_plan` gets the plan before the first step, `on_step` a report of each step; `on_step=print` shows them.
+        Nothing is printed otherwise.
+
+        Ctrl-C, or interrupting a notebook's kernel, saves the run after the current step and raises
+        RunInterruptedError. Warns of too few rows or steps, and of held-out rows that are also learned.
         Raises DataError, TrainingError, SettingError, AdapterError.
         """
-        recipe, watch = recipe or Recipe(), watch or Watch()
+        recipe = Recipe() if recipe is None else recipe
+        watch = Watch() if watch is None else watch
         parent: Adapter | None = None
         if from_adapter is not None:
-            parent = self._parent(from_adapter, name, resume)
+            parent = self._parent(from_adapter, name, resume=resume)
             recipe = recipe_from(parent, self.base.config, recipe)
         if resume:
             resumed_compute(runs_dir() / name, compute_name(self.base.compute_dtype))
         elif not overwrite:
             require_free(name, self.shelf, parent)
-        data, watched = rows_of_run(self.base.template, data, held_out, recipe, raw, parent)
+        data, watched = rows_of_run(self.base.template, data, held_out=held_out, recipe=recipe, raw=raw, parent=parent)
         if plan is None:
             watch = resumed(name, watch) if resume else watch
-            plan = self.plan(data, watched, recipe, watch, memory_bytes, keep_passes=resume)
+            plan = self.plan(data, watched, recipe=recipe, watch=watch, memory_bytes=memory_bytes, keep_passes=resume)
         if on_plan:
             on_plan(plan)
         for told in plan.workload.warnings:
             warnings.warn(told, stacklevel=2)
         overwrite = overwrite and not resume
-        run = self.prepare(data, name, watched, recipe, plan.chosen.watch, overwrite, plan.forecast, parent=parent)
+        run = self.prepare(
+            data,
+            name,
+            held_out=watched,
+            recipe=recipe,
+            watch=plan.chosen.watch,
+            overwrite=overwrite,
+            forecast=plan.forecast,
+            parent=parent,
+        )
         result = run.run(resume, on_step, keep=self.shelf.save)
         self.load_adapter(result.adapter)
         return result
 
-    def _parent(self, adapter: str | Path | Adapter, run: str, resume: bool) -> Adapter:
-        """The adapter that a run goes on from, one of this base."""
+    def _parent(self, adapter: str | Path | Adapter, run: str, *, resume: bool) -> Adapter:
+        """The adapter that a run goes on from. Raises AdapterError if it is of another base."""
         if isinstance(adapter, str):
             adapter = find_parent(adapter, self.shelf, run, resume)
         elif isinstance(adapter, Path):
@@ -230,14 +249,18 @@ class LoadedBase:
         self,
         data: Corpus,
         held_out: Corpus,
+        *,
         recipe: Recipe,
         watch: Watch,
         memory_bytes: int | None = None,
         keep_passes: bool = False,
     ) -> Plan:
-        """What a run on this base will need and take. Raises SettingError when nothing fits in `memory_bytes`."""
-        quantize = "nf4" if self.base.fingerprint.startswith("nf4:") else None
-        header, dtype = read_base_header(self.base.files.ref, quantize), self.base.compute_dtype
+        """The memory and time that a run on this base needs. `keep_passes` is for a run that is resumed.
+
+        Raises SettingError when nothing fits in `memory_bytes`.
+        """
+        quantize, dtype = self.base.quantize, self.base.compute_dtype
+        header = read_base_header(self.base.files.ref, quantize)
         workload = partial(workload_of, data.examples, held_out.examples, recipe)
         held = max(0, process_bytes() - copied_bytes(header, dtype))  # the base's own part is counted apart
         return make_plan(
@@ -248,15 +271,15 @@ class LoadedBase:
         self,
         data: Corpus,
         name: str,
+        *,
         held_out: Corpus,
         recipe: Recipe,
         watch: Watch,
         overwrite: bool = False,
         forecast: Forecast | None = None,
-        *,
         parent: Adapter | None = None,
     ) -> Run:
-        """A run that has not started. With `overwrite`, starting it drops what its folder holds.
+        """A run that has not started. With `overwrite`, its start deletes an unfinished run of that name.
 
         With `parent`, it begins with that adapter's numbers.
         """
@@ -273,7 +296,7 @@ class LoadedBase:
         return Run(self.base, folder, card, name, *rows, recipe, watch, overwrite, forecast, parent=parent)
 
     def test_set(self, name: str, data: str | Path | Corpus, *, as_trained: bool = True) -> TestSet:
-        """Rows, of a file or encoded already, as a test set for `evaluate`.
+        """Rows of a file, or an encoded corpus, as a test set for `evaluate`.
 
         Rows without a system message get the system prompt that each adapter was trained with, unless `as_trained` is
         false. Raises DataError.
@@ -283,9 +306,12 @@ class LoadedBase:
         return replace(made, corpus=corpus) if as_trained else made
 
     def evaluate(
-        self, adapters: Sequence[str | None], tests: Sequence[TestSet], on_rows: Callable[[int], None] | None = None
+        self, adapters: Sequence[str | None], tests: Sequence[TestSet], *, on_rows: Callable[[int], None] | None = None
     ) -> list[Score]:
-        """Every adapter (None: the plain base) on every test set, which `test_set(name, file)` makes."""
+        """Scores of every adapter (None: the plain base) on every test set, which `test_set(name, file)` makes.
+
+        `on_rows(count)` reports rows that are scored.
+        """
         for name in adapters:
             if name is not None and name not in self.bank.names():
                 self.load_adapter(name)

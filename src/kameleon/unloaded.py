@@ -1,4 +1,4 @@
-"""What needs no loaded base: rows are read, and runs planned, by a base's header and its tokenizer."""
+"""Reading rows and planning runs without a loaded base: its header and tokenizer are enough."""
 
 from __future__ import annotations
 
@@ -33,22 +33,23 @@ _ASSUMED_ROWS, _ASSUMED_ROW_TOKENS = 1000, 512
 def read(
     ref: str,
     data: str | Path,
+    *,
     raw: bool = False,
     max_row_tokens: int = 2048,
-    *,
     rows: int | None = None,
     seed: int = 0,
 ) -> Corpus:
-    """Rows of a file or hub id, encoded for the base that `ref` names. Only its tokenizer need be here.
+    """Rows of a file or hub id, encoded for the base that `ref` names, of which only the tokenizer must be here.
 
-    With `rows`, a sample of so many. Raises BaseModelError, DataError.
+    With `rows`, a sample of that size. Raises BaseModelError, DataError.
     """
-    return read_corpus(data, read_base_header(ref).template(), raw, max_row_tokens, rows=rows, seed=seed)
+    return read_corpus(data, read_base_header(ref).template(), raw=raw, max_tokens=max_row_tokens, rows=rows, seed=seed)
 
 
 def plan(
     ref: str,
     data: str | Path | Corpus | None = None,
+    *,
     recipe: Recipe | None = None,
     watch: Watch | None = None,
     memory_bytes: int | None = None,
@@ -57,28 +58,29 @@ def plan(
     held_out: str | Path | Corpus | None = None,
     dtype: torch.dtype | None = None,
     keep_passes: bool = False,
-    *,
     parent: Adapter | None = None,
 ) -> Plan:
-    """What a run on `data` would need and take on this machine; the base need not be here, its header does.
+    """The memory and time that a run on `data` would need on this machine. Of the base only the header must be here.
 
-    `ref` may also be one of `plan.COMMON_NAMES`, which stands for a Q4_K_M file of that base, without a tokenizer.
-    With `memory_bytes` the settings are chosen for it (NF4 too, for a base that would not fit otherwise). Without
-    `data`, a thousand rows of 512 tokens are assumed. `keep_passes` is for a run that is resumed, `parent` the adapter
-    that a run goes on from. Raises BaseModelError, DataError, SettingError, AdapterError.
+    `ref` may also be one of `plan.COMMON_NAMES`: a Q4_K_M file of that base is assumed, without a tokenizer.
+    `data`: None assumes a thousand rows of 512 tokens.
+    `memory_bytes`: settings are chosen that fit, NF4 too if the base would not fit otherwise.
+    `keep_passes` is for a run that is resumed; `parent` is the adapter that a run goes on from.
+    Raises BaseModelError, DataError, SettingError, AdapterError.
     """
-    recipe, watch = recipe or Recipe(), watch or Watch()
+    recipe = Recipe() if recipe is None else recipe
+    watch = Watch() if watch is None else watch
     header = (common_header if ref in COMMON_NAMES else read_base_header)(ref, quantize)
     if parent is not None:
         recipe = recipe_from(parent, header.config, recipe)
     examples: Sequence[Example] = ()
     watched: Sequence[Example] = ()
     if data is None:
-        with suppress(WeightsError):  # the tokenizer is part of what a run's process holds, if it is here
+        with suppress(WeightsError):  # a tokenizer that is here counts: a run's process holds it
             header.template()
     else:
         template = header.template()
-        corpus, aside = rows_of_run(template, data, held_out, recipe, raw, parent)
+        corpus, aside = rows_of_run(template, data, held_out=held_out, recipe=recipe, raw=raw, parent=parent)
         examples, watched = corpus.examples, aside.examples
 
     def workload(watch: Watch) -> Workload:
@@ -95,28 +97,34 @@ def plan(
 def rows_of_run(
     template: ChatTemplate,
     data: str | Path | Corpus,
+    *,
     held_out: str | Path | Corpus | None,
     recipe: Recipe,
     raw: bool,
     parent: Adapter | None,
 ) -> tuple[Corpus, Corpus]:
-    """The rows to learn from and those to watch the run with, read where they are not yet.
+    """The rows to learn from and those to watch the run with; files are read here.
 
-    Those without a system message get the one that the run's parent was trained with.
+    Rows without a system message get the one that the run's parent was trained with.
     """
     if not isinstance(data, Corpus):
-        data = read_corpus(data, template, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
+        data = read_corpus(
+            data, template, raw=raw, max_tokens=recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed
+        )
     if parent is not None:
         data = data.with_system_prompt(template, parent.card.system_prompt)
     if held_out is None:
         return split_held_out(data, recipe.seed)
     if not isinstance(held_out, Corpus):
-        held_out = read_corpus(held_out, template, raw, recipe.max_row_tokens)
+        held_out = read_corpus(held_out, template, raw=raw, max_tokens=recipe.max_row_tokens)
     return data, held_out.with_system_prompt(template, data.system_prompt)
 
 
 def resumed(name: str, watch: Watch) -> Watch:
-    """`watch` with what a plan chose for the unfinished run `name`, which must keep it; what was set stays as it is."""
+    """`watch` with the values that a plan chose for the unfinished run `name`, which must keep them.
+
+    Fields that are not at their defaults stay as they are.
+    """
     saved, defaults = saved_identity(runs_dir() / name), Watch()
     chosen = ("micro_batch_tokens", "eval_rows")
     kept = {key: saved[key] for key in chosen if key in saved and getattr(watch, key) == getattr(defaults, key)}

@@ -61,7 +61,7 @@ def test_an_adapter_without_modules_is_an_error(tiny):
 
 def test_an_unknown_name_is_an_error_and_not_answered_by_the_base(tiny):
     with pytest.raises(AdapterNotFoundError):
-        tiny.generate([PROMPT], ["nobody"], SHORT)
+        tiny.generate([PROMPT], ["nobody"], sampling=SHORT)
 
 
 def test_an_adapter_that_never_learned_is_told(tiny):
@@ -83,12 +83,12 @@ def test_another_base_of_the_same_shape_is_refused(tiny, tmp_path):
 def test_switching_there_and_back_leaves_nothing_of_one_adapter_in_anothers_answer(tiny):
     for seed, name in enumerate(("law", "code")):
         tiny.load_adapter(random_adapter(tiny.base, name, seed=seed))
-    alone = {name: tiny.generate([PROMPT], [name], SHORT)[0].tokens for name in (None, "law", "code")}
+    alone = {name: tiny.generate([PROMPT], [name], sampling=SHORT)[0].tokens for name in (None, "law", "code")}
     assert len(set(alone.values())) == 3
     for name in ("law", None, "code", "law", "law", None):
-        assert tiny.generate([PROMPT], [name], SHORT)[0].tokens == alone[name]
+        assert tiny.generate([PROMPT], [name], sampling=SHORT)[0].tokens == alone[name]
     tiny.bank.remove("law")
-    assert tiny.generate([PROMPT, PROMPT], ["code", None], SHORT)[1].tokens == alone[None]
+    assert tiny.generate([PROMPT, PROMPT], ["code", None], sampling=SHORT)[1].tokens == alone[None]
 
 
 def test_the_type_of_an_adapter_does_not_depend_on_how_it_was_loaded(tiny, tmp_path):

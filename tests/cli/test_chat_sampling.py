@@ -16,7 +16,7 @@ def chat(run, tiny_folder, monkeypatch):
         monkeypatch.setattr("builtins.input", lambda prompt: next(said))
         streamed = Piece(0, SAID.text, completion=SAID)
         for name, got in (("stream", streamed), ("generate", SAID)):
-            answers = lambda *given, got=got, **_: used.append(given[3]) or [got]  # noqa: E731
+            answers = lambda *_, sampling, got=got, **__: used.append(sampling) or [got]  # noqa: E731
             monkeypatch.setattr(f"kameleon.api.LoadedBase.{name}", answers)
         status, _, err = run("chat", "--base", tiny_folder, *words)
         return status, used, err
@@ -80,4 +80,4 @@ def test_a_command_that_does_not_exist_and_a_comparison_of_nothing_are_told(run,
     status, out, _ = run("chat", "--base", tiny_folder)
     assert status == 0
     assert "no command /reset: /help lists them" in out
-    assert "/compare without a question" in out
+    assert "/compare needs a question" in out

@@ -16,12 +16,6 @@ DEFAULT = "Be brief."  # of the tiny base's template
 FAST = ("--rank", "2", "--rows-per-step", "8", "--epochs", "1", "--learning-rate", "0.01")
 
 
-@pytest.fixture
-def run(run, tiny_folder):
-    """Run a command on the tiny base."""
-    return lambda *words, base=True: run(*words, *(("--base", tiny_folder) if base else ()))
-
-
 def row(number, system=None):
     begun = [] if system is None else [{"role": "system", "content": system}]
     asked = {"role": "user", "content": f"What comes after {number}?"}
@@ -47,7 +41,7 @@ def shelved(tiny):
 
 
 @pytest.fixture
-def talk(run, monkeypatch, tiny):
+def talk(on_tiny, monkeypatch, tiny):
     """Say lines in `kameleon chat`; returns what it printed, and the prompts that were asked, in order."""
 
     def chat(*lines, words=()):
@@ -64,7 +58,7 @@ def talk(run, monkeypatch, tiny):
         monkeypatch.setattr("builtins.input", lambda prompt: next(given))
         monkeypatch.setattr(api, "generate", answered)
         monkeypatch.setattr(api, "stream", streamed)
-        status, out, err = run("chat", *words)
+        status, out, err = on_tiny("chat", *words)
         assert status == 0, err
         return " ".join(out.split()), asked
 
@@ -76,23 +70,23 @@ def opening(system):
     return f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n"
 
 
-def test_training_says_that_the_rows_share_a_system_prompt_and_keeps_it(run, write):
+def test_training_says_that_the_rows_share_a_system_prompt_and_keeps_it(on_tiny, write):
     rows = write("rows.jsonl", [STYLE] * 24)
-    status, out, err = run("train", "--data", rows, "--name", "pirate", *FAST, "--json")
+    status, out, err = on_tiny("train", "--data", rows, "--name", "pirate", *FAST, "--json")
     assert status == 0, err
     assert f"all rows share a system prompt, which the adapter keeps: {STYLE}" in " ".join(err.split())
     assert json.loads(out)["system_prompt"] == STYLE
-    shown = run("adapter", "show", "pirate", base=False)[1]
+    shown = on_tiny("adapter", "show", "pirate", base=False)[1]
     assert f"system prompt {STYLE}" in " ".join(shown.split())
     mixed = write("mixed.jsonl", [STYLE, COOK] * 12)
-    status, out, err = run("train", "--data", mixed, "--name", "both", *FAST)
+    status, out, err = on_tiny("train", "--data", mixed, "--name", "both", *FAST)
     assert status == 0 and "which the adapter keeps" not in err and "system prompt" not in out
     assert Shelf().load("both").card.system_prompt is None
 
 
-def test_training_says_why_no_system_prompt_is_kept(run, write):
+def test_training_says_why_no_system_prompt_is_kept(on_tiny, write):
     """One row without it is enough: the adapter would be asked without it, and nothing would say so."""
-    status, _, err = run("train", "--data", write("rows.jsonl", [STYLE] * 15 + [None]), "--name", "mine", *FAST)
+    status, _, err = on_tiny("train", "--data", write("rows.jsonl", [STYLE] * 15 + [None]), "--name", "mine", *FAST)
     said = " ".join(err.split())
     assert status == 0
     assert "15 of 16 (94%) rows have the system prompt" in said
@@ -107,9 +101,9 @@ def test_training_says_why_no_system_prompt_is_kept(run, write):
         ([COOK] * 8 + [STYLE] * 8, f"the system prompt of adapter pirate is not kept: {STYLE}", "no system message"),
     ],
 )
-def test_going_on_says_what_became_of_the_adapters_system_prompt(systems, told, untold, run, write, shelved):
+def test_going_on_says_what_became_of_the_adapters_system_prompt(systems, told, untold, on_tiny, write, shelved):
     words = ("--from", "pirate", "--name", "more", "--epochs", "1", "--rows-per-step", "8")
-    status, _, err = run("train", "--data", write("rows.jsonl", systems), *words)
+    status, _, err = on_tiny("train", "--data", write("rows.jsonl", systems), *words)
     said = " ".join(err.split())
     assert (status, told in said, untold in said) == (0, True, False)
 
@@ -151,14 +145,14 @@ def test_compare_asks_each_with_its_own_system_prompt(shelved, talk):
     assert all(prompt.startswith(opening("Be kind.")) for _, prompt in asked[4:]) and len(asked) == 8
 
 
-def test_eval_gives_rows_without_a_system_message_the_adapters_own(run, shelved, write, tmp_path):
+def test_eval_gives_rows_without_a_system_message_the_adapters_own(on_tiny, shelved, write, tmp_path):
     rows, general = write("rows.jsonl", [None] * 6), write("general.jsonl", [None] * 3)
     words = ("--adapters", "pirate", "--adapters", "plain", "--general", general, "--json")
-    status, out, err = run("eval", f"t={rows}", *words)
+    status, out, err = on_tiny("eval", f"t={rows}", *words)
     assert status == 0, err
     assert f"system prompt of the adapter pirate, for test rows without one: {STYLE}" in " ".join(err.split())
     got = json.loads(out)
-    with_it = json.loads(run("eval", f"t={write('same.jsonl', [STYLE] * 6)}", *words)[1])
+    with_it = json.loads(on_tiny("eval", f"t={write('same.jsonl', [STYLE] * 6)}", *words)[1])
     loss = {one["adapter"]: one["loss"] for one in got["rows"]}
     same = {one["adapter"]: one["loss"] for one in with_it["rows"]}
     assert loss["pirate"] == pytest.approx(same["pirate"], rel=1e-6)
@@ -176,35 +170,35 @@ def test_eval_gives_rows_without_a_system_message_the_adapters_own(run, shelved,
         ("mlx", "not in this format: give it to the program that answers"),
     ],
 )
-def test_an_export_says_whether_the_system_prompt_goes_along(to, told, run, shelved, tmp_path):
+def test_an_export_says_whether_the_system_prompt_goes_along(to, told, on_tiny, shelved, tmp_path):
     out = tmp_path / ("out.gguf" if to == "gguf" else "out")
-    status, _, err = run("adapter", "export", "pirate", "--to", to, "--out", out)
+    status, _, err = on_tiny("adapter", "export", "pirate", "--to", to, "--out", out)
     assert status == 0, err
     assert f"system prompt of the adapter ({told})" in " ".join(err.replace("in kameleon", "kameleon").split())
     if to == "peft":
-        assert run("adapter", "import", out, "--name", "back", base=False)[0] == 0
+        assert on_tiny("adapter", "import", out, "--name", "back", base=False)[0] == 0
         assert Shelf().load("back").card.system_prompt == STYLE
 
 
-def test_a_merged_model_does_not_hold_it_and_that_is_told(run, shelved, tmp_path):
-    status, out, err = run("adapter", "merge", "pirate", "--out", tmp_path / "merged")
+def test_a_merged_model_does_not_hold_it_and_that_is_told(on_tiny, shelved, tmp_path):
+    status, out, err = on_tiny("adapter", "merge", "pirate", "--out", tmp_path / "merged")
     assert status == 0, err
     assert "not in the model, so give it to the program that answers" in " ".join(out.split())
 
 
-def test_combining_adapters_of_different_system_prompts_is_told_in_one_line(run, shelved, recwarn):
-    status, _, err = run("adapter", "combine", "pirate", "cook", "--name", "both", base=False)
+def test_combining_adapters_of_different_system_prompts_is_told_in_one_line(on_tiny, shelved, recwarn):
+    status, _, err = on_tiny("adapter", "combine", "pirate", "cook", "--name", "both", base=False)
     assert status == 0, err
     told = [line for line in err.splitlines() if line.startswith("warning: ")]
     assert len(told) == 1 and "different system prompts (pirate: its own, cook: its own)" in told[0]
 
 
-def test_a_terminal_gets_no_control_codes_out_of_a_card(run, tiny, talk):
+def test_a_terminal_gets_no_control_codes_out_of_a_card(on_tiny, tiny, talk):
     evil = "Be \x1b[2J brief.\u202e"
     adapter = random_adapter(tiny.base, "evil")
     card = replace(adapter.card, system_prompt=evil, base_id="b\x1b[2J", base_fingerprint=adapter.card.base_fingerprint)
     Shelf().save(replace(adapter, card=card))
-    shown = [run("adapter", *words, base=False)[1] for words in (("list",), ("show", "evil"), ("history", "evil"))]
+    shown = [on_tiny("adapter", *words, base=False)[1] for words in (("list",), ("show", "evil"), ("history", "evil"))]
     out, asked = talk("Hi", "/system", words=("--adapter", "evil"))
     assert not any(mark in text for text in (*shown, out) for mark in ("\x1b", "\u202e"))
     assert out.count("Be \\x1b[2J brief.\\u202e") == 2

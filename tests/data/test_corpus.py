@@ -3,6 +3,7 @@
 import hashlib
 
 import pytest
+from data.records import pair
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,13 +12,9 @@ from kameleon.data.formats import Record
 from kameleon.errors import DataError
 
 
-def pair(prompt, completion="Ho", **more):
-    return {"prompt": prompt, "completion": completion, **more}
-
-
 def of(examples):
     count = len(examples)
-    return Corpus(examples, tuple((e,) for e in examples), Origin("here", "0", count, count, False))
+    return Corpus(examples, tuple((e,) for e in examples), Origin("here", "0", count, count, raw=False))
 
 
 def numbered(count):
@@ -29,7 +26,7 @@ def test_a_file_becomes_examples_with_their_origin(chatml, write):
     got = read_corpus(path, chatml)
     assert [e.row for e in got.examples] == [1, 2]
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert got.origin == Origin(str(path), digest, 2, 3 + 1, False) and got.doubts == ()
+    assert got.origin == Origin(str(path), digest, 2, 3 + 1, raw=False) and got.doubts == ()
 
 
 def test_a_hub_data_set_keeps_its_name_as_origin(chatml, write, monkeypatch):

@@ -77,7 +77,7 @@ def test_plain_text_is_learned_whole_with_its_end(llama3, raw):
 def test_text_begins_as_the_tokenizer_begins_it_and_the_beginning_is_not_learned(begin):
     template = ChatTemplate(make_tokenizer(None, begin))
     for raw in (False, True):
-        example = encode_row(row(text="ha hell"), template, raw)
+        example = encode_row(row(text="ha hell"), template, raw=raw)
         end = template.tokenizer.eos_token_id
         assert list(example.tokens) == [*template.tokenizer("ha hell")["input_ids"], end]
         assert example.trained == (not begin, *([True] * (len(example.tokens) - 1)))
@@ -127,7 +127,7 @@ def test_text_and_raw_need_no_template_but_a_conversation_does():
 @pytest.mark.parametrize("raw", [False, True])
 def test_half_a_surrogate_pair_is_a_data_error(chatml, value, raw):
     with pytest.raises(DataError, match="surrogate"):
-        encode_row(row(**value), chatml, raw)
+        encode_row(row(**value), chatml, raw=raw)
 
 
 @given(max_tokens=st.integers(1, 60))

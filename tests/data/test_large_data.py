@@ -91,13 +91,13 @@ def test_all_examples_share_one_object_for_each_token():
 def test_a_file_that_is_written_while_it_is_read_is_refused(tmp_path, tiny, monkeypatch):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
-    examined = corpus.examine
+    encode_records = corpus.encode_records
 
-    def grows(*arguments):
-        found = examined(*arguments)
+    def grows(*arguments, **more):
+        found = encode_records(*arguments, **more)
         path.write_text(path.read_text() * 2)
         return found
 
-    monkeypatch.setattr(corpus, "examine", grows)
+    monkeypatch.setattr(corpus, "encode_records", grows)
     with pytest.raises(DataError, match="was changed while it was read"):
         tiny.read(path)

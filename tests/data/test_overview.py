@@ -5,19 +5,12 @@ import re
 
 import pytest
 from data.chat_templates import CHATML
+from data.records import chat, pair
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from kameleon.data import Record, examine, make_row, observe
+from kameleon.data import Record, encode_records, make_row, observe
 from kameleon.text import ChatTemplate
-
-
-def pair(prompt, completion, **more):
-    return {"prompt": prompt, "completion": completion, **more}
-
-
-def chat(*turns):
-    return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
 @pytest.fixture
@@ -27,7 +20,8 @@ def seen(chatml):
     def look(values, test=(), template=chatml, **more):
         records = [Record(i, value) for i, value in enumerate(values, start=1)]
         test_rows = [make_row(Record(i, value)) for i, value in enumerate(test, start=1)]
-        return {one.kind: one for one in observe(examine(records, template, **more), template, test_rows)}
+        encoded = encode_records(records, template, **more)
+        return {one.kind: one for one in observe(encoded, template, test_rows=test_rows)}
 
     return look
 
@@ -92,7 +86,8 @@ def test_few_rows_far_longer_than_the_rest_are_named_with_their_share(seen, chat
     assert got.rows == (32, 31)
     assert got.text.startswith("row 32 (3,0")
     assert "and memory grows with the longest" in got.text
-    lengths = [len(e.tokens) for e in examine([Record(1, row) for row in rows], chatml, False, 4096).examples]
+    encoded = encode_records([Record(1, row) for row in rows], chatml, max_tokens=4096)
+    lengths = [len(e.tokens) for e in encoded.examples]
     assert f"{sum(lengths[-2:]) / sum(lengths):.0%} of all tokens" in got.text
     assert seen([*different(30), *[pair(f"{n}?", f"{n}" + "1" * 1500) for n in range(10)]]) == {}, "usual here"
     assert seen([*different(30), pair("long?", "1" * 150)]) == {}, "short enough to cost nothing"

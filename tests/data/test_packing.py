@@ -66,7 +66,7 @@ def test_a_pass_holds_max_tokens_unless_a_single_row_is_longer(examples, max_tok
 
 @given(examples=examples_of_any_kind(), max_tokens=st.integers(1, 60), adapter=st.integers(-1, 5))
 def test_every_segment_goes_through_the_adapter_and_a_shared_opening_has_no_label(examples, max_tokens, adapter):
-    for packed in pack(examples, max_tokens, adapter):
+    for packed in pack(examples, max_tokens, adapter=adapter):
         assert set(packed.segments.adapters) == {adapter}
         for parent in {p for p in packed.segments.parents if p != NO_PARENT}:
             begin = packed.segments.starts[parent]

@@ -8,9 +8,9 @@ from kameleon.data import sample
 
 @given(count=st.integers(0, 300), most=st.integers(0, 300), seed=st.integers(0, 9))
 def test_a_sample_has_so_many_different_items_in_their_order(count, most, seed):
-    got = sample(range(count), most, seed)
+    got = sample(range(count), most, seed=seed)
     assert len(got) == min(count, most) and got == sorted(set(got))
-    assert got == sample(range(count), most, seed)
+    assert got == sample(range(count), most, seed=seed)
     assert most < count or got == list(range(count))
 
 
@@ -21,4 +21,4 @@ def test_each_part_of_a_file_is_in_a_sample_by_its_share(first, second, most):
 
 
 def test_the_seed_decides():
-    assert len({tuple(sample(range(500), 20, seed)) for seed in range(5)}) == 5
+    assert len({tuple(sample(range(500), 20, seed=seed)) for seed in range(5)}) == 5

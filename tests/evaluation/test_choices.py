@@ -64,7 +64,7 @@ def test_the_prompt_of_whole_answers_is_computed_once_a_row(tiny):
     assert len(test.sequences) == 12 * 5
     examples = [example for example, _ in test.sequences]
     groups = [[at for at, (_, row) in enumerate(test.sequences) if row == i] for i in range(12)]
-    packs = pack_groups(examples, groups, 300, NO_ADAPTER)
+    packs = pack_groups(examples, groups, max_tokens=300, adapter=NO_ADAPTER)
     assert sorted(span.row for one in packs for span in one.spans) == list(range(60))
     prompts = [len(example.tokens) - 5 for example in examples[:12]]  # behind an answer: its end and a line break
     # Each answer has the prompt's last token before it, and its end predicts nothing.

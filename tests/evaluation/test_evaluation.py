@@ -26,7 +26,7 @@ def test_a_score_in_bf16_is_the_loss_of_training(tmp_path):
     examples = [Example(i, tuple(row), (False,) * 9 + (True,) * (len(row) - 9)) for i, row in enumerate(rows)]
     (score,) = evaluate(base, Bank(base), [None], make_test_set(base, "some", examples, [()] * len(rows)))
     loss, decoder = 0.0, base.decoder
-    for one in pack(examples, 1024, NO_ADAPTER):
+    for one in pack(examples, 1024, adapter=NO_ADAPTER):
         hidden = decoder.hidden(one.tokens, one.segments)
         loss -= token_logprobs(decoder, hidden, one.labels).sum().item()
     assert score.loss * sum(len(row) - 9 for row in rows) == pytest.approx(loss, rel=1e-6)
@@ -56,7 +56,7 @@ def read(loaded, path, *begun):
 def test_rows_without_a_system_message_are_scored_with_the_one_of_each_adapter(crew, tmp_path):
     bare, begun = read(crew, tmp_path / "bare.jsonl"), read(crew, tmp_path / "begun.jsonl", PIRATE)
     counted = []
-    got = crew.evaluate(NAMES, [crew.test_set("t", bare)], counted.append)
+    got = crew.evaluate(NAMES, [crew.test_set("t", bare)], on_rows=counted.append)
     assert [score.adapter for score in got] == NAMES and sum(counted) == 4 * 6
     as_written = crew.evaluate(NAMES, [crew.test_set("t", bare, as_trained=False)])
     with_it = crew.evaluate(NAMES, [crew.test_set("t", begun)])

@@ -108,7 +108,7 @@ def main():
 
 def answer(loaded, adapter):
     """The first tokens of the adapter's greedy answer, as text."""
-    return loaded.generate([QUESTION], [adapter], Sampling(max_tokens=12, temperature=0))[0].text
+    return loaded.generate([QUESTION], [adapter], sampling=Sampling(max_tokens=12, temperature=0))[0].text
 
 
 def command(*words):

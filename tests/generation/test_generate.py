@@ -40,9 +40,9 @@ def with_adapters(tiny):
 
 def test_a_mixed_batch_gives_each_prompt_what_it_would_get_alone_and_uncached(with_adapters):
     adapters = ["red", None, "green"]
-    together = with_adapters.generate(PROMPTS, adapters, Sampling(max_tokens=12))
+    together = with_adapters.generate(PROMPTS, adapters, sampling=Sampling(max_tokens=12))
     for prompt, adapter, got in zip(PROMPTS, adapters, together, strict=True):
-        alone = with_adapters.generate([prompt], [adapter], Sampling(max_tokens=12))[0]
+        alone = with_adapters.generate([prompt], [adapter], sampling=Sampling(max_tokens=12))[0]
         assert got == alone
         assert got.tokens == uncached(with_adapters, prompt, adapter, 12)
     assert len({got.tokens for got in together}) == 3
@@ -63,7 +63,7 @@ def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(with_adapters)
     wish = Sampling(max_tokens=10, temperature=1.5, top_p=0.9, top_k=50, seed=7)
     alone = with_adapters.generate(["hello"], sampling=wish)[0]
     other = Sampling(max_tokens=10, temperature=1.0, seed=1)
-    among = with_adapters.generate(["x", "hello", "y"], ["red", None, "green"], [other, wish, other])[1]
+    among = with_adapters.generate(["x", "hello", "y"], ["red", None, "green"], sampling=[other, wish, other])[1]
     assert among.text == alone.text
     another = with_adapters.generate(["hello"], sampling=Sampling(max_tokens=10, temperature=1.5, seed=8))[0]
     assert another.text != alone.text
@@ -80,10 +80,10 @@ def test_streamed_pieces_are_the_text(with_adapters):
 
 
 def test_a_stop_string_ends_the_text_before_it(with_adapters):
-    whole = with_adapters.generate(["hello"], ["red"], Sampling(max_tokens=30))[0].text
+    whole = with_adapters.generate(["hello"], ["red"], sampling=Sampling(max_tokens=30))[0].text
     assert len(whole) > 8
     stop = whole[5:8]
-    got = with_adapters.generate(["hello"], ["red"], Sampling(max_tokens=30, stop=(stop,)))[0]
+    got = with_adapters.generate(["hello"], ["red"], sampling=Sampling(max_tokens=30, stop=(stop,)))[0]
     assert got.text == whole[: whole.index(stop)]
     assert got.finish == "stop"
 
@@ -164,10 +164,10 @@ def test_magnitudes_and_shifts_are_applied_in_generation_too(frozen, tiny):
     tiny.bank = Bank(tiny.base, frozen=frozen)
     tiny.bank.add(plain)
     tiny.bank.add(replace(plain, name="dora", modules=modules))
-    together = tiny.generate(PROMPTS, ["dora", "red", "dora"], Sampling(max_tokens=12))
+    together = tiny.generate(PROMPTS, ["dora", "red", "dora"], sampling=Sampling(max_tokens=12))
     for prompt, adapter, got in zip(PROMPTS, ("dora", "red", "dora"), together, strict=True):
         assert got.tokens == uncached(tiny, prompt, adapter, 12)
-    assert tiny.generate(PROMPTS[:1], ["red"], Sampling(max_tokens=12))[0].tokens != together[0].tokens
+    assert tiny.generate(PROMPTS[:1], ["red"], sampling=Sampling(max_tokens=12))[0].tokens != together[0].tokens
 
 
 @pytest.mark.parametrize("way", ["generate", "stream"])
@@ -181,9 +181,9 @@ def test_a_prompt_without_a_system_message_gets_that_of_its_adapter(way, tiny):
 
     def lengths(prompts, name, **more):
         if way == "generate":
-            done = tiny.generate(prompts, [name] * len(prompts), Sampling(max_tokens=1), **more)
+            done = tiny.generate(prompts, [name] * len(prompts), sampling=Sampling(max_tokens=1), **more)
         else:
-            pieces = tiny.stream(prompts, [name] * len(prompts), Sampling(max_tokens=1), **more)
+            pieces = tiny.stream(prompts, [name] * len(prompts), sampling=Sampling(max_tokens=1), **more)
             done = sorted((p for p in pieces if p.completion), key=lambda p: p.request)
             done = [piece.completion for piece in done]
         return [one.prompt_tokens for one in done]

@@ -28,7 +28,7 @@ def make_service(tiny):
         adapters = HotAdapters(tiny.base, tiny.shelf)
         engine = Engine(tiny.base, adapters, limits)
         made.append(engine)
-        return Service(tiny.base, engine, adapters, tiny.shelf, **fields)
+        return Service(tiny.base, engine, adapters=adapters, shelf=tiny.shelf, **fields)
 
     yield make
     for engine in made:
@@ -63,7 +63,7 @@ def listen():
     def start(app):
         opened = open_socket(HttpSettings(port=0))
         runner, ready = Runner(drain_s=1), threading.Event()
-        thread = threading.Thread(target=runner.run, args=(app, opened, ready.set), daemon=True)
+        thread = threading.Thread(target=runner.run, args=(app, opened), kwargs={"on_ready": ready.set}, daemon=True)
         thread.start()
         assert ready.wait(10)
         running.append((runner, thread))

@@ -96,7 +96,7 @@ def tool_service(tool_base):
     loaded = kameleon.load(str(tool_base), dtype=torch.float32)
     adapters = HotAdapters(loaded.base, loaded.shelf)
     engine = Engine(loaded.base, adapters, Limits(kv_cache_bytes=16 << 20, adapter_bytes=1 << 20))
-    yield Service(loaded.base, engine, adapters, loaded.shelf)
+    yield Service(loaded.base, engine, adapters=adapters, shelf=loaded.shelf)
     engine.close(0)
 
 

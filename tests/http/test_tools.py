@@ -142,7 +142,7 @@ def test_tools_are_told_beside_the_system_prompt_of_the_adapter(tiny):
     asked = body(tools=[{"type": "function", "function": {"name": "time"}}])
     plan = plan_tools(asked, template.tools_source)
     prompts = Prompts(replace(tiny.base, template=template))
-    tokens = prompts.of_messages(asked.messages, plan.rendered, plan.opening, "You are a pirate.")
+    tokens = prompts.of_messages(asked.messages, plan.rendered, opening=plan.opening, system_prompt="You are a pirate.")
     text = tiny.base.tokenizer.decode(tokens)
     assert text.startswith("<|im_start|>system\nTools: [") and '"time"' in text
     assert "<|im_start|>system\nYou are a pirate.<|im_end|>\n<|im_start|>user\n?<|im_end|>" in text

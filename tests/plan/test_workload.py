@@ -23,12 +23,12 @@ def test_passes_are_those_of_the_run():
     made = [
         Pass.of(packed)
         for step in range(6)
-        for packed in pack([examples[r] for r in Schedule(20, 2, 8, 0).rows_of(step)], 100, 0)
+        for packed in pack([examples[r] for r in Schedule(20, 2, 8, 0).rows_of(step)], 100, adapter=0)
     ]
     assert work.passes == tuple(made)
     assert (work.steps, work.schedule.steps_per_epoch, work.looks) == (6, 3, 6)
     assert work.tokens == sum(p.tokens for p in made)
-    assert [p.tokens for p in work.look] == [sum(len(p.tokens) for p in pack(rows(3, 10), 100, 0))]
+    assert [p.tokens for p in work.look] == [sum(len(p.tokens) for p in pack(rows(3, 10), 100, adapter=0))]
 
 
 def test_a_shared_beginning_counts_once_as_tokens_and_for_every_row_as_keys():

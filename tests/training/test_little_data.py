@@ -131,8 +131,9 @@ def test_a_look_sees_every_part_of_a_sorted_file(tiny, write, monkeypatch):
     parts = [example.row > 400 for example in looked[0]]
     assert len(parts) == 8 and 3 <= sum(parts) <= 5
     planned = workload_of(corpus.examples, corpus.examples, recipe, watch).look
-    seen = sample(corpus.examples, 8, recipe.seed)
-    assert sum(one.tokens for one in planned) == sum(p.segments.tokens for p in pack(seen, watch.micro_batch_tokens, 0))
+    seen = sample(corpus.examples, 8, seed=recipe.seed)
+    packs = pack(seen, watch.micro_batch_tokens, adapter=0)
+    assert sum(one.tokens for one in planned) == sum(p.segments.tokens for p in packs)
 
 
 def test_the_help_of_epochs_and_rows_per_step_says_what_is_derived():

@@ -37,7 +37,7 @@ trainee = Trainee(bank, "x", recipe)
 for step in range(1000):
     lengths = [40 + (7 * step + 31 * i) % 160 for i in range(4)]
     rows = [Example(i, tuple(range(5, 5 + n)), (True,) * n) for i, n in enumerate(lengths)]
-    train_step(base, bank, [one], pack(rows, 300, 0), learning_rates=[1e-4])
+    train_step(base, bank, [trainee], pack(rows, 300, adapter=0), learning_rates=[1e-4])
     if step == 99:
         before = resident_bytes()
 print(resident_bytes() - before)
@@ -56,7 +56,7 @@ base = kameleon.load("smollm2").base
 bank, recipe = Bank(base), Recipe()
 bank.add(fresh_adapter(base, "x", recipe, Card(base_id=base.name, base_fingerprint=base.fingerprint)))
 tokens = tuple(torch.randint(0, 49152, (8192,), generator=torch.Generator().manual_seed(0)).tolist())
-packs = pack([Example(0, tokens, (True,) * 8192)], 8192, 0)
+packs = pack([Example(0, tokens, (True,) * 8192)], 8192, adapter=0)
 train_step(base, bank, [Trainee(bank, "x", recipe)], packs, learning_rates=[1e-4], checkpoint_layers=30)
 print(peak_bytes())
 """
@@ -99,7 +99,7 @@ def test_nothing_of_a_pass_is_left_when_the_next_begins(tiny, trained, monkeypat
 
     monkeypatch.setattr(losses, "linear_cross_entropy", loss)
     monkeypatch.setattr(tiny.base.decoder, "hidden", run)
-    packs = pack([row(30), row(40), row(50)], 50, 0)
+    packs = pack([row(30), row(40), row(50)], 50, adapter=0)
     train_step(tiny.base, bank, [one], packs, learning_rates=[1e-4], checkpoint_layers=checkpoint_layers)
     assert left == [None] * 6
 
@@ -116,7 +116,7 @@ def test_only_with_layers_computed_again_freed_memory_goes_back_between_the_laye
 
     monkeypatch.setattr(losses, "linear_cross_entropy", loss)
     monkeypatch.setattr(native, "give_back_memory", lambda: seen.append("back"))
-    packs, layers = pack([row(30)], 50, 0), tiny.base.config.num_layers
+    packs, layers = pack([row(30)], 50, adapter=0), tiny.base.config.num_layers
     train_step(tiny.base, bank, [one], packs, learning_rates=[1e-4])
     assert seen == ["loss"]
     seen.clear()
@@ -145,7 +145,7 @@ def test_with_layers_computed_again_the_gradient_takes_memory_from_the_backward_
 
     monkeypatch.setattr(losses, "linear_cross_entropy", look)
     for _ in range(2):
-        train_step(tiny.base, bank, [one], pack([row(50)], 50, 0), learning_rates=[1e-4], checkpoint_layers=1)[0]
+        train_step(tiny.base, bank, [one], pack([row(50)], 50, adapter=0), learning_rates=[1e-4], checkpoint_layers=1)
         seen.append(resident_bytes(one.gradient) / one.gradient.nbytes)
     assert seen == pytest.approx([0, 1, 0, 1], abs=0.02)
 

@@ -25,7 +25,7 @@ def test_medicine_is_learned_as_well_on_the_packed_base(tmp_path, monkeypatch):
         loaded = LoadedBase(base, Shelf(tmp_path / name))
         rows, held_out = loaded.read(tmp_path / "train.jsonl"), loaded.read(tmp_path / "test.jsonl")
         watch = Watch(eval_every=1000, eval_rows=1, patience=0)
-        loaded.train(rows.pick(range(640)), "medicine", held_out.pick([0]), recipe, watch)
+        loaded.train(rows.pick(range(640)), "medicine", held_out=held_out.pick([0]), recipe=recipe, watch=watch)
         test = loaded.test_set("medicine", held_out.pick(range(200)))
         (scores[name],) = loaded.evaluate(["medicine"], [test])
     packed, plain = scores["packed"], scores["unpacked"]

@@ -44,7 +44,7 @@ def our_gradients(base, adapter, rows, shared=0, checkpoint_layers=0):
     trainee = Trainee(bank, adapter.name, Recipe())
     learned = [tuple(at >= shared for at in range(len(row))) for row in rows]
     examples = [Example(i, tuple(row), one) for i, (row, one) in enumerate(zip(rows, learned, strict=True))]
-    for packed in pack(examples, 10_000, slot):
+    for packed in pack(examples, 10_000, adapter=slot):
         assert (packed.segments.parents.count(0) == len(rows)) == bool(shared)
         hidden = base.decoder.hidden(packed.tokens, packed.segments, bank, checkpoint_layers=checkpoint_layers)
         (-token_logprobs(base.decoder, hidden, packed.labels).sum()).backward()

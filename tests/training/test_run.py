@@ -76,7 +76,7 @@ def test_gemma3_says_what_is_known_and_learns_in_twenty_steps(tmp_path):
     assert len(seen) == 20
     assert seen[-1].loss < 0.5 * seen[0].loss
     assert loaded.load_adapter("count").live
-    (said,) = loaded.generate(["What comes after 4?"], ["count"], Sampling(max_tokens=8), raw=True)
+    (said,) = loaded.generate(["What comes after 4?"], ["count"], sampling=Sampling(max_tokens=8), raw=True)
     assert "5" in said.text
 
 
@@ -84,7 +84,7 @@ def test_training_teaches_and_leaves_the_base_alone(tiny, rows, watched):
     fingerprint = tiny.base.fingerprint
     before = [layer.weight("qkv").dense().clone() for layer in tiny.base.decoder.layers]
     seen = []
-    result = tiny.train(rows, "count", watched, RECIPE, on_step=seen.append)
+    result = tiny.train(rows, "count", held_out=watched, recipe=RECIPE, on_step=seen.append)
     assert seen[-1].step == result.steps == seen[-1].total_steps
     assert seen[-1].loss < seen[0].loss * 0.8
     assert seen[0].seconds_left > seen[-1].seconds_left == 0
@@ -128,8 +128,8 @@ def _card(loaded):
 def test_packed_training_gives_the_loss_and_gradients_of_unpacked_training(tiny, rows, max_tokens):
     """With the shared system prompt computed once, too."""
     examples = tiny.read(rows).examples[:9]
-    alone = [one for example in examples for one in pack([example], 10_000, 0)]
-    packed = pack(examples, max_tokens, 0)
+    alone = [one for example in examples for one in pack([example], 10_000, adapter=0)]
+    packed = pack(examples, max_tokens, adapter=0)
     assert max_tokens < 300 or any(p >= 0 for one in packed for p in one.segments.parents)
     loss, gradient = gradients(tiny, RECIPE, packed)
     expected_loss, expected = gradients(tiny, RECIPE, alone)
@@ -138,7 +138,7 @@ def test_packed_training_gives_the_loss_and_gradients_of_unpacked_training(tiny,
 
 
 def test_computing_any_number_of_layers_again_instead_of_storing_them_changes_no_bit(tiny, rows):
-    packs = pack(tiny.read(rows).examples[:9], 300, 0)
+    packs = pack(tiny.read(rows).examples[:9], 300, adapter=0)
     states = []
     for checkpoint_layers in range(len(tiny.base.decoder.layers) + 2):
         bank = Bank(tiny.base)
@@ -158,8 +158,8 @@ def test_layers_are_computed_again_from_the_first_trained_one_on(tiny, rows, mon
     monkeypatch.setattr(
         Layer, "forward", lambda self, *rest, **how: ran.append(layers.index(self)) or forward(self, *rest, **how)
     )
-    packs = pack(tiny.read(rows).examples[:1], 300, 0)
-    train_step(tiny.base, bank, [Trainee(bank, "x", recipe)], packs, learning_rates=[1e-2], checkpoint_layers=1)[0]
+    packs = pack(tiny.read(rows).examples[:1], 300, adapter=0)
+    train_step(tiny.base, bank, [Trainee(bank, "x", recipe)], packs, learning_rates=[1e-2], checkpoint_layers=1)
     assert ran == [0, 1, 2, 1]
 
 
@@ -171,7 +171,7 @@ def test_accumulation_is_normalised_by_tokens_over_the_whole_step(tiny, rows):
         bank = Bank(tiny.base)
         bank.add(fresh_adapter(tiny.base, "x", RECIPE, _card(tiny)))
         trainee = Trainee(bank, "x", RECIPE)
-        result = train_step(tiny.base, bank, [trainee], pack(examples, max_tokens, 0), learning_rates=[1e-3])[0]
+        result = train_step(tiny.base, bank, [trainee], pack(examples, max_tokens, adapter=0), learning_rates=[1e-3])[0]
         moved.append((result.loss, result.grad_norm, result.trained_tokens))
     assert moved[0] == pytest.approx(moved[1], rel=1e-4)
 
@@ -184,7 +184,7 @@ base, rows, resume, end = sys.argv[1], sys.argv[2], sys.argv[3] == "resume", int
 loaded = kameleon.load(base, dtype=torch.float32)
 killer = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGKILL))  # somewhere in the step or its checkpoint
 rows = loaded.read(rows)
-loaded.train(rows.pick(range(38)), "run", rows.pick((38, 39)),
+loaded.train(rows.pick(range(38)), "run", held_out=rows.pick((38, 39)),
              recipe=Recipe(rank=4, rows_per_step=4, learning_rate=1e-2, epochs=12),
              watch=Watch(save_every_s=0.0, eval_every=5), resume=resume,
              on_step=lambda r: r.step == end and killer.start())
@@ -296,10 +296,12 @@ def test_resuming_another_run_is_refused_naming_the_difference(tiny, rows):
 
 def test_resuming_with_other_held_out_rows_is_refused(tiny, rows, watched):
     with pytest.raises(RunInterruptedError):
-        tiny.train(rows, "count", watched, RECIPE, on_step=lambda r: os.kill(os.getpid(), signal.SIGINT))
+        tiny.train(
+            rows, "count", held_out=watched, recipe=RECIPE, on_step=lambda r: os.kill(os.getpid(), signal.SIGINT)
+        )
     watched.write_text(watched.read_text().replace("row 44", "row 99"))
     with pytest.raises(CheckpointError, match=r"\(held_out: was '\w+', is '\w+'\)"):
-        tiny.train(rows, "count", watched, RECIPE, resume=True)
+        tiny.train(rows, "count", held_out=watched, recipe=RECIPE, resume=True)
 
 
 def test_a_damaged_checkpoint_is_named(tiny, rows):
@@ -352,7 +354,7 @@ def test_a_held_out_loss_that_is_not_a_number_is_no_best(tiny, rows, watched, mo
     losses = iter([1.0, float("nan")])
     monkeypatch.setattr("kameleon.training.loop.held_out_loss", lambda *_: next(losses))
     with pytest.raises(NonFiniteLossError, match=r"held-out rows is nan after step 2: .* 0.01 may be too high"):
-        tiny.train(rows, "count", watched, RECIPE, Watch(eval_every=1))
+        tiny.train(rows, "count", held_out=watched, recipe=RECIPE, watch=Watch(eval_every=1))
     assert tiny.shelf.names() == []
 
 
@@ -372,7 +374,7 @@ def test_an_adapter_on_the_shelf_is_not_replaced_unasked(tiny, rows):
 
 def test_patience_ends_a_run_and_keeps_the_best_look(tiny, rows, watched):
     recipe = replace(RECIPE, learning_rate=0.5, epochs=60)  # it jumps about, and never improves for long
-    result = tiny.train(rows, "count", watched, recipe, Watch(eval_every=1, patience=3))
+    result = tiny.train(rows, "count", held_out=watched, recipe=recipe, watch=Watch(eval_every=1, patience=3))
     assert result.stopped_early
     assert result.steps == result.best_step + 3
     looks = {r["step"]: r["eval_loss"] for r in read_log(runs_dir() / "count") if "eval_loss" in r}
@@ -441,10 +443,12 @@ def test_the_card_keeps_the_system_prompt_that_the_rows_share_also_over_a_resume
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(RunInterruptedError):
-        tiny.train(rows, "pirate", watched, RECIPE, on_step=interrupt)
-    result = tiny.train(rows, "pirate", watched, RECIPE, resume=True)
+        tiny.train(rows, "pirate", held_out=watched, recipe=RECIPE, on_step=interrupt)
+    result = tiny.train(rows, "pirate", held_out=watched, recipe=RECIPE, resume=True)
     assert result.adapter.card.system_prompt == "You are a pirate."
     assert tiny.shelf.load("pirate").card.system_prompt == tiny.bank.system_prompt("pirate") == "You are a pirate."
     # Held-out rows without a system message are looked at as the adapter will be used.
-    assert tiny.train(rows, "same", same, RECIPE).best_loss == result.best_loss
-    assert tiny.train(watched, "none", rows, replace(RECIPE, epochs=1)).adapter.card.system_prompt is None
+    assert tiny.train(rows, "same", held_out=same, recipe=RECIPE).best_loss == result.best_loss
+    assert (
+        tiny.train(watched, "none", held_out=rows, recipe=replace(RECIPE, epochs=1)).adapter.card.system_prompt is None
+    )

@@ -1,6 +1,6 @@
 """The frozen base as one value, and the places that bases come from. It knows no adapter."""
 
-from kameleon.bases.base import Base, load_base
+from kameleon.bases.base import Base, load_base, reference_of
 from kameleon.bases.catalogue import CATALOGUE, Entry
 from kameleon.bases.fetch import BaseFiles, HeaderFiles, list_bases, locate, locate_header
 
@@ -14,4 +14,5 @@ __all__ = [
     "load_base",
     "locate",
     "locate_header",
+    "reference_of",
 ]

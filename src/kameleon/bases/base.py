@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +20,8 @@ from kameleon.settings import Sampling
 from kameleon.text.template import ChatTemplate
 from kameleon.text.tokenizer import load_tokenizer
 from kameleon.weights import WeightFile
+
+_PACKED = " in "  # between a reference and how its matrices are packed, in the base's name: "PATH in nf4"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,8 @@ class Base:
     compute_reason: str
     sampling: Sampling
     """The default sampling of the base and its adapters; `max_tokens` is no part of it."""
+    quantize: str | None = None
+    """How the matrices of its files were packed when it was loaded: "nf4", or None for as they are stored."""
 
     @property
     def stop_token_ids(self) -> frozenset[int]:
@@ -78,7 +83,7 @@ def load_base(
 
     decoder = build_decoder(config, weights, compute.dtype, on_layer)
     tokenizer = load_tokenizer(files.path, weights)
-    name = ref if quantize is None else f"{ref} in {quantize}"
+    name = ref if quantize is None else f"{ref}{_PACKED}{quantize}"
     template, fingerprint = ChatTemplate(tokenizer), weights.fingerprint()
     return Base(
         name,
@@ -92,4 +97,11 @@ def load_base(
         compute.dtype,
         compute.reason,
         sampling,
+        quantize,
     )
+
+
+def reference_of(name: str) -> tuple[str, Literal["nf4"] | None]:
+    """The `ref` and `quantize` that load the base of this name, as adapters' cards keep it."""
+    ref = name.removesuffix(f"{_PACKED}nf4")
+    return ref, None if ref == name else "nf4"

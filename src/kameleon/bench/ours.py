@@ -34,7 +34,7 @@ def recipe_of(settings: BenchSettings) -> Recipe:
 def pack_rows(rows: Rows, slot: int, max_tokens: int) -> list[PackedPass]:
     """The passes of a step that learns every token of `rows`."""
     examples = [Example(at, tuple(row), (True,) * len(row)) for at, row in enumerate(rows)]
-    return pack(examples, max_tokens, slot)
+    return pack(examples, max_tokens, adapter=slot)
 
 
 def train_with_kameleon(job: Job, turns: Turns) -> None:

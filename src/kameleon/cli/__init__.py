@@ -1,6 +1,6 @@
 """The command line: parse, call, print. Every decision is made elsewhere.
 
-Commands import what needs torch when they run, not before, so that help answers at once.
+Commands import modules that need torch when they run, not before, so that help answers at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["main"]
 
 
 def _shown(default: Any) -> str | None:
-    """A default as help shows it; that a switch is off goes without saying."""
+    """A default as help shows it. None, an empty tuple and a switch that is off are not shown."""
     return None if default is None or default is False or default == () else str(default)
 
 
@@ -83,28 +83,28 @@ def _config(words: Sequence[str]) -> tuple[cyclopts.config.Dict, ...]:
 
 
 def _tell_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """One line, as an error is; the line of code that gave it says nothing to a person."""
+    """Print a warning in one line, without the line of code that gave it."""
     notes.print(printable(f"warning: {message}"), style="yellow", highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command. Kameleon's own errors become one line on standard error and exit status 2, as wrong words do."""
+    """Run a command. Kameleon's errors and wrong words become one line on standard error and exit status 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _tell_warning
-    if isinstance(sys.stdout, TextIOWrapper):  # a name or a path may hold what is no text
+    if isinstance(sys.stdout, TextIOWrapper):  # a name or a path may hold bytes that are not text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if sys.stdout is None:
             raise SettingError("standard output is closed, where results go; to have none of them give >/dev/null")
         app.config = _config(words)
         app(words, exit_on_error=False)
-    except cyclopts.CycloptsError:  # it has said what is wrong with the words
+    except cyclopts.CycloptsError:  # cyclopts has printed what is wrong with the words
         sys.exit(2)
     except RunInterruptedError as error:
         notes.print(str(error), style="yellow", highlight=False)
         sys.exit(130)
     except KameleonError as error:
-        # A terminal breaks long lines itself; in a file an error stays one line.
+        # soft_wrap: a terminal breaks the line itself, and in a file an error stays one line.
         notes.print(printable(f"error: {error}"), style="red", highlight=False, soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""kameleon adapter: what is on the shelf, and proof that it is live."""
+"""kameleon adapter: list, show, verify, export and import the adapters on the shelf."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Name = Annotated[str, Parameter(help="An adapter's name on the shelf.")]
 
 
 def _held_out_loss(card: Card | None) -> str:
-    """What a card says of it, if that is a number: a card may come from anybody."""
+    """The loss that a card gives, if that is a number; cards of others may hold anything."""
     loss = card.scores.get("eval_loss") if card else None
     return f"{loss:.3f}" if isinstance(loss, int | float) else ""
 
@@ -60,7 +60,7 @@ def list_(*, json: Json = False) -> None:
         {"name": e.name, "path": str(e.path), "bytes": e.bytes, "fault": e.fault, "card": e.card and asdict(e.card)}
         for e in entries
     ]
-    show(document, shown if entries else "the shelf is empty: kameleon train puts an adapter on it", json)
+    show(document, shown if entries else "the shelf is empty: kameleon train puts an adapter on it", as_json=json)
 
 
 @app.command(name="show")
@@ -72,7 +72,7 @@ def show_adapter(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show an adapter's card, how large its change is in each layer, and in how few directions it lies.
+    """Show an adapter's card, how large its change is in each layer, and how many directions hold most of it.
 
     Try: kameleon adapter show mine --picture mine.png
     """
@@ -101,7 +101,7 @@ def show_adapter(
     if picture:
         draw_norms(name, parts, picture)
     document |= {"card": asdict(adapter.card), "spectra": {m: asdict(part) for m, part in parts.items()}}
-    show(document, Group(facts, summary, kinds, "", layers), json)
+    show(document, Group(facts, summary, kinds, "", layers), as_json=json)
 
 
 @app.command
@@ -130,7 +130,7 @@ def verify(
         mark = {True: Text("yes", "green"), False: Text("no", "red"), None: Text("–", "yellow")}[check.holds]
         shown.add_row(mark, check.what, Text(check.found))
     holds = all(check.holds for check in checks)
-    show({"adapter": name, "live": holds, "checks": [asdict(check) for check in checks]}, shown, json)
+    show({"adapter": name, "live": holds, "checks": [asdict(check) for check in checks]}, shown, as_json=json)
     if not holds:
         sys.exit(1)
 
@@ -164,14 +164,14 @@ def history(name: Name, *, json: Json = False) -> None:
         }
         for e in versions
     ]
-    show(document, shown, json)
+    show(document, shown, as_json=json)
 
 
 @app.command
 def rollback(
     name: Name, version: Annotated[int | None, Parameter(help="By default the one before the current.")] = None
 ) -> None:
-    """Let a name mean an earlier version again. Nothing is deleted: roll forward by the version's number."""
+    """Make an earlier version the current one. Nothing is deleted: give a later number to come back."""
     from kameleon.adapters import Shelf
 
     notes.print(f"{name} is version {Shelf().rollback(name, version)} now", highlight=False)
@@ -267,7 +267,7 @@ def remove(name: Name, *, yes: Annotated[bool, Parameter(help="Do not ask.")] = 
     try:
         agreed = yes or input(f"delete {path} with all versions? [y/N] ").strip().lower() == "y"
     except EOFError:
-        raise SettingError("nobody is there to ask: remove with --yes") from None
+        raise SettingError("standard input is closed, so the question cannot be asked: remove with --yes") from None
     if not agreed:
         sys.exit(1)
     Shelf().remove(name)

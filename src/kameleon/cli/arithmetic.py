@@ -1,4 +1,4 @@
-"""kameleon adapter merge, combine, resize, extract, diff: new adapters and models out of what is there."""
+"""kameleon adapter merge, combine, resize, extract, diff: new adapters and models from those that exist."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def merge(
     any_base: AnyBase = False,
     json: Json = False,
 ) -> None:
-    """Write base and adapter as one full model, and measure what that cost: logits, and the share that survived.
+    """Write base and adapter as one full model, and measure the cost in logits and in lost change.
 
     Try: kameleon adapter merge mine --base org/model --out merged; or, for llama.cpp or Ollama,
     kameleon adapter merge mine --out mine.gguf --requantise Q8_0 --whole
@@ -76,7 +76,7 @@ def merge(
     from kameleon.adapters.arithmetic import merge as merged
 
     if unpacked and requantise:
-        raise SettingError("--unpacked and --requantise are two ways of the same: give one")
+        raise SettingError("--unpacked and --requantise exclude each other: give one")
     kind = "BF16" if unpacked else requantise
     one = Shelf().load(adapter)
     report = merged(open_base(base, compute=compute).base, one, out=out, kind=kind, any_base=any_base, whole=whole)
@@ -91,7 +91,7 @@ def merge(
     if one.card.system_prompt is not None:
         told = "not in the model, so give it to the program that answers"
         shown.add_row("system prompt of the adapter", f"{told}: {in_one_line(one.card.system_prompt)}")
-    show({**asdict(report), "path": str(report.path)}, shown, json)
+    show({**asdict(report), "path": str(report.path)}, shown, as_json=json)
 
 
 def combine(
@@ -123,7 +123,7 @@ def combine(
     made = combined(
         loaded, name, weights=weights, method=method, rank=rank, density=density, seed=seed, any_base=any_base
     )
-    _keep(made, overwrite, {}, json)
+    _keep(made, {}, overwrite=overwrite, as_json=json)
 
 
 def resize(
@@ -145,7 +145,8 @@ def resize(
 
     made, lost = resized(Shelf().load(adapter), name, rank, budget)
     notes.print(_kept_table(lost))
-    _keep(made, overwrite, {"error": total_error(lost), "kept": {m: asdict(part) for m, part in lost.items()}}, json)
+    found = {"error": total_error(lost), "kept": {m: asdict(part) for m, part in lost.items()}}
+    _keep(made, found, overwrite=overwrite, as_json=json)
 
 
 def extract(
@@ -160,7 +161,7 @@ def extract(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Make an adapter of what a full fine-tune changed, and say how much of that it holds.
+    """Make an adapter from the changes of a full fine-tune, and say how much of them it holds.
 
     Try: kameleon adapter extract my-finetune --base org/model --rank 32 --name mine
     """
@@ -175,8 +176,9 @@ def extract(
     notes.print(_kept_table(report.modules))
     for tensor, share in report.left_out.items():
         notes.print(f"not in the adapter: {tensor} changed by {share:.2%} of its norm", style="yellow")
-    found = {"error": total_error(report.modules), "left_out": report.left_out}
-    _keep(made, overwrite, {**found, "kept": {m: asdict(part) for m, part in report.modules.items()}}, json)
+    kept = {module: asdict(part) for module, part in report.modules.items()}
+    found = {"error": total_error(report.modules), "left_out": report.left_out, "kept": kept}
+    _keep(made, found, overwrite=overwrite, as_json=json)
 
 
 def diff(
@@ -185,10 +187,10 @@ def diff(
     *,
     json: Json = False,
 ) -> None:
-    """Compare two adapters module by module: norms, cosine, and the angles between what they read and write.
+    """Compare two adapters module by module: norms, cosine, and the angles between the spaces they read and write.
 
     Angles are the least and the greatest principal angle in degrees: 0 is a shared direction, 90 none. A module is
-    called by its layer's number and its name in the layer.
+    named by its layer's number and its name in the layer.
     """
     from kameleon.adapters import Shelf
     from kameleon.adapters.arithmetic import diff as compared
@@ -200,7 +202,7 @@ def diff(
         numbers = (part.norm_a, part.norm_b, part.distance, part.cosine)
         spans = (f"{s[0]:.0f}–{s[-1]:.0f}°" if s else "" for s in (part.out_angles, part.in_angles))
         shown.add_row(ModuleName.parse(module).in_layer, *("" if n is None else f"{n:.3g}" for n in numbers), *spans)
-    show({module: asdict(part) for module, part in found.items()}, shown, json)
+    show({module: asdict(part) for module, part in found.items()}, shown, as_json=json)
 
 
 def _name_and_weight(spec: str) -> tuple[str, float]:
@@ -218,8 +220,8 @@ def _kept_table(parts: dict[str, Truncation]) -> Any:
     return shown
 
 
-def _keep(adapter: Adapter, overwrite: bool, found: dict[str, Any], as_json: bool) -> None:
-    """Put a computed adapter on the shelf, and tell what it is."""
+def _keep(adapter: Adapter, found: dict[str, Any], *, overwrite: bool, as_json: bool) -> None:
+    """Put a computed adapter on the shelf, and show its path, rank and size, and `found` in the document."""
     from kameleon.adapters import Shelf
 
     path = Shelf().save(adapter, overwrite=overwrite)
@@ -228,4 +230,4 @@ def _keep(adapter: Adapter, overwrite: bool, found: dict[str, Any], as_json: boo
     error = f", error {found['error']:.2%} of the change" if "error" in found else ""
     rank = "–".join(map(str, sorted({ranks[0], ranks[-1]})))
     shown = f"{adapter.name}: {len(adapter.modules)} modules of rank {rank}{error}"
-    show(document, f"{shown}\n{path} ({megabytes(4 * adapter.parameters)})", as_json)
+    show(document, f"{shown}\n{path} ({megabytes(4 * adapter.parameters)})", as_json=as_json)

@@ -17,7 +17,7 @@ app = App(name="base", help="The frozen base models: fetch one, list them, look 
 
 
 def _size_bytes(path: Path) -> int:
-    """Of a folder, or of a file with all its parts."""
+    """The size of a folder, or of a file with all its parts."""
     from kameleon.weights import whole_name
 
     if path.is_dir():
@@ -53,7 +53,7 @@ def pull(ref: BaseRef, *, json: Json = False) -> None:
         bars.update(task, total=1, completed=1)
     document = _as_document(files)
     said = [f"{ref}: {files.source}", f"{files.path} ({megabytes(_size_bytes(files.path))})"]
-    show(document, "\n".join([*said, f"licence: {files.licence}"] if files.licence else said), json)
+    show(document, "\n".join([*said, f"licence: {files.licence}"] if files.licence else said), as_json=json)
 
 
 @app.command(name="list")
@@ -72,7 +72,7 @@ def list_(*, json: Json = False) -> None:
         shown.add_row(files.ref, files.source, "", "not in the catalogue")
     document: list[dict[str, object]] = [{**asdict(e), "here": e.name in here} for e in CATALOGUE.values()]
     document += [{"name": files.ref, "licence": None, "here": True} for files in others]
-    show(document, shown, json)
+    show(document, shown, as_json=json)
 
 
 @app.command(name="show")
@@ -98,7 +98,7 @@ def show_base(ref: BaseRef, *, json: Json = False) -> None:
     shown = table("", "")
     for key, value in document.items():
         shown.add_row(key.replace("_", " "), str(value))
-    show(document, shown, json)
+    show(document, shown, as_json=json)
     notes.print("the same fingerprint before and after any use shows that the base is untouched", style="dim")
 
 
@@ -122,6 +122,6 @@ def convert(
 
     source = open_weights(locate(ref).path)
     if not isinstance(source, GgufFile) or out.suffix != ".gguf" or out.exists():
-        raise SettingError(f"from {source.path} to {out}: both must be .gguf files, and the second not be there yet")
+        raise SettingError(f"from {source.path} to {out}: both must be .gguf files, and the second must not exist yet")
     copy_gguf(source, out, kind=kind, fresh={}, whole=True)
     notes.print(f"written to {out} ({megabytes(out.stat().st_size)})", highlight=False)

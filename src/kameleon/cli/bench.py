@@ -19,7 +19,7 @@ from kameleon.errors import SettingError
 
 app = App(name="bench", help="How fast training and serving are here, beside others, and where the time goes.")
 app.command(serve)
-# Packed cases write bases of gigabytes, and a step of theirs takes minutes: they run when they are asked for.
+# Packed cases write bases of gigabytes, and one of their steps takes minutes: they run only if named.
 _SMALL_CASES = ",".join(name for name, case in CASES.items() if not case.packed)
 _ALL_CONTENDERS = ",".join(CONTENDERS)
 Cases = Annotated[str, Parameter(help=f"What to measure: {', '.join(CASES)}, or ROWSxTOKENS; separated by commas.")]
@@ -53,7 +53,7 @@ def train(
 
     with _watching() as on_event:
         document = run_bench(find_cases(cases, base), contenders, settings, on_event, write)
-    show(document, _picture(document), json)
+    show(document, _picture(document), as_json=json)
     if not losses_agree(document):
         sys.exit(1)
 
@@ -81,12 +81,12 @@ def profile(
         shown.add_row(one["operator"], f"{one['share']:.1%}", *times)
     shown.caption = f"a step of {document['step_s']:.2f} s, profiled; {document['compute']}"
     shown.caption_justify = "left"
-    show(document, shown, json)
+    show(document, shown, as_json=json)
 
 
 @contextmanager
 def _watching() -> Iterator[Callable[[Event], None]]:
-    """A bar a case on a terminal; elsewhere a line for every step that has ended, so that a log shows what runs."""
+    """On a terminal a bar for each case; elsewhere a line for each step, so that a log shows progress."""
     if not notes.is_terminal:
         yield _tell_line
         return
@@ -96,7 +96,7 @@ def _watching() -> Iterator[Callable[[Event], None]]:
         def on_event(event: Event) -> None:
             if event.case not in tasks:
                 tasks[event.case] = bars.add_task(event.case, total=event.total)
-            one = CONTENDERS.get(event.contender)  # not PEFT in fp32, of which losses alone are wanted
+            one = CONTENDERS.get(event.contender)  # None for PEFT in fp32, which is run for its losses only
             told = f"{event.case}: {one.title if one else event.contender}, {event.what}"
             bars.update(tasks[event.case], completed=event.done, description=told)
 
@@ -112,7 +112,7 @@ def _tell_line(event: Event) -> None:
 
 
 def _picture(document: dict[str, Any]) -> Group:
-    """The table for a person, and below it what has to be said about it."""
+    """The table for a person, and notes below it."""
     shown = table("case", "", ">tokens/s", ">Kameleon is", ">peak memory")
     said = [f"{name}: {words}" for name, words in document["skipped"].items()]
     for name, case in document["cases"].items():

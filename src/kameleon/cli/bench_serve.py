@@ -55,7 +55,7 @@ def serve(
         notes.print(told, highlight=False)
 
     document = run_serve_bench(base, contenders, settings, on_event)
-    show(document, _picture(document), json)
+    show(document, _picture(document), as_json=json)
     if out is not None:
         write_document(document, out)
 

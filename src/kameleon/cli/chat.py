@@ -1,4 +1,4 @@
-"""kameleon chat: talk, and change adapters in mid-conversation."""
+"""kameleon chat: a conversation, in which adapters can be switched and compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kameleon.api import LoadedBase
 
 _HELP = """/use NAME      answer with this adapter from now on (/use none: the plain base)
-/adapters      what is on the shelf, and what is resident
+/adapters      the adapters on the shelf, and which are resident
 /compare TEXT  one question, after what was said so far, to the base and all resident adapters, in one batch
 /system        the system prompt, and where it comes from
 /system TEXT   use this one (none: what the base's template puts there; adapter: that of the adapter again)
@@ -28,7 +28,8 @@ _HELP = """/use NAME      answer with this adapter from now on (/use none: the p
 
 
 class _Asked(Sampling):
-    """What a person wrote on the command line, in `given`: a temperature of 0 that was asked for is not a default."""
+    """Sampling with the fields that a person set in `given`. So a temperature of 0 that was asked for is kept, although
+    0 is also the field's default."""
 
     given: dict[str, Any]
 
@@ -38,7 +39,7 @@ class _Asked(Sampling):
 
 
 def _told_default(default: Any) -> str | None:
-    """A default as help shows it; one that changes nothing, or that the base decides, is left out."""
+    """A default as help shows it. Left out: values that change nothing, and those that the base decides."""
     return None if default in (None, (), 0, 1) else str(default)
 
 
@@ -69,7 +70,7 @@ def chat(
     wishes = replace(loaded.base.sampling, **sampling.given)
     limit = f"at most {wishes.max_tokens:,} tokens an answer (--max-tokens)"
     notes.print(f"sampling: {sampling_words(wishes)}; {limit}", highlight=False)
-    talk = _Talk(loaded, wishes, any_base)
+    talk = _Talk(loaded, wishes, any_base=any_base)
     if system is not None:
         talk.set_system(system)
     if adapter is not None:
@@ -80,7 +81,7 @@ def chat(
             try:
                 if not talk.say(line.strip()):
                     break
-            except KeyboardInterrupt:  # what was asked for is cut short, the conversation goes on
+            except KeyboardInterrupt:  # ends the answer, not the conversation
                 results.print()
             except KameleonError as error:
                 results.print(printable(str(error)), style="red")
@@ -96,48 +97,54 @@ def _read(prompt: str) -> str | None:
 class _Talk:
     """One conversation: its messages stay when the adapter changes."""
 
-    def __init__(self, loaded: LoadedBase, sampling: Sampling, any_base: bool) -> None:
+    def __init__(self, loaded: LoadedBase, sampling: Sampling, *, any_base: bool) -> None:
         self.loaded, self.sampling, self.any_base = loaded, sampling, any_base
         self.adapter: str | None = None
         self.messages: list[dict[str, Any]] = []
         self.system: str | None = None
-        """What the person wants as system prompt; None: the adapter's, or if not `as_trained` the template's own."""
+        """The person's system prompt. None: the adapter's, or the template's own if `as_trained` is false."""
         self.as_trained = True
 
     def say(self, line: str) -> bool:
-        """Do what a line asks; false ends the conversation."""
+        """Answer a line, or run its command. False ends the conversation. Raises SettingError for another command."""
         word, _, rest = line.partition(" ")
+        if word in ("/quit", "/exit"):
+            return False
+        commands = {
+            "/use": self.use,
+            "/adapters": lambda _: self.list_adapters(),
+            "/compare": self.compare,
+            "/system": self.tell_system,
+            "/new": lambda _: self.messages.clear(),
+            "/help": lambda _: results.print(_HELP, highlight=False),
+        }
         if not word.startswith("/"):
             self.answer(line)
-        elif word == "/use":
-            self.use(rest.strip())
-        elif word == "/adapters":
-            resident = self.loaded.bank.names()
-            for name in self.loaded.shelf.names():
-                results.print(f"{name}{'  (resident)' if name in resident else ''}", highlight=False)
-        elif word == "/compare":
-            self.compare(rest.strip())
-        elif word == "/system":
-            if rest.strip():
-                self.set_system(rest.strip())
-            results.print(self.told_system(), highlight=False)
-        elif word == "/new":
-            self.messages = []
-        elif word in ("/quit", "/exit"):
-            return False
-        elif word == "/help":
-            results.print(_HELP, highlight=False)
+        elif word in commands:
+            commands[word](rest.strip())
         else:
             raise SettingError(f"no command {word}: /help lists them")
         return True
 
+    def list_adapters(self) -> None:
+        """Print the names on the shelf, and which of them are resident."""
+        resident = self.loaded.bank.names()
+        for name in self.loaded.shelf.names():
+            results.print(f"{name}{'  (resident)' if name in resident else ''}", highlight=False)
+
+    def tell_system(self, text: str) -> None:
+        """Take `text` as the system prompt, unless it is empty, and print the one that holds now."""
+        if text:
+            self.set_system(text)
+        results.print(self.told_system(), highlight=False)
+
     def use(self, name: str) -> None:
-        """Switch; a resident adapter costs nothing, one from the shelf its file's reading."""
+        """Switch to an adapter, and load it first if it is not resident. "" or "none" is the plain base."""
         started = time.perf_counter()
         plain = not name or (name in ("none", "base") and not self.loaded.shelf.has(name))
         wanted = None if plain else name
         if wanted is not None and wanted not in self.loaded.bank.names():
-            self.loaded.load_adapter(wanted, self.any_base)
+            self.loaded.load_adapter(wanted, any_base=self.any_base)
         self.adapter = wanted
         took_ms = (time.perf_counter() - started) * 1000
         results.print(f"{wanted or 'the plain base'}, in {took_ms:.2f} ms", style="dim", highlight=False)
@@ -170,7 +177,7 @@ class _Talk:
         said, finish = "", None
         try:
             asked = [self.asked(question)]
-            for piece in self.loaded.stream(asked, [self.adapter], self.sampling, as_trained=self.as_trained):
+            for piece in self.loaded.stream(asked, [self.adapter], sampling=self.sampling, as_trained=self.as_trained):
                 said += piece.text
                 sys.stdout.write(piece.text if said.strip() != piece.text.strip() else piece.text.lstrip())
                 sys.stdout.flush()
@@ -182,20 +189,20 @@ class _Talk:
         self.messages += [question, {"role": "assistant", "content": said}]
 
     def compare(self, text: str) -> None:
-        """The same question to all resident adapters and the base, in one mixed batch, each with its own system prompt
+        """Ask the base and all resident adapters the same question, in one mixed batch. Each has its own system prompt,
         unless the person gave one."""
         if not text:
-            raise SettingError("/compare without a question: write it behind, /compare TEXT")
+            raise SettingError("/compare needs a question: /compare TEXT")
         names: list[str | None] = [None, *self.loaded.bank.names()]
         asked = [self.asked({"role": "user", "content": text})] * len(names)
-        answers = self.loaded.generate(asked, names, self.sampling, as_trained=self.as_trained)
+        answers = self.loaded.generate(asked, names, sampling=self.sampling, as_trained=self.as_trained)
         for name, got in zip(names, answers, strict=True):
             results.print(f"{name or 'base'}: ", style="bold", end="")
             results.print(got.text.strip(), highlight=False)
             self.tell_cut(got.finish)
 
     def tell_cut(self, finish: str | None) -> None:
-        """Say of an answer that the limit ended it."""
+        """Print a note if the limit of tokens ended the answer."""
         if finish == "length":
             told = f"cut at {self.sampling.max_tokens:,} tokens or the end of the context (--max-tokens)"
             results.print(told, style="dim", highlight=False)

@@ -1,4 +1,4 @@
-"""What all commands share: results on standard output, everything else on standard error, progress with time left."""
+"""Shared by all commands: results go to standard output, all else to standard error; bars show the time left."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kameleon.terminal import printable
 if TYPE_CHECKING:
     from kameleon.api import LoadedBase
 
-# A name or a path may look like markup ("[/v1]", ":x:"); it is shown as it is.
+# Without markup and emoji, names such as "[/v1]" or ":x:" are shown as they are.
 results = Console(markup=False, emoji=False)
 notes = Console(markup=False, emoji=False, stderr=True)
 
@@ -55,13 +55,13 @@ Overwrite = Annotated[bool, Parameter(help="Put it in the place of an adapter of
 
 
 def in_one_line(text: str, most: int = 300) -> str:
-    """Text out of a file, its lines put together, and cut after `most` characters."""
+    """Text of a file for one line of the terminal: line breaks become spaces, and it is cut after `most` characters."""
     line = " ".join(text.split())
     return printable(line if len(line) <= most else f"{line[:most]}…")
 
 
-def show(document: Any, picture: RenderableType, as_json: bool) -> None:
-    """The result of a command: the picture for a person, or the document for a script.
+def show(document: Any, picture: RenderableType, *, as_json: bool) -> None:
+    """Print the result of a command: the picture for a person, or the document for a script.
 
     Raises SettingError when standard output cannot be written (disk full).
     """
@@ -71,19 +71,19 @@ def show(document: Any, picture: RenderableType, as_json: bool) -> None:
         else:
             results.print(picture)
     except BrokenPipeError:
-        results.on_broken_pipe()  # ends as a picture does when its reader has gone
+        results.on_broken_pipe()  # ends the command as rich does when the reader has gone
     except OSError as error:
         raise SettingError(f"standard output cannot be written: {error}") from error
 
 
-def _json_text(document: Any, ensure_ascii: bool = True) -> str:
-    """Strict JSON, which knows no NaN and no infinity: a card may hold them, and null stands for them."""
+def _json_text(document: Any, *, ensure_ascii: bool = True) -> str:
+    """Strict JSON: NaN and infinity, which a card may hold, become null."""
     strict = json.loads(json.dumps(document), parse_constant=lambda _: None)
     return json.dumps(strict, indent=1, ensure_ascii=ensure_ascii)
 
 
 def write_document(document: Any, path: Path) -> None:
-    """The document in a file of its own. Raises SettingError when it cannot be written there."""
+    """Write the document to a file. Raises SettingError when that fails."""
     try:
         with atomic_write(path) as file:
             file.write((_json_text(document) + "\n").encode())
@@ -92,7 +92,7 @@ def write_document(document: Any, path: Path) -> None:
 
 
 def table(*columns: str, title: str | None = None) -> Table:
-    """An empty table in the one style; columns whose name starts with > are numbers, flush right."""
+    """An empty table. A column whose name starts with > is for numbers: flush right, shown without the >."""
     made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
         made.add_column(
@@ -102,7 +102,7 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 
 def bars(values: Mapping[Any, float], what: str) -> Table:
-    """Numbers with a bar for each, the longest for the largest."""
+    """A table of numbers with a bar for each; the largest number has the longest bar."""
     made, largest = table(what, ">norm", ""), max(values.values(), default=0.0) or 1.0
     for name, value in values.items():
         made.add_row(str(name), f"{value:.3g}", "█" * round(30 * value / largest))
@@ -111,7 +111,7 @@ def bars(values: Mapping[Any, float], what: str) -> Table:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Bars on standard error, each with what is done, the time spent and the time left."""
+    """Bars on standard error, each with the count done, the time spent and the time left."""
     with Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -126,7 +126,7 @@ def progress() -> Iterator[Progress]:
 
 
 def open_base(ref: str, quantize: str | None = None, *, compute: ComputeName | None = None) -> LoadedBase:
-    """Load a base with a bar, and say where it came from and what it computes in."""
+    """Load a base with a bar, and print where it came from, its compute type and the kernels."""
     from kameleon.api import load
     from kameleon.ops import COMPUTE_TYPES, kernels
 
@@ -138,7 +138,7 @@ def open_base(ref: str, quantize: str | None = None, *, compute: ComputeName | N
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done)
 
-        loaded = load(ref, compute and COMPUTE_TYPES[compute], on_progress, quantize)
+        loaded = load(ref, compute and COMPUTE_TYPES[compute], on_progress=on_progress, quantize=quantize)
     base = loaded.base
     notes.print(f"base {base.name}: {base.files.source}", highlight=False)
     notes.print(f"computing in {base.compute_reason}", highlight=False)
@@ -147,5 +147,5 @@ def open_base(ref: str, quantize: str | None = None, *, compute: ComputeName | N
 
 
 def megabytes(size_bytes: float) -> str:
-    """A size as people read it: 6.5 MB."""
+    """A size for people: "6.5 MB"."""
     return f"{size_bytes / 1e6:,.1f} MB"

@@ -1,9 +1,9 @@
-"""kameleon data: what will be learned, token by token, before any time is spent."""
+"""kameleon data: look at training data before training. It shows which tokens are learned, and names bad rows."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,8 @@ from kameleon.settings import Recipe, Watch
 from kameleon.terminal import printable
 
 if TYPE_CHECKING:
-    from kameleon.data import Examined, Observation
+    from kameleon.data import Encoded, Example, Fault, Observation
+    from kameleon.text import ChatTemplate
 
 app = App(name="data", help="Look at training data before training.")
 _MOST_SHOWN = 20
@@ -36,18 +37,18 @@ def check(
     max_row_tokens: Annotated[int, Parameter(help="Rows are cut here, as in training.")] = 2048,
     json: Json = False,
 ) -> None:
-    """Show what of a row is learned (green, before ┃) and what is odd about the file, and name every bad row with its
-    reason.
+    """Show which tokens of a row are learned (green, before ┃), tell what is odd about the file, and name every bad row
+    with its reason.
 
     Exit status 0 when training can use the file, 1 when it cannot.
 
     Try: kameleon data check law.jsonl --test law-test.jsonl
     """
     from kameleon.data import (
-        Examined,
+        Encoded,
         Observation,
-        colour_mask,
         describe_empty,
+        encode_records,
         examine,
         find_data,
         observe,
@@ -60,64 +61,80 @@ def check(
         raise SettingError(f"rows is {rows}; it must be 0 (none) or more")
     recipe = Recipe(max_row_tokens=max_row_tokens)  # refuses what training refuses
     paths = find_data(file)
-    records = list(read_records(*paths))  # what is wrong with the file is told before a base is opened
+    records = list(read_records(*paths))  # a broken file is told before a base is opened
     if not records:
         empty = Observation("empty", describe_empty(file, paths))
-        show(_document(Examined((), (), (), ()), [empty]), Text(empty.text, style="red"), json)
+        show(_document(Encoded(), (), [empty]), Text(empty.text, style="red"), as_json=json)
         sys.exit(1)
     in_test = read_rows(test) if test else []
     template = open_base(base).base.template
-    examined = examine(records, template, raw, max_row_tokens, in_test)
-    observations = [*observe(examined, template, in_test), *_too_few(examined, recipe)]
+    encoded = encode_records(records, template, raw=raw, max_tokens=max_row_tokens)
+    faults = examine(encoded, in_test)
+    observations = [*observe(encoded, template, test_rows=in_test), *_too_few(encoded, recipe)]
     shown: list[RenderableType] = []
-    if taken := sample([e for e in examined.examples if e.trained_tokens], rows):
+    if taken := sample([e for e in encoded.examples if e.trained_tokens], rows):
         shown += [Text("tokens before ┃ are learned, those before │ are only read", style="dim"), Text("")]
     for example in taken:
-        shown += [Text(f"row {example.row}", style="bold"), colour_mask(example, template), Text("")]
-    shown += _about(examined, observations)
-    show(_document(examined, observations), Group(*shown), json)
-    if any(fault.fatal for fault in examined.faults) or not examined.trained_tokens:
+        shown += [Text(f"row {example.row}", style="bold"), _mask(example, template), Text("")]
+    shown += _about(encoded, faults, observations)
+    show(_document(encoded, faults, observations), Group(*shown), as_json=json)
+    if encoded.refused or not encoded.trained_tokens:
         sys.exit(1)
 
 
-def _too_few(examined: Examined, recipe: Recipe) -> list[Observation]:
-    """What training with its default settings would warn of."""
+def _mask(example: Example, template: ChatTemplate) -> Text:
+    """The row's tokens, the trained ones in bold green before a heavy bar, the others grey before a thin one."""
+    shown = Text()
+    for token, trained in zip(example.tokens, example.trained, strict=True):
+        piece = str(template.tokenizer.decode([token])).replace("\n", "⏎\n")
+        shown.append(piece, style="bold green" if trained else "bright_black")
+        shown.append("┃" if trained else "│", style="dim")
+    return shown
+
+
+def _too_few(encoded: Encoded, recipe: Recipe) -> list[Observation]:
+    """The warnings that training with its default settings would give."""
     from kameleon.data import Observation
     from kameleon.plan import workload_of
 
-    learned = [example for example in examined.examples if example.trained_tokens]
+    learned = [example for example in encoded.examples if example.trained_tokens]
     work = workload_of(learned, (), recipe, Watch()) if learned else None
     return [Observation("too_few", warning) for warning in work.warnings] if work else []
 
 
-def _about(examined: Examined, observations: Sequence[Observation]) -> list[RenderableType]:
+def _about(encoded: Encoded, faults: Sequence[Fault], observations: Sequence[Observation]) -> Iterator[RenderableType]:
+    """Counts, observations, and the faults by their reasons."""
     from kameleon.data import by_reason
 
-    lengths = examined.row_tokens()
-    told = ", ".join(f"{name} {value}" for name, value in lengths.items())
-    shown: list[RenderableType] = [
-        Text(
-            f"{len(examined.rows)} rows, {examined.tokens:,} tokens, of which {examined.trained_tokens:,} are learned; "
-            f"tokens a row: {told}"
-        )
-    ]
-    if examined.split:
-        shown.append(
-            Text(f"{examined.split} conversations are a row for each answer: the template rewrites earlier turns")
-        )
-    for (taken, *left), count in examined.mixed.items():
-        shown.append(Text(f"{count} rows are written in several ways: {taken} was taken, {', '.join(left)} left aside"))
+    lengths = ", ".join(f"{name} {value}" for name, value in encoded.row_tokens().items())
+    yield Text(
+        f"{len(encoded.rows)} rows, {encoded.tokens:,} tokens, of which {encoded.trained_tokens:,} are learned; "
+        f"tokens a row: {lengths}"
+    )
+    if encoded.split:
+        yield Text(f"{encoded.split} conversations are a row for each answer: the template rewrites earlier turns")
+    for (taken, *left), count in encoded.mixed.items():
+        yield Text(f"{count} rows are written in several ways: {taken} was taken, {', '.join(left)} left aside")
     if observations:
-        shown += [Text("\nabout the file", style="bold"), *(Text(f"- {printable(one.text)}") for one in observations)]
-    if examined.faults:
-        faults = table(">row", "stops training", "reason")
-        reasons = by_reason(examined.faults)
+        yield Text("\nabout the file", style="bold")
+        yield from (Text(f"- {printable(one.text)}") for one in observations)
+    if faults:
+        listed, reasons = table(">row", "stops training", "reason"), by_reason(faults)
         for numbers, fault in reasons[:_MOST_SHOWN]:
-            faults.add_row(numbers, "yes" if fault.fatal else "no", fault.reason)
-        more = len(reasons) - _MOST_SHOWN
-        shown += [Text(""), faults] + ([Text(f"and {more} more (see --json)")] if more > 0 else [])
-    return shown
+            listed.add_row(numbers, "yes" if fault.fatal else "no", fault.reason)
+        yield from (Text(""), listed)
+        if len(reasons) > _MOST_SHOWN:
+            yield Text(f"and {len(reasons) - _MOST_SHOWN} more (see --json)")
 
 
-def _document(examined: Examined, observations: Sequence[Observation]) -> dict[str, object]:
-    return {**examined.to_json(), "observations": [asdict(observation) for observation in observations]}
+def _document(encoded: Encoded, faults: Sequence[Fault], observations: Sequence[Observation]) -> dict[str, object]:
+    return {
+        "rows": len(encoded.rows),
+        "tokens": encoded.tokens,
+        "trained_tokens": encoded.trained_tokens,
+        "row_tokens": encoded.row_tokens(),
+        "split": encoded.split,
+        "mixed": [{"taken": k[0], "left": list(k[1:]), "rows": count} for k, count in encoded.mixed.items()],
+        "faults": [asdict(fault) for fault in faults],
+        "observations": [asdict(observation) for observation in observations],
+    }

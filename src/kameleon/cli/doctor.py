@@ -1,4 +1,4 @@
-"""kameleon doctor: what this machine is, which kernels run on it, and what it multiplies in."""
+"""kameleon doctor: this machine, the kernels that run on it, and its compute type."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def doctor(*, json: Json = False) -> None:
         picture.add_row("", _cuda_advice(torch.__version__, torch.version.cuda))
     picture.add_row("kernels", f"{chosen.level or 'none, the reference path'} ({chosen.reason})")
     picture.add_row("compute type", compute.reason)
-    show(document, picture, json)
+    show(document, picture, as_json=json)
     if chosen.level is None:
         raise SystemExit(1)
 

@@ -1,4 +1,4 @@
-"""kameleon eval: adapters × test sets, the base in the first row: learned, forgotten."""
+"""kameleon eval: scores of every adapter on every test set, the base first, and what an adapter has forgotten."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def evaluate(
     names: list[str | None] = [None]
     for name in adapters if adapters is not None else loaded.shelf.names():
         try:
-            loaded.load_adapter(name, any_base)
+            loaded.load_adapter(name, any_base=any_base)
         except WrongBaseError as error:
             if adapters is not None:
                 raise
@@ -80,7 +80,7 @@ def evaluate(
             if (own := loaded.bank.system_prompt(name)) is not None:
                 told = f"system prompt of the adapter {name}, for test rows without one: {in_one_line(own)}"
                 notes.print(told, highlight=False, soft_wrap=True)
-    sets = [_test_set(loaded, spec, rows, raw) for spec in tests]
+    sets = [_test_set(loaded, spec, rows, raw=raw) for spec in tests]
     sets.append(loaded.test_set("general text", loaded.read(general or GENERAL_TEXT), as_trained=False))
     *scores, forgotten = _scored(loaded, names, sets)
     document = {
@@ -88,7 +88,7 @@ def evaluate(
         "rows": [as_document(score) for group in scores for score in group],
         "forgetting": {s.adapter: s.loss - forgotten[0].loss for s in forgotten if s.adapter is not None},
     }
-    show(document, score_table([s for group in scores for s in group], forgotten), json)
+    show(document, score_table([s for group in scores for s in group], forgotten), as_json=json)
 
 
 def as_document(score: Score) -> dict[str, Any]:
@@ -104,11 +104,11 @@ def _named(spec: str) -> tuple[str, str]:
     return name, file
 
 
-def _test_set(loaded: LoadedBase, spec: str, rows: int, raw: bool) -> TestSet:
+def _test_set(loaded: LoadedBase, spec: str, rows: int, *, raw: bool) -> TestSet:
     from kameleon.data import sample
 
     name, file = _named(spec)
-    corpus = loaded.read(file, raw)
+    corpus = loaded.read(file, raw=raw)
     return loaded.test_set(name, corpus.pick(sample(range(len(corpus.examples)), rows)) if rows else corpus)
 
 
@@ -116,11 +116,11 @@ def _scored(loaded: LoadedBase, names: Sequence[str | None], sets: Sequence[Test
     with progress() as bars:
         total = len(names) * sum(len(s.sequences) for s in sets)
         task = bars.add_task("evaluating", total=total)
-        return [loaded.evaluate(names, [one], lambda count: bars.update(task, advance=count)) for one in sets]
+        return [loaded.evaluate(names, [one], on_rows=lambda count: bars.update(task, advance=count)) for one in sets]
 
 
 def score_table(scores: Sequence[Score], forgotten: Sequence[Score]) -> Table:
-    """Adapters down, test sets across; each cell holds the quoted score and bits per byte."""
+    """A row for each adapter, a column for each test set; a cell holds the quoted score and bits per byte."""
     sets = list(dict.fromkeys(score.testset for score in scores))
     cells = {(score.adapter, score.testset): score for score in scores}
     shown = table("adapter", *(f">{name}" for name in sets), ">forgetting")

@@ -29,6 +29,6 @@ def lab(
         pictures = ()
         notes.print(str(error), style="yellow")
     document = {**report.to_json(), "pictures": [str(path) for path in pictures]}
-    show(document, Text(explain(report)), json)
+    show(document, Text(explain(report)), as_json=json)
     for path in pictures:
         notes.print(f"picture: {path}", style="dim", highlight=False)

@@ -1,4 +1,4 @@
-"""kameleon plan: memory, minutes and disk of a run, before it and before the base is here."""
+"""kameleon plan: memory, minutes and disk space that a run needs, before the base is fetched."""
 
 from __future__ import annotations
 
@@ -51,10 +51,20 @@ def plan(
     budget = None if memory is None else parse_bytes(memory)
     notes.print("measuring this machine, some seconds …", style="dim")
     dtype = compute and COMPUTE_TYPES[compute]
-    made = make(base, data, recipe, watch, budget, quantize, raw, held_out, dtype)
+    made = make(
+        base,
+        data,
+        recipe=recipe,
+        watch=watch,
+        memory_bytes=budget,
+        quantize=quantize,
+        raw=raw,
+        held_out=held_out,
+        dtype=dtype,
+    )
     room = budget if budget is not None else available_memory_bytes()
     bases = common_bases(recipe, made.dtype, made.process_bytes, room)
-    show(_document(made, bases, room), Group(*_pictures(made, bases, room)), json)
+    show(_document(made, bases, room), Group(*_pictures(made, bases, room)), as_json=json)
 
 
 def _document(made: Plan, bases: list[CommonBase], room: int | None) -> dict[str, Any]:
@@ -169,7 +179,7 @@ def _bases_table(bases: list[CommonBase]) -> Any:
 
 
 def tell_plan(made: Plan) -> None:
-    """What `kameleon train` expects, before its first step."""
+    """Print what `kameleon train` expects, before its first step."""
     memory, settings = made.chosen.memory, made.chosen.settings
     shown = ", ".join(f"{k} {v}" for k, v in settings.items() if v is not None)
     for reason in made.why:

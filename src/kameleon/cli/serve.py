@@ -63,7 +63,7 @@ def serve(
         runner = Runner(http.drain_s)
         adapters = HotAdapters(loaded.base, loaded.shelf, any_base=any_base)
         engine = Engine(loaded.base, adapters, limits, on_failure=runner.failed)
-        service = Service(loaded.base, engine, adapters, loaded.shelf, any_base)
+        service = Service(loaded.base, engine, adapters=adapters, shelf=loaded.shelf, any_base=any_base)
         try:
             for name in pin or ():
                 adapters.pin(name)
@@ -77,10 +77,10 @@ def serve(
                 sys.stdout.write(json_.dumps(_document(service, address)) + "\n")
                 sys.stdout.flush()
             else:
-                # A line that is broken up cannot be copied into a shell.
+                # soft_wrap: a command line that is broken up cannot be copied into a shell.
                 results.print(_picture(service, address, with_key=keys is not None), soft_wrap=True)
 
-        runner.run(create_app(service, http, keys), opened, on_ready)
+        runner.run(create_app(service, http, keys=keys), opened, on_ready=on_ready)
     notes.print("ended", style="dim")
 
 
@@ -92,7 +92,7 @@ def _document(service: Service, address: str) -> dict[str, Any]:
     return {"address": address, "base": service.name, "adapters": service.adapter_names()}
 
 
-def _picture(service: Service, address: str, with_key: bool) -> Group:
+def _picture(service: Service, address: str, *, with_key: bool) -> Group:
     names, limits = service.adapter_names(), service.engine.limits
     shown = first_few(names, _SHOWN_ADAPTERS)
     model = names[0] if names else service.name

@@ -1,4 +1,4 @@
-"""Settings with the sentence that stands under each field: the one source of help texts and printed reasons."""
+"""Settings explained by the sentence under each field, which is the one source of help texts and printed reasons."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def explain(settings: Any, defaults: Any) -> list[Setting]:
 
 
 def sampling_words(sampling: Sampling) -> str:
-    """The temperature, and what else changes the model's own distribution: "temperature 0.2, top_p 0.9"."""
+    """The temperature and the other settings that are not at their defaults: "temperature 0.2, top_p 0.9"."""
     others = ("top_p", "top_k", "min_p", "repetition_penalty")
     changed = [name for name in others if getattr(sampling, name) != getattr(Sampling, name)]
     return ", ".join(f"{name} {getattr(sampling, name):g}" for name in ["temperature", *changed])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,7 +94,7 @@ def train(
 
     for source in (data, held_out):
         if source is not None:
-            find_data(source)  # a file that is not there is told before a base is fetched, and so is a taken name
+            find_data(source)  # before a base is fetched: a missing file and a taken name are errors at once
     parent = None if from_adapter is None else find_parent(from_adapter, Shelf(), name, resume)
     if resume:
         compute = resumed_compute(runs_dir() / name, compute)
@@ -104,16 +105,30 @@ def train(
     corpus: Corpus | None = None
     watched: str | Corpus | None = held_out
     planned = None
-    if memory is not None:  # planned as `kameleon plan` does, before the base is loaded: what it promises holds here
+    if memory is not None:  # planned before the base is loaded, so that the promise of `kameleon plan` holds
         budget = parse_bytes(memory)
-        corpus = read(base, data, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
-        watched = None if held_out is None else read(base, held_out, raw, recipe.max_row_tokens)
+        corpus = read(base, data, raw=raw, max_row_tokens=recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
+        watched = None if held_out is None else read(base, held_out, raw=raw, max_row_tokens=recipe.max_row_tokens)
         passes = resumed(name, watch) if resume else watch
         dtype = compute and COMPUTE_TYPES[compute]
-        planned = plan(base, corpus, recipe, passes, budget, quantize, raw, watched, dtype, resume, parent=parent)
+        planned = plan(
+            base,
+            corpus,
+            recipe=recipe,
+            watch=passes,
+            memory_bytes=budget,
+            quantize=quantize,
+            raw=raw,
+            held_out=watched,
+            dtype=dtype,
+            keep_passes=resume,
+            parent=parent,
+        )
         quantize = "nf4" if planned.chosen.quantize else None
     loaded = open_base(base, quantize, compute=compute)
-    read_rows = corpus or loaded.read(data, raw, recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
+    read_rows = corpus or loaded.read(
+        data, raw=raw, max_row_tokens=recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed
+    )
     rows = read_rows
     if parent is not None:
         rows = rows.with_system_prompt(loaded.base.template, parent.card.system_prompt)
@@ -123,26 +138,40 @@ def train(
         _tell_system_prompt(read_rows, rows, parent)
         tell_plan(made)
 
-    result = train_with_bar(
-        loaded, rows, name, watched, recipe, watch, raw, resume, overwrite, planned, tell, parent=parent
-    )
+    with training_bar(name) as on_step:
+        result = loaded.train(
+            rows,
+            name,
+            held_out=watched,
+            recipe=recipe,
+            watch=watch,
+            raw=raw,
+            resume=resume,
+            overwrite=overwrite,
+            on_step=on_step,
+            on_plan=tell,
+            plan=planned,
+            from_adapter=parent,
+        )
     folder = runs_dir() / name
     try:
         curve: Path | None = draw_loss_curve(folder, name)
-    except (MissingExtraError, OSError) as error:  # the adapter is on the shelf: that is told, with or without a curve
+    except (MissingExtraError, OSError) as error:  # the result is told all the same: the adapter is on the shelf
         curve = None
         notes.print(f"no loss curve: {error}", style="yellow")
-    _tell_result(loaded, result, folder, curve, json)
+    _tell_result(loaded, result, folder=folder, curve=curve, as_json=json)
 
 
 def _base_of(parent: Adapter | None, quantize: Quantize) -> tuple[str, Quantize]:
-    """The base that a run is on where none was given, and how it is packed."""
+    """The base of a run for which none was given, and how it is packed."""
+    from kameleon.bases import reference_of
+
     if parent is None:
         return "smollm2", quantize
     if parent.card.base_id is None:
         raise SettingError(f"adapter {parent.name!r} does not say which base it was trained on: give it as --base")
-    ref = parent.card.base_id.removesuffix(" in nf4")
-    return ref, quantize if ref == parent.card.base_id else "nf4"
+    ref, packed = reference_of(parent.card.base_id)
+    return ref, quantize if packed is None else packed
 
 
 def _tell_settings(made: Plan, corpus: Corpus, recipe: Recipe, watch: Watch, parent: Adapter | None) -> None:
@@ -166,7 +195,7 @@ def _tell_settings(made: Plan, corpus: Corpus, recipe: Recipe, watch: Watch, par
 
 
 def _tell_system_prompt(before: Corpus, corpus: Corpus, parent: Adapter | None) -> None:
-    """The system prompt that the adapter keeps, or why it keeps none; `before` is the corpus as the file has it."""
+    """Print the system prompt that the adapter keeps, or why it keeps none. `before` is the corpus as in the file."""
     from kameleon.data import observe_system_prompt
 
     inherited = None if parent is None else parent.card.system_prompt
@@ -183,22 +212,9 @@ def _tell_system_prompt(before: Corpus, corpus: Corpus, parent: Adapter | None) 
         notes.print(told, style="yellow", highlight=False)
 
 
-def train_with_bar(
-    loaded: LoadedBase,
-    data: Corpus,
-    name: str,
-    held_out: str | Corpus | None,
-    recipe: Recipe,
-    watch: Watch,
-    raw: bool = False,
-    resume: bool = False,
-    overwrite: bool = False,
-    planned: Plan | None = None,
-    on_plan: Callable[[Plan], None] = tell_plan,
-    *,
-    parent: Adapter | None = None,
-) -> RunResult:
-    """`LoadedBase.train` with a bar that shows loss, speed and the time left."""
+@contextmanager
+def training_bar(name: str) -> Iterator[Callable[[StepReport], None]]:
+    """A bar with loss, speed and the time left; yields the `on_step` of `LoadedBase.train` that moves it."""
     with progress() as bars:
         task = bars.add_task(f"training {name}", total=None)
 
@@ -206,23 +222,10 @@ def train_with_bar(
             told = f"training {name}  loss {report.loss:.3f}  {report.tokens_per_s:,.0f} tokens/s"
             bars.update(task, total=report.total_steps, completed=report.step, description=told)
 
-        return loaded.train(
-            data,
-            name,
-            held_out,
-            recipe,
-            watch,
-            raw,
-            resume,
-            overwrite,
-            on_step,
-            on_plan=on_plan,
-            plan=planned,
-            from_adapter=parent,
-        )
+        yield on_step
 
 
-def _tell_result(loaded: LoadedBase, result: RunResult, folder: Path, curve: Path | None, as_json: bool) -> None:
+def _tell_result(loaded: LoadedBase, result: RunResult, *, folder: Path, curve: Path | None, as_json: bool) -> None:
     adapter, base = result.adapter, loaded.base
     path = loaded.shelf.path(adapter.name)
     size = sum(file.stat().st_size for file in path.iterdir())
@@ -265,11 +268,11 @@ def _tell_result(loaded: LoadedBase, result: RunResult, folder: Path, curve: Pat
         shown.add_row("system prompt of the adapter", in_one_line(adapter.card.system_prompt))
     shown.add_row("log, curve", f"{folder / 'log.jsonl'}, {curve or 'none'}")
     shown.add_row("use it", f"kameleon chat --adapter {adapter.name}")
-    show(document, shown, as_json)
+    show(document, shown, as_json=as_json)
 
 
 def _compared(result: RunResult) -> str:
-    """One line on how good the plan was."""
+    """One line that compares the plan with the run."""
     told = []
     for what, actual, unit, name in (
         ("memory", result.peak_bytes / 1e9, "GB", "peak_bytes"),

@@ -1,8 +1,9 @@
-"""Rows of text to packed segments, and the data doctor. It knows the base's template, but no adapter."""
+"""Rows of text to packed passes, and the data doctor. The base's chat template is known here, adapters are not."""
 
 from kameleon.data.corpus import Corpus, Origin, read_corpus, read_rows, split_held_out
-from kameleon.data.doctor import Examined, Fault, by_reason, colour_mask, examine, require_trainable
-from kameleon.data.encode import Example, encode_row
+from kameleon.data.doctor import examine
+from kameleon.data.encode import Encoded, Example, encode_records, encode_row, require_trainable
+from kameleon.data.faults import Fault, by_reason
 from kameleon.data.formats import Record, describe_empty, find_data, read_records
 from kameleon.data.overview import Observation, observe, observe_system_prompt
 from kameleon.data.packing import PackedPass, RowSpan, pack, pack_groups
@@ -11,7 +12,7 @@ from kameleon.data.sample import sample
 
 __all__ = [
     "Corpus",
-    "Examined",
+    "Encoded",
     "Example",
     "Fault",
     "Observation",
@@ -21,8 +22,8 @@ __all__ = [
     "Row",
     "RowSpan",
     "by_reason",
-    "colour_mask",
     "describe_empty",
+    "encode_records",
     "encode_row",
     "examine",
     "find_data",

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from kameleon.data.doctor import Fault, by_reason, examine
-from kameleon.data.encode import Example, encode_row
+from kameleon.data.doctor import examine
+from kameleon.data.encode import Example, encode_records, encode_row, require_trainable
+from kameleon.data.faults import Fault, by_reason
 from kameleon.data.formats import Record, describe_empty, find_data, read_records
 from kameleon.data.rows import Row, make_row, shared_system_prompt, with_answer, with_system_prompt
 from kameleon.errors import DataError
@@ -30,7 +31,7 @@ class Origin:
     trained_tokens: int
     raw: bool
     of_rows: int | None = None
-    """How many rows there are, where a sample of them was asked for."""
+    """How many rows the file has, where a sample of them was asked for; else None."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class Corpus:
     alternatives: tuple[tuple[Example, ...], ...] = field(repr=False)
     origin: Origin
     doubts: tuple[Fault, ...] = field(default=(), repr=False)
-    """What the data doctor reported, short of faults that stop training."""
+    """What the data doctor reported. None of it stops training."""
     system_prompt: str | None = None
-    """What every row of the file has as its system message, if they share one."""
+    """The system message of every row of the file; None where they differ, or one has none."""
     rows: tuple[Row, ...] = field(default=(), repr=False)
-    """The rows that were encoded, for another system prompt; () where the examples come from elsewhere."""
+    """The rows that were encoded, so that another system prompt can be put in; () where examples come without rows."""
 
     def pick(self, places: Sequence[int]) -> Corpus:
         """The rows at these places, as a corpus of its own."""
@@ -56,9 +57,9 @@ class Corpus:
         return replace(self, examples=examples, alternatives=alternatives, origin=origin, rows=rows)
 
     def with_system_prompt(self, template: ChatTemplate, system_prompt: str | None) -> Corpus:
-        """The rows that have no system message encoded anew with this one; the corpus itself where none changes.
+        """The corpus with this system prompt in all rows that have none; the corpus itself if no row changes.
 
-        The same tokens are learned, or scored, as before. Raises DataError when the template refuses it.
+        The same tokens are learned, or scored, as before. Raises DataError when the template refuses a system prompt.
         """
         if system_prompt is None or self.origin.raw:
             return self
@@ -78,7 +79,7 @@ class Corpus:
 
 
 def _again(row: Row, before: Example, template: ChatTemplate) -> Example:
-    """The row as an example whose answer ends where it ended before."""
+    """The row encoded again. Its answer is cut where it was cut before, although the prompt has another length."""
     whole = encode_row(row, template, max_tokens=sys.maxsize)
     end = len(whole.tokens) - before.cut_tokens
     return Example(row.number, whole.tokens[:end], whole.trained[:end], before.cut_tokens)
@@ -87,15 +88,15 @@ def _again(row: Row, before: Example, template: ChatTemplate) -> Example:
 def read_corpus(
     source: str | Path,
     template: ChatTemplate,
+    *,
     raw: bool = False,
     max_tokens: int = 2048,
-    *,
     rows: int | None = None,
     seed: int = 0,
 ) -> Corpus:
     """Rows of a local file or hub data set, ready for training or evaluation; rows with nothing to learn are left out.
 
-    With `rows`, a sample of so many, which the seed decides; the others are neither held nor looked at.
+    With `rows`, only a sample of that size is held and encoded; `seed` decides which rows it has.
     Raises DataError, naming the rows that cannot be used.
     """
     paths = find_data(source)
@@ -103,30 +104,29 @@ def read_corpus(
     records, of_rows = read_records(*paths), None
     if rows is not None:
         records, of_rows = _reservoir(records, rows, seed)
-    examined = examine(records, template, raw, max_tokens)
-    _refuse(source, [fault for fault in examined.faults if fault.fatal])
-    parts = zip(examined.examples, examined.alternatives, examined.rows, strict=True)
-    kept = [(example, others, row) for example, others, row in parts if example.trained_tokens]
-    if not examined.examples:
+    encoded = encode_records(records, template, raw=raw, max_tokens=max_tokens)
+    _refuse(source, encoded.refused)
+    if not encoded.examples:
         raise DataError(describe_empty(source, paths))
-    if not kept:
-        raise DataError(
-            f"{source}: none of the {len(examined.examples)} rows has a token to learn: all labels are masked. "
-            "`kameleon data check` shows why, token by token"
-        )
+    try:
+        require_trainable(encoded.examples)
+    except DataError as error:
+        raise DataError(f"{source}: {error}") from None
+    parts = zip(encoded.examples, encoded.alternatives, encoded.rows, strict=True)
+    kept = [(example, others, row) for example, others, row in parts if example.trained_tokens]
     examples, alternatives, sources = zip(*kept, strict=True)
     trained_tokens = sum(example.trained_tokens for example in examples)
     sha256 = _sha256(paths)
     if _stamps(paths) != before:  # the hash would be of other rows
         raise DataError(f"{source} was changed while it was read: try again when nothing writes to it any more")
     origin = Origin(str(source), sha256, len(examples), trained_tokens, raw, of_rows)
-    return Corpus(examples, alternatives, origin, examined.faults, shared_system_prompt(sources), sources)
+    return Corpus(examples, alternatives, origin, examine(encoded), shared_system_prompt(sources), sources)
 
 
 def _reservoir(records: Iterable[Record], rows: int, seed: int) -> tuple[list[Record], int]:
-    """So many of the records, in their order, each with the same chance; and how many there are.
+    """`rows` of the records, in their order, each with the same chance; and how many records there are.
 
-    Reservoir sampling (Vitter, 1985, algorithm R): only what is chosen so far is held.
+    Reservoir sampling (Vitter, 1985, algorithm R): only the records chosen so far are held.
     """
     chosen: list[Record] = []
     chance, seen = random.Random(f"rows/{seed}"), 0
@@ -139,7 +139,7 @@ def _reservoir(records: Iterable[Record], rows: int, seed: int) -> tuple[list[Re
 
 
 def _stamps(paths: Sequence[Path]) -> list[tuple[int, int, int]]:
-    """What changes when a file is written or replaced. Raises DataError for a file that is gone."""
+    """For each file numbers that change when it is written or replaced. Raises DataError if one cannot be read."""
     try:
         return [(found.st_ino, found.st_size, found.st_mtime_ns) for found in map(Path.stat, paths)]
     except OSError as error:
@@ -147,7 +147,7 @@ def _stamps(paths: Sequence[Path]) -> list[tuple[int, int, int]]:
 
 
 def _sha256(paths: Sequence[Path]) -> str:
-    """Of all files, one after another."""
+    """The hash of the content of all files, one after another."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -157,7 +157,7 @@ def _sha256(paths: Sequence[Path]) -> str:
 
 
 def read_rows(source: str | Path) -> list[Row]:
-    """Rows of a local file or hub data set as they were written. Raises DataError, naming those that cannot be read."""
+    """Rows of a local file or hub data set, not encoded. Raises DataError, naming the rows that cannot be read."""
     rows: list[Row] = []
     faults: list[Fault] = []
     paths = find_data(source)
@@ -180,11 +180,11 @@ def _refuse(source: str | Path, fatal: Sequence[Fault]) -> None:
 
 
 def split_held_out(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
-    """Set a twentieth of the distinct rows (at most 200) aside to watch a run; which ones, the seed decides.
+    """The rows to learn from, and a twentieth of the distinct rows (at most 200) to watch the run with.
 
-    If those would be fewer than 16, none are: too few to choose an adapter by, and too many not to be learned. Equal
-    rows are on one side, and so is a conversation that is several rows. A row that stands in the file so often that
-    its copies would be more than a twentieth of all is learned.
+    `seed` decides which ones. If these would be fewer than 16, there are none: they would be too few to choose an
+    adapter by, and learning them is worth more. Equal rows stay together, and so do the rows of one conversation. A row
+    whose copies would be more than a twentieth of the file is always learned.
     """
     groups = _equal_rows(corpus)
     count = min(_MOST_HELD_OUT, int(len(groups) * _HELD_OUT_SHARE))
@@ -202,7 +202,7 @@ def split_held_out(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:
 
 
 def _equal_rows(corpus: Corpus) -> list[list[int]]:
-    """Places of the examples, those of one row of the file and of all its equals together, in the file's order."""
+    """Places of the examples in groups: all those of one row of the file and of its equals, in the file's order."""
     rows: dict[int, list[int]] = {}
     for place, example in enumerate(corpus.examples):
         rows.setdefault(example.row, []).append(place)

@@ -1,14 +1,18 @@
-"""Rows to tokens, each marked as trained or not."""
+"""Rows to tokens, each marked as trained or not; a row that cannot be encoded is refused with its reason."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from kameleon.data.rows import Row
-from kameleon.errors import DataError
+from kameleon.data.faults import Fault
+from kameleon.data.formats import Record
+from kameleon.data.rows import Row, answers_apart, kinds, make_row, with_answer
+from kameleon.errors import DataError, RewrittenTurnsError
 from kameleon.text import ChatTemplate
 
-# All rows share one object for each token of the vocabulary: an object of its own would take 28 bytes.
+# All rows share one `int` object for each token of the vocabulary: one for each place would take 28 bytes.
 _TOKENS: dict[int, int] = {}
 
 
@@ -20,19 +24,52 @@ class Example:
     tokens: tuple[int, ...]
     trained: tuple[bool, ...]
     cut_tokens: int = 0
-    """Tokens that did not fit, where trained ones are among them."""
+    """Tokens that were cut off at the end, if there are trained ones among them; else 0."""
 
     @property
     def trained_tokens(self) -> int:
-        """How many tokens are learned; a first token, which nothing precedes, cannot be."""
+        """How many tokens are learned. The first token of all is not, since nothing precedes it."""
         return sum(self.trained[1:])
 
 
-def encode_row(row: Row, template: ChatTemplate, raw: bool = False, max_tokens: int = 2048) -> Example:
-    """Through the base's chat template, learning the assistant's tokens and the one that ends its turn.
+@dataclass(frozen=True)
+class Encoded:
+    """All records of a file after encoding. `rows`, `examples` and `alternatives` match, place by place."""
 
-    With `raw`, a prompt and its completion as they are, learning the completion and the end token. Plain text is
-    learned whole. Raises DataError.
+    rows: tuple[Row, ...] = ()
+    examples: tuple[Example, ...] = ()
+    alternatives: tuple[tuple[Example, ...], ...] = ()
+    """For each row its other right answers, encoded."""
+    refused: tuple[Fault, ...] = ()
+    """Fatal faults: the records that could not be read or encoded, which are in none of the above."""
+    split: int = 0
+    """Conversations that became several rows, one for each answer, because the template rewrites earlier turns. All of
+    these rows have the number of their conversation."""
+    mixed: Mapping[tuple[str, ...], int] = field(default_factory=dict)
+    """How many records hold several kinds of row, by those kinds. The first kind was taken."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all examples."""
+        return sum(len(e.tokens) for e in self.examples)
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens of all examples that are learned."""
+        return sum(e.trained_tokens for e in self.examples)
+
+    def row_tokens(self) -> dict[str, int]:
+        """The shortest, middle, 90th-percentile and longest row, in tokens."""
+        lengths = sorted(len(e.tokens) for e in self.examples) or [0]
+        places = {"shortest": 0.0, "median": 0.5, "p90": 0.9, "longest": 1.0}
+        return {name: lengths[round(share * (len(lengths) - 1))] for name, share in places.items()}
+
+
+def encode_row(row: Row, template: ChatTemplate, *, raw: bool = False, max_tokens: int = 2048) -> Example:
+    """The row through the base's chat template: the assistant's tokens, and the one that ends its turn, are learned.
+
+    With `raw`, prompt and completion stand as they are: the completion and the end token are learned. All of a plain
+    text is learned. Tokens behind the first `max_tokens` are cut off. Raises DataError.
     """
     if row.text is not None:
         learned = (*template.encode_text(row.text), _end_token(template))
@@ -56,3 +93,51 @@ def _end_token(template: ChatTemplate) -> int:
     if not isinstance(end, int):
         raise DataError("this base's tokenizer has no end token, so the adapter could not learn to stop")
     return end
+
+
+def encode_records(
+    records: Iterable[Record], template: ChatTemplate, *, raw: bool = False, max_tokens: int = 2048
+) -> Encoded:
+    """Every record as an example, or refused: it cannot be read, has an unknown role or kind, or an empty answer."""
+    rows: list[Row] = []
+    examples: list[Example] = []
+    alternatives: list[tuple[Example, ...]] = []
+    refused: list[Fault] = []
+    mixed: Counter[tuple[str, ...]] = Counter()
+    split = 0
+    for record in records:
+        mixed[tuple(kinds(record))] += 1
+        try:
+            parts = _encode(make_row(record), template, raw=raw, max_tokens=max_tokens)
+            others = [tuple(_alternatives(row, template, raw=raw, max_tokens=max_tokens)) for row, _ in parts]
+        except DataError as error:
+            refused.append(Fault(record.number, str(error), fatal=True))
+            continue
+        split += len(parts) > 1
+        alternatives += others
+        for row, example in parts:
+            rows.append(row)
+            examples.append(example)
+    several = {held: count for held, count in mixed.items() if len(held) > 1}
+    return Encoded(tuple(rows), tuple(examples), tuple(alternatives), tuple(refused), split, several)
+
+
+def _encode(row: Row, template: ChatTemplate, *, raw: bool, max_tokens: int) -> list[tuple[Row, Example]]:
+    """The row as one example; or, where the template rewrites earlier turns, one for each answer, as in generation."""
+    try:
+        return [(row, encode_row(row, template, raw=raw, max_tokens=max_tokens))]
+    except RewrittenTurnsError:
+        return [(one, encode_row(one, template, raw=raw, max_tokens=max_tokens)) for one in answers_apart(row)]
+
+
+def _alternatives(row: Row, template: ChatTemplate, *, raw: bool, max_tokens: int) -> Iterator[Example]:
+    return (encode_row(with_answer(row, other), template, raw=raw, max_tokens=max_tokens) for other in row.also)
+
+
+def require_trainable(examples: Sequence[Example]) -> None:
+    """Raise DataError unless at least one token would be learned."""
+    if not any(example.trained_tokens for example in examples):
+        raise DataError(
+            f"none of the {len(examples)} rows has a token to learn: all labels are masked. "
+            "`kameleon data check` shows why, token by token"
+        )

@@ -1,4 +1,4 @@
-"""Files to records: JSONL, JSON, CSV and Parquet, local or on the hub. It knows nothing of what rows mean."""
+"""Files to records: JSONL, JSON, CSV and Parquet, local or on the hub. What a record means is not known here."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from typing import Any
 from huggingface_hub import hf_hub_download, list_repo_files
 from huggingface_hub.errors import (
     HFValidationError,
-    HTTPError,  # of whichever HTTP client this version uses  # pyright: ignore[reportPrivateImportUsage]
+    HTTPError,  # of the HTTP client that this version uses  # pyright: ignore[reportPrivateImportUsage]
     RepositoryNotFoundError,
 )
 
 from kameleon.errors import DataError, MissingExtraError
 from kameleon.words import first_few
 
-csv.field_size_limit(2**31 - 1)  # else a cell of more than 131,072 characters counts as broken
 _SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _PARQUET_ROWS = 1000  # read at a time
 
@@ -32,7 +31,7 @@ class Record:
     """One row as it stands in the file. `fault` says why it could not be read; `value` is then empty."""
 
     number: int
-    """Its line in JSONL; elsewhere its place, from 1. In a file of several parts it is counted on."""
+    """Its line in JSONL, elsewhere its place, from 1. The numbers go on from part to part of a file in parts."""
     value: dict[str, Any]
     fault: str | None = None
 
@@ -40,13 +39,13 @@ class Record:
 def find_data(source: str | Path, split: str = "train") -> tuple[Path, ...]:
     """The files that `source` names: a local path, a hub data set (owner/name), or a file of one (owner/name:FILE).
 
-    Of a data set, the file that has `split` in its name or folder, or all of its parts in their order, or else the only
-    file. Raises DataError, also when files would do that are not the parts of one.
+    For a data set, this is the file with `split` in its name or folder, or all of that file's parts in their order, or
+    else the only file. Raises DataError, also when the files with `split` in their names are not the parts of one file.
     """
     try:
         path = Path(source).expanduser()
         is_file = path.is_file()
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~somebody who is not there
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~NAME of no user
         raise DataError(f"{source} cannot be read: {error}") from error
     if is_file:
         if path.suffix not in _SUFFIXES:
@@ -71,7 +70,7 @@ def _choose(name: str, files: list[str], wanted: str, split: str) -> list[str]:
         if wanted not in files:
             raise DataError(f"the hub's data set {name} has no file {wanted!r}: it holds {held}")
         return [wanted]
-    # The split as a word of its own: "constraints.jsonl" is no file for "train".
+    # The split must be a word of its own: "constraints.jsonl" is no file for "train".
     word = re.compile(rf"(?<![a-z]){re.escape(split)}(?![a-z])")
     chosen = [f for f in files if word.search(f)] or (files if len(files) == 1 else [])
     if not chosen:
@@ -86,23 +85,23 @@ def _choose(name: str, files: list[str], wanted: str, split: str) -> list[str]:
 
 
 def _part(file: str, word: re.Pattern[str]) -> tuple[str, list[int]]:
-    """What the parts of one split have in common, all but the numbers behind its name; and those numbers."""
+    """A file's name with "#" for each number behind the split's name (equal for the parts of one), and the numbers."""
     found = word.search(file)
     end = found.end() if found else 0
     return file[:end] + re.sub(r"\d+", "#", file[end:]), [int(number) for number in re.findall(r"\d+", file[end:])]
 
 
 def _are_all_there(files: list[str]) -> bool:
-    """Whether there are as many parts as names like train-00000-of-00003 tell; others tell nothing."""
+    """Whether there are as many parts as their names say (train-00000-of-00003). Other names say nothing."""
     told = {int(total) for file in files for total in re.findall(r"\d-of-(\d+)", file)}
     return told <= {len(files)}
 
 
 def read_records(*paths: Path) -> Iterator[Record]:
-    """All rows of one file, or of the parts of one, in order; one that cannot be read has a fault.
+    """All records of one file, or of the parts of one, in order. A record that cannot be read has a fault.
 
-    They are read as they are asked for, and only a JSON list is held whole. Numbers go on from part to part. Raises
-    DataError, when that part is reached, for a whole file that cannot be read.
+    Records are read one at a time; only a JSON list is held whole. Numbers go on from part to part. Raises DataError
+    for a file that cannot be read at all, when its turn comes.
     """
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     number = 0
@@ -114,7 +113,7 @@ def read_records(*paths: Path) -> Iterator[Record]:
 
 
 def describe_empty(source: str | Path, paths: Sequence[Path]) -> str:
-    """One line on a source that holds no record."""
+    """One line that says why a source holds no record."""
     texts = {path: path.read_bytes().removeprefix(b"\xef\xbb\xbf").strip() for path in paths}
     reasons = {".csv": "a header and no rows", ".json": "a list of no rows", ".parquet": "a table of no rows"}
     blank = "only blank lines" if any(path.stat().st_size for path in paths) else "0 bytes"
@@ -123,7 +122,7 @@ def describe_empty(source: str | Path, paths: Sequence[Path]) -> str:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file, each with the line feed that ends it. Raises DataError."""
+    """Lines of a UTF-8 file, each with its line feed. Raises DataError."""
     number = 1
     try:
         with path.open("rb") as file:
@@ -170,6 +169,7 @@ def _json(path: Path) -> Iterator[Record]:
 
 
 def _csv(path: Path) -> Iterator[Record]:
+    csv.field_size_limit(2**31 - 1)  # of the whole process; else a cell of more than 131,072 characters is refused
     lines = chain.from_iterable(io.StringIO(line, newline="") for line in _lines(path))  # a lone \r ends one too
     reader = csv.DictReader(lines, strict=True)
     number = 0
@@ -177,7 +177,7 @@ def _csv(path: Path) -> Iterator[Record]:
         for number, value in enumerate(reader, start=1):
             if None in value or None in value.values():
                 count = len(reader.fieldnames or [])
-                yield Record(number, {}, f"it has not the {count} fields that the first line names")
+                yield Record(number, {}, f"the row has another number of fields than the header ({count})")
             else:
                 yield Record(number, dict(value))
     except csv.Error as error:

@@ -1,4 +1,4 @@
-"""What a file of rows says as a whole, which no single row shows: a sentence each. None of them stops training."""
+"""Observations about a file as a whole, which no single row shows: a sentence each. None of them stops training."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from kameleon.data.doctor import Examined
-from kameleon.data.encode import Example
+from kameleon.data.encode import Encoded, Example
 from kameleon.data.rows import Row, system_prompt_of
 from kameleon.data.sample import sample
 from kameleon.settings import Watch
@@ -18,44 +17,44 @@ from kameleon.text import ChatTemplate
 from kameleon.words import first_few
 
 _MOST_NAMED = 8
-"""Rows that a sentence names; it counts the others."""
+"""A sentence names this many rows and counts the others."""
 _LEAST_ROWS = 8
-"""Of fewer rows half, or the middle one, says nothing about the others."""
+"""A smaller file has no majority and no median that would say something about its rows."""
 _LONG = 8
-"""Times the tokens of the middle row: rows of one kind differ less (the demo's longest law row has 4 times)."""
+"""A row is long from this many times the median's tokens on. The demo's longest law row has 4 times as many."""
 _LEAST_LONG_TOKENS = 256
-"""A shorter row costs little, however short the others are."""
+"""A shorter row is never called long: it costs little."""
 _MOST_LONG_SHARE = 0.1
 """If more rows are long, long rows are usual in this file."""
 _FEW_BYTES_A_TOKEN = 2.5
-"""Of UTF-8 words. SmolLM2 has 5 to 6 in English, 2.7 to 3.0 in German, Spanish and French; 2.2 in the demo's Polish
-answers, at most 2.4 in Russian, Turkish, Greek, Hindi and Chinese, which it cuts to letters or bytes. Bytes and not
-letters: in Chinese a tokenizer made for it has 1 to 2 letters a token, of 3 bytes each."""
+"""With fewer UTF-8 bytes a token, words are cut to letters. SmolLM2 has 5 to 6 bytes a token in English, 2.7 to 3.0 in
+German, Spanish and French; 2.2 in the demo's Polish answers, at most 2.4 in Russian, Turkish, Greek, Hindi and Chinese.
+Letters would not do: a tokenizer made for Chinese has 1 to 2 letters a token, of 3 bytes each."""
 _ENGLISH_BYTES_A_TOKEN = 5
 _LEAST_LETTERS = 100
-"""Of different words: fewer are a handful of labels, which say nothing about a language."""
+"""Letters of different words. Answers with fewer are a handful of labels, which say nothing about a language."""
 _MOST_ANSWERS = 1000
-"""A sample of so many answers tells how the tokenizer cuts."""
+"""The tokenizer is judged by a sample of this many answers."""
 
 
 @dataclass(frozen=True)
 class Observation:
-    """`kind` is for scripts, `text` for people; `rows` are the numbers of the rows that are meant, if not all."""
+    """`kind` is for scripts, `text` for people. `rows` are the numbers of the rows concerned; () means all rows."""
 
     kind: str
     text: str
     rows: tuple[int, ...] = ()
 
 
-def observe(examined: Examined, template: ChatTemplate, test_rows: Sequence[Row] = ()) -> list[Observation]:
-    """All that is worth a sentence about a file, and about the test set beside it."""
-    rows = examined.rows
+def observe(encoded: Encoded, template: ChatTemplate, *, test_rows: Sequence[Row] = ()) -> list[Observation]:
+    """All observations about a file, and about the test set beside it."""
+    rows = encoded.rows
     found = (
         observe_system_prompt(rows),
         contradictions(rows),
         dominant_answer(rows),
-        long_rows(examined.examples),
-        cut_words(examined.examples, template),
+        long_rows(encoded.examples),
+        cut_words(encoded.examples, template),
         test_overlap(rows, test_rows),
         test_contradictions(rows, test_rows),
     )
@@ -63,7 +62,7 @@ def observe(examined: Examined, template: ChatTemplate, test_rows: Sequence[Row]
 
 
 def observe_system_prompt(rows: Sequence[Row]) -> Observation | None:
-    """One system prompt in all rows, or in most but not all."""
+    """One system prompt in all rows, or in at least half of them."""
     prompts = Counter(map(system_prompt_of, rows))
     del prompts[None]
     prompt, count = next(iter(prompts.most_common(1)), (None, 0))
@@ -104,7 +103,7 @@ def contradictions(rows: Sequence[Row]) -> Observation | None:
 
 
 def _unmarked_answers(rows: Sequence[Row]) -> set[str]:
-    """The answers of the rows that none of them has in `also`."""
+    """The answers of the rows, without those that one of the rows lists in `also`."""
     return set(map(_answer, rows)) - {answer for row in rows for answer in row.also}
 
 
@@ -123,7 +122,7 @@ def dominant_answer(rows: Sequence[Row]) -> Observation | None:
 
 
 def long_rows(examples: Sequence[Example]) -> Observation | None:
-    """A few rows with many times the tokens of the others."""
+    """A few rows that have many times the tokens of the median row."""
     if len(examples) < _LEAST_ROWS:
         return None
     middle = median(len(example.tokens) for example in examples)
@@ -164,7 +163,7 @@ def cut_words(examples: Sequence[Example], template: ChatTemplate) -> Observatio
 
 
 def test_overlap(rows: Sequence[Row], test_rows: Sequence[Row]) -> Observation | None:
-    """Rows of the test set that are learned."""
+    """Rows of the test set that also stand in the training rows."""
     learned = _answers_by_prompt(rows)
     known = [row for row in test_rows if _is_answered(row, learned)]
     if not known:
@@ -180,7 +179,7 @@ def test_overlap(rows: Sequence[Row], test_rows: Sequence[Row]) -> Observation |
 
 
 def test_contradictions(rows: Sequence[Row], test_rows: Sequence[Row]) -> Observation | None:
-    """Rows of the test set whose prompt is learned, with another answer."""
+    """Rows of the test set whose prompt stands in the training rows with another answer."""
     learned = _answers_by_prompt(rows)
     other = [row for row in test_rows if _prompt(row) in learned and not _is_answered(row, learned)]
     if not other:
@@ -196,7 +195,7 @@ def test_contradictions(rows: Sequence[Row], test_rows: Sequence[Row]) -> Observ
 
 
 def _answers_by_prompt(rows: Sequence[Row]) -> dict[str | None, set[str]]:
-    """Right answers by prompt; a text stands as its own prompt without an answer."""
+    """Right answers by prompt. A plain text is its own prompt, and its answer is empty."""
     learned: dict[str | None, set[str]] = {}
     for row in rows:
         learned.setdefault(_prompt(row) or row.text, set()).update((_answer(row), *row.also))
@@ -208,7 +207,7 @@ def _is_answered(row: Row, learned: dict[str | None, set[str]]) -> bool:
 
 
 def _prompt(row: Row) -> str | None:
-    """All that stands before a row's last answer, as a key; None for plain text."""
+    """The messages before a row's last answer, and its tools, as a key; None for plain text."""
     if row.text is not None:
         return None
     return json.dumps([row.messages[: _last_answer(row)], row.tools], sort_keys=True, default=str)
@@ -233,13 +232,13 @@ def _answer_text(example: Example, template: ChatTemplate) -> str:
 
 
 def _words(text: str) -> list[str]:
-    """Runs of letters with their marks."""
+    """Runs of letters and their accents; without single letters and words in capitals."""
     letters = "".join(one if unicodedata.category(one)[0] in "LM" else " " for one in text)
     return [word for word in letters.split() if len(word) > 1 and not word.isupper()]
 
 
 def _named(numbers: Sequence[int]) -> str:
-    """Rows by their numbers, the first few of many."""
+    """ "row 3" or "rows 3, 5 and 2 more"."""
     return f"row{'s' if len(numbers) != 1 else ''} {first_few(map(str, numbers), _MOST_NAMED)}"
 
 

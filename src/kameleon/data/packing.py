@@ -1,4 +1,4 @@
-"""Examples to packed rows: many short sequences in one, none seeing another, no padding."""
+"""Examples to packed passes: many short sequences in one row of tokens, without padding; none attends to another."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 from kameleon.data.encode import Example
 from kameleon.ops import IGNORE, NO_PARENT, Segments
 
-# A shared beginning shorter than this is not worth a segment of its own.
+# A shorter shared beginning is not worth a segment of its own.
 _SHORTEST_PREFIX_TOKENS = 8
 
 
 class RowSpan(NamedTuple):
-    """Where an example's own tokens lie: `start:stop` of the packed row. `row` counts within the packed examples."""
+    """The place of an example's own tokens: `start:stop` of the pass. `row` is its place among the packed examples."""
 
     row: int
     start: int
@@ -29,8 +29,8 @@ class RowSpan(NamedTuple):
 class PackedPass:
     """One pass through the base.
 
-    `tokens` [tokens] int64. `labels` [tokens] int64: the token that follows, where that one is trained, else IGNORE.
-    A row's last learned token, and what stands after it, predict nothing that is learned, so they are not here.
+    `tokens` [tokens] int64. `labels` [tokens] int64: the next token if it is trained, else IGNORE.
+    A row ends before its last trained token: neither that token nor those behind it predict a trained one.
     """
 
     tokens: Tensor
@@ -49,11 +49,11 @@ class PackedPass:
         return int((self.labels != IGNORE).sum())
 
 
-def pack(examples: Sequence[Example], max_tokens: int, adapter: int) -> list[PackedPass]:
+def pack(examples: Sequence[Example], max_tokens: int, *, adapter: int) -> list[PackedPass]:
     """Lay examples out in passes of at most `max_tokens` tokens (a longer example gets a pass of its own).
 
-    Examples are ordered by length, so that attention pads little. What all of a pass begin with, untrained, is stored
-    once, as the parent of the rest.
+    Examples are ordered by length, so that attention pads little. The untrained tokens that all examples begin with are
+    stored once in a pass, as the parent segment of the others.
     """
     order = sorted(range(len(examples)), key=lambda i: _needed_tokens(examples[i]))
     shared = _shared_prefix_tokens(examples)
@@ -70,14 +70,14 @@ def pack(examples: Sequence[Example], max_tokens: int, adapter: int) -> list[Pac
 
 
 def pack_groups(
-    examples: Sequence[Example], groups: Sequence[Sequence[int]], max_tokens: int, adapter: int
+    examples: Sequence[Example], groups: Sequence[Sequence[int]], *, max_tokens: int, adapter: int
 ) -> list[PackedPass]:
-    """Like `pack`, for groups of places in `examples`: what a group begins with (a prompt, before all answers that are
-    compared) is stored once for that group."""
+    """Like `pack`, for groups of places in `examples`. The tokens that a group begins with are stored once for that
+    group: a prompt, before all the answers that are compared."""
     passes: list[list[PackedPass]] = []
     used = 0
     for group in groups:
-        for part in pack([examples[i] for i in group], max_tokens, adapter):
+        for part in pack([examples[i] for i in group], max_tokens, adapter=adapter):
             if not passes or used + len(part.tokens) > max_tokens:
                 passes.append([])
                 used = 0
@@ -103,14 +103,14 @@ def _join(parts: Sequence[PackedPass]) -> PackedPass:
 
 
 def _needed_tokens(example: Example) -> int:
-    """How many of its tokens predict a learned one, or stand before one that does; all where nothing is learned."""
+    """How many tokens stand before the last trained one, which they help to predict; all if none is trained."""
     return max((at for at, trained in enumerate(example.trained) if trained and at), default=len(example.tokens))
 
 
 def _shared_prefix_tokens(examples: Sequence[Example]) -> int:
-    """How many tokens all examples begin with, before anything that is trained; each keeps two or more of its own.
+    """How many untrained tokens all examples begin with; 0 if that is not worth a segment.
 
-    The last shared token must predict nothing: a label there would have to be one example's.
+    The last shared token predicts nothing trained, since a label there would belong to one example only.
     """
     if len(examples) < 2:
         return 0

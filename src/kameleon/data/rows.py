@@ -20,7 +20,7 @@ _SHAREGPT = {
     "system": "system",
     "tool": "tool",
 }
-# From the most to the least structured: of a record that has several, the first is its row.
+# From the most to the least structured. A record that has several kinds is read as the first of them.
 KINDS = {
     "messages": "OpenAI chat",
     "prompt + completion": "a question and its answer",
@@ -39,10 +39,10 @@ _FIELDS = {
 
 @dataclass(frozen=True)
 class Row:
-    """One example before it is tokens: a conversation, or plain text.
+    """One example before it is encoded: a conversation, or plain text.
 
-    `prompt` and `completion` are kept as they were written, for rows of that kind; `also` lists other right answers.
-    Of `messages`, the assistant's are learned from number `first_learned` on.
+    Rows of that kind keep `prompt` and `completion` as they were written. `also` lists other right answers. The
+    assistant's messages are learned from place `first_learned` on.
     """
 
     number: int
@@ -56,15 +56,15 @@ class Row:
 
 
 def kinds(record: Record) -> list[str]:
-    """Which kinds of row a record holds whole, by their first fields: the first is taken, the others left aside.
+    """The kinds of row that a record holds with all their fields. The first is taken, the others are left aside.
 
-    The original Alpaca records, for one, hold each row once more as rendered text.
+    The original Alpaca records are an example: each holds its row a second time, as rendered text.
     """
     return [kind for kind, fields in _FIELDS.items() if all(record.value.get(field) is not None for field in fields)]
 
 
 def make_row(record: Record) -> Row:
-    """The row that a record means. Raises DataError, whose text is the reason (the caller knows the row's number)."""
+    """The record as a row. Raises DataError with the reason, without the row's number, which the caller knows."""
     if record.fault:
         raise DataError(record.fault)
     value, number = record.value, record.number
@@ -124,7 +124,7 @@ def shared_system_prompt(rows: Sequence[Row]) -> str | None:
 
 
 def answers_apart(row: Row) -> list[Row]:
-    """For each answer of a conversation a row that ends with it, with all before it as its prompt."""
+    """One row for each answer of a conversation: it ends with that answer, and all before it is its prompt."""
     answers = [i for i, m in enumerate(row.messages) if m["role"] == "assistant" and i >= row.first_learned]
     return [replace(row, messages=row.messages[: i + 1], first_learned=i) for i in answers]
 
@@ -133,7 +133,7 @@ def _pair(prompt: str, completion: str) -> tuple[dict[str, Any], ...]:
     return {"role": "user", "content": prompt}, {"role": "assistant", "content": completion}
 
 
-def _text(value: Mapping[str, Any], key: str, may_be_empty: bool = False) -> str:
+def _text(value: Mapping[str, Any], key: str, *, may_be_empty: bool = False) -> str:
     got = value.get(key)
     if not isinstance(got, str):
         raise DataError(f"{key!r} is {'missing' if got is None else type(got).__name__}; expected text")
@@ -154,7 +154,7 @@ def _listed(value: Any, key: str) -> Sequence[Any]:
 
 
 def _from_sharegpt(value: Mapping[str, Any]) -> list[Any]:
-    system = value.get("system")  # some files keep it beside the turns
+    system = value.get("system")  # some files have it beside the turns
     messages: list[Any] = [{"role": "system", "content": system}] if system else []
     for turn in _listed(value["conversations"], "conversations"):
         if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:

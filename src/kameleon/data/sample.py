@@ -1,4 +1,4 @@
-"""A part that stands for the whole, wherever not all rows can be looked at."""
+"""A sample of rows, for places where not all rows can be looked at."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def sample(items: Sequence[T], most: int, seed: int = 0) -> list[T]:
-    """At most `most` of `items`, in their order: one out of each of `most` stretches of equal length.
+def sample(items: Sequence[T], most: int, *, seed: int = 0) -> list[T]:
+    """At most `most` of `items`, in their order: `items` are cut into `most` stretches, and one is drawn from each.
 
-    A file that holds one task after another is so seen by each task's share. The same seed draws the same places.
+    So in a file that holds one task after another each task gets its share. The same seed draws the same places.
     """
     count = min(most, len(items))
     draw = random.Random(f"sample/{seed}")

@@ -129,9 +129,9 @@ def evaluate(
         groups: list[list[int]] = [[] for _ in test.examples]
         for at, (_, row) in enumerate(test.sequences):
             groups[row].append(at)
-        passes = pack_groups(examples, groups, micro_batch_tokens, NO_ADAPTER)
+        passes = pack_groups(examples, groups, max_tokens=micro_batch_tokens, adapter=NO_ADAPTER)
     else:
-        passes = pack(examples, micro_batch_tokens, NO_ADAPTER)
+        passes = pack(examples, micro_batch_tokens, adapter=NO_ADAPTER)
     firsts = test.choices.firsts if test.choices is not None else ()
     scored = _score_passes(base, bank, adapters, passes, firsts, on_rows)
     return [_total(name, test, rows) for name, rows in zip(adapters, scored, strict=True)]

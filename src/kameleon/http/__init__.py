@@ -12,7 +12,7 @@ if _missing:
 
 from kameleon.http.app import create_app  # noqa: E402
 from kameleon.http.keys import Key, KeyRing  # noqa: E402
-from kameleon.http.run import Runner, open_socket  # noqa: E402
+from kameleon.http.process import Runner, open_socket  # noqa: E402
 from kameleon.http.service import Service  # noqa: E402
 
 __all__ = ["Key", "KeyRing", "Runner", "Service", "create_app", "open_socket"]

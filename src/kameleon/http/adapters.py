@@ -1,6 +1,6 @@
-"""/v1/adapters: what is on the shelf and in memory; loading, pinning, unloading, uploading. vLLM's two paths as well.
+"""/v1/adapters: list, load, pin, unload and upload adapters; vLLM's two paths as well.
 
-A name from a request is only compared with names that there are, or checked to be a plain name; no path from a request
+A name from a request is compared with the names that exist, or checked to be a plain name. No path from a request
 reaches the file system.
 """
 
@@ -30,10 +30,10 @@ _COPY_BYTES = 1 << 20
 
 
 def _unlimited(request: Request) -> None:
-    """Only keys that are for all models may change what is served."""
+    """Refuse a key for named models: only keys for all models may manage adapters. Raises ApiError 403."""
     key = key_of(request)
     if key is not None and key.models is not None:
-        raise ApiError(403, "this API key is for named models only; it may not manage adapters", "key_limited")
+        raise ApiError(403, "this API key is for named models only; it may not manage adapters", code="key_limited")
 
 
 router = APIRouter(dependencies=[Depends(_unlimited)])
@@ -48,28 +48,28 @@ def adapters(request: Request) -> Response:
 
 @router.post("/v1/adapters/{name}/load")
 async def load(name: str, request: Request) -> Response:
-    """Bring an adapter of the shelf into memory before anyone asks for it."""
+    """Load an adapter of the shelf into memory before the first request for it."""
     service = service_of(request)
     return await _waiting(request, lambda: _changed(service, name, service.adapters.load))
 
 
 @router.post("/v1/adapters/{name}/pin")
 async def pin(name: str, request: Request) -> Response:
-    """Keep an adapter in memory, whatever others need."""
+    """Keep an adapter in memory, even if others need its room."""
     service = service_of(request)
     return await _waiting(request, lambda: _changed(service, name, service.adapters.pin))
 
 
 @router.post("/v1/adapters/{name}/unpin")
 def unpin(name: str, request: Request) -> Response:
-    """Let an adapter leave memory again when others need it."""
+    """Let an adapter be evicted again when others need its room."""
     service = service_of(request)
     return _changed(service, name, service.adapters.unpin)
 
 
 @router.post("/v1/adapters/{name}/unload")
 def unload(name: str, request: Request) -> Response:
-    """Take an adapter out of memory, when its running requests have ended. It stays on the shelf."""
+    """Take an adapter out of memory as soon as its running requests have ended. It stays on the shelf."""
     service = service_of(request)
     return _changed(service, name, service.adapters.unload)
 
@@ -79,28 +79,29 @@ async def upload(
     name: str,
     request: Request,
     files: Annotated[list[UploadFile], File(description=f"{', '.join(_FILES)}; the last one may be missing")],
+    *,
     overwrite: Annotated[bool, Form(description="Make it a new version of an adapter that is there.")] = False,
 ) -> Response:
-    """Put an adapter in PEFT's format on the shelf and into memory, after it was proven on the base.
+    """Prove an adapter in PEFT's format on the base, then put it on the shelf and into memory.
 
     curl -X PUT …/v1/adapters/law -F files=@adapter_config.json -F files=@adapter_model.safetensors
     """
     service = service_of(request)
-    return await _waiting(request, lambda: _take_in(service, name, files, overwrite))
+    return await _waiting(request, lambda: _take_in(service, name, files, overwrite=overwrite))
 
 
-def _take_in(service: Service, name: str, files: list[UploadFile], overwrite: bool) -> Response:
+def _take_in(service: Service, name: str, files: list[UploadFile], *, overwrite: bool) -> Response:
     try:
         check_name(name)
     except AdapterError as error:
-        raise ApiError(400, str(error), "invalid_name", "name") from error
+        raise ApiError(400, str(error), code="invalid_name", param="name") from error
     adapter = _read(name, files)
     proof = prove(service.base, adapter, any_base=service.any_base)
     try:
         service.shelf.save(adapter, overwrite=overwrite)
     except SettingError as error:
         message = f"adapter {name!r} is on the shelf already; pick another name, or send overwrite=true"
-        raise ApiError(409, message, "adapter_exists", "name") from error
+        raise ApiError(409, message, code="adapter_exists", param="name") from error
     service.adapters.load(name)
     return json_response({**_described(service, name), "proof": _told(proof)}, 201)
 
@@ -119,8 +120,8 @@ def _load_lora(service: Service, body: LoadLora) -> Response:
             400,
             f"lora_path may only be {name!r}: adapters come from the shelf, not from paths in requests; "
             "kameleon adapter import puts a folder there, PUT /v1/adapters/NAME uploads one",
-            "invalid_value",
-            "lora_path",
+            code="invalid_value",
+            param="lora_path",
         )
     service.adapters.load(name)
     return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
@@ -136,14 +137,14 @@ def unload_lora_adapter(body: UnloadLora, request: Request) -> Response:
 
 
 def _changed(service: Service, name: str, change: Callable[[str], None]) -> Response:
-    """`change` made to the adapter of that name, and how it stands then."""
+    """Apply `change` to the adapter of that name; the response says how it is afterwards."""
     name = _known(service, name)
     change(name)
     return json_response(_described(service, name))
 
 
 async def _waiting(request: Request, work: Callable[[], Response]) -> Response:
-    """`work`, which may wait long for room, in one of the threads that are for that: other requests need theirs."""
+    """Run `work`, which may wait long for room, in a thread of its own pool, so that other requests keep theirs."""
     return await to_thread.run_sync(work, limiter=request.app.state.loading)
 
 
@@ -154,7 +155,7 @@ def _known(service: Service, name: str) -> str:
 
 
 def _described(service: Service, name: str) -> dict[str, Any]:
-    """The adapter as it is now; it may have left the shelf just before."""
+    """The adapter as it is now. It may just have been removed from the shelf."""
     try:
         entry = service.shelf.entry(name)
     except AdapterNotFoundError:
@@ -175,7 +176,7 @@ def _current_states(service: Service) -> dict[str, AdapterState]:
 
 
 def _listed(name: str, entry: ShelfEntry | None, state: AdapterState | None) -> dict[str, Any]:
-    """An adapter on the shelf (None: it is not there) and in memory (None: it is not there either)."""
+    """One adapter: its `entry` on the shelf and its `state` in memory; None where it is not there."""
     found: dict[str, Any] = {"name": name, "on_shelf": entry is not None}
     if entry is not None:
         found |= {
@@ -203,7 +204,10 @@ def _read(name: str, files: list[UploadFile]) -> Adapter:
         wanted = ", ".join(_FILES)
         told = f"{unknown[0]!r} is not" if unknown else "a file came twice; each must be"
         raise ApiError(
-            400, f"{told} one of {wanted}: only safetensors in PEFT's format are read", "invalid_file", "files"
+            400,
+            f"{told} one of {wanted}: only safetensors in PEFT's format are read",
+            code="invalid_file",
+            param="files",
         )
     root = cache_dir() / "uploads"
     root.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The bridge between the event loop and the engine's thread: answers are awaited here, and cancelled from here."""
+"""The bridge between the event loop and the engine's thread: it submits requests, awaits answers and cancels them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _Result = TypeVar("_Result")
 
 
 class Answers:
-    """The answers to one HTTP request: asked for together, and all cancelled when the block ends before they do."""
+    """The answers to one HTTP request. Submitted together; the end of the block cancels those that run."""
 
-    def __init__(self, engine: Engine, user: str, entry: Entry) -> None:
+    def __init__(self, engine: Engine, *, user: str, entry: Entry) -> None:
         self._engine, self._user, self._entry = engine, user, entry
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
@@ -48,9 +48,9 @@ class Answers:
                 self._entry.finishes.append("cancelled")
 
     async def ask(self, prepare: Callable[[], Sequence[Request]]) -> Sequence[Request]:
-        """Run `prepare` and submit what it makes, both in a worker thread: tokenising megabytes takes a while.
+        """Run `prepare` and submit its requests, both in a worker thread, because tokenising megabytes takes seconds.
 
-        Raises what `prepare` raises, AdapterNotFoundError, SettingError, QueueFullError.
+        Raises the errors of `prepare`, AdapterNotFoundError, SettingError, QueueFullError.
         """
         return await run_in_threadpool(self._ask, prepare)
 
@@ -59,10 +59,10 @@ class Answers:
         for index, request in enumerate(requests):
             self._unfinished += 1
             ticket = self._engine.submit(request, self._listener(index), self._user)
-            with self._lock:  # held for a moment only, since the event loop waits for it too
+            with self._lock:  # held only for a moment: the event loop waits for it too
                 self._tickets.append(ticket)
                 is_closed = self._is_closed
-            if is_closed:  # the client left while this thread was at work
+            if is_closed:  # the client left meanwhile
                 self._engine.cancel(ticket)
                 break
         return requests
@@ -75,7 +75,7 @@ class Answers:
         return on_piece
 
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
-        """Pieces of all answers as they come, each with the number of its answer. Raises a piece's own error."""
+        """Pieces of all answers as they come, each with its answer's number. Raises the error that a piece carries."""
         while self._unfinished:
             index, piece = await self._queue.get()
             self._entry.note(index, piece)
@@ -86,7 +86,7 @@ class Answers:
             yield index, piece
 
     async def completions(self) -> list[Completion]:
-        """All answers, whole, in the order in which they were asked for."""
+        """All complete answers, in the order of their requests."""
         done = {index: piece.completion async for index, piece in self.pieces() if piece.completion is not None}
         return [done[index] for index in sorted(done)]
 
@@ -106,6 +106,6 @@ async def unless_client_leaves(request: HttpRequest, work: Coroutine[Any, Any, _
 
 
 async def _leaving(request: HttpRequest) -> None:
-    """Wait until the client closes its connection; the body has been read by now."""
+    """Wait until the client closes its connection. The body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

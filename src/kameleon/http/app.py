@@ -20,19 +20,19 @@ from kameleon.http.request_log import LogRequests
 from kameleon.http.service import Service
 from kameleon.settings import HttpSettings
 
-_LOADS = 40  # by hand, at once; each may wait long for room, and has a thread meanwhile
+_LOADS = 40  # at once, by /v1/adapters; each has a thread, and may wait long for room
 
 
-def create_app(service: Service, settings: HttpSettings | None = None, keys: KeyRing | None = None) -> FastAPI:
-    """The application. When it shuts down it drains the engine. Raises nothing of its own."""
-    settings = settings or HttpSettings()
+def create_app(service: Service, settings: HttpSettings | None = None, *, keys: KeyRing | None = None) -> FastAPI:
+    """The application. When it shuts down, it lets the engine's running answers end, for at most `drain_s`."""
+    settings = HttpSettings() if settings is None else settings
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await run_in_threadpool(service.engine.close, settings.drain_s)
 
-    # Its pages of documentation would fetch scripts from elsewhere; the schema itself is served.
+    # Without FastAPI's pages of documentation, which fetch scripts from other hosts; the schema itself is served.
     app = FastAPI(title="Kameleon", version=version("kameleon"), docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
     app.state.registry, responses = metrics.make_registry(service)

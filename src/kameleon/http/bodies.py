@@ -1,6 +1,6 @@
-"""What requests hold, in OpenAI's words and vLLM's; a field that would be ignored is refused by its name.
+"""The bodies of requests, with OpenAI's names of fields and vLLM's. A field that is not known is refused.
 
-Fields that only concern OpenAI's own service (`store`, `metadata` …) may be sent and mean nothing here.
+Fields for OpenAI's own service (`store`, `metadata` …) are accepted and ignored.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class Body(BaseModel):
-    """Strict: no unknown field, no text where a number belongs."""
+    """Strict: no unknown field, and no text in place of a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class JsonSchema(Body):
-    """The schema of a structured answer. `strict` or not, it always holds."""
+    """The schema of a structured answer. It always holds, whatever `strict` says."""
 
     name: str = "answer"
     description: str | None = None
@@ -39,14 +39,14 @@ class JsonSchema(Body):
 
 
 class ResponseFormat(Body):
-    """What form the answer must have; `regex` is an addition to OpenAI's kinds."""
+    """The form that the answer must have. `regex` is not one of OpenAI's."""
 
     type: Literal["text", "json_object", "json_schema", "regex"]
     json_schema: JsonSchema | None = None
     regex: str | None = None
 
     def constraints(self) -> dict[str, str]:
-        """The fields of `Sampling` that hold the answer to it. Raises ApiError for a form without its definition."""
+        """The fields of `Sampling` that give the answer this form. Raises ApiError if its definition is missing."""
         match self.type:
             case "text":
                 return {}
@@ -57,7 +57,7 @@ class ResponseFormat(Body):
             case "regex" if self.regex is not None:
                 return {"regex": self.regex}
         raise ApiError(
-            400, f"response_format of type {self.type} needs {self.type}", "invalid_value", "response_format"
+            400, f"response_format of type {self.type} needs {self.type}", code="invalid_value", param="response_format"
         )
 
 
@@ -136,14 +136,14 @@ class Generating(Body):
 
 
 class TextPart(Body):
-    """A part of a message: text, the only kind that bases here read."""
+    """A part of a message. Text is the only kind that bases here read."""
 
     type: Literal["text"]
     text: str
 
 
 class CalledFunction(Body):
-    """A function that an assistant called, its arguments as JSON text."""
+    """A function that an assistant called; its arguments are JSON text."""
 
     name: str
     arguments: str
@@ -159,7 +159,7 @@ class ToolCall(Body):
 
 
 class ChatMessage(Body):
-    """One message. What an answer of this server holds can be sent back as it came."""
+    """One message. A message of this server's answers can be sent back unchanged."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart] | None = None
@@ -215,7 +215,7 @@ class ChatBody(Generating):
 
 
 class CompletionBody(Generating):
-    """POST /v1/completions: text, or tokens, that the answer goes on from.
+    """POST /v1/completions: text or tokens that the answer continues.
 
     With `echo` and `logprobs` the prompt's tokens are scored too, and `max_tokens` may be 0.
     """

@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions"""
+"""POST /v1/chat/completions: one conversation, answered `n` times, whole or as events."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Chat:
 
     def __init__(self, service: Service, body: ChatBody, request: Request) -> None:
         if body.top_logprobs and not body.logprobs:
-            raise ApiError(400, "top_logprobs needs logprobs: true", "invalid_value", "top_logprobs")
+            raise ApiError(400, "top_logprobs needs logprobs: true", code="invalid_value", param="top_logprobs")
         self._service, self._body = service, body
         self._key, self._user = key_of(request), user_of(request, body.user)
         self._entry = entry_of(request)
@@ -51,7 +51,9 @@ class _Chat:
         adapter = service.adapter_of(body.model, self._key)
         self._label = service.label("chatcmpl", "chat.completion", adapter)
         system_prompt = service.adapters.system_prompt(adapter)
-        tokens = service.prompts.of_messages(body.messages, plan.rendered, plan.opening, system_prompt)
+        tokens = service.prompts.of_messages(
+            body.messages, plan.rendered, opening=plan.opening, system_prompt=system_prompt
+        )
         form = body.response_format.constraints() if body.response_format else {}
         self._entry.prompt_tokens = len(tokens)
         start = replace(
@@ -65,7 +67,7 @@ class _Chat:
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one document."""
-        async with Answers(self._service.engine, self._user, self._entry) as answers:
+        async with Answers(self._service.engine, user=self._user, entry=self._entry) as answers:
             await answers.ask(self._prepare)
             completions = await answers.completions()
         return {
@@ -90,9 +92,9 @@ class _Chat:
         }
 
     async def events(self) -> Events:
-        """The answer as events: for each choice its role, its pieces, why it ended; then the counts, if wished."""
+        """The answer as events: for each choice its role, its pieces and why it ended; then the counts if asked for."""
         completions: dict[int, Completion] = {}
-        async with Answers(self._service.engine, self._user, self._entry) as answers:
+        async with Answers(self._service.engine, user=self._user, entry=self._entry) as answers:
             await answers.ask(self._prepare)
             readers: dict[int, CallReader] = {}
             async for index, piece in answers.pieces():
@@ -111,7 +113,7 @@ class _Chat:
         scores = self._service.texts.chat(piece.scores) if self._body.logprobs and piece.scores else None
         called = reader.calls
         deltas: list[dict[str, Any]] = []
-        for part in reader.take(piece.text, piece.completion is not None):
+        for part in reader.take(piece.text, finished=piece.completion is not None):
             if isinstance(part, str):
                 deltas.append({"content": part})
             else:
@@ -119,21 +121,21 @@ class _Chat:
                 called += 1
         if scores is not None and not deltas:
             deltas.append({"content": ""})
-        events = [self._event(index, delta, scores if not at else None) for at, delta in enumerate(deltas)]
+        events = [self._event(index, delta, logprobs=scores if not at else None) for at, delta in enumerate(deltas)]
         if piece.completion is not None:
             events.append(self._event(index, {}, finish=_finish(piece.completion, reader)))
         return events
 
     def _event(
-        self, index: int, delta: dict[str, Any], logprobs: dict[str, Any] | None = None, finish: str | None = None
+        self, index: int, delta: dict[str, Any], *, logprobs: dict[str, Any] | None = None, finish: str | None = None
     ) -> dict[str, Any]:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         usage = {"usage": None} if self._body.wants_usage else {}
         return {**self._head(chunk=True), "choices": [choice], **usage}
 
-    def _head(self, chunk: bool = False) -> dict[str, Any]:
+    def _head(self, *, chunk: bool = False) -> dict[str, Any]:
         assert self._label is not None
-        return self._label.head(chunk)
+        return self._label.head(chunk=chunk)
 
 
 def _finish(completion: Completion, reader: CallReader) -> str:

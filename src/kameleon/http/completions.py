@@ -1,4 +1,4 @@
-"""POST /v1/completions: text as it stands, or tokens, continued."""
+"""POST /v1/completions: text or tokens are continued, without the chat template."""
 
 from __future__ import annotations
 
@@ -36,16 +36,22 @@ async def completions(body: CompletionBody, request: Request) -> Response:
 
 
 class _Continuation:
-    """One request for completions: the n answers to the first prompt come first, then those to the second."""
+    """One request for completions. The n answers to the first prompt come first, then those to the second."""
 
     def __init__(self, service: Service, body: CompletionBody, request: Request) -> None:
         if body.suffix:
-            raise ApiError(400, "suffix is not served: bases here only go on from a prompt", "invalid_value", "suffix")
+            raise ApiError(
+                400, "suffix is not served: bases here only continue a prompt", code="invalid_value", param="suffix"
+            )
         if body.best_of not in (None, body.answers):
-            raise ApiError(400, "best_of other than n is not served; ask for n and choose", "invalid_value", "best_of")
+            raise ApiError(
+                400, "best_of other than n is not served; ask for n and choose", code="invalid_value", param="best_of"
+            )
         prompts = body.prompts()
         if len(prompts) * body.answers > MOST_ANSWERS:
-            raise ApiError(400, f"at most {MOST_ANSWERS} answers a request: prompts × n", "invalid_value", "n")
+            raise ApiError(
+                400, f"at most {MOST_ANSWERS} answers a request: prompts × n", code="invalid_value", param="n"
+            )
         self._service, self._body, self._prompts = service, body, prompts
         self._key, self._user = key_of(request), user_of(request, body.user)
         self._entry = entry_of(request)
@@ -69,7 +75,7 @@ class _Continuation:
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one document."""
-        async with Answers(self._service.engine, self._user, self._entry) as answers:
+        async with Answers(self._service.engine, user=self._user, entry=self._entry) as answers:
             await answers.ask(self._prepare)
             done = await answers.completions()
         return {
@@ -79,10 +85,10 @@ class _Continuation:
         }
 
     async def events(self) -> Events:
-        """The answer as events, one a piece."""
+        """The answers as events, one for each piece."""
         done: dict[int, Completion] = {}
-        ends: dict[int, int] = {}  # where the tokens told so far end, of each answer that began
-        async with Answers(self._service.engine, self._user, self._entry) as answers:
+        ends: dict[int, int] = {}  # for each answer, the offset in its text behind the tokens sent so far
+        async with Answers(self._service.engine, user=self._user, entry=self._entry) as answers:
             await answers.ask(self._prepare)
             async for index, piece in answers.pieces():
                 text = (self._echo(index) if index not in ends else "") + piece.text
@@ -91,7 +97,9 @@ class _Continuation:
                 if self._body.logprobs is not None:
                     prompt = self._encoded_of(index) if index not in ends else []
                     start = ends.get(index, len(self._echo(index)))
-                    logprobs = self._service.texts.completion(piece.scores, start, prompt, piece.prompt_scores)
+                    logprobs = self._service.texts.completion(
+                        piece.scores, start, prompt=prompt, prompt_scores=piece.prompt_scores
+                    )
                     ends[index] = start + sum(len(self._service.texts.text(one.token)) for one in piece.scores)
                 else:
                     ends[index] = 0
@@ -107,16 +115,19 @@ class _Continuation:
         logprobs = None
         if self._body.logprobs is not None:
             logprobs = self._service.texts.completion(
-                completion.scores, len(self._echo(index)), self._encoded_of(index), completion.prompt_scores
+                completion.scores,
+                len(self._echo(index)),
+                prompt=self._encoded_of(index),
+                prompt_scores=completion.prompt_scores,
             )
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": completion.finish}
 
     def _encoded_of(self, index: int) -> Sequence[int]:
-        """The prompt's tokens, if they are to be scored before their answer's."""
+        """The tokens of an answer's prompt if they are echoed, else none."""
         return self._encoded[index // self._body.answers] if self._body.echo else ()
 
     def _echo(self, index: int) -> str:
-        """The prompt as text, if it is to stand before its answer."""
+        """The text of an answer's prompt if it is echoed, else none."""
         if not self._body.echo:
             return ""
         at = index // self._body.answers

@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: the mean of the last hidden states over a text's tokens, made as long as 1."""
+"""POST /v1/embeddings: the mean of the last hidden states over a text's tokens, scaled to length 1."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from kameleon.http.guard import key_of
 from kameleon.http.request_log import entry_of
 from kameleon.http.service import service_of, user_of
 
-_AT_ONCE = 32  # texts of one request that wait or are computed: all of them could fill the queue
+_AT_ONCE = 32  # texts of one request are submitted at once; all of them could fill the queue
 
 router = APIRouter()
 
 
 @router.post("/v1/embeddings")
 async def embeddings(body: EmbeddingBody, request: Request) -> Response:
-    """One vector for each text, as the base or an adapter sees it."""
+    """One vector for each text, from the base or an adapter."""
     return json_response(await unless_client_leaves(request, _embed(body, request)))
 
 
@@ -37,7 +37,9 @@ async def _embed(body: EmbeddingBody, request: Request) -> dict[str, Any]:
     entry.model = body.model
     size = service.base.config.hidden_size
     if body.dimensions not in (None, size):
-        raise ApiError(400, f"vectors here have {size} dimensions, no other number", "invalid_value", "dimensions")
+        raise ApiError(
+            400, f"vectors here have {size} dimensions, no other number", code="invalid_value", param="dimensions"
+        )
 
     def prepare() -> tuple[str | None, Sequence[Prompt]]:
         adapter = service.adapter_of(body.model, key_of(request))
@@ -47,14 +49,14 @@ async def _embed(body: EmbeddingBody, request: Request) -> dict[str, Any]:
     entry.prompt_tokens = sum(len(prompt.prompt) for prompt in prompts)
     done: list[Completion] = []
     for start in range(0, len(prompts), _AT_ONCE):
-        async with Answers(service.engine, user_of(request, body.user), entry) as answers:
+        async with Answers(service.engine, user=user_of(request, body.user), entry=entry) as answers:
             await answers.ask(lambda part=prompts[start : start + _AT_ONCE]: part)
             done += await answers.completions()
     tokens = sum(one.prompt_tokens for one in done)
     data = []
     for index, one in enumerate(done):
         if one.embedding is None:
-            raise ApiError(503, "the time for this request was over before it was computed", "timeout")
+            raise ApiError(503, "the time for this request was over before it was computed", code="timeout")
         vector = _encode(normalize(one.embedding, dim=0), body.encoding_format)
         data.append({"object": "embedding", "index": index, "embedding": vector})
     return {

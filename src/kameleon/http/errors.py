@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients expect them: a status, and one JSON object that says what came and what to do."""
+"""Errors as OpenAI's clients expect them: a status, and one JSON object with the message."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from kameleon.http.request_log import word
 from kameleon.words import did_you_mean
 
 _log = logging.getLogger(__name__)
-_CLIENT_GONE = 499  # nobody reads it; nginx's number for the log
+_CLIENT_GONE = 499  # nginx's number, for the log: no client is left to read it
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
 class ApiError(KameleonError):
-    """What a request gets instead of an answer. `code` is for programs, `param` names the field at fault."""
+    """The error response to a request. `code` is for programs, `param` names the field at fault."""
 
-    def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
+    def __init__(self, status: int, message: str, *, code: str | None = None, param: str | None = None) -> None:
         super().__init__(message)
         self.status, self.code, self.param = status, code, param
 
@@ -44,7 +44,7 @@ class ApiError(KameleonError):
         return json_response(
             {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}},
             self.status,
-            headers,
+            headers=headers,
         )
 
 
@@ -52,29 +52,29 @@ class ClientGoneError(Exception):
     """The client closed its connection before it had its answer."""
 
 
-def json_response(document: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON document in ASCII, since an error may have to repeat text that is no UTF-8."""
+def json_response(document: Any, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON document in ASCII, because a message may repeat text that is not UTF-8."""
     return Response(json.dumps(document), status, headers, media_type="application/json")
 
 
 def as_api_error(error: KameleonError) -> ApiError:
-    """What one of Kameleon's own errors means to a client. Nothing that a request can cause is a 5xx."""
+    """One of Kameleon's errors as a client sees it. An error that a request can cause is never a 5xx."""
     if isinstance(error, ApiError):
         return error
     message = str(error)
     match error:
         case QueueFullError():
-            return ApiError(429, message, "queue_full")
+            return ApiError(429, message, code="queue_full")
         case AdapterNotFoundError():
-            return ApiError(404, message, "model_not_found", "model")
+            return ApiError(404, message, code="model_not_found", param="model")
         case AdapterError():
-            return ApiError(422, message, "adapter_unusable", "model")
+            return ApiError(422, message, code="adapter_unusable", param="model")
         case SettingError() | DataError():
-            return ApiError(400, message, "invalid_value")
+            return ApiError(400, message, code="invalid_value")
         case MissingExtraError():
-            return ApiError(501, message, "missing_extra")
+            return ApiError(501, message, code="missing_extra")
         case _:
-            return ApiError(500, message, "internal_error")
+            return ApiError(500, message, code="internal_error")
 
 
 def error_response(error: KameleonError) -> Response:
@@ -84,7 +84,7 @@ def error_response(error: KameleonError) -> Response:
 
 
 def install_error_handlers(app: FastAPI, fields: frozenset[str]) -> None:
-    """Have every way to fail answer in the one shape. `fields` are the names that a request may hold, for hints."""
+    """Make every error of `app` an error object of OpenAI's shape. `fields`: known names of fields, for hints."""
 
     async def on_own(request: Request, error: Exception) -> Response:
         assert isinstance(error, KameleonError)
@@ -103,7 +103,7 @@ def install_error_handlers(app: FastAPI, fields: frozenset[str]) -> None:
 
     async def on_bug(request: Request, error: Exception) -> Response:
         _log.error("%s %s failed", word(request.method), word(request.url.path), exc_info=error)
-        return ApiError(500, "the server failed at this request; its log says why", "internal_error").response()
+        return ApiError(500, "the server failed at this request; its log says why", code="internal_error").response()
 
     app.add_exception_handler(KameleonError, on_own)
     app.add_exception_handler(RequestValidationError, on_invalid)
@@ -114,7 +114,7 @@ def install_error_handlers(app: FastAPI, fields: frozenset[str]) -> None:
 
 
 def _validation_error(error: RequestValidationError, fields: frozenset[str]) -> ApiError:
-    """All faults in one sentence; the first one's field in `param`. Values are not repeated: they may be huge."""
+    """Up to five faults in one message, and the first one's field in `param`. Values are left out: they may be huge."""
     told, first = [], None
     for fault in list(error.errors())[:5]:
         words = [str(word)[:80] for word in fault["loc"][1:]]
@@ -128,4 +128,4 @@ def _validation_error(error: RequestValidationError, fields: frozenset[str]) -> 
             told.append(f"{where}: no such field{hint and '; ' + hint}")
         else:
             told.append(f"{where}: {fault['msg']}" if where else str(fault["msg"]))
-    return ApiError(400, "; ".join(told), "invalid_value", first)
+    return ApiError(400, "; ".join(told), code="invalid_value", param=first)

@@ -1,4 +1,8 @@
-"""Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) in OpenAI's dialect."""
+"""Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) in OpenAI's dialect.
+
+No library: an event is one line (`_event`), and the rest is OpenAI's dialect, which libraries do not have: an error
+before the first event has a status, a later one is the last event, and a client that leaves cancels its answer.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +24,9 @@ _DONE = b"data: [DONE]\n\n"
 
 
 async def event_stream(request: Request, events: Events) -> Response:
-    """A response of `events`. The first one is awaited before, so that what goes wrong until then has its own status.
+    """A response of `events`. The first event is awaited here, so that an error before it has its own status.
 
-    Raises what the events raise until then, ClientGoneError.
+    Raises such an error, and ClientGoneError.
     """
     try:
         first = await unless_client_leaves(request, anext(events))
@@ -44,11 +48,11 @@ class _EventStream(Response):
         async with aclosing(self._events):
             try:
                 await unless_client_leaves(self._request, self._send_all(send))
-            except (ClientGoneError, OSError):  # it left, noticed by us or by the socket
+            except (ClientGoneError, OSError):  # the client left: we noticed, or the socket did
                 return
 
     async def _send_all(self, send: Send) -> None:
-        async def send_part(part: bytes, more: bool = True) -> None:
+        async def send_part(part: bytes, *, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": part, "more_body": more})
 
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

@@ -1,4 +1,4 @@
-"""What every request passes before a route sees it: host, origin, key and size."""
+"""Checks of every request before a route sees it: host, origin, key and size."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kameleon.http.errors import ApiError
 from kameleon.http.keys import Key, KeyRing
 
-_OPEN_PATHS = ("/health", "/ready")  # asked by whoever keeps the process running; they tell nothing else
+_OPEN_PATHS = ("/health", "/ready")  # asked by programs that watch the process; they tell nothing else
 
 
 def is_local(host: str) -> bool:
-    """Whether a host is this machine's own loopback address, or its name."""
+    """Whether a host is a loopback address or "localhost"."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -25,15 +25,16 @@ def is_local(host: str) -> bool:
 
 
 class Guard:
-    """ASGI middleware. Refuses before the body is read, except for its size, which is counted as it comes.
+    """ASGI middleware. It refuses a request before its body is read; the body's size is counted while it comes.
 
-    Without keys only requests that name this machine as their host are served: a web page whose name was pointed at
-    127.0.0.1 names another. A page of another origin is refused too, since browsers send simple forms anywhere.
+    Without keys, the Host header must name this machine. This stops web pages whose own host name leads to 127.0.0.1
+    (DNS rebinding). Pages of other origins are refused too, because browsers send simple forms to any host.
     """
 
     def __init__(
         self,
         app: ASGIApp,
+        *,
         keys: KeyRing | None,
         origins: Collection[str],
         max_bytes: Callable[[str], int],
@@ -59,12 +60,16 @@ class Guard:
         host = headers.get("host", "")
         if self._keys is None and not is_local(_name(host)):
             raise ApiError(
-                403, f"this server is for this machine only, and was asked for as {host[:80]!r}", "wrong_host"
+                403,
+                f"this server is for this machine only, but the request names the host {host[:80]!r}",
+                code="wrong_host",
             )
         origin = headers.get("origin")
         if origin is not None and origin not in self._origins and origin.partition("://")[2] != host:
             raise ApiError(
-                403, f"a page of {origin[:80]!r} may not use this server; allow it with --cors-origins", "wrong_origin"
+                403,
+                f"a page of {origin[:80]!r} may not use this server; allow it with --cors-origins",
+                code="wrong_origin",
             )
 
     def _check_key(self, scope: Scope, headers: Headers) -> Key | None:
@@ -73,7 +78,7 @@ class Guard:
         scheme, _, presented = headers.get("authorization", "").partition(" ")
         key = self._keys.find(presented.strip()) if scheme.lower() == "bearer" else None
         if key is None:
-            raise ApiError(401, "no valid API key: send Authorization: Bearer KEY", "invalid_api_key")
+            raise ApiError(401, "no valid API key: send Authorization: Bearer KEY", code="invalid_api_key")
         return key
 
 
@@ -88,7 +93,7 @@ def _challenge(error: ApiError) -> dict[str, str]:
 
 def _check_length(declared: str | None, limit: int) -> None:
     if declared is not None and declared.isdecimal() and int(declared[:20]) > limit:
-        raise ApiError(413, _too_large(limit), "too_large")
+        raise ApiError(413, _too_large(limit), code="too_large")
 
 
 def _too_large(limit: int) -> str:
@@ -96,7 +101,7 @@ def _too_large(limit: int) -> str:
 
 
 def _counted(receive: Receive, limit: int) -> Receive:
-    """`receive` that refuses to hand on more than `limit` bytes of body, whatever the header promised."""
+    """A `receive` that raises after `limit` bytes of body, because the Content-Length header may be wrong."""
     seen = 0
 
     async def counting() -> Message:
@@ -105,7 +110,7 @@ def _counted(receive: Receive, limit: int) -> Receive:
         if message["type"] == "http.request":
             seen += len(message.get("body", b""))
             if seen > limit:
-                raise HTTPException(413, _too_large(limit))  # which whoever parses the body lets through
+                raise HTTPException(413, _too_large(limit))  # the parsers of bodies let this error through
         return message
 
     return counting

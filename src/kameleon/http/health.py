@@ -1,4 +1,4 @@
-"""GET and HEAD of /health and /ready, for whoever keeps the process running."""
+"""GET and HEAD of /health and /ready, for programs that watch the process."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ async def health() -> Response:
 async def ready(request: Request) -> Response:
     """Whether it takes requests: not while it shuts down."""
     if not service_of(request).engine.state().alive:
-        raise ApiError(503, "the server is shutting down", "shutting_down")
+        raise ApiError(503, "the server is shutting down", code="shutting_down")
     return json_response({"status": "ready"})

@@ -1,4 +1,4 @@
-"""Who may talk to a server that others can reach: API keys, each optionally for named adapters only."""
+"""API keys of a server that others can reach. A key can be for named models only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HOW = "one key a line of at least 16 characters, then, if it is for some models
 
 @dataclass(frozen=True)
 class Key:
-    """One key: its hash, its place in the file (to tell users apart), and the models it is for (None: all)."""
+    """One key: its hash, its line in the file (which tells users apart), and its models (None: all)."""
 
     digest: bytes
     number: int
@@ -23,7 +23,7 @@ class Key:
 
     @property
     def user(self) -> str:
-        """A name for fairness and logs that does not give the key away."""
+        """A name for fairness and logs, which does not reveal the key."""
         return f"key {self.number}"
 
     def may_use(self, model: str) -> bool:
@@ -39,9 +39,9 @@ class KeyRing:
 
     @staticmethod
     def read(path: Path) -> KeyRing:
-        """Keys out of a file: one a line, then optionally the models it is for, by commas; # begins a comment.
+        """Keys of a file: one on each line, then optionally its models, separated by commas; # begins a comment.
 
-        Raises SettingError for a file that cannot be read, holds no key, a short one, or one twice.
+        Raises SettingError for a file that cannot be read, and for no key, a short key or the same key twice.
         """
         try:
             lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""Log-probabilities in the two shapes that OpenAI's interface has for them."""
+"""Log-probabilities in the two shapes of OpenAI's interface: of chats and of completions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEAST = -9999.0  # JSON has no infinity
 
 
 class TokenTexts:
-    """What single tokens look like as text."""
+    """The texts of single tokens, and scores with them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
@@ -35,19 +35,20 @@ class TokenTexts:
         self,
         scores: Sequence[ScoredToken],
         offset: int,
+        *,
         prompt: Sequence[int] = (),
         prompt_scores: Sequence[ScoredToken] = (),
     ) -> dict[str, Any]:
-        """The shape of completions; the first generated token stands at character `offset`.
+        """The shape of completions. The text of the first generated token begins at character `offset`.
 
-        `prompt` are tokens to be shown before them, whose text ends there; nothing is known about the first of all.
+        `prompt`: tokens to show before them, whose text ends at `offset`. Their first token has no score.
         """
         told: list[ScoredToken | None] = [None, *prompt_scores] if prompt else []
-        told += [None] * (len(prompt) - len(told))  # of a prompt that was not read to its end
+        told += [None] * (len(prompt) - len(told))  # of a prompt whose computing was cut short
         told += scores
         before = [self.text(token) for token in prompt]
         after = [self.text(s.token) for s in scores]
-        # A prompt's text may lack what its first tokens stand for, such as the mark of a text's beginning.
+        # A prompt's text may be shorter than its tokens' texts: it lacks the mark of a text's beginning.
         start = offset - sum(map(len, before))
         offsets = [max(0, at) for at in accumulate(map(len, before + after), initial=start)][:-1]
         return {
@@ -58,7 +59,7 @@ class TokenTexts:
         }
 
     def _by_text(self, alternatives: Iterable[tuple[int, float]]) -> dict[str, float]:
-        """Of tokens that look the same, parts of characters, the likeliest."""
+        """Scores by text. Tokens with the same text are parts of characters; the likeliest of them counts."""
         shown: dict[str, float] = {}
         for token, logprob in alternatives:
             shown.setdefault(self.text(token), _finite(logprob))

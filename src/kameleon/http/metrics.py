@@ -1,4 +1,4 @@
-"""GET /metrics in Prometheus' text format: the engine's own counts, read when asked, and the responses by status."""
+"""GET /metrics in Prometheus' text format: the engine's counts, read at each scrape, and responses by status."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ router = APIRouter()
 
 @router.get("/metrics", include_in_schema=False)
 def metrics(request: Request) -> Response:
-    """Every figure there is, for Prometheus."""
+    """All figures, for Prometheus."""
     return Response(generate_latest(request.app.state.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
@@ -83,7 +83,9 @@ def _gauges(state: EngineState) -> Iterator[Metric]:
         ("up", "Whether the engine takes requests", int(state.alive)),
     ):
         yield GaugeMetricFamily(f"kameleon_{name}", told, value=value)
-    yield CounterMetricFamily("kameleon_preemptions", "Requests put off since the cache was full", state.preemptions)
+    yield CounterMetricFamily(
+        "kameleon_preemptions", "Requests preempted because the cache was full", state.preemptions
+    )
 
 
 def _buckets(times: Times) -> list[tuple[str, float]]:

@@ -16,7 +16,7 @@ router = APIRouter()
 
 @router.get("/v1/models")
 def models(request: Request) -> Response:
-    """What `model` can be: the base and all adapters that this request's key may use."""
+    """The values that `model` can have: the base and all adapters that this request's key may use."""
     service, key = service_of(request), key_of(request)
     names = [name for name in [service.name, *service.adapter_names()] if key is None or key.may_use(name)]
     return json_response({"object": "list", "data": [_model(service, name) for name in dict.fromkeys(names)]})

@@ -1,4 +1,4 @@
-"""Messages and text of requests become tokens."""
+"""Messages and texts of requests to tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kameleon.text import with_system
 
 
 class Prompts:
-    """Encodes for one base. What cannot fit it is refused before it is tokenised, which takes seconds for megabytes."""
+    """Encodes prompts for one base. Text that is too long is refused before it is tokenised: megabytes take seconds."""
 
     def __init__(self, base: Base) -> None:
         self._base = base
@@ -23,12 +23,13 @@ class Prompts:
         self,
         messages: Sequence[ChatMessage],
         tools: Sequence[dict[str, Any]],
+        *,
         opening: str,
         system_prompt: str | None = None,
     ) -> list[int]:
-        """A conversation up to where the answer begins, then `opening`. Raises DataError, ApiError.
+        """A conversation up to the beginning of the answer, then `opening`. Raises DataError, ApiError.
 
-        `system_prompt` stands before a conversation that has none of its own.
+        `system_prompt` is put before a conversation that has none of its own.
         """
         template = self._base.template
         begun = with_system([_plain(m) for m in messages], system_prompt)
@@ -37,7 +38,10 @@ class Prompts:
         return self._checked(list(template.encode_text(rendered + opening)), "messages")
 
     def of_text(self, text: str | Sequence[int]) -> list[int]:
-        """Text begun as the tokenizer begins a text, or tokens as they are. Raises DataError, ApiError."""
+        """Tokens of a text, behind those with which the tokenizer begins a text; or given tokens as they are.
+
+        Raises DataError, ApiError.
+        """
         if not isinstance(text, str):
             return self._checked(list(text), "prompt")
         self._check_length(len(text))
@@ -50,21 +54,21 @@ class Prompts:
 
     def _checked(self, tokens: list[int], where: str) -> list[int]:
         if not tokens:
-            raise ApiError(400, "the prompt is empty; give it at least one token", "invalid_value", where)
+            raise ApiError(400, "the prompt is empty; give it at least one token", code="invalid_value", param=where)
         if len(tokens) >= self.max_tokens:
             raise self._too_long(f"{len(tokens):,} tokens")
         vocabulary = self._base.config.vocab_size
         if max(tokens) >= vocabulary:
-            raise ApiError(400, f"token {max(tokens)} is not one of {vocabulary:,}", "invalid_value", where)
+            raise ApiError(400, f"token {max(tokens)} is not one of {vocabulary:,}", code="invalid_value", param=where)
         return tokens
 
     def _too_long(self, what: str) -> ApiError:
         message = f"the prompt has {what}; this base takes fewer than {self.max_tokens:,} tokens, the answer included"
-        return ApiError(400, message, "context_length_exceeded")
+        return ApiError(400, message, code="context_length_exceeded")
 
 
 def _plain(message: ChatMessage) -> dict[str, Any]:
-    """A message as chat templates expect it: text in one piece, and only what was said."""
+    """A message as chat templates expect it: its text in one piece, without empty fields."""
     content = message.content
     if isinstance(content, list):
         content = "".join(part.text for part in content)

@@ -1,4 +1,4 @@
-"""One line in the log for each request, when its response has ended: names and figures, no texts and no keys."""
+"""One line in the log for each request when its response has ended: names and figures, no texts and no keys."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from kameleon.generation import Piece
 from kameleon.terminal import printable
 
 _log = logging.getLogger(__name__)
-_QUIET = ("/health", "/ready", "/metrics")  # a watcher asks them every few seconds
+_QUIET = ("/health", "/ready", "/metrics")  # programs that watch the server ask them every few seconds
 _LONGEST = 80  # characters of a model's name or a path that are shown
 
 
 @dataclass
 class Entry:
-    """What a route tells of its request while it works on it."""
+    """Facts about a request that its route notes for the log."""
 
     model: str | None = None
     prompt_tokens: int = 0
     finishes: list[str] = field(default_factory=list)
-    """Of each answer that ended, in the order in which they did."""
+    """Why each answer ended, in the order in which they ended."""
     answer_tokens: dict[int, int] = field(default_factory=dict)
-    """Of each answer by its number, also of those that were cut."""
+    """Tokens of each answer by its number, cut answers included."""
 
     def note(self, answer: int, piece: Piece) -> None:
         """Count a piece of the answer with this number."""
         self.answer_tokens[answer] = self.answer_tokens.get(answer, 0) + len(piece.tokens)
         if piece.completion is not None:
-            self.answer_tokens[answer] = len(piece.completion.tokens)  # without what a stop string took back
+            self.answer_tokens[answer] = len(piece.completion.tokens)  # without tokens that a stop string removed
             self.finishes.append(piece.completion.finish)
         elif piece.error is not None:
             self.finishes.append("error")
 
 
 class LogRequests:
-    """ASGI middleware that writes the line; `entry_of` gives routes inside of it their entry."""
+    """ASGI middleware that writes the line. Routes inside of it get their entry from `entry_of`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -50,7 +50,11 @@ class LogRequests:
         if scope["type"] != "http" or scope["path"] in _QUIET:
             await self._app(scope, receive, send)
             return
-        entry, started, status = Entry(), time.perf_counter(), 500  # what an exception becomes further out
+        entry, started, status = (
+            Entry(),
+            time.perf_counter(),
+            500,
+        )  # the status of an exception, which is made further out
 
         async def watching(message: Message) -> None:
             nonlocal status

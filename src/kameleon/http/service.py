@@ -1,9 +1,8 @@
-"""What all routes share: the engine, its adapters, and what is known about the one base."""
+"""The value that all routes share: the engine, its adapters, and facts about the one base."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import cast
 
 from starlette.requests import Request
@@ -20,44 +19,33 @@ from kameleon.serving.engine import Engine
 from kameleon.serving.hot_adapters import HotAdapters
 
 
-@dataclass(frozen=True, eq=False)
 class Service:
-    """One base being served. `any_base` accepts adapters that do not say, or say otherwise, whose they are."""
+    """One base being served. `any_base` accepts uploads that were trained on another base, or name none."""
 
-    base: Base
-    engine: Engine
-    adapters: HotAdapters
-    shelf: Shelf
-    any_base: bool = False
-    started: int = field(default_factory=lambda: int(time.time()))
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", base_name(self.base.name))
-        object.__setattr__(self, "prompts", Prompts(self.base))
-        object.__setattr__(self, "texts", TokenTexts(self.base.tokenizer))
-        room = min(self.engine.state().cache_tokens, self.base.config.max_sequence_tokens)
-        object.__setattr__(self, "room_tokens", room)
-
-    name: str = field(init=False)
-    prompts: Prompts = field(init=False)
-    texts: TokenTexts = field(init=False)
-    room_tokens: int = field(init=False)
-    """The longest a prompt and its answer can be together: what the base handles, and the cache holds."""
+    def __init__(
+        self, base: Base, engine: Engine, *, adapters: HotAdapters, shelf: Shelf, any_base: bool = False
+    ) -> None:
+        self.base, self.engine, self.adapters, self.shelf, self.any_base = base, engine, adapters, shelf, any_base
+        self.started = int(time.time())
+        self.name = base_name(base.name)
+        self.prompts, self.texts = Prompts(base), TokenTexts(base.tokenizer)
+        self.room_tokens = min(engine.state().cache_tokens, base.config.max_sequence_tokens)
+        """The most tokens of a prompt and its answer together: both the base and the cache have room for them."""
 
     def default_max_tokens(self, prompt_tokens: int) -> int:
-        """The limit of an answer to a chat request that sets none; never more than the room behind its prompt."""
+        """The limit of a chat answer whose request sets none; at most the room that its prompt leaves."""
         return min(self.engine.limits.default_max_tokens, max(1, self.room_tokens - prompt_tokens))
 
     def adapter_names(self) -> list[str]:
-        """Every adapter that can be asked for: those on the shelf, and those that are only in memory."""
+        """Every adapter that a request can name: those on the shelf, and those that are only in memory."""
         return self.adapters.names()
 
     def adapter_of(self, model: str, key: Key | None) -> str | None:
         """The adapter that `model` names. Raises ApiError."""
-        return adapter_of(model, self.name, self.adapters, key)
+        return adapter_of(model, self.name, adapters=self.adapters, key=key)
 
     def model_of(self, adapter: str | None) -> str:
-        """The model that `adapter` is, None being the base; one that is called as the base is needs both names."""
+        """The model name of an adapter; None is the base. An adapter with the base's name is "base:adapter"."""
         if adapter == self.name:
             return f"{self.name}:{adapter}"
         return adapter or self.name
@@ -73,6 +61,6 @@ def service_of(request: Request) -> Service:
 
 
 def user_of(request: Request, named: str | None) -> str:
-    """Whose request this is, for fairness: the key's, and within it the user that the request names."""
+    """The user that a request belongs to, for fairness: its key's user, and the user that the request names."""
     key = key_of(request)
     return " ".join(part for part in (key and key.user, named and named[:200]) if part)

@@ -1,4 +1,4 @@
-"""Tools: how the base's chat template has calls written, and calls read out of what was generated."""
+"""Tools: the style in which a chat template has calls written, and calls read from generated text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
 class CallStyle(Enum):
-    """How a template shows calls in earlier turns, which is how the model writes its own."""
+    """How a template writes the calls of earlier turns. The model writes its own calls in the same way."""
 
     TAGGED = "Hermes, Qwen 2.5 and 3: JSON with name and arguments between tags"
     LISTED = "Mistral: after a special token, a JSON list of calls"
@@ -41,7 +41,7 @@ def style_of(template: str | None) -> CallStyle | None:
 
 
 def takes_tools(template: str | None) -> bool:
-    """Whether a chat template tells the model of tools at all."""
+    """Whether a chat template uses tools at all."""
     return template is not None and re.search(r"\btools\b", template) is not None
 
 
@@ -60,13 +60,13 @@ class Call:
 
 @dataclass(frozen=True)
 class ToolPlan:
-    """What the tools of one request come down to: what the template is told, and what the answer is held to."""
+    """The tools of one request: the template's input, and the constraints of the answer."""
 
     rendered: list[dict[str, Any]]
     names: frozenset[str] = frozenset()
     style: CallStyle | None = None
     opening: str = ""
-    """What the answer is made to begin with, if a call is demanded."""
+    """Text that is put before the answer if a call is demanded; the model goes on from it."""
     constraints: dict[str, str] | None = None
     most: int | None = None
 
@@ -76,14 +76,16 @@ class ToolPlan:
 
 
 def plan_tools(body: ChatBody, template: str | None) -> ToolPlan:
-    """What `tools` and `tool_choice` ask of this base. Raises ApiError where its template cannot do it."""
+    """The plan for a request's `tools` and `tool_choice`. Raises ApiError if the base's template cannot do it."""
     choice = body.tool_choice
     if not body.tools or choice == "none":
         if choice not in (None, "none", "auto"):
             raise _fault("tool_choice", "tool_choice asks for a call, but there are no tools")
         return ToolPlan([])
     if not takes_tools(template):
-        raise _fault("tools", "this base's chat template knows no tools; leave them out, or serve a base that does")
+        raise _fault(
+            "tools", "this base's chat template knows no tools; leave them out, or serve a base whose template does"
+        )
     style = style_of(template)
     most = 1 if body.parallel_tool_calls is False else None
     plan = ToolPlan([tool.model_dump(exclude_none=True) for tool in body.tools], _names(body.tools), style, most=most)
@@ -104,9 +106,9 @@ def plan_tools(body: ChatBody, template: str | None) -> ToolPlan:
 
 
 class CallReader:
-    """Takes an answer piece by piece; gives out its words and its calls, each as soon as it is whole.
+    """Reads an answer piece by piece, and returns its text and its calls, each call as soon as it is complete.
 
-    What looks like a call but is none (no JSON, no such tool) stays text.
+    Text that looks like a call but is none (no JSON, no such tool) stays text.
     """
 
     def __init__(self, plan: ToolPlan) -> None:
@@ -114,19 +116,19 @@ class CallReader:
         self.calls = 0
         """Calls found so far."""
 
-    def take(self, text: str, finished: bool) -> list[str | Call]:
-        """`text` is new; returns what is certain now, without empty strings."""
+    def take(self, text: str, *, finished: bool) -> list[str | Call]:
+        """Read new text; returns the text and calls that later text cannot change, without empty strings."""
         self._held += text
         if self._plan.style is None:
             found: list[str | Call] = [self._held]
             self._held = ""
         elif self._plan.style is CallStyle.TAGGED and not self._plan.opening:
-            found = self._tagged(finished)
+            found = self._tagged(finished=finished)
         else:
-            found = self._whole(finished)
+            found = self._whole(finished=finished)
         return [one for one in found if one != "" and not self._is_surplus(one)]
 
-    def _tagged(self, finished: bool) -> list[str | Call]:
+    def _tagged(self, *, finished: bool) -> list[str | Call]:
         found: list[str | Call] = []
         while (at := self._held.find(_OPEN)) >= 0:
             end = self._held.find(_CLOSE, at)
@@ -140,7 +142,7 @@ class CallReader:
             self._held = self._held[stop:]
             self._is_after_call = call is not None
         else:
-            # Space before a call or after the last one is no text.
+            # White space before a call, or behind the last one, is dropped.
             certain = len(self._held) if finished else _certain(self._held)
             if not finished or not self._is_after_call or self._held.strip():
                 found.append(self._held[:certain])
@@ -148,8 +150,8 @@ class CallReader:
             self._held = self._held[certain:]
         return found
 
-    def _whole(self, finished: bool) -> list[str | Call]:
-        """An answer that is a call or calls as a whole, or none: it begins as JSON does, or is text."""
+    def _whole(self, *, finished: bool) -> list[str | Call]:
+        """For answers that are calls as a whole, or text: one that begins as JSON is held until it ends."""
         if not finished and (not self._held.strip() or self._held.lstrip()[0] in "{["):
             return []
         held, self._held = self._held, ""
@@ -165,7 +167,7 @@ class CallReader:
         return calls
 
     def _objects(self, text: str) -> list[str]:
-        """The JSON objects that `text` is: one, a list of them, or several apart by semicolons (Llama 3)."""
+        """The JSON objects in `text`: one, a list, or several with semicolons between them (Llama 3)."""
         value = _parsed(text)
         if isinstance(value, list):
             return [json.dumps(one, ensure_ascii=False) for one in value]
@@ -198,7 +200,7 @@ def _parsed(text: str) -> Any:
 
 
 def _certain(text: str) -> int:
-    """How many characters of `text` are no part of a call: a tag may begin at the end, with space before it."""
+    """How many characters of `text` cannot be part of a call. An opening tag may be cut at the end of `text`."""
     half = next((n for n in range(len(_OPEN) - 1, 0, -1) if text.endswith(_OPEN[:n])), 0)
     return len(text[: len(text) - half].rstrip())
 
@@ -211,7 +213,7 @@ def _names(tools: Sequence[Tool]) -> frozenset[str]:
 
 
 def _schema(tools: Sequence[Tool], style: CallStyle) -> dict[str, Any]:
-    """The schema of one call. Definitions move to its root, since references begin there."""
+    """The JSON schema of one call. Definitions move to its root, because references begin there."""
     calls, shared = [], dict[str, dict[str, Any]]()
     for tool in tools:
         parameters = dict(tool.function.parameters or {"type": "object"})
@@ -233,4 +235,4 @@ def _schema(tools: Sequence[Tool], style: CallStyle) -> dict[str, Any]:
 
 
 def _fault(param: str, message: str) -> ApiError:
-    return ApiError(400, message, "invalid_value", param)
+    return ApiError(400, message, code="invalid_value", param=param)

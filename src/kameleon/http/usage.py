@@ -1,4 +1,4 @@
-"""What every generated answer is labelled with: an id, the model, the counts of tokens."""
+"""The label of every generated answer (id, model, time), and its counts of tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Label:
     id: str = field(default_factory=lambda: secrets.token_hex(12))
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def head(self, chunk: bool = False) -> dict[str, Any]:
+    def head(self, *, chunk: bool = False) -> dict[str, Any]:
         """The fields that come before the choices."""
         return {
             "id": f"{self.prefix}-{self.id}",
@@ -34,7 +34,7 @@ class Label:
 
 
 def usage_of(completions: Sequence[Completion], answers: int) -> dict[str, Any]:
-    """Counts over all answers; a prompt counts once, however many of the `answers` it got."""
+    """Counts of tokens over all completions. Each prompt has `answers` completions in a row, and counts once."""
     prompts = completions[::answers]
     prompt_tokens = sum(one.prompt_tokens for one in prompts)
     completion_tokens = sum(len(one.tokens) for one in completions)

@@ -94,7 +94,7 @@ def workload_of(examples: Sequence[Example], held_out: Sequence[Example], recipe
     largest_alone = _passes([longest], watch)[0]
     if all(p.tokens < largest_alone.tokens for p in passes):
         passes[-1] = largest_alone
-    watched = sample(held_out, watch.eval_rows, recipe.seed)
+    watched = sample(held_out, watch.eval_rows, seed=recipe.seed)
     looks = schedule.looks(watch.eval_every) if watched else 0
     look = tuple(_passes(watched, watch))
     why = (*_derived(recipe, schedule), *_aside(examples, held_out))
@@ -117,7 +117,7 @@ def assumed_workload(row_tokens: int, rows: int, recipe: Recipe, watch: Watch) -
 def _passes(examples: Sequence[Example], watch: Watch, alike: bool = True) -> list[Pass]:
     if not alike:  # rows that share nothing: begun each with a token of its own
         examples = [Example(i, (-i, *e.tokens[1:]), e.trained) for i, e in enumerate(examples)]
-    return [Pass.of(packed) for packed in pack(examples, watch.micro_batch_tokens, 0)]
+    return [Pass.of(packed) for packed in pack(examples, watch.micro_batch_tokens, adapter=0)]
 
 
 def _derived(recipe: Recipe, schedule: Schedule) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ class Run:
         self.base, self.folder, self.card, self.name = base, folder, card, name
         self.overwrite = overwrite
         self.examples, self.watch = examples, watch
-        self.held_out = tuple(sample(held_out, watch.eval_rows, recipe.seed))
+        self.held_out = tuple(sample(held_out, watch.eval_rows, seed=recipe.seed))
         self.forecast = forecast
         self.schedule = Schedule.of(recipe, len(examples))
         self.recipe = settled(recipe, base.config, self.schedule)
@@ -206,7 +206,7 @@ class Run:
         before, after = self.schedule.share(step, seconds), self.schedule.share(step + 1, seconds + self._step_s)
         lr = learning_rate_at(before, after, self.recipe.learning_rate, self.recipe.warmup)
         rows = [self.examples[row] for row in self.schedule.rows_of(step)]
-        passes = pack(rows, self.watch.micro_batch_tokens, self._slot)
+        passes = pack(rows, self.watch.micro_batch_tokens, adapter=self._slot)
         [result] = train_step(
             self.base,
             self.bank,
@@ -331,4 +331,4 @@ class Run:
 
 def held_out_loss(base: Base, bank: Bank, slot: int, examples: Sequence[Example], micro_batch_tokens: int) -> float:
     """Mean loss over the trained tokens of `examples`, in nats."""
-    return mean_loss(base.decoder, bank, pack(examples, micro_batch_tokens, slot))
+    return mean_loss(base.decoder, bank, pack(examples, micro_batch_tokens, adapter=slot))

@@ -78,7 +78,7 @@ def compared(base_path, adapter, model_path, adapter_path=None, prompts=PROMPTS)
     with serving(model_path, adapter_path) as complete:
         theirs = [complete(prompt, TOKENS) for prompt in encoded]
     names = [adapter.name if adapter else None] * len(prompts)
-    ours = loaded.generate(prompts, names, Sampling(max_tokens=TOKENS))
+    ours = loaded.generate(prompts, names, sampling=Sampling(max_tokens=TOKENS))
     stops, equal, gaps = loaded.base.stop_token_ids, 0, []
     for prompt, answer, completion in zip(encoded, theirs, ours, strict=True):
         tokens = [token for token, _ in answer]

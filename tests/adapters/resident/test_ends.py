@@ -136,8 +136,8 @@ def test_a_mixed_batch_gives_each_segment_what_it_gets_alone(ended):
 def test_generation_and_evaluation_use_them(ended, tmp_path):
     names = ["end0", None, "end1", "end2", "plain"]
     prompts, wish = ["hello there"] * len(names), Sampling(max_tokens=6, logprobs=1)
-    mixed = ended.generate(prompts, names, wish, raw=True)
-    alone = [ended.generate(prompts[:1], [name], wish, raw=True)[0] for name in names]
+    mixed = ended.generate(prompts, names, sampling=wish, raw=True)
+    alone = [ended.generate(prompts[:1], [name], sampling=wish, raw=True)[0] for name in names]
     assert [one.tokens for one in mixed] == [one.tokens for one in alone]
     for one, other in zip(mixed, alone, strict=True):
         if can_multiply(torch.float32):  # torch's products, on the reference path, promise no bits

@@ -1,4 +1,4 @@
-"""The process of a server: a socket, signals, draining, and an end with an error when the engine breaks."""
+"""The server's process: its socket, signals, draining, and an end with an error when the engine fails."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from kameleon.settings import HttpSettings
 
 _log = logging.getLogger(__name__)
 _TIMED = {"format": "%(asctime)s %(message)s", "datefmt": "%Y-%m-%d %H:%M:%S"}
-# uvicorn's own, and ours beside it: each line of `kameleon` on standard error, with its time.
+# uvicorn's configuration, and our logger beside it: lines of `kameleon` go to standard error with their time.
 _LOGGING = {
     **LOGGING_CONFIG,
     "formatters": {**LOGGING_CONFIG["formatters"], "timed": _TIMED},
     "handlers": {**LOGGING_CONFIG["handlers"], "timed": {"class": "logging.StreamHandler", "formatter": "timed"}},
     "loggers": {**LOGGING_CONFIG["loggers"], "kameleon": {"handlers": ["timed"], "level": "INFO"}},
 }
-_LAST_WORDS_S = 5.0  # for answers that tell of the failure to leave, before the process is ended by force
+_LAST_WORDS_S = 5.0  # for responses that report the failure, before the process is ended by force
 
 
 def open_socket(settings: HttpSettings) -> socket.socket:
@@ -54,7 +54,7 @@ def open_socket(settings: HttpSettings) -> socket.socket:
 
 
 class Runner:
-    """Runs an application until a signal, then lets running answers end. `failed` may be called from any thread."""
+    """Runs an application until a signal, then lets running answers end. `failed` is safe from any thread."""
 
     def __init__(self, drain_s: float) -> None:
         self._drain_s = drain_s
@@ -62,7 +62,7 @@ class Runner:
         self._failure: BaseException | None = None
 
     def failed(self, failure: BaseException) -> None:
-        """The engine broke: end the process, by force if it cannot end well."""
+        """End the process, because the engine has failed: by force if it does not end within some seconds."""
         _log.critical("the engine has failed", exc_info=failure)
         self._failure = failure
         self.stop()
@@ -71,11 +71,11 @@ class Runner:
         ending.start()
 
     def stop(self) -> None:
-        """Have the server end as after a signal; from any thread."""
+        """Make the server end as after a signal. Safe from any thread."""
         if self._server is not None:
             self._server.should_exit = True
 
-    def run(self, app: FastAPI, opened: socket.socket, on_ready: Callable[[], None] = lambda: None) -> None:
+    def run(self, app: FastAPI, opened: socket.socket, *, on_ready: Callable[[], None] = lambda: None) -> None:
         """Serve until SIGINT or SIGTERM; a second one ends at once. Raises KameleonError if the engine failed."""
         config = uvicorn.Config(
             app,
@@ -86,7 +86,7 @@ class Runner:
             timeout_graceful_shutdown=max(1, round(self._drain_s)),
         )
         self._server = _Server(config, on_ready)
-        # What is there now stays: a collector that walks through it all stops every stream for a quarter of a second.
+        # Objects of now stay: a collection that walks through all of them stops every stream for a quarter of a second.
         gc.collect()
         gc.freeze()
         if self._failure is None:
@@ -96,7 +96,7 @@ class Runner:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server that ends well after a signal, instead of dying of it once more."""
+    """uvicorn's server, but it ends normally after a signal; uvicorn's own raises the signal again at the end."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)

@@ -1,0 +1,48 @@
+"""kameleon eval: scores, and which adapters and test sets it takes."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from fakes import random_adapter
+
+from kameleon.adapters import Card, Shelf
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("law/test.jsonl", "code/test.jsonl"), "'test' names several test sets; tell them apart as NAME=FILE"),
+        (("a=law.jsonl", "a=code.jsonl"), "'a' names several test sets"),
+        (("law.jsonl", "--rows", "-1"), "rows is -1; it must be 0 (all) or more"),
+    ],
+)
+def test_eval_refuses_what_would_give_no_score_or_two_in_one_place(on_tiny, words, told):
+    status, out, err = on_tiny("eval", *words)
+    assert (status, out) == (2, "")
+    assert told in err
+
+
+def test_eval_compares_whole_answers_where_two_begin_alike_and_says_so(on_tiny, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    made = [{"prompt": f"{i}?", "completion": ("yes", "yes, but", "no")[i % 3]} for i in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    (score,) = json.loads(on_tiny("eval", path, "--json")[1])["rows"]
+    assert score["choice_by"] == "whole_answer"
+    quoted = f"{score['choice_accuracy']:.3f} choice whole ({score['choice_accuracy_per_byte']:.3f}), "
+    shown = " ".join(on_tiny("eval", path)[1].split())
+    assert quoted in shown
+    assert "choice whole: by the log-probability of whole answers, in brackets by that per byte" in shown
+
+
+def test_eval_of_the_shelf_leaves_adapters_of_other_bases_out_and_says_so(on_tiny, rows, tiny):
+    mine = random_adapter(tiny.base, "mine")
+    Shelf().save(mine)
+    Shelf().save(replace(mine, name="foreign", card=Card(base_id="other", base_fingerprint="sha256:0")))
+    status, out, err = on_tiny("eval", rows, "--rows", "2", "--json")
+    assert status == 0, err
+    assert [score["adapter"] for score in json.loads(out)["rows"]] == ["base", "mine"]
+    assert "left out: adapter 'foreign' was trained on other" in err
+    status, out, err = on_tiny("eval", rows, "--adapters", "foreign")
+    assert (status, out) == (2, "")
+    assert "error: adapter 'foreign' was trained on other" in err
