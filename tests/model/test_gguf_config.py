@@ -165,6 +165,7 @@ def test_gguf_metadata_of_another_type_is_named(tmp_path, extra, said):
         ({"rope__scaling__yarn_ext_factor": 0.5}, "rope.scaling.yarn_ext_factor = 0.5"),
         ({"rope__scaling__type": "longrope"}, "rope scaling 'longrope'"),
         ({"tensors": {"blk.0.attn_output.bias": np.zeros(64, np.float32)}}, "bias on self_attn.o_proj"),
+        ({"tensors": {"blk.0.ffn_up.bias": np.zeros(96, np.float32)}}, "bias on mlp.up_proj"),
     ],
 )
 def test_gguf_that_is_not_computed_is_refused_by_name(tmp_path, how, said):

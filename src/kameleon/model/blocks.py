@@ -147,6 +147,15 @@ class Attention(Block):
         heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         return 0 if itemsize == 4 else (4 - itemsize) * (heads + 2 * kv) + 4 * heads
 
+    @staticmethod
+    def work_bytes(config: DecoderConfig, tokens: int, seen: int) -> int:
+        """Bytes of the fp32 copies that attention's kernels make, forward and backward (native/attention.cpp), in a
+        pass of `tokens` whose segments see `seen` keys together.
+        """
+        heads, kv = config.num_heads, config.num_kv_heads
+        rows = tokens * (heads + 3 * kv) + tokens * (3 * heads + 4 * kv) + 2 * heads * seen
+        return 4 * config.head_dim * rows
+
 
 @dataclass(frozen=True, eq=False)
 class Mlp(Block):
@@ -194,3 +203,8 @@ class Mlp(Block):
         """Bytes that training keeps of one token: input, gate and up, and the result that is normalised."""
         normed = 0 if config.norms.behind_mlp is None else config.hidden_size
         return itemsize * (config.hidden_size + 2 * config.intermediate_size + normed)
+
+    @staticmethod
+    def work_bytes(config: DecoderConfig, itemsize: int, *, has_wide: bool) -> int:
+        """Bytes of work space of one token in backward; `has_wide`: some trained layers run in fp32."""
+        return config.intermediate_size * max(4 * itemsize, 12 if has_wide else 0)
