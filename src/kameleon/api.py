@@ -53,7 +53,7 @@ def load(
     `quantize` "nf4" packs the matrices of a folder in Hugging Face layout to 4 bits, once, into the cache. Raises
     BaseModelError, SettingError.
     """
-    return LoadedBase(load_base(ref, dtype, on_progress, quantize))
+    return LoadedBase(load_base(ref, dtype, on_progress=on_progress, quantize=quantize))
 
 
 class LoadedBase:

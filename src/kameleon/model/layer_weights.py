@@ -12,7 +12,7 @@ from kameleon.model.projections import Group, Member, Projections
 from kameleon.weights import FrozenWeight, ModuleName, WeightFile
 
 
-def read_norm(weights: WeightFile, config: DecoderConfig, name: str, size: int) -> Tensor:
+def read_norm(weights: WeightFile, config: DecoderConfig, *, name: str, size: int) -> Tensor:
     """A norm's weight as it is multiplied, [size] fp32. Raises WeightsError."""
     return weights.tensor(f"{name}.weight", (size,)).float() + config.norm_offset
 
@@ -29,7 +29,7 @@ class LayerReader:
 
     def norm(self, name: str, size: int) -> Tensor:
         """A norm by its name inside the layer, [size] fp32."""
-        return read_norm(self.weights, self.config, str(ModuleName(self.layer, name)), size)
+        return read_norm(self.weights, self.config, name=str(ModuleName(self.layer, name)), size=size)
 
     def norms(self, before: str, behind: str | None) -> tuple[Tensor, Tensor | None]:
         """A block's norms of its input and, where there is one, of its result."""

@@ -44,7 +44,7 @@ class SafetensorsHeader:
     metadata: dict[str, str]
 
 
-def header_end(prefix: bytes | memoryview, size_bytes: int, longest_bytes: int = _LONGEST_HEADER_BYTES) -> int:
+def header_end(prefix: bytes | memoryview, size_bytes: int, *, longest_bytes: int = _LONGEST_HEADER_BYTES) -> int:
     """The end of the header in a file of `size_bytes`, out of the file's first eight bytes.
 
     Raises WeightsError if it lies beyond the file, or if the header is longer than `longest_bytes`.
