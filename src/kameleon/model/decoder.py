@@ -186,8 +186,8 @@ class Decoder:
         for index in layers if layers is not None else range(len(self.layers)):
             if saves_memory:
                 release_freed_memory(x)
-            layer, turn = self.layers[index], rotations[self.config.layer_rope(index)]
-            at = self._pass(index, segments, turn, adapters, cache, layer.dtype if cache is None else x.dtype)
+            layer, angles = self.layers[index], rotations[self.config.layer_rope(index)]
+            at = self._pass(index, segments, angles, adapters, cache, layer.dtype if cache is None else x.dtype)
             trained = self._trained(index, segments, adapters) if checkpoint_layers else []
             if trained or (checkpoint_layers and x.requires_grad):
                 checkpoint_layers -= 1

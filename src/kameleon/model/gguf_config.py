@@ -57,7 +57,7 @@ def config_from_gguf(file: GgufFile) -> DecoderConfig:
 
 
 def _refuse_features(at: str, metadata: Metadata, head_dim: int) -> None:
-    """Raise UnsupportedArchitectureError for what the metadata may ask for and is not computed here."""
+    """Raise UnsupportedArchitectureError for features in the metadata that are not computed here."""
     if metadata.get(f"{at}.expert_count"):
         raise UnsupportedArchitectureError("a mixture of experts is not supported")
     if metadata.size(f"{at}.attention.value_length", head_dim) != head_dim:

@@ -31,10 +31,10 @@ class LayerReader:
         """A norm by its name inside the layer, [size] fp32."""
         return read_norm(self.weights, self.config, name=str(ModuleName(self.layer, name)), size=size)
 
-    def norms(self, before: str, behind: str | None) -> tuple[Tensor, Tensor | None]:
+    def norms(self, of_input: str, of_result: str | None) -> tuple[Tensor, Tensor | None]:
         """A block's norms of its input and, where there is one, of its result."""
         size = self.config.hidden_size
-        return self.norm(before, size), None if behind is None else self.norm(behind, size)
+        return self.norm(of_input, size), None if of_result is None else self.norm(of_result, size)
 
     def projections(self, group: Group) -> Projections:
         """The weights of a group, joined, with the biases of those members that have one."""

@@ -25,7 +25,7 @@ def rope_from_hf(values: Metadata, max_positions: int) -> RopeConfig:
 def read_rope(values: Metadata, parameters: Any, *, theta: float, max_positions: int) -> RopeConfig:
     """One rotary embedding out of its `parameters`, which may be None; `theta` holds where they have none.
 
-    Raises UnsupportedArchitectureError for a scaling that is not computed here, WeightsError for values that cannot be.
+    Raises UnsupportedArchitectureError for a scaling that is not computed here, WeightsError for impossible values.
     """
     if not isinstance(parameters or {}, dict):
         raise WeightsError(f"the rope parameters in {values.where} are {parameters!r}; they must be an object")
