@@ -54,7 +54,7 @@ def load(
     `on_progress(what, done, total)` reports fetching and loading. `quantize` "nf4" packs the matrices of a folder in
     Hugging Face layout to 4 bits, once, into the cache. Raises BaseModelError, SettingError.
     """
-    return LoadedBase(load_base(ref, dtype, on_progress, quantize))
+    return LoadedBase(load_base(ref, dtype, on_progress=on_progress, quantize=quantize))
 
 
 class LoadedBase:

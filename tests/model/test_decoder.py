@@ -16,7 +16,7 @@ LENGTHS = (7, 1, 40, 25)
 
 def ours(folder):
     weights = open_weights(folder)
-    return build_decoder(read_config(folder, weights), weights, torch.float32)
+    return build_decoder(read_config(folder, weights), weights, dtype=torch.float32)
 
 
 @pytest.fixture(params=FAMILIES)

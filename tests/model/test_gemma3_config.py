@@ -28,7 +28,7 @@ def test_gemma3_is_read_in_both_styles(style):
     assert read.layer_rope(5) == RopeConfig(2e6, "linear", 8.0, 512)
     assert read.layer_rope(0) == read.layer_rope(6) == RopeConfig(2e4, original_max_positions=512)
     assert (read.activation, read.embedding_scale, read.query_scale) == ("gelu_tanh", 8.0, 0.5)
-    assert (read.norms.behind_mlp, read.qk_norm, read.norm_offset) == ("post_feedforward_layernorm", True, 1.0)
+    assert (read.norms.mlp_result, read.qk_norm, read.norm_offset) == ("post_feedforward_layernorm", True, 1.0)
     assert read.max_sequence_tokens == 512
 
 

@@ -131,7 +131,7 @@ def test_a_gguf_of_gemma3_has_windows_and_a_rope_of_their_own_in_all_but_every_s
     assert read.layer_rope(5) == RopeConfig(1e6, "linear", 8.0, 512)
     assert read.layer_rope(0) == RopeConfig(1e4, original_max_positions=512)
     assert (read.activation, read.embedding_scale) == ("gelu_tanh", 8.0)
-    assert read.norms.behind_attention == "post_attention_layernorm"
+    assert read.norms.attention_result == "post_attention_layernorm"
     assert (read.norm_offset, read.query_scale) == (0.0, 1.0)  # the converter has added the offset
     big = write_gguf(tmp_path / "27b.gguf", "gemma3", block_count=62, **extra | {"attention__key_length": 64})
     assert config_from_gguf(big).query_scale == 2.0  # 64 / (64 wide / 4 heads), by llama.cpp's rule
@@ -165,6 +165,7 @@ def test_gguf_metadata_of_another_type_is_named(tmp_path, extra, said):
         ({"rope__scaling__yarn_ext_factor": 0.5}, "rope.scaling.yarn_ext_factor = 0.5"),
         ({"rope__scaling__type": "longrope"}, "rope scaling 'longrope'"),
         ({"tensors": {"blk.0.attn_output.bias": np.zeros(64, np.float32)}}, "bias on self_attn.o_proj"),
+        ({"tensors": {"blk.0.ffn_up.bias": np.zeros(96, np.float32)}}, "bias on mlp.up_proj"),
     ],
 )
 def test_gguf_that_is_not_computed_is_refused_by_name(tmp_path, how, said):

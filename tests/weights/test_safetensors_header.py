@@ -111,7 +111,7 @@ def test_what_is_wrong_is_told(tmp_path, content, told):
 
 def test_a_header_longer_than_is_allowed_is_refused_before_it_is_read():
     with pytest.raises(WeightsError, match="at most 4 are read"):
-        header_end(file_of({"a": entry()}, bytes(8)), 1 << 40, 4)
+        header_end(file_of({"a": entry()}, bytes(8)), 1 << 40, longest_bytes=4)
 
 
 def test_without_the_tensors_bytes_all_else_is_checked(tmp_path):

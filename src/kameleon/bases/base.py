@@ -62,6 +62,7 @@ class Base:
 def load_base(
     ref: str,
     dtype: torch.dtype | None = None,
+    *,
     on_progress: Callable[[str, int, int], None] | None = None,
     quantize: str | None = None,
 ) -> Base:
@@ -81,7 +82,7 @@ def load_base(
         if on_progress:
             on_progress("loading", done, total)
 
-    decoder = build_decoder(config, weights, compute.dtype, on_layer)
+    decoder = build_decoder(config, weights, dtype=compute.dtype, on_layer=on_layer)
     tokenizer = load_tokenizer(files.path, weights)
     name = ref if quantize is None else f"{ref}{_PACKED}{quantize}"
     template, fingerprint = ChatTemplate(tokenizer), weights.fingerprint()

@@ -57,7 +57,7 @@ def unpacked(base: Base) -> Base:
     layers = [layer.with_weights(plain) for layer in whole.layers]
     embedding = plain(whole.embedding)
     head = embedding if whole.head is whole.embedding else plain(whole.head)
-    return replace(base, decoder=Decoder(whole.config, embedding, layers, whole.norm, head))
+    return replace(base, decoder=Decoder(whole.config, embedding=embedding, layers=layers, norm=whole.norm, head=head))
 
 
 def _train(base: Base, job: Job, turns: Turns) -> None:

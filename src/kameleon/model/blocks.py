@@ -1,6 +1,6 @@
 """The two blocks of a decoder layer, attention and MLP. Each knows its projections, norms and biases, and its pass.
 
-What else asks for the shape of a layer (the plan, generation's kernels) asks these classes.
+The plan and generation's kernels ask these classes for the shape of a layer.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Block:
     """One part of a layer, which adds its result to the residual; x is [tokens, hidden_size]."""
 
     config: DecoderConfig
-    before: Tensor
+    input_norm: Tensor
     """The weight of the norm of its input, fp32."""
-    behind: Tensor | None
-    """The weight of the norm of its result, fp32; None where that is added as it is."""
+    result_norm: Tensor | None
+    """The weight of the norm of its result, fp32; None if that is added without a norm."""
 
     @property
     def projections(self) -> dict[str, Projections]:
@@ -40,7 +40,7 @@ class Block:
         return replace(self, **changed)
 
     def _enter(self, at: LayerPass) -> RmsNorm:
-        return RmsNorm(self.before, self.config.rms_norm_eps, at.dtype)
+        return RmsNorm(self.input_norm, self.config.rms_norm_eps, at.dtype)
 
     def _add(
         self,
@@ -53,9 +53,9 @@ class Block:
         skip_output: bool = False,
     ) -> Tensor:
         """x + the last projection of `part`, normalised if the family says so."""
-        if self.behind is None:
+        if self.result_norm is None:
             return last(part, at, before=before, residual=x, skip_output=skip_output)
-        return x + rms_norm(last(part, at, before=before), self.behind, eps=self.config.rms_norm_eps)
+        return x + rms_norm(last(part, at, before=before), self.result_norm, eps=self.config.rms_norm_eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +92,8 @@ class Attention(Block):
         if config.qk_norm:
             q_norm = reader.norm("self_attn.q_norm", config.head_dim) * config.query_scale
             k_norm = reader.norm("self_attn.k_norm", config.head_dim)
-        before, behind = reader.norms(config.norms.before_attention, config.norms.behind_attention)
-        return cls(config, before, behind, qkv, q_norm, k_norm, o, config.window(reader.layer))
+        input_norm, result_norm = reader.norms(config.norms.attention_input, config.norms.attention_result)
+        return cls(config, input_norm, result_norm, qkv, q_norm, k_norm, o, config.window(reader.layer))
 
     def forward(self, x: Tensor, at: LayerPass) -> Tensor:
         """x plus what attention adds."""
@@ -118,25 +118,25 @@ class Attention(Block):
     def in_stack(self) -> Mapping[str, Any]:
         """Its part of `ops.LayerWeights`."""
         return {
-            "input_norm": self.before,
+            "input_norm": self.input_norm,
             "qkv": self.qkv.weight.stacked,
             "qkv_bias": self.qkv.bias,
             "q_norm": self.q_norm,
             "k_norm": self.k_norm,
             "o": self.o.weight.stacked,
             "o_bias": self.o.bias,
-            "o_norm": self.behind,
+            "o_norm": self.result_norm,
             "window": self.window,
         }
 
     @staticmethod
     def kept_bytes(config: DecoderConfig, itemsize: int) -> int:
-        """Bytes that training keeps of one token: input, q/k/v, attention's output and log-sum-exp, the result that is
-        normalised, and what the norms of q and k are of.
+        """Bytes that training keeps of one token: input, q/k/v, attention's output and log-sum-exp, and the inputs of
+        norms of q, k or the result, if any.
         """
         heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         numbers = config.hidden_size + (heads + 2 * kv) + heads
-        numbers += 0 if config.norms.behind_attention is None else config.hidden_size
+        numbers += 0 if config.norms.attention_result is None else config.hidden_size
         return itemsize * numbers + 4 * config.num_heads + (4 * (heads + kv) if config.qk_norm else 0)
 
     @staticmethod
@@ -146,6 +146,15 @@ class Attention(Block):
         """
         heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         return 0 if itemsize == 4 else (4 - itemsize) * (heads + 2 * kv) + 4 * heads
+
+    @staticmethod
+    def work_bytes(config: DecoderConfig, tokens: int, seen: int) -> int:
+        """Bytes of the fp32 copies that attention's kernels make, forward and backward (native/attention.cpp), in a
+        pass of `tokens` whose segments see `seen` keys together.
+        """
+        heads, kv = config.num_heads, config.num_kv_heads
+        rows = tokens * (heads + 3 * kv) + tokens * (3 * heads + 4 * kv) + 2 * heads * seen
+        return 4 * config.head_dim * rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,8 +178,8 @@ class Mlp(Block):
         """The MLP of one layer out of its weights. Raises WeightsError."""
         config = reader.config
         gate_up, down = (reader.projections(group) for group in cls.groups(config))
-        before, behind = reader.norms(config.norms.before_mlp, config.norms.behind_mlp)
-        return cls(config, before, behind, gate_up, down)
+        input_norm, result_norm = reader.norms(config.norms.mlp_input, config.norms.mlp_result)
+        return cls(config, input_norm, result_norm, gate_up, down)
 
     def forward(self, x: Tensor, at: LayerPass, *, skip_output: bool = False) -> Tensor:
         """x plus what the MLP adds; with `skip_output` it is left uninitialised, since only its gradient is needed."""
@@ -181,16 +190,21 @@ class Mlp(Block):
     def in_stack(self) -> Mapping[str, Any]:
         """Its part of `ops.LayerWeights`."""
         return {
-            "mlp_norm": self.before,
+            "mlp_norm": self.input_norm,
             "gate_up": self.gate_up.weight.stacked,
             "gate_up_bias": self.gate_up.bias,
             "down": self.down.weight.stacked,
             "down_bias": self.down.bias,
-            "down_norm": self.behind,
+            "down_norm": self.result_norm,
         }
 
     @staticmethod
     def kept_bytes(config: DecoderConfig, itemsize: int) -> int:
-        """Bytes that training keeps of one token: input, gate and up, and the result that is normalised."""
-        normed = 0 if config.norms.behind_mlp is None else config.hidden_size
+        """Bytes that training keeps of one token: input, gate and up, and the input of the result's norm, if any."""
+        normed = 0 if config.norms.mlp_result is None else config.hidden_size
         return itemsize * (config.hidden_size + 2 * config.intermediate_size + normed)
+
+    @staticmethod
+    def work_bytes(config: DecoderConfig, itemsize: int, *, has_wide: bool) -> int:
+        """Bytes of work space of one token in backward; `has_wide`: some trained layers run in fp32."""
+        return config.intermediate_size * max(4 * itemsize, 12 if has_wide else 0)

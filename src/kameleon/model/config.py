@@ -13,11 +13,11 @@ from kameleon.ops.gated import Activation
 class NormNames:
     """The norms around the two blocks of a layer, by their names inside the layer."""
 
-    before_attention: str = "input_layernorm"
-    behind_attention: str | None = None
+    attention_input: str = "input_layernorm"
+    attention_result: str | None = None
     """The norm of what attention adds to the residual; None where that is not normalised."""
-    before_mlp: str = "post_attention_layernorm"
-    behind_mlp: str | None = None
+    mlp_input: str = "post_attention_layernorm"
+    mlp_result: str | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class DecoderConfig:
     activation: Activation = "silu"
     embedding_scale: float = 1.0
     norm_offset: float = 0.0
-    """What is added to the norms' weights as they are stored."""
+    """A number that is added to the stored weights of norms."""
     query_scale: float = 1.0
     """A factor of q beside 1 / sqrt(head_dim); only with `qk_norm`, whose weight takes it in."""
 

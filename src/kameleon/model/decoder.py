@@ -106,7 +106,13 @@ class Decoder:
     """Frozen layers and the pass through them; it holds no state between calls."""
 
     def __init__(
-        self, config: DecoderConfig, embedding: FrozenWeight, layers: Sequence[Layer], norm: Tensor, head: FrozenWeight
+        self,
+        config: DecoderConfig,
+        *,
+        embedding: FrozenWeight,
+        layers: Sequence[Layer],
+        norm: Tensor,
+        head: FrozenWeight,
     ) -> None:
         self.config = config
         self.embedding = embedding
@@ -180,8 +186,8 @@ class Decoder:
         for index in layers if layers is not None else range(len(self.layers)):
             if saves_memory:
                 release_freed_memory(x)
-            layer, turn = self.layers[index], rotations[self.config.layer_rope(index)]
-            at = self._pass(index, segments, turn, adapters, cache, layer.dtype if cache is None else x.dtype)
+            layer, angles = self.layers[index], rotations[self.config.layer_rope(index)]
+            at = self._pass(index, segments, angles, adapters, cache, layer.dtype if cache is None else x.dtype)
             trained = self._trained(index, segments, adapters) if checkpoint_layers else []
             if trained or (checkpoint_layers and x.requires_grad):
                 checkpoint_layers -= 1
@@ -273,7 +279,11 @@ def wide_layers(config: DecoderConfig) -> int:
 
 
 def build_decoder(
-    config: DecoderConfig, weights: WeightFile, dtype: torch.dtype, on_layer: Callable[[int, int], None] | None = None
+    config: DecoderConfig,
+    weights: WeightFile,
+    *,
+    dtype: torch.dtype,
+    on_layer: Callable[[int, int], None] | None = None,
 ) -> Decoder:
     """A decoder out of a weight file, in compute type `dtype`; projections that share their input are joined.
 
@@ -291,4 +301,5 @@ def build_decoder(
     embedding = FrozenWeight(weights.matrix(f"{EMBEDDING}.weight", vocab), dtype=dtype)
     tied = config.tie_word_embeddings
     head = embedding if tied else FrozenWeight(weights.matrix(f"{HEAD}.weight", vocab), dtype=dtype)
-    return Decoder(config, embedding, layers, read_norm(weights, config, NORM, config.hidden_size), head)
+    norm = read_norm(weights, config, name=NORM, size=config.hidden_size)
+    return Decoder(config, embedding=embedding, layers=layers, norm=norm, head=head)

@@ -1,4 +1,4 @@
-"""What a family of decoders differs in from a plain Llama. Each file of `families/` holds one `Family`."""
+"""The differences between a family of decoders and a plain Llama. Each file of `families/` holds one `Family`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REQUIRED: Mapping[str, Any] = {
     "attn_logit_softcapping": 0.0,
     "final_logit_softcapping": 0.0,
 }
-"""What a plain Llama's config.json says of these keys, if it has them: nothing else is computed."""
+"""The only values of these keys in a config.json that a plain Llama computes."""
 
 GGUF_MEMBERS: Mapping[str, str] = {
     "attn_norm": "input_layernorm",
@@ -36,7 +36,7 @@ GGUF_MEMBERS: Mapping[str, str] = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-"""What most architectures call the tensors of a layer in a GGUF file, and Hugging Face's names."""
+"""For each tensor of a layer, its name in the GGUF files of most architectures and its Hugging Face name."""
 
 _PLAIN_NORMS = NormNames()
 
@@ -49,7 +49,7 @@ def _unchanged(config: DecoderConfig, values: Metadata) -> DecoderConfig:
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """One family: its names and defaults in files, the switches that it sets, and what it refuses."""
+    """One family: its names and defaults in files, its switches, and the values that it refuses."""
 
     name: str
     """`model_type` in its config.json."""

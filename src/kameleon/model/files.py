@@ -32,7 +32,7 @@ def open_weights(path: Path, quantize: str | None = None, *, on_progress: Progre
 
 
 def open_gguf(path: Path, *, header_only: bool = False) -> GgufFile:
-    """A `.gguf` file under the names of its family; see `GgufFile`, also for what it raises."""
+    """A `.gguf` file under its family's tensor names. Raises WeightsError as `GgufFile` does."""
     return GgufFile(path, gguf_layouts(), header_only=header_only)
 
 

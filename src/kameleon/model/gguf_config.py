@@ -43,7 +43,7 @@ def config_from_gguf(file: GgufFile) -> DecoderConfig:
         num_kv_heads=metadata.size(f"{at}.attention.head_count_kv", heads),
         head_dim=head_dim,
         rms_norm_eps=metadata.need(f"{at}.attention.layer_norm_rms_epsilon", float),
-        rope=rope_from_gguf(file, max_sequence_tokens, head_dim),
+        rope=rope_from_gguf(file, max_positions=max_sequence_tokens, head_dim=head_dim),
         tie_word_embeddings=f"{HEAD}.weight" not in names,
         max_sequence_tokens=max_sequence_tokens,
         stop_token_ids=_stops(metadata, vocab),
@@ -57,7 +57,7 @@ def config_from_gguf(file: GgufFile) -> DecoderConfig:
 
 
 def _refuse_features(at: str, metadata: Metadata, head_dim: int) -> None:
-    """Raise UnsupportedArchitectureError for what the metadata may ask for and is not computed here."""
+    """Raise UnsupportedArchitectureError for features in the metadata that are not computed here."""
     if metadata.get(f"{at}.expert_count"):
         raise UnsupportedArchitectureError("a mixture of experts is not supported")
     if metadata.size(f"{at}.attention.value_length", head_dim) != head_dim:

@@ -13,7 +13,7 @@ from kameleon.model.rope_keys import rope_from_hf
 from kameleon.model.supported import count_layers, naming_families
 from kameleon.weights import Metadata
 
-# Where null means something else than a key that is left out: one key head for each head, and no window.
+# For these keys null is no missing key: it means one key head for each head, and no window.
 _NULL_COUNTS = ("num_key_value_heads", "sliding_window")
 
 
@@ -63,7 +63,7 @@ def _family_of(config: Mapping[str, Any]) -> Family:
 
 
 def _refuse_features(family: Family, values: Metadata) -> None:
-    """Raise UnsupportedArchitectureError for what a config.json may ask for and is not computed here."""
+    """Raise UnsupportedArchitectureError for features in a config.json that are not computed here."""
     for key, computed in family.required.items():
         if (value := values.find(key, type(computed), computed)) != computed:
             raise UnsupportedArchitectureError(f"{key} = {value!r} (only {computed!r}) is not supported")

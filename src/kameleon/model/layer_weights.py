@@ -12,7 +12,7 @@ from kameleon.model.projections import Group, Member, Projections
 from kameleon.weights import FrozenWeight, ModuleName, WeightFile
 
 
-def read_norm(weights: WeightFile, config: DecoderConfig, name: str, size: int) -> Tensor:
+def read_norm(weights: WeightFile, config: DecoderConfig, *, name: str, size: int) -> Tensor:
     """A norm's weight as it is multiplied, [size] fp32. Raises WeightsError."""
     return weights.tensor(f"{name}.weight", (size,)).float() + config.norm_offset
 
@@ -29,12 +29,12 @@ class LayerReader:
 
     def norm(self, name: str, size: int) -> Tensor:
         """A norm by its name inside the layer, [size] fp32."""
-        return read_norm(self.weights, self.config, str(ModuleName(self.layer, name)), size)
+        return read_norm(self.weights, self.config, name=str(ModuleName(self.layer, name)), size=size)
 
-    def norms(self, before: str, behind: str | None) -> tuple[Tensor, Tensor | None]:
+    def norms(self, of_input: str, of_result: str | None) -> tuple[Tensor, Tensor | None]:
         """A block's norms of its input and, where there is one, of its result."""
         size = self.config.hidden_size
-        return self.norm(before, size), None if behind is None else self.norm(behind, size)
+        return self.norm(of_input, size), None if of_result is None else self.norm(of_result, size)
 
     def projections(self, group: Group) -> Projections:
         """The weights of a group, joined, with the biases of those members that have one."""

@@ -51,13 +51,13 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class LayerPass:
-    """What the blocks of one layer need in one pass, beside their input."""
+    """The values that both blocks of one layer need in one pass, beside their input."""
 
     segments: Segments
     rotation: tuple[Tensor, Tensor]
     """cos and sin of the layer's rotary embedding."""
     dtype: torch.dtype
-    """What the layer multiplies in."""
+    """The type of the layer's products."""
     sides: Callable[[str], Sequence[SidePath | None]]
     """The side paths in each slot for the group of a name."""
     pages: LayerPages | None

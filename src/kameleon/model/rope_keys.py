@@ -18,13 +18,14 @@ def rope_from_hf(values: Metadata, max_positions: int) -> RopeConfig:
     """
     new_style = values.get("rope_parameters")
     parameters = values.get("rope_scaling") if new_style is None else new_style
-    return read_rope(values, parameters, values.find("rope_theta", float, 10000.0), max_positions)
+    theta = values.find("rope_theta", float, 10000.0)
+    return read_rope(values, parameters, theta=theta, max_positions=max_positions)
 
 
-def read_rope(values: Metadata, parameters: Any, theta: float, max_positions: int) -> RopeConfig:
+def read_rope(values: Metadata, parameters: Any, *, theta: float, max_positions: int) -> RopeConfig:
     """One rotary embedding out of its `parameters`, which may be None; `theta` holds where they have none.
 
-    Raises UnsupportedArchitectureError for a scaling that is not computed here, WeightsError for values that cannot be.
+    Raises UnsupportedArchitectureError for a scaling that is not computed here, WeightsError for impossible values.
     """
     if not isinstance(parameters or {}, dict):
         raise WeightsError(f"the rope parameters in {values.where} are {parameters!r}; they must be an object")
@@ -53,7 +54,7 @@ def read_rope(values: Metadata, parameters: Any, theta: float, max_positions: in
     )
 
 
-def rope_from_gguf(file: GgufFile, max_positions: int, head_dim: int) -> RopeConfig:
+def rope_from_gguf(file: GgufFile, *, max_positions: int, head_dim: int) -> RopeConfig:
     """The rotary embedding of a GGUF file's full attention. Raises what `read_rope` raises."""
     metadata, rope = file.metadata, f"{file.layout.architecture}.rope"
 

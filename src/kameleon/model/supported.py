@@ -1,4 +1,4 @@
-"""What every refusal of a base adds: the families that are computed here."""
+"""Limits of the supported bases, and the list of families that every refusal adds."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def window_size(values: Metadata) -> int | None:
     return None if values.get("sliding_window") is None else values.size("sliding_window")
 
 
-def by_layer_types(values: Metadata, window: int, layers: int) -> Windows:
+def by_layer_types(values: Metadata, *, window: int, layers: int) -> Windows:
     """`layer_types` names the kind of each layer. Raises UnsupportedArchitectureError for another kind of attention."""
     kinds = values.row("layer_types", str, layers)
     unknown = set(kinds) - {"full_attention", "sliding_attention"}
@@ -23,6 +23,6 @@ def by_layer_types(values: Metadata, window: int, layers: int) -> Windows:
     return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
-def all_but_each(nth: int, window: int, layers: int) -> Windows:
+def all_but_each(nth: int, *, window: int, layers: int) -> Windows:
     """Every `nth` layer sees all, the others `window` tokens."""
     return tuple(window if layer % nth else None for layer in range(1, layers + 1))

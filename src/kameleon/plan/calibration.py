@@ -130,7 +130,7 @@ def calibrate(header: BaseHeader, rank: int, variant: str, targets: str, dtype: 
     few = max(_SHORT_TOKENS, many // 4 // _SHORT_TOKENS * _SHORT_TOKENS)
     layers = min(_MOST_LAYERS, header.config.num_layers, max(1, int(_OPERATIONS / (4 * size * many))))
     blank = _Blank(header, layers)
-    decoder = build_decoder(blank.config, blank, dtype)
+    decoder = build_decoder(blank.config, blank, dtype=dtype)
     sides = _Sides(blank.config, Recipe(rank=rank, variant=variant, targets=targets))
 
     def seconds(tokens: int, gradient: bool, checkpoint_layers: int = 0) -> float:

@@ -17,7 +17,7 @@ from kameleon.model.decoder import wide_layers
 from kameleon.ops import KINDS, can_multiply, can_run, chunk_rows, give_back_memory, logits_type, tile_bytes
 from kameleon.plan.counts import trainable_parameters
 from kameleon.plan.header import BaseHeader, matrix_shapes
-from kameleon.plan.workload import Pass, Workload
+from kameleon.plan.workload import Workload
 from kameleon.settings import Recipe, Watch
 from kameleon.training import lowest_layer
 from kameleon.weights import ModuleName
@@ -118,8 +118,8 @@ def _step_bytes(config: DecoderConfig, recipe: Recipe, watch: Watch, work: Workl
     growing = gradient if sparing and not work.accumulates else 0  # of several passes the first brings it whole
     most = _most_in_backward(stored, again, growing / len(whole))
     kept = int(most if sparing else (1 + _HOLES) * most) + gradient - growing
-    gates = config.intermediate_size * max(4 * dtype.itemsize, 12 if wide > lowest else 0)
-    return kept + tokens * (gates + 3 * stream) + _attention_bytes(config, work.largest)
+    gates = Mlp.work_bytes(config, dtype.itemsize, has_wide=wide > lowest)
+    return kept + tokens * (gates + 3 * stream) + Attention.work_bytes(config, tokens, work.largest.seen)
 
 
 def _most_in_backward(stored: list[int], again: list[int], gradient: float) -> float:
@@ -144,13 +144,6 @@ def trainable_modules_per_layer(config: DecoderConfig, recipe: Recipe) -> int:
     if recipe.targets == "all-linear":
         return sum(len(group.members) for group in groups(config))
     return len(recipe.targets.split(","))
-
-
-def _attention_bytes(config: DecoderConfig, largest: Pass) -> int:
-    """The fp32 copies that attention's kernels make and keep, forward and backward (native/attention.cpp)."""
-    heads, kv = config.num_heads, config.num_kv_heads
-    rows = largest.tokens * (heads + 3 * kv) + largest.tokens * (3 * heads + 4 * kv) + 2 * heads * largest.seen
-    return 4 * config.head_dim * rows
 
 
 def _unpack_bytes(header: BaseHeader, dtype: torch.dtype) -> int:

@@ -72,7 +72,7 @@ class WeightFile(ABC):
         if known is None:
             state = state_of(files)
             known = hash_tensors(self._stored())
-            note_fingerprint(files, state, known)
+            note_fingerprint(files, state=state, fingerprint=known)
         return known
 
     def hashed_again(self) -> str:

@@ -46,7 +46,7 @@ def cached_fingerprint(files: Sequence[Path]) -> str | None:
     return None
 
 
-def note_fingerprint(files: Sequence[Path], state: FilesState, fingerprint: str) -> None:
+def note_fingerprint(files: Sequence[Path], *, state: FilesState, fingerprint: str) -> None:
     """Keep the fingerprint beside the files, or in the cache if their folder is read-only.
 
     `state` was taken before the files were hashed, so that a file which changed meanwhile is hashed again.

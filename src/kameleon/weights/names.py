@@ -50,4 +50,4 @@ class ModuleName(NamedTuple):
         return f"{self}.bias"
 
     def __str__(self) -> str:
-        return self.member if self.layer < 0 else f"{self.stack}.{self.in_layer}"
+        return self.member if self.layer < 0 else f"{self.stack}.{self.layer}.{self.member}"

@@ -46,7 +46,9 @@ class Nf4File(WeightFile):
         try:
             self._packed = safe_open(self.packed_path, "pt")
         except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{self.packed_path} is damaged: {error}; delete it, and it is made anew") from error
+            raise WeightsError(
+                f"{self.packed_path} is damaged: {error}; delete it, then load the base again"
+            ) from error
 
     def names(self) -> Sequence[str]:
         return self._source.names()

@@ -44,7 +44,7 @@ class SafetensorsHeader:
     metadata: dict[str, str]
 
 
-def header_end(prefix: bytes | memoryview, size_bytes: int, longest_bytes: int = _LONGEST_HEADER_BYTES) -> int:
+def header_end(prefix: bytes | memoryview, size_bytes: int, *, longest_bytes: int = _LONGEST_HEADER_BYTES) -> int:
     """The end of the header in a file of `size_bytes`, out of the file's first eight bytes.
 
     Raises WeightsError if it lies beyond the file, or if the header is longer than `longest_bytes`.
@@ -138,7 +138,7 @@ def _placed(name: str, entry: Any, start: int) -> TensorInfo:
         name.encode()
         kind, shape, (first, last) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
-        raise WeightsError(f"what it says of {_shown(name)} is not whole: dtype, shape, data_offsets") from error
+        raise WeightsError(f"the entry of {_shown(name)} is not whole: dtype, shape, data_offsets") from error
     numbers = (*shape, first, last)
     if len(shape) > _MOST_DIMS or not all(type(number) is int and 0 <= number < _LARGEST for number in numbers):
         raise WeightsError(f"{_shown(name)}, shape {str(shape)[:40]} in bytes {first!r:.20} to {last!r:.20}, cannot be")

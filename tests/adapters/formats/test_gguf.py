@@ -54,12 +54,16 @@ def test_q_and_k_are_in_the_order_in_which_a_base_file_has_them(tmp_path):
         torch.testing.assert_close(stored, base.weights.stored_order(f"{hf}.weight", adapter.modules[hf].delta()))
 
 
-@pytest.mark.parametrize("family", ["llama tied", "mistral", "qwen2", "qwen3"])
-def test_a_round_trip_changes_nothing(family, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "architecture"),
+    [("llama tied", "llama"), ("mistral", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3"), ("gemma3", "gemma3")],
+)
+def test_a_round_trip_changes_nothing_and_names_llama_cpps_architecture(family, architecture, tmp_path):
     save_base(tmp_path / "base", family)
     base = kameleon.load(str(tmp_path / "base"), dtype=torch.float32).base
     adapter = random_adapter(base, "mine")
     write_gguf_adapter(adapter, base, tmp_path / "mine.gguf")
+    assert gguf.GGUFReader(tmp_path / "mine.gguf").fields["general.architecture"].contents() == architecture
     assert read_gguf_adapter(tmp_path / "mine.gguf", base, "mine").fingerprint == adapter.fingerprint
 
 

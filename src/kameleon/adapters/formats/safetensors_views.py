@@ -58,7 +58,7 @@ def views(path: Path, content: Tensor) -> dict[str, Tensor]:
     its own place.
     """
     try:
-        end = header_end(raw_bytes(content), len(content), _LONGEST_HEADER_BYTES)
+        end = header_end(raw_bytes(content), len(content), longest_bytes=_LONGEST_HEADER_BYTES)
         tensors = {}
         for tensor in _floats(bytes(raw_bytes(content[:end])), len(content)):
             dtype = _TYPES[tensor.kind]

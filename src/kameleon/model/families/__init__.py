@@ -1,4 +1,8 @@
-"""The families of decoders that are computed here, one file each; a file that is added is found."""
+"""The families of decoders that are computed here, one file each.
+
+A new file in this folder is found by itself. `FAMILIES` of tests/tiny.py gets a line for it, which compares the decoder
+with transformers' own model.
+"""
 
 from functools import cache
 from importlib import import_module

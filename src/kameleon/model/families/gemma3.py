@@ -29,17 +29,17 @@ def _scaled(config: DecoderConfig, query_pre_attn_scalar: float) -> DecoderConfi
 
 def _from_hf(config: DecoderConfig, values: Metadata) -> DecoderConfig:
     longest, by_type = config.max_sequence_tokens, values.get("rope_parameters")
-    # transformers 4 wrote the rotary embedding of full attention alone, under another key.
-    full, local = (
-        (by_type.get("full_attention"), by_type.get("sliding_attention"))
-        if isinstance(by_type, dict)
-        else (values.get("rope_scaling"), None)
-    )
+    if isinstance(by_type, dict):
+        full, local = by_type.get("full_attention"), by_type.get("sliding_attention")
+    else:  # transformers 4 wrote only that of full attention, under another key
+        full, local = values.get("rope_scaling"), None
+    theta = values.need("rope_theta", float)
+    local_theta = values.find("rope_local_base_freq", float, _LOCAL_THETA)
     return replace(
         _scaled(config, values.find("query_pre_attn_scalar", float, 256.0)),
         windows=_windows(values, config.num_layers),
-        rope=read_rope(values, full, values.need("rope_theta", float), longest),
-        local_rope=read_rope(values, local, values.find("rope_local_base_freq", float, _LOCAL_THETA), longest),
+        rope=read_rope(values, full, theta=theta, max_positions=longest),
+        local_rope=read_rope(values, local, theta=local_theta, max_positions=longest),
         norm_offset=1.0,
     )
 
@@ -49,8 +49,8 @@ def _windows(values: Metadata, layers: int) -> Windows:
     if window is None:
         return ()
     if values.get("layer_types") is not None:
-        return by_layer_types(values, window, layers)
-    return all_but_each(values.size("sliding_window_pattern", _PATTERN), window, layers)
+        return by_layer_types(values, window=window, layers=layers)
+    return all_but_each(values.size("sliding_window_pattern", _PATTERN), window=window, layers=layers)
 
 
 def _from_gguf(config: DecoderConfig, metadata: Metadata) -> DecoderConfig:
@@ -62,7 +62,7 @@ def _from_gguf(config: DecoderConfig, metadata: Metadata) -> DecoderConfig:
     query_pre_attn_scalar = config.hidden_size / heads if layers == _LAYERS_OF_27B else config.head_dim
     return replace(
         _scaled(config, query_pre_attn_scalar),
-        windows=() if window is None else all_but_each(pattern, window, layers),
+        windows=() if window is None else all_but_each(pattern, window=window, layers=layers),
         local_rope=RopeConfig(theta, original_max_positions=config.max_sequence_tokens),
     )
 
@@ -91,10 +91,10 @@ FAMILY = Family(
     | {"hidden_activation": "gelu_pytorch_tanh"},
     qk_norm=True,
     norms=NormNames(
-        before_attention="input_layernorm",
-        behind_attention="post_attention_layernorm",
-        before_mlp="pre_feedforward_layernorm",
-        behind_mlp="post_feedforward_layernorm",
+        attention_input="input_layernorm",
+        attention_result="post_attention_layernorm",
+        mlp_input="pre_feedforward_layernorm",
+        mlp_result="post_feedforward_layernorm",
     ),
     activation="gelu_tanh",
     from_hf=_from_hf,

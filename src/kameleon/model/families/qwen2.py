@@ -15,7 +15,7 @@ def with_windows(config: DecoderConfig, values: Metadata) -> DecoderConfig:
         return config
     layers = config.num_layers
     if values.get("layer_types") is not None:
-        return replace(config, windows=by_layer_types(values, window, layers))
+        return replace(config, windows=by_layer_types(values, window=window, layers=layers))
     first = values.find("max_window_layers", int, 28)
     return replace(config, windows=tuple(window if layer >= first else None for layer in range(layers)))
 
