@@ -57,7 +57,7 @@ def test_an_interrupted_task_goes_on_from_its_last_step_within_its_minutes(demo,
 
 
 def test_a_task_whose_checkpoint_is_another_run_begins_anew(demo, task, tiny, tmp_path):
-    def interrupt(*_):
+    def interrupt(*_, **__):
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(RunInterruptedError):
@@ -68,9 +68,9 @@ def test_a_task_whose_checkpoint_is_another_run_begins_anew(demo, task, tiny, tm
 
 @pytest.mark.parametrize("fault", ["another Kameleon's checkpoint", "no log"])
 def test_a_task_goes_on_whatever_an_earlier_one_left(demo, task, tiny, tmp_path, monkeypatch, fault):
-    def interrupt(*_):
+    def interrupt(*given, **named):
         os.kill(os.getpid(), signal.SIGINT)
-        return loop_step(*_)
+        return loop_step(*given, **named)
 
     loop_step = loop.train_step
     monkeypatch.setattr(loop, "train_step", interrupt)
