@@ -1,9 +1,9 @@
 """Everything Kameleon raises on purpose, as one tree.
 
     KameleonError
-    ├── SettingError (ValueError)         a setting that is unknown, out of range, or at odds with another
+    ├── SettingError (ValueError)         a setting that is unknown, out of range, or contradicts another
     ├── DataError (ValueError)            rows that cannot be read or that would teach nothing
-    │   └── RewrittenTurnsError           a conversation whose template changes earlier turns when later ones come
+    │   └── RewrittenTurnsError           the template changes earlier turns of a conversation when later ones follow
     ├── MissingExtraError (ImportError)   an optional library is needed; the message holds the install command
     ├── BaseModelError                    about the frozen base
     │   ├── UnsupportedArchitectureError (NotImplementedError)
@@ -11,11 +11,11 @@
     │   └── FetchError (OSError)          no source could deliver the base
     ├── AdapterError                      about an adapter
     │   ├── AdapterNotFoundError (LookupError)
-    │   ├── AdapterFileError (ValueError) files that are missing, damaged or hold what cannot be applied
+    │   ├── AdapterFileError (ValueError) files that are missing or damaged, or hold something that cannot be applied
     │   ├── AdapterMismatchError (ValueError)  keys or shapes that do not fit the base, or each other
     │   └── WrongBaseError (ValueError)   trained on a base with another fingerprint
     ├── KernelError (RuntimeError)        the compiled kernels do not belong to this version, or cannot take a tensor
-    ├── QueueFullError                    the server has as much to do as it takes on; it says when to come back
+    ├── QueueFullError                    the server's queue is full; the error says when to try again
     ├── ContenderError (RuntimeError)     one side of a benchmark ended before it was done
     ├── LoraError (ValueError)            a LoRA operation on a torch module that cannot be done correctly
     └── TrainingError
@@ -23,8 +23,8 @@
         ├── RunInterruptedError           stopped by Ctrl-C or SIGTERM, with everything saved
         └── CheckpointError (OSError)     a checkpoint that cannot be written or read
 
-Each class also inherits the standard kind that a caller would look for. A message says what came, what was expected
-and what to do next. A command turns any of them into one line on standard error and exit status 2.
+A class in brackets is Python's own, which is inherited too. A message says what was found, what was expected and what
+to do next. A command prints any of these errors in one line on standard error, and its exit status is 2.
 """
 
 
@@ -33,7 +33,7 @@ class KameleonError(Exception):
 
 
 class SettingError(KameleonError, ValueError):
-    """A setting is unknown, out of range, or at odds with another."""
+    """A setting is unknown, out of range, or contradicts another."""
 
 
 class DataError(KameleonError, ValueError):
@@ -41,7 +41,7 @@ class DataError(KameleonError, ValueError):
 
 
 class RewrittenTurnsError(DataError):
-    """The base's chat template changes earlier turns of this conversation when later ones come."""
+    """The base's chat template changes earlier turns of this conversation when later ones follow."""
 
 
 class MissingExtraError(KameleonError, ImportError):
@@ -73,7 +73,7 @@ class AdapterNotFoundError(AdapterError, LookupError):
 
 
 class AdapterFileError(AdapterError, ValueError):
-    """Adapter files are missing, damaged or hold what cannot be applied."""
+    """Adapter files are missing or damaged, or hold something that cannot be applied."""
 
 
 class AdapterMismatchError(AdapterError, ValueError):
@@ -89,7 +89,7 @@ class KernelError(KameleonError, RuntimeError):
 
 
 class QueueFullError(KameleonError):
-    """The server has as much to do as it takes on, or a request waited too long; come back after `retry_after_s`."""
+    """The server's queue is full, or a request waited too long. Try again after `retry_after_s` seconds."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Where Kameleon keeps things on this machine, and how a file is replaced whole or not at all."""
+"""Kameleon's folders on this machine, and writing a file or folder as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ def home() -> Path:
 
 
 def bases_dir() -> Path:
-    """Where fetched bases are recorded."""
+    """Records of fetched bases."""
     return home() / "bases"
 
 
 def adapters_dir() -> Path:
-    """The shelf."""
+    """The shelf of adapters."""
     return home() / "adapters"
 
 
 def runs_dir() -> Path:
-    """Where training runs keep checkpoints and logs."""
+    """Checkpoints and logs of training runs."""
     return home() / "runs"
 
 
 def cache_dir() -> Path:
-    """What can be computed again at any time."""
+    """Files that can be computed again at any time."""
     return home() / "cache"
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to; it takes the place of `path` in one step when the block ends well, else it is dropped.
+    """A file to write to. It replaces `path` in one step if the block ends without an error, else it is deleted.
 
     Makes the parent folder. Raises OSError (disk full, read-only folder); `path` is then as it was.
     """
@@ -59,7 +59,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """A folder to write files into; it takes the place of `path` when the block ends well, else it is dropped.
+    """A folder to write files into. It replaces `path` if the block ends without an error, else it is deleted.
 
     Makes the parent folder. Raises OSError; `path` is then as it was.
     """

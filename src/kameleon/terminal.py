@@ -1,4 +1,4 @@
-"""Text that others wrote, as a terminal may get it."""
+"""Text from files and clients, made safe for a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import unicodedata
 
 
 def printable(text: str) -> str:
-    """The text with control codes and marks that turn the direction written out; line breaks stay."""
+    """The text with control codes and marks of writing direction shown as escapes; line breaks stay."""
     return "".join(_printable(letter) for letter in text)
 
 

@@ -2,9 +2,9 @@
 
 By default libgomp spins for milliseconds at each barrier. On a busy machine the spinning thread takes the processor
 from the thread that it waits for, and everything becomes several times slower (benchmarks/busy.json). GOMP_SPINCOUNT
-(in libgomp's manual) sets how long it spins, but libgomp reads it when it is loaded, with torch. Where torch came
-first, as in many notebooks, an idle team of threads does it at some cost: libgomp spins only 100 turns while it manages
-more threads than there are processors. Measurements are in docs/decisions/threads-under-load.md.
+(in libgomp's manual) sets how long it spins, but libgomp reads it when torch loads it. If torch was imported first, as
+in many notebooks, an idle team of threads has the same effect at some cost: libgomp spins only 100 turns while it
+manages more threads than there are processors. Measurements are in docs/decisions/threads-under-load.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MAPS = Path("/proc/self/maps")
 
 
 def is_chosen() -> bool:
-    """Whether the environment says how to wait."""
+    """Whether the environment sets how threads wait."""
     return bool(os.environ.get(_SPIN_COUNT) or os.environ.get(_POLICY))
 
 
@@ -32,11 +32,11 @@ def spin_shortly() -> None:
 
 
 def keep_idle_teams() -> int:
-    """Where the environment says nothing, keep an idle team in each loaded libgomp; returns the number of teams.
+    """Unless the environment sets how threads wait, keep an idle team in each loaded libgomp; returns their number.
 
     A team has one thread more than there are processors. It sleeps as long as the daemon thread that owns it.
     """
-    if is_chosen() or not _MAPS.exists():  # elsewhere than on Linux OpenMP is not libgomp
+    if is_chosen() or not _MAPS.exists():  # without /proc (not Linux) OpenMP is not libgomp
         return 0
     files = {line.split()[-1] for line in _MAPS.read_text(errors="replace").splitlines() if "/libgomp" in line}
     for file in files:

@@ -3,16 +3,13 @@
 import hashlib
 
 import pytest
+from data.records import pair
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kameleon.data import Corpus, Example, Origin, corpus, encode_row, make_row, read_corpus, read_rows, split_held_out
 from kameleon.data.formats import Record
 from kameleon.errors import DataError
-
-
-def pair(prompt, completion="Ho", **more):
-    return {"prompt": prompt, "completion": completion, **more}
 
 
 def of(examples):

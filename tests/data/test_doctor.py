@@ -2,19 +2,9 @@
 
 import json
 
+from data.records import chat, pair, records
+
 from kameleon.data import Fault, Record, by_reason, encode_records, encode_row, examine, make_row, read_records
-
-
-def pair(prompt, completion="Ho"):
-    return {"prompt": prompt, "completion": completion}
-
-
-def records(*values):
-    return [Record(i, value) for i, value in enumerate(values, start=1)]
-
-
-def chat(*turns):
-    return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
 def faults_of(values, template, **more):

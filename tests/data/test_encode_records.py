@@ -2,24 +2,13 @@
 
 import pytest
 from data.chat_templates import STRIPPING, learned, make_tokenizer
+from data.records import chat, pair, records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kameleon.data import Record, encode_records, encode_row, examine, make_row, observe, require_trainable
 from kameleon.errors import DataError
 from kameleon.text import ChatTemplate
-
-
-def pair(prompt, completion="Ho"):
-    return {"prompt": prompt, "completion": completion}
-
-
-def records(*values):
-    return [Record(i, value) for i, value in enumerate(values, start=1)]
-
-
-def chat(*turns):
-    return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
 def test_each_record_is_an_example_in_the_order_of_the_file(chatml):

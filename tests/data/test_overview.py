@@ -5,19 +5,12 @@ import re
 
 import pytest
 from data.chat_templates import CHATML
+from data.records import chat, pair
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from kameleon.data import Record, encode_records, make_row, observe
 from kameleon.text import ChatTemplate
-
-
-def pair(prompt, completion, **more):
-    return {"prompt": prompt, "completion": completion, **more}
-
-
-def chat(*turns):
-    return {"messages": [{"role": role, "content": content} for role, content in turns]}
 
 
 @pytest.fixture

@@ -267,7 +267,7 @@ def remove(name: Name, *, yes: Annotated[bool, Parameter(help="Do not ask.")] = 
     try:
         agreed = yes or input(f"delete {path} with all versions? [y/N] ").strip().lower() == "y"
     except EOFError:
-        raise SettingError("nobody is there to ask: remove with --yes") from None
+        raise SettingError("standard input is closed, so the question cannot be asked: remove with --yes") from None
     if not agreed:
         sys.exit(1)
     Shelf().remove(name)

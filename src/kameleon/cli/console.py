@@ -147,5 +147,5 @@ def open_base(ref: str, quantize: str | None = None, *, compute: ComputeName | N
 
 
 def megabytes(size_bytes: float) -> str:
-    """A size as people read it: 6.5 MB."""
+    """A size for people: "6.5 MB"."""
     return f"{size_bytes / 1e6:,.1f} MB"

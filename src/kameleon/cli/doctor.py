@@ -1,4 +1,4 @@
-"""kameleon doctor: what this machine is, which kernels run on it, and what it multiplies in."""
+"""kameleon doctor: this machine, the kernels that run on it, and its compute type."""
 
 from __future__ import annotations
 
