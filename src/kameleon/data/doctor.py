@@ -1,4 +1,4 @@
-"""The data doctor: encoded rows are examined before any time is spent on training. None of its faults is fatal."""
+"""The data doctor: it examines encoded rows before time is spent on training. The faults it finds are not fatal."""
 
 from __future__ import annotations
 

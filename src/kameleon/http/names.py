@@ -9,7 +9,7 @@ from kameleon.http.errors import ApiError
 from kameleon.http.keys import Key
 from kameleon.words import did_you_mean
 
-_LONGEST = 200  # characters are compared for a hint; comparing megabytes would take seconds
+_LONGEST = 200  # characters are compared for a hint; comparing megabytes would take a second
 
 
 def base_name(ref: str) -> str:
