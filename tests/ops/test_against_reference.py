@@ -178,7 +178,7 @@ def test_attention_to_scores_of_every_size():
     assert_same(lambda: ops.attention(qkv, 1, 1, segments), slow, [qkv], 1e-3)
 
 
-def side_path(in_size, ranks_and_spans, dora=False, shifted=False):
+def side_path(in_size, ranks_and_spans, *, dora=False, shifted=False):
     """Random factors, with gradients."""
     a = leaf(sum(rank for rank, _, _ in ranks_and_spans), in_size)
     branches = []

@@ -252,12 +252,9 @@ def test_a_crash_tells_everybody_and_whoever_runs_the_engine(tiny, serve, monkey
     assert isinstance(failures[0], ZeroDivisionError) and not engine.state().alive
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(120 + ANSWERS // 100)
-def test_no_answer_comes_from_a_wrong_adapter_while_a_thousand_share_little_memory(tiny, serve):
-    """Each adapter answers with its own marker; memory holds one in twenty, and they are replaced meanwhile."""
-    count, each = 1000, ANSWERS
-    marks, prompt = {}, tiny.encode_prompt("Who is it that answers this, and whose pages are they?")  # more than a page
+def shelve_marked_adapters(tiny, prompt, count):
+    """Put `count` adapters on the shelf, each of which answers `prompt` with other tokens; returns these by name."""
+    marks = {}
     for seed in itertools.count():
         name = f"a{len(marks)}"
         adapter = random_adapter(tiny.base, name, seed=seed, rank=2)
@@ -268,7 +265,16 @@ def test_no_answer_comes_from_a_wrong_adapter_while_a_thousand_share_little_memo
             marks[name] = said.tokens
             tiny.shelf.save(adapter)
         if len(marks) == count:
-            break
+            return marks
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120 + ANSWERS // 100)
+def test_no_answer_comes_from_a_wrong_adapter_while_a_thousand_share_little_memory(tiny, serve):
+    """Each adapter answers with its own marker; memory holds one in twenty, and they are replaced meanwhile."""
+    count, each = 1000, ANSWERS
+    prompt = tiny.encode_prompt("Who is it that answers this, and whose pages are they?")  # more than a page
+    marks = shelve_marked_adapters(tiny, prompt, count)
     alone = HotAdapters(tiny.base, tiny.shelf)
     alone.add(tiny.shelf.load("a0"))
     budget = count // 20 * alone.bytes

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from kameleon.torch_modules import LoraConfig, attach, lora_state_dict, merge
 
 
-def merges_to_what_it_computes_live(layer, x, rank, rslora=False):
+def merges_to_what_it_computes_live(layer, x, rank, *, rslora=False):
     model = nn.Sequential(layer)
     plain = model(x)
     attach(model, LoraConfig(targets=("0",), rank=rank, rslora=rslora))
@@ -32,8 +32,10 @@ SIZES, RANKS = st.integers(1, 9), st.integers(1, 12)
        bias=st.booleans())  # fmt: skip
 @settings(max_examples=40, deadline=None)
 def test_any_linear_layer(in_size, out_size, rank, batch, rslora, bias):
-    merges_to_what_it_computes_live(nn.Linear(in_size, out_size, bias), torch.randn(*batch, in_size), rank, rslora)
-    merges_to_what_it_computes_live(Conv1D(out_size, in_size), torch.randn(*batch, in_size), rank, rslora)
+    merges_to_what_it_computes_live(
+        nn.Linear(in_size, out_size, bias), torch.randn(*batch, in_size), rank, rslora=rslora
+    )
+    merges_to_what_it_computes_live(Conv1D(out_size, in_size), torch.randn(*batch, in_size), rank, rslora=rslora)
 
 
 @given(entries=SIZES, size=SIZES, rank=RANKS, ids=st.lists(st.integers(0, 8), max_size=6))

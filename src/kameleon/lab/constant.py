@@ -68,7 +68,7 @@ def learn_constant(
     Equal seeds give equal layers, and equal inputs where their number is equal.
     """
     torch.manual_seed(seed)
-    original = nn.Linear(WIDTH, WIDTH, bias=False).requires_grad_(False)
+    original = nn.Linear(WIDTH, WIDTH, bias=False).requires_grad_(requires_grad=False)
     x, new = torch.randn(inputs, WIDTH), torch.randn(_NEW_INPUTS, WIDTH)
     toy = Toy(original.weight, lora=lora, bias=bias, feature=feature)
     losses = _train(toy, x, original(x) + CONSTANT)

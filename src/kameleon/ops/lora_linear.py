@@ -85,7 +85,7 @@ class _LoraLinear(torch.autograd.Function):
         sides: Sequence[SidePath],
         before: Recomputed | None,
         residual: Tensor | None,
-        skip_output: bool,
+        skip_output: bool,  # noqa: FBT001 (autograd hands values on by their places)
         dtype: torch.dtype | None,
         *factors: Tensor,
     ) -> Tensor:

@@ -95,7 +95,7 @@ class LoraLayer(nn.Module):
                 raise
             return getattr(self.base, name)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LoraLayer:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LoraLayer:  # noqa: FBT001, FBT002 (torch's own)
         super()._apply(fn, recurse)
         for frozen in self._aside:  # moved and converted with the rest, and still the one its twin holds
             frozen.data = fn(frozen.data)

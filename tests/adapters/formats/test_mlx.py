@@ -47,7 +47,7 @@ np.save(out, np.array(model(mx.array([[i * 7 % 320 for i in range(24)]]))[0].ast
 """
 
 
-def mixed_adapter(base, dora=False):
+def mixed_adapter(base, *, dora=False):
     """Other ranks and scales in other modules, and none in the lowest layer's o_proj."""
     made = {}
     for i, (name, f) in enumerate(random_adapter(base, "mine").modules.items()):
@@ -67,7 +67,7 @@ def our_logits(base, adapter):
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_a_round_trip_changes_nothing(dora, tiny, tmp_path):
-    adapter = mixed_adapter(tiny.base, dora)
+    adapter = mixed_adapter(tiny.base, dora=dora)
     write_mlx_adapter(adapter, tiny.base, tmp_path / "mlx")
     assert is_mlx_adapter(tmp_path / "mlx")
     read = read_mlx_adapter(tmp_path / "mlx", "mine")
@@ -145,7 +145,7 @@ def in_mlx(tmp_path, base, adapter, make=None):
 @pytest.mark.slow
 @pytest.mark.parametrize("dora", [False, True])
 def test_mlx_lm_says_the_same_with_our_file(dora, tiny, tiny_folder, tmp_path):
-    adapter = mixed_adapter(tiny.base, dora)
+    adapter = mixed_adapter(tiny.base, dora=dora)
     write_mlx_adapter(adapter, tiny.base, tmp_path / "mlx")
     theirs, ours = in_mlx(tmp_path, tiny_folder, tmp_path / "mlx"), our_logits(tiny.base, adapter)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
