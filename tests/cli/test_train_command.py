@@ -1,4 +1,4 @@
-"""kameleon train as a command: what it says before and after, and what the shelf then holds."""
+"""kameleon train as a command: its output before and after a run, and the adapter on the shelf."""
 
 import json
 

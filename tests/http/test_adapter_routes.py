@@ -149,7 +149,7 @@ def test_an_adapter_deleted_on_disk_is_a_404_from_then_on(client, shelf):
     assert say(client, "law").status_code == 404
 
 
-def test_a_broken_adapter_on_the_shelf_is_told_to_whoever_asks_for_it(client, shelf):
+def test_a_request_for_a_broken_adapter_on_the_shelf_gets_an_error(client, shelf):
     (shelf.path("law") / "adapter_model.safetensors").write_bytes(b"nonsense")
     response = say(client, "law")
     assert response.status_code == 422

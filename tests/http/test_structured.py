@@ -154,7 +154,7 @@ def test_multiples_of_too_many_states_are_refused_before_they_take_all_memory(cl
     assert ask({"type": "object", "properties": {"multipleOf": {"type": "string"}}}).status_code == 200
 
 
-def test_the_first_choice_of_a_large_grammar_is_prepared_by_whoever_asks(service, monkeypatch):
+def test_the_first_choice_of_a_large_grammar_is_prepared_in_the_thread_of_the_request(service, monkeypatch):
     import llguidance
 
     threads = []

@@ -49,7 +49,7 @@ class _Chat:
     def _prepare(self) -> Sequence[Prompt]:
         service, body, plan = self._service, self._body, self._plan
         adapter = service.adapter_of(body.model, self._key)
-        self._label = service.label("chatcmpl", "chat.completion", adapter)
+        self._label = service.label("chatcmpl", "chat.completion", adapter=adapter)
         system_prompt = service.adapters.system_prompt(adapter)
         tokens = service.prompts.of_messages(
             body.messages, plan.rendered, opening=plan.opening, system_prompt=system_prompt

@@ -61,7 +61,7 @@ class _Continuation:
     def _prepare(self) -> Sequence[Prompt]:
         service, body = self._service, self._body
         adapter = service.adapter_of(body.model, self._key)
-        self._label = service.label("cmpl", "text_completion", adapter)
+        self._label = service.label("cmpl", "text_completion", adapter=adapter)
         self._encoded = [service.prompts.of_text(prompt) for prompt in self._prompts]
         self._entry.prompt_tokens = sum(map(len, self._encoded))
         form = body.response_format.constraints() if body.response_format else {}

@@ -50,7 +50,7 @@ class Service:
             return f"{self.name}:{adapter}"
         return adapter or self.name
 
-    def label(self, prefix: str, kind: str, adapter: str | None) -> Label:
+    def label(self, prefix: str, kind: str, *, adapter: str | None) -> Label:
         """A new label for an answer of `adapter`, or of the base."""
         return Label(prefix, kind, self.model_of(adapter), self.base.fingerprint[:19])
 
