@@ -1,0 +1,67 @@
+"""Settings of a request: how its tokens are chosen and where it ends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kameleon.errors import SettingError
+from kameleon.settings.values import SEEDS, check
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """One request's wishes. The default is greedy: the most likely token, the same every time."""
+
+    max_tokens: int = 256
+    """The most tokens of an answer. 0 is for asking only for the prompt's own probabilities."""
+    temperature: float = 0.0
+    """0 is greedy; 1 samples from the model's own distribution; higher is wilder."""
+    top_p: float = 1.0
+    """Sample only from the most likely tokens that together reach this probability (arXiv:1904.09751)."""
+    top_k: int = 0
+    """Sample only from this many most likely tokens; 0 means all."""
+    min_p: float = 0.0
+    """Sample only from tokens at least this likely compared with the most likely one (arXiv:2407.01082)."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens of the prompt and the answer so far become less likely (arXiv:1909.05858); 1 changes nothing."""
+    presence_penalty: float = 0.0
+    """Taken from the logit of every token that the answer has already, as in OpenAI's interface."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit for each time that the answer has it already, as in OpenAI's interface."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Pairs of a token and what is added to its logit: -100 forbids it, 100 as good as demands it."""
+    logprobs: int | None = None
+    """Report each token's log-probability, and those of this many likely alternatives. None are reported by default."""
+    json_schema: str | None = None
+    """The answer is JSON that this schema (itself JSON text; "{}" is any) describes; needs the serve extra."""
+    regex: str | None = None
+    """The answer is a text that this regular expression matches as a whole; needs the serve extra."""
+    seed: int | None = None
+    """The same seed gives the same text in any batch. By default each answer has a new one."""
+    stop: tuple[str, ...] = ()
+    """Stop before any of these strings; the base's own end tokens always stop."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            ("max_tokens", "0 or more", self.max_tokens >= 0),
+            ("temperature", "0 (greedy) or more", 0 <= self.temperature < math.inf),
+            ("top_p", "above 0 and at most 1", 0 < self.top_p <= 1),
+            ("top_k", "0 (all) or more", self.top_k >= 0),
+            ("min_p", "a share from 0 to 1", 0 <= self.min_p <= 1),
+            ("repetition_penalty", "above 0", 0 < self.repetition_penalty < math.inf),
+            ("presence_penalty", "from -2 to 2", -2 <= self.presence_penalty <= 2),
+            ("frequency_penalty", "from -2 to 2", -2 <= self.frequency_penalty <= 2),
+            (
+                "logit_bias",
+                "token numbers with a bias from -100 to 100",
+                all(token >= 0 and -100 <= bias <= 100 for token, bias in self.logit_bias),
+            ),
+            ("logprobs", "from 0 to 20, or None", self.logprobs is None or 0 <= self.logprobs <= 20),
+            ("seed", "a number of 64 bits, or None", self.seed is None or self.seed in SEEDS),
+        )
+        if self.json_schema is not None and self.regex is not None:
+            raise SettingError("json_schema and regex are both given; an answer follows one of them")
+        if "" in self.stop:
+            raise SettingError("an empty stop string would stop everything; leave it out")

@@ -1,0 +1,71 @@
+"""Settings of a server: its limits, and its HTTP side."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from kameleon.settings.values import check
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server may use and whom it turns away. 0 in a number of bytes derives it from this machine's memory."""
+
+    kv_cache_bytes: int = 0
+    """Memory for the keys and values of running requests and of prompts seen lately; 0 takes an eighth of the free."""
+    adapter_bytes: int = 0
+    """Memory for resident adapters; those used longest ago leave first. 0 takes an eighth of what is free."""
+    max_batch: int = 64
+    """Requests that are computed together: more share each reading of the weights, and each waits a little longer."""
+    max_queue: int = 256
+    """Requests that may wait; one more is told to come back later, since it would wait longer than most clients do."""
+    max_request_s: float = 600.0
+    """Seconds a request may take, waiting included, before it ends with what it has; 0 sets no limit."""
+    default_max_tokens: int = 512
+    """Tokens of an answer to a chat request that sets no max_tokens: several paragraphs, and a small base that finds no
+    end stops within seconds. A request may ask for more."""
+    prefill_chunk_tokens: int = 256
+    """Prompt tokens computed in one step beside running answers: what a long prompt puts between two tokens."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            ("kv_cache_bytes", "0 (derived) or more", self.kv_cache_bytes >= 0),
+            ("adapter_bytes", "0 (derived) or more", self.adapter_bytes >= 0),
+            ("max_batch", "at least 1", self.max_batch >= 1),
+            ("max_queue", "at least 1", self.max_queue >= 1),
+            ("max_request_s", "0 (no limit) or more", 0 <= self.max_request_s < math.inf),
+            ("default_max_tokens", "at least 1", self.default_max_tokens >= 1),
+            ("prefill_chunk_tokens", "at least 16", self.prefill_chunk_tokens >= 16),
+        )
+
+
+@dataclass(frozen=True)
+class HttpSettings:
+    """Where a server listens, who may come in, and how much one request may bring."""
+
+    host: str = "127.0.0.1"
+    """Where to listen: this machine alone. Another address lets others in, and needs --api-key-file."""
+    port: int = 8000
+    """The port, the one that OpenAI-compatible servers are looked for on; 0 takes a free one and prints it."""
+    api_key_file: Path | None = None
+    """Demand a key of every request: one a line, optionally with the models it is for (KEY law,medicine)."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages of these origins (https://example.org) may call the server from a browser; none by default."""
+    max_request_bytes: int = 4_000_000
+    """The largest body of a request: more than any base here reads at once."""
+    max_upload_bytes: int = 500_000_000
+    """The largest upload of an adapter: far more than one of rank 16 on a base of 8 billion weights has."""
+    drain_s: float = 30.0
+    """Seconds that running answers may go on for after SIGTERM or Ctrl-C, before they are cut."""
+
+    def __post_init__(self) -> None:
+        check(
+            self,
+            ("port", "from 0 to 65535", 0 <= self.port < 2**16),
+            ("max_request_bytes", "at least 1000", self.max_request_bytes >= 1000),
+            ("max_upload_bytes", "at least 1000", self.max_upload_bytes >= 1000),
+            ("drain_s", "0 or more", 0 <= self.drain_s < math.inf),
+        )
