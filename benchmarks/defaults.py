@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 import kameleon
-from kameleon import LoadedBase, Recipe, Watch
+from kameleon import Execution, LoadedBase, Recipe, Watch
 from kameleon.bench.machine import machine
 from kameleon.data import sample
 from kameleon.training import Schedule
@@ -64,7 +64,13 @@ def one_run(
     random.Random(7).shuffle(order)
     recipe = Recipe(rows_per_step=rows_per_step, epochs=epochs, seed=seed)
     run = loaded.prepare(
-        corpus.pick(order[:rows]), "defaults", held_out=corpus.pick([]), recipe=recipe, watch=Watch(), overwrite=True
+        corpus.pick(order[:rows]),
+        "defaults",
+        held_out=corpus.pick([]),
+        recipe=recipe,
+        watch=Watch(),
+        execution=Execution(),
+        overwrite=True,
     )
     result = run.run()
     if "defaults" in loaded.bank.names():

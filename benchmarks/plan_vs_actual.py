@@ -83,11 +83,11 @@ def examples_of(case: Case, vocab_size: int) -> list[Any]:
     ]
 
 
-def settings_of(case: Case) -> tuple[Any, Any]:
-    from kameleon import Recipe, Watch
+def settings_of(case: Case) -> tuple[Any, Any, Any]:
+    from kameleon import Execution, Recipe, Watch
 
     recipe = Recipe(rank=case.rank, epochs=1, rows_per_step=case.rows, learning_rate=1e-4, max_row_tokens=case.tokens)
-    return recipe, Watch(checkpoint_layers=case.checkpoint_layers, save_every_s=1e9)
+    return recipe, Watch(save_every_s=1e9), Execution(checkpoint_layers=case.checkpoint_layers)
 
 
 def planned(case: Case) -> dict[str, Any]:
@@ -97,16 +97,16 @@ def planned(case: Case) -> dict[str, Any]:
 
     header = read_base_header(str(base_path(case.base)), case.quantize)
     header.template()
-    recipe, watch = settings_of(case)
+    recipe, watch, execution = settings_of(case)
     examples = examples_of(case, header.config.vocab_size)
     plan = make_plan(
         header,
-        lambda watch: workload_of(examples, (), recipe, watch),
-        recipe,
-        watch,
-        process_bytes(),
-        None,
-        case.quantize,
+        lambda watch, execution: workload_of(examples, (), recipe, watch, execution),
+        recipe=recipe,
+        watch=watch,
+        execution=execution,
+        process_bytes=process_bytes(),
+        quantize=case.quantize,
     )
     return {
         "peak_bytes": plan.forecast.peak_bytes,
@@ -127,8 +127,16 @@ def run(case: Case) -> dict[str, Any]:
     loaded = kameleon.load(str(base_path(case.base)), quantize=case.quantize)
     examples = tuple(examples_of(case, loaded.base.config.vocab_size))
     rows = Corpus(examples, ((),) * len(examples), Origin("random", "", len(examples), 0, raw=True))
-    recipe, watch = settings_of(case)
-    made = loaded.prepare(rows, "plan-vs-actual", held_out=rows.pick(()), recipe=recipe, watch=watch, overwrite=True)
+    recipe, watch, execution = settings_of(case)
+    made = loaded.prepare(
+        rows,
+        "plan-vs-actual",
+        held_out=rows.pick(()),
+        recipe=recipe,
+        watch=watch,
+        execution=execution,
+        overwrite=True,
+    )
     result = made.run()
     at = [record["seconds"] for record in read_log(made.folder) if "loss" in record]
     return {

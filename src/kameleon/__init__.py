@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from kameleon.errors import KameleonError
-from kameleon.settings import Recipe, Sampling, Watch
+from kameleon.settings import Execution, Recipe, Sampling, Watch
 from kameleon.waiting import spin_shortly
 
 spin_shortly()
@@ -13,6 +13,7 @@ spin_shortly()
 __version__ = version("kameleon")
 __all__ = [
     "Adapter",
+    "Execution",
     "KameleonError",
     "LoadedBase",
     "Recipe",

@@ -23,6 +23,7 @@ from kameleon.generation import Completion, Piece, Request, Sampling, generate, 
 from kameleon.home import runs_dir
 from kameleon.ops import compute_name
 from kameleon.plan import Plan, copied_bytes, make_plan, process_bytes, read_base_header, workload_of
+from kameleon.settings import Execution
 from kameleon.text import with_system
 from kameleon.training import (
     Forecast,
@@ -177,6 +178,7 @@ class LoadedBase:
         held_out: str | Path | Corpus | None = None,
         recipe: Recipe | None = None,
         watch: Watch | None = None,
+        execution: Execution | None = None,
         raw: bool = False,
         resume: bool = False,
         overwrite: bool = False,
@@ -193,7 +195,7 @@ class LoadedBase:
         in another type is refused.
         `from_adapter`: a name on the shelf, a folder or an `Adapter` to go on from. Its rank, alpha, targets, layers
         and variant are kept. Under the same `name` the shelf gets a new version.
-        `memory_bytes`: fields of `watch` that have their defaults are chosen so that the process stays inside it.
+        `memory_bytes`: fields of `execution` that are None are chosen so that the process stays inside it.
         `plan`: made beforehand for the same rows, recipe and memory, in place of `memory_bytes`.
         `on_plan` gets the plan before the first step, `on_step` a report of each step; `on_step=print` shows them.
         Nothing is printed otherwise.
@@ -204,6 +206,7 @@ class LoadedBase:
         """
         recipe = Recipe() if recipe is None else recipe
         watch = Watch() if watch is None else watch
+        execution = Execution() if execution is None else execution
         parent: Adapter | None = None
         if from_adapter is not None:
             parent = self._parent(from_adapter, name, resume=resume)
@@ -214,8 +217,17 @@ class LoadedBase:
             require_free(name, self.shelf, parent)
         data, watched = rows_of_run(self.base.template, data, held_out=held_out, recipe=recipe, raw=raw, parent=parent)
         if plan is None:
-            watch = resumed(name, watch) if resume else watch
-            plan = self.plan(data, watched, recipe=recipe, watch=watch, memory_bytes=memory_bytes, keep_passes=resume)
+            if resume:
+                watch, execution = resumed(name, watch, execution)
+            plan = self.plan(
+                data,
+                watched,
+                recipe=recipe,
+                watch=watch,
+                execution=execution,
+                memory_bytes=memory_bytes,
+                keep_passes=resume,
+            )
         if on_plan:
             on_plan(plan)
         for told in plan.workload.warnings:
@@ -227,18 +239,19 @@ class LoadedBase:
             held_out=watched,
             recipe=recipe,
             watch=plan.chosen.watch,
+            execution=plan.chosen.execution,
             overwrite=overwrite,
             forecast=plan.forecast,
             parent=parent,
         )
-        result = run.run(resume, on_step, keep=self.shelf.save)
+        result = run.run(resume=resume, on_step=on_step, keep=self.shelf.save)
         self.load_adapter(result.adapter)
         return result
 
     def _parent(self, adapter: str | Path | Adapter, run: str, *, resume: bool) -> Adapter:
         """The adapter that a run goes on from. Raises AdapterError if it is of another base."""
         if isinstance(adapter, str):
-            adapter = find_parent(adapter, self.shelf, run, resume)
+            adapter = find_parent(adapter, self.shelf, run=run, resume=resume)
         elif isinstance(adapter, Path):
             adapter = read_adapter(adapter)
         check_base(self.base, adapter)
@@ -252,6 +265,7 @@ class LoadedBase:
         *,
         recipe: Recipe,
         watch: Watch,
+        execution: Execution,
         memory_bytes: int | None = None,
         keep_passes: bool = False,
     ) -> Plan:
@@ -264,7 +278,16 @@ class LoadedBase:
         workload = partial(workload_of, data.examples, held_out.examples, recipe)
         held = max(0, process_bytes() - copied_bytes(header, dtype))  # the base's own part is counted apart
         return make_plan(
-            header, workload, recipe, watch, held, memory_bytes, quantize, dtype=dtype, keep_passes=keep_passes
+            header,
+            workload,
+            recipe=recipe,
+            watch=watch,
+            execution=execution,
+            process_bytes=held,
+            memory_bytes=memory_bytes,
+            quantize=quantize,
+            dtype=dtype,
+            keep_passes=keep_passes,
         )
 
     def prepare(
@@ -275,6 +298,7 @@ class LoadedBase:
         held_out: Corpus,
         recipe: Recipe,
         watch: Watch,
+        execution: Execution,
         overwrite: bool = False,
         forecast: Forecast | None = None,
         parent: Adapter | None = None,
@@ -292,8 +316,20 @@ class LoadedBase:
             system_prompt=data.system_prompt,
             parents=() if parent is None else (parent.as_parent(1.0, "trained further"),),
         )
-        rows = data.examples, held_out.examples
-        return Run(self.base, folder, card, name, *rows, recipe, watch, overwrite, forecast, parent=parent)
+        return Run(
+            self.base,
+            folder,
+            card,
+            name,
+            examples=data.examples,
+            held_out=held_out.examples,
+            recipe=recipe,
+            watch=watch,
+            execution=execution,
+            overwrite=overwrite,
+            forecast=forecast,
+            parent=parent,
+        )
 
     def test_set(self, name: str, data: str | Path | Corpus, *, as_trained: bool = True) -> TestSet:
         """Rows of a file, or an encoded corpus, as a test set for `evaluate`.

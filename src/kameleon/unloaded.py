@@ -24,6 +24,7 @@ from kameleon.plan import (
     read_base_header,
     workload_of,
 )
+from kameleon.settings import Execution
 from kameleon.text import ChatTemplate
 from kameleon.training import Recipe, Watch, recipe_from, saved_identity
 
@@ -52,6 +53,7 @@ def plan(
     *,
     recipe: Recipe | None = None,
     watch: Watch | None = None,
+    execution: Execution | None = None,
     memory_bytes: int | None = None,
     quantize: str | None = None,
     raw: bool = False,
@@ -70,6 +72,7 @@ def plan(
     """
     recipe = Recipe() if recipe is None else recipe
     watch = Watch() if watch is None else watch
+    execution = Execution() if execution is None else execution
     header = (common_header if ref in COMMON_NAMES else read_base_header)(ref, quantize)
     if parent is not None:
         recipe = recipe_from(parent, header.config, recipe)
@@ -83,15 +86,25 @@ def plan(
         corpus, aside = rows_of_run(template, data, held_out=held_out, recipe=recipe, raw=raw, parent=parent)
         examples, watched = corpus.examples, aside.examples
 
-    def workload(watch: Watch) -> Workload:
+    def workload(watch: Watch, execution: Execution) -> Workload:
         if not examples:
             rows = _ASSUMED_ROWS if recipe.rows is None else recipe.rows
-            return assumed_workload(_ASSUMED_ROW_TOKENS, rows, recipe, watch)
-        return workload_of(examples, watched, recipe, watch)
+            return assumed_workload(_ASSUMED_ROW_TOKENS, rows, recipe, execution)
+        return workload_of(examples, watched, recipe, watch, execution)
 
-    held = process_bytes()
-    may_quantize = parent is None  # that is another base
-    return make_plan(header, workload, recipe, watch, held, memory_bytes, quantize, may_quantize, dtype, keep_passes)
+    return make_plan(
+        header,
+        workload,
+        recipe=recipe,
+        watch=watch,
+        execution=execution,
+        process_bytes=process_bytes(),
+        memory_bytes=memory_bytes,
+        quantize=quantize,
+        may_quantize=parent is None,  # a packed base is another base
+        dtype=dtype,
+        keep_passes=keep_passes,
+    )
 
 
 def rows_of_run(
@@ -120,12 +133,11 @@ def rows_of_run(
     return data, held_out.with_system_prompt(template, data.system_prompt)
 
 
-def resumed(name: str, watch: Watch) -> Watch:
-    """`watch` with the values that a plan chose for the unfinished run `name`, which must keep them.
-
-    Fields that are not at their defaults stay as they are.
-    """
-    saved, defaults = saved_identity(runs_dir() / name), Watch()
-    chosen = ("micro_batch_tokens", "eval_rows")
-    kept = {key: saved[key] for key in chosen if key in saved and getattr(watch, key) == getattr(defaults, key)}
-    return replace(watch, **kept)
+def resumed(name: str, watch: Watch, execution: Execution) -> tuple[Watch, Execution]:
+    """Both with the values that a plan chose for the unfinished run `name`, which must keep them. Given values stay."""
+    saved = saved_identity(runs_dir() / name)
+    if execution.micro_batch_tokens is None and "micro_batch_tokens" in saved:
+        execution = replace(execution, micro_batch_tokens=saved["micro_batch_tokens"])
+    if watch.eval_rows == Watch().eval_rows and "eval_rows" in saved:
+        watch = replace(watch, eval_rows=saved["eval_rows"])
+    return watch, execution

@@ -54,7 +54,9 @@ def test_a_sample_of_no_rows_is_refused(train):
 
 
 def test_a_plan_is_made_for_the_sample(tiny_folder, different_rows, monkeypatch):
-    monkeypatch.setattr(unloaded, "make_plan", lambda header, workload, recipe, watch, *_: workload(watch))
+    monkeypatch.setattr(
+        unloaded, "make_plan", lambda header, workload, **given: workload(given["watch"], given["execution"])
+    )
     whole, few = (unloaded.plan(str(tiny_folder), different_rows, recipe=Recipe(rows=n)) for n in (None, 20))
     assert (few.schedule.rows, whole.schedule.rows) == (20, 60)
     assert unloaded.plan(str(tiny_folder), None, recipe=Recipe(rows=20)).schedule.rows == 20

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from kameleon import Recipe, Watch
+from kameleon import Execution, Recipe, Watch
 from kameleon.plan import assumed_workload, common_header, make_plan, planner
 from kameleon.plan.calibration import Line, Rates
 from kameleon.plan.workload import Pass
@@ -21,13 +21,14 @@ def plan(monkeypatch):
     def make(minutes=None, look_tokens=0, watch=Watch(), **more):  # noqa: B008 (frozen)
         recipe = Recipe(rows_per_step=4, epochs=1, minutes=minutes)
 
-        def work(watch):
-            whole, tokens = assumed_workload(100, 400, recipe, watch), look_tokens * watch.eval_rows
+        def work(watch, execution):
+            whole, tokens = assumed_workload(100, 400, recipe, execution), look_tokens * watch.eval_rows
             look = (Pass(tokens, 0, tokens, 0),) if tokens else ()
             return replace(whole, look=look, looks=8 if tokens else 0, look_rows=watch.eval_rows)
 
         header = common_header("Llama 3.2 1B")
-        return make_plan(header, work, recipe, watch, 0, dtype=torch.bfloat16, **more)
+        given = {"recipe": recipe, "watch": watch, "execution": Execution(), "process_bytes": 0, **more}
+        return make_plan(header, work, dtype=torch.bfloat16, **given)
 
     return make
 

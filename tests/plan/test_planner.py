@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from kameleon import Recipe, Watch
+from kameleon import Execution, Recipe, Watch
 from kameleon.errors import SettingError
 from kameleon.ops import kernels
 from kameleon.plan import (
@@ -41,18 +41,19 @@ def plan(llama, monkeypatch):
     monkeypatch.setattr(planner, "calibrate", lambda *_: RATES)
     monkeypatch.setattr(memory, "can_run", lambda _: True)  # as where kernels unpack
 
-    def make(memory_bytes=None, watch=Watch(), header=llama, **more):  # noqa: B008 (frozen)
-        def work(watch):
-            return assumed_workload(512, 1000, RECIPE, watch)
+    def make(memory_bytes=None, execution=Execution(), header=llama, **more):  # noqa: B008 (frozen)
+        def work(watch, execution):
+            return assumed_workload(512, 1000, RECIPE, execution)
 
-        return make_plan(header, work, RECIPE, watch, 0, memory_bytes, dtype=torch.bfloat16, **more)
+        given = {"recipe": RECIPE, "watch": Watch(), "dtype": torch.bfloat16, **more}
+        return make_plan(header, work, execution=execution, process_bytes=0, memory_bytes=memory_bytes, **given)
 
     return make
 
 
 def test_without_a_budget_nothing_is_changed_and_cheaper_ways_are_told(plan):
     made = plan()
-    assert made.chosen.watch == Watch()
+    assert made.chosen.execution == Execution(1024, 0)
     peaks = [made.chosen.memory.peak_bytes, *(one.memory.peak_bytes for one in made.cheaper)]
     assert len(peaks) > 2
     assert peaks == sorted(peaks, reverse=True)
@@ -62,47 +63,47 @@ def test_without_a_budget_nothing_is_changed_and_cheaper_ways_are_told(plan):
 
 def test_of_what_fits_the_fastest_is_chosen_and_the_reason_told(plan):
     free = plan().chosen.memory.peak_bytes
-    assert plan(2 * free).chosen.watch == Watch()
+    assert plan(2 * free).chosen.execution == Execution(1024, 0)
     made = plan(int(0.9 * free))
     assert made.chosen.memory.peak_bytes <= 0.9 * free
-    assert not made.chosen.watch.checkpoint_layers
-    assert made.chosen.watch.micro_batch_tokens < 1024
+    assert not made.chosen.execution.checkpoint_layers
+    assert made.chosen.execution.micro_batch_tokens < 1024
     assert "1024 tokens a pass, layers stored needs" in made.why[-1]
-    assert plan(int(0.7 * free)).chosen.watch.checkpoint_layers
+    assert plan(int(0.7 * free)).chosen.execution.checkpoint_layers
 
 
 def test_what_was_set_is_kept(plan):
-    free = plan(watch=Watch(micro_batch_tokens=1000)).chosen.memory.peak_bytes
-    made = plan(int(0.95 * free), Watch(micro_batch_tokens=1000, eval_rows=3))
-    assert made.chosen.watch == Watch(micro_batch_tokens=1000, eval_rows=3, checkpoint_layers=1)
-    assert plan(2 * free, Watch(checkpoint_layers=5)).chosen.watch.checkpoint_layers == 5
+    free = plan(execution=Execution(micro_batch_tokens=1000)).chosen.memory.peak_bytes
+    made = plan(int(0.95 * free), Execution(micro_batch_tokens=1000), watch=Watch(eval_rows=3))
+    assert (made.chosen.watch, made.chosen.execution) == (Watch(eval_rows=3), Execution(1000, 1))
+    assert plan(2 * free, Execution(checkpoint_layers=5)).chosen.execution.checkpoint_layers == 5
 
 
 def test_a_run_that_goes_on_keeps_its_passes_also_where_they_are_as_by_default(plan):
     free = plan().chosen.memory.peak_bytes
-    assert plan(int(0.9 * free)).chosen.watch.micro_batch_tokens < 1024
-    assert plan(int(0.9 * free), keep_passes=True).chosen.watch.micro_batch_tokens == 1024
+    assert plan(int(0.9 * free)).chosen.execution.micro_batch_tokens < 1024
+    assert plan(int(0.9 * free), keep_passes=True).chosen.execution.micro_batch_tokens == 1024
 
 
 @pytest.mark.parametrize("share", [0.88, 0.8, 0.75])
 def test_as_few_layers_are_computed_again_as_fit(plan, share):
-    size = Watch(micro_batch_tokens=1000)
-    made = plan(int(share * plan(watch=size).chosen.memory.peak_bytes), size)
-    count = made.chosen.watch.checkpoint_layers
+    size = Execution(micro_batch_tokens=1000)
+    made = plan(int(share * plan(execution=size).chosen.memory.peak_bytes), size)
+    count = made.chosen.execution.checkpoint_layers
     assert 1 < count < 16
     assert f"1000 tokens a pass, {count} layer" in made.why[-1]
-    fewer = plan(watch=dataclasses.replace(size, checkpoint_layers=count - 1)).chosen
+    fewer = plan(execution=dataclasses.replace(size, checkpoint_layers=count - 1)).chosen
     assert fewer.memory.peak_bytes > 0.95 * made.memory_bytes >= made.chosen.memory.peak_bytes
     assert fewer.seconds < made.chosen.seconds
 
 
 def test_every_layer_computed_again_takes_less_memory_and_more_time(plan):
-    made = [plan(watch=Watch(checkpoint_layers=count)).chosen for count in range(16)]
+    made = [plan(execution=Execution(checkpoint_layers=count)).chosen for count in range(16)]
     assert all(a.seconds < b.seconds for a, b in itertools.pairwise(made))
     peaks = [one.memory.peak_bytes for one in made]
     assert peaks == sorted(peaks, reverse=True)
-    every, more = (plan(watch=Watch(checkpoint_layers=count)).chosen for count in (16, 99))
-    assert every == dataclasses.replace(more, watch=every.watch)
+    every, more = (plan(execution=Execution(checkpoint_layers=count)).chosen for count in (16, 99))
+    assert every == dataclasses.replace(more, execution=every.execution)
     assert every.memory.peak_bytes > made[15].memory.peak_bytes  # the last layer's gradient comes first
 
 
@@ -111,7 +112,7 @@ def test_of_no_common_base_another_layer_computed_again_takes_more_memory(rank):
     """What the table's search for the fewest that fit relies on."""
     recipe = Recipe(rank=rank, rows_per_step=1)
     for header in map(common_header, COMMON_NAMES):
-        watches = [Watch(checkpoint_layers=count) for count in range(header.config.num_layers)]
+        watches = [Execution(checkpoint_layers=count) for count in range(header.config.num_layers)]
         work = assumed_workload(512, 1000, recipe, watches[0])
         made = [training_memory(header, recipe, one, work, torch.bfloat16, 0).peak_bytes for one in watches]
         assert made == sorted(made, reverse=True), header.name
@@ -145,9 +146,9 @@ def memory_plain(header):
 
 
 def test_memory_grows_with_what_it_is_made_of(llama):
-    def parts(recipe=RECIPE, watch=Watch(), rows=2):  # noqa: B008 (frozen)
-        work = assumed_workload(512, 1000, dataclasses.replace(recipe, rows_per_step=rows), watch)
-        return training_memory(llama, recipe, watch, work, torch.bfloat16, 10**8)
+    def parts(recipe=RECIPE, execution=Execution(), rows=2):  # noqa: B008 (frozen)
+        work = assumed_workload(512, 1000, dataclasses.replace(recipe, rows_per_step=rows), execution)
+        return training_memory(llama, recipe, execution, work, torch.bfloat16, 10**8)
 
     usual = parts()
     assert usual.peak_bytes == sum(vars(usual).values()) == usual.private_bytes + usual.base_mapped
@@ -159,7 +160,7 @@ def test_memory_grows_with_what_it_is_made_of(llama):
 
 def test_layers_computed_again_free_their_inputs_for_the_gradient_in_a_step_of_one_pass(llama):
     def parts(again, rank=8, rows=2):
-        recipe, watch = Recipe(rank=rank, rows_per_step=rows), Watch(checkpoint_layers=again)
+        recipe, watch = Recipe(rank=rank, rows_per_step=rows), Execution(checkpoint_layers=again)
         work = assumed_workload(512, 1000, recipe, watch)
         return training_memory(llama, recipe, watch, work, torch.bfloat16, 10**8)
 
@@ -196,9 +197,17 @@ def test_calibration_measures_every_kind_of_work_and_leaves_random_numbers_alone
 @pytest.mark.parametrize("variant", ["lora", "dora"])
 def test_what_is_timed_has_the_side_paths_of_the_recipe(tiny_folder, monkeypatch, variant):
     timed = []
-    monkeypatch.setattr(calibration, "_layer_seconds", lambda decoder, sides, *_: timed.append(sides) or 1.0)
+    monkeypatch.setattr(calibration, "_layer_seconds", lambda decoder, sides, *_, **__: timed.append(sides) or 1.0)
     header, recipe = read_base_header(str(tiny_folder)), Recipe(rank=3, variant=variant)
-    make_plan(header, lambda watch: assumed_workload(16, 8, recipe, watch), recipe, Watch(), 0, dtype=torch.float32)
+    make_plan(
+        header,
+        lambda watch, execution: assumed_workload(16, 8, recipe, execution),
+        recipe=recipe,
+        watch=Watch(),
+        execution=Execution(),
+        process_bytes=0,
+        dtype=torch.float32,
+    )
     assert timed
     branches = [branch for sides in timed for branch in sides.sides(0, "qkv")[0].branches]
     assert {branch.magnitude is not None for branch in branches} == {variant == "dora"}

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from kameleon import Recipe, Watch
+from kameleon import Execution, Recipe, Watch
 from kameleon.cli.settings import explain
 from kameleon.data import pack, sample
 from kameleon.errors import RunInterruptedError, SettingError
@@ -130,9 +130,9 @@ def test_a_look_sees_every_part_of_a_sorted_file(tiny, write, monkeypatch):
     tiny.train(corpus, "x", recipe=recipe, watch=watch)
     parts = [example.row > 400 for example in looked[0]]
     assert len(parts) == 8 and 3 <= sum(parts) <= 5
-    planned = workload_of(corpus.examples, corpus.examples, recipe, watch).look
+    planned = workload_of(corpus.examples, corpus.examples, recipe, watch, Execution()).look
     seen = sample(corpus.examples, 8, seed=recipe.seed)
-    packs = pack(seen, watch.micro_batch_tokens, adapter=0)
+    packs = pack(seen, Execution().pass_tokens, adapter=0)
     assert sum(one.tokens for one in planned) == sum(p.segments.tokens for p in packs)
 
 

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from tiny import reference_model
 
 import kameleon
-from kameleon import Recipe, Sampling, Watch
+from kameleon import Execution, Recipe, Sampling, Watch
 from kameleon.adapters import Shelf
 from kameleon.adapters.formats import write_adapter
 from kameleon.adapters.proof import PROBE, probe_logits
@@ -410,7 +410,7 @@ def test_a_faulty_recipe_names_every_fault():
         Watch(patience=-1)
     for value in (-1, True):  # it was a switch once
         with pytest.raises(SettingError, match=f"checkpoint_layers is {value}; it must be a number of layers"):
-            Watch(checkpoint_layers=value)
+            Execution(checkpoint_layers=value)
 
 
 def test_training_in_bf16_follows_fp32(tiny_folder, rows):

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from kameleon.cli.console import BaseRef, Json, Raw, open_base, show, table
 from kameleon.errors import SettingError
-from kameleon.settings import Recipe, Watch
+from kameleon.settings import Execution, Recipe, Watch
 from kameleon.terminal import printable
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _too_few(encoded: Encoded, recipe: Recipe) -> list[Observation]:
     from kameleon.plan import workload_of
 
     learned = [example for example in encoded.examples if example.trained_tokens]
-    work = workload_of(learned, (), recipe, Watch()) if learned else None
+    work = workload_of(learned, (), recipe, Watch(), Execution()) if learned else None
     return [Observation("too_few", warning) for warning in work.warnings] if work else []
 
 

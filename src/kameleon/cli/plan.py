@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from rich.console import Group
 
 from kameleon.cli.console import Compute, Json, MemoryBudget, Quantize, Raw, megabytes, notes, show, table
-from kameleon.settings import Recipe, Watch, parse_bytes
+from kameleon.settings import Execution, Recipe, Watch, parse_bytes
 
 if TYPE_CHECKING:
     from kameleon.plan import CommonBase, Memory, Option, Plan
@@ -32,6 +32,7 @@ def plan(
     compute: Compute = None,
     recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 (frozen)
     watch: Annotated[Watch, Parameter(name="*")] = Watch(),  # noqa: B008 (frozen)
+    execution: Annotated[Execution, Parameter(name="*")] = Execution(),  # noqa: B008 (frozen)
     raw: Raw = False,
     json: Json = False,
 ) -> None:
@@ -56,6 +57,7 @@ def plan(
         data,
         recipe=recipe,
         watch=watch,
+        execution=execution,
         memory_bytes=budget,
         quantize=quantize,
         raw=raw,

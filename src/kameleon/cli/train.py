@@ -27,7 +27,7 @@ from kameleon.cli.plan import tell_plan
 from kameleon.cli.settings import explain
 from kameleon.errors import MissingExtraError, SettingError
 from kameleon.home import runs_dir
-from kameleon.settings import Recipe, Watch, parse_bytes
+from kameleon.settings import Execution, Recipe, Watch, parse_bytes
 from kameleon.terminal import printable
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def train(
     ] = None,
     recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 (frozen)
     watch: Annotated[Watch, Parameter(name="*")] = Watch(),  # noqa: B008 (frozen)
+    execution: Annotated[Execution, Parameter(name="*")] = Execution(),  # noqa: B008 (frozen)
     raw: Raw = False,
     resume: Annotated[
         bool, Parameter(help="Go on with an interrupted run; the adapter is the same, bit for bit.")
@@ -95,7 +96,7 @@ def train(
     for source in (data, held_out):
         if source is not None:
             find_data(source)  # before a base is fetched: a missing file and a taken name are errors at once
-    parent = None if from_adapter is None else find_parent(from_adapter, Shelf(), name, resume)
+    parent = None if from_adapter is None else find_parent(from_adapter, Shelf(), run=name, resume=resume)
     if resume:
         compute = resumed_compute(runs_dir() / name, compute)
     elif not overwrite:
@@ -109,13 +110,14 @@ def train(
         budget = parse_bytes(memory)
         corpus = read(base, data, raw=raw, max_row_tokens=recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
         watched = None if held_out is None else read(base, held_out, raw=raw, max_row_tokens=recipe.max_row_tokens)
-        passes = resumed(name, watch) if resume else watch
+        kept = resumed(name, watch, execution) if resume else (watch, execution)
         dtype = compute and COMPUTE_TYPES[compute]
         planned = plan(
             base,
             corpus,
             recipe=recipe,
-            watch=passes,
+            watch=kept[0],
+            execution=kept[1],
             memory_bytes=budget,
             quantize=quantize,
             raw=raw,
@@ -134,7 +136,7 @@ def train(
         rows = rows.with_system_prompt(loaded.base.template, parent.card.system_prompt)
 
     def tell(made: Plan) -> None:
-        _tell_settings(made, rows, recipe, watch, parent)
+        _tell_settings(made, rows, (recipe, watch, execution), parent)
         _tell_system_prompt(read_rows, rows, parent)
         tell_plan(made)
 
@@ -145,6 +147,7 @@ def train(
             held_out=watched,
             recipe=recipe,
             watch=watch,
+            execution=execution,
             raw=raw,
             resume=resume,
             overwrite=overwrite,
@@ -174,12 +177,16 @@ def _base_of(parent: Adapter | None, quantize: Quantize) -> tuple[str, Quantize]
     return ref, quantize if packed is None else packed
 
 
-def _tell_settings(made: Plan, corpus: Corpus, recipe: Recipe, watch: Watch, parent: Adapter | None) -> None:
+def _tell_settings(
+    made: Plan, corpus: Corpus, settings: tuple[Recipe, Watch, Execution], parent: Adapter | None
+) -> None:
     from kameleon.training import FIXED
 
     shown = table("setting", ">value", "why", title="settings")
-    given = {setting.name for setting in (*explain(recipe, Recipe()), *explain(watch, Watch())) if setting.changed}
-    for setting in (*explain(made.recipe, Recipe()), *explain(watch, Watch())):
+    recipe, watch, _ = settings
+    given = {setting.name for one in settings for setting in explain(one, type(one)()) if setting.changed}
+    settled = (made.recipe, watch, made.chosen.execution)
+    for setting in (setting for one in settled for setting in explain(one, type(one)())):
         why = "you chose it" if setting.name in given else setting.reason
         if parent is not None and setting.name in FIXED:
             why = f"as adapter {parent.name}, which it goes on from, has it"

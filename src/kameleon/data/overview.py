@@ -12,7 +12,7 @@ from statistics import median
 from kameleon.data.encode import Encoded, Example
 from kameleon.data.rows import Row, system_prompt_of
 from kameleon.data.sample import sample
-from kameleon.settings import Watch
+from kameleon.settings import DEFAULT_MICRO_BATCH_TOKENS
 from kameleon.text import ChatTemplate
 from kameleon.words import first_few
 
@@ -132,7 +132,7 @@ def long_rows(examples: Sequence[Example]) -> Observation | None:
         return None
     told = first_few((f"row {e.row} ({len(e.tokens):,} tokens)" for e in long), _MOST_NAMED)
     share = sum(len(e.tokens) for e in long) / sum(len(e.tokens) for e in examples)
-    memory = ", and memory grows with the longest" if len(long[0].tokens) > Watch().micro_batch_tokens else ""
+    memory = ", and memory grows with the longest" if len(long[0].tokens) > DEFAULT_MICRO_BATCH_TOKENS else ""
     return Observation(
         "long_rows",
         f"{told}: at least {_LONG} times the middle row's {middle:,.0f} tokens. {share:.0%} of all tokens, and "

@@ -35,7 +35,7 @@ from kameleon.ops import (
 from kameleon.plan.counts import trainable_parameters
 from kameleon.plan.header import BaseHeader, StoredTensor
 from kameleon.plan.workload import Pass, Workload
-from kameleon.settings import Recipe, Watch
+from kameleon.settings import Execution, Recipe
 from kameleon.training import lowest_layer, target_modules
 from kameleon.training.losses import token_logprobs
 from kameleon.weights import ModuleName, WeightFile
@@ -88,14 +88,14 @@ class Rates:
     parameter: float
     """AdamW, per number."""
 
-    def pass_seconds(self, header: BaseHeader, recipe: Recipe, watch: Watch, one: Pass) -> float:
+    def pass_seconds(self, header: BaseHeader, recipe: Recipe, execution: Execution, one: Pass) -> float:
         """Seconds of one pass of a step, forward and backward."""
         layers, lowest = header.config.num_layers, lowest_layer(header.config, recipe)
         pairs = max(0, one.squares - _SHORT_TOKENS * one.tokens)
         below = self.forward(one.tokens) + self.pair_forward * pairs
         above = self.both(one.tokens) + self.pair_both * pairs
-        above += self.sparing * one.tokens if watch.checkpoint_layers else 0.0
-        again = min(watch.checkpoint_layers, layers - lowest) * below
+        above += self.sparing * one.tokens if execution.recomputed_layers else 0.0
+        again = min(execution.recomputed_layers, layers - lowest) * below
         head = self.head_seconds(self.head_both, one.scored)
         return lowest * below + (layers - lowest) * above + again + head
 
@@ -110,9 +110,9 @@ class Rates:
         full, rest = divmod(scored, self.head_rows)
         return full * chunk(self.head_rows) + (chunk(rest) if rest else 0.0)
 
-    def run_seconds(self, header: BaseHeader, recipe: Recipe, watch: Watch, work: Workload) -> float:
+    def run_seconds(self, header: BaseHeader, recipe: Recipe, execution: Execution, work: Workload) -> float:
         """Seconds of a whole run, looks at the held-out rows included."""
-        passes = sum(self.pass_seconds(header, recipe, watch, one) for one in work.passes)
+        passes = sum(self.pass_seconds(header, recipe, execution, one) for one in work.passes)
         update = self.parameter * trainable_parameters(header.config, recipe)
         looks = work.looks * sum(self.look_seconds(header, one) for one in work.look)
         return work.steps * (passes / work.sampled_steps + update) + looks
@@ -133,15 +133,16 @@ def calibrate(header: BaseHeader, rank: int, variant: str, targets: str, dtype: 
     decoder = build_decoder(blank.config, blank, dtype=dtype)
     sides = _Sides(blank.config, Recipe(rank=rank, variant=variant, targets=targets))
 
-    def seconds(tokens: int, gradient: bool, checkpoint_layers: int = 0) -> float:
+    def seconds(tokens: int, *, gradient: bool, checkpoint_layers: int = 0) -> float:
         keep_memory(sparing=checkpoint_layers > 0)
-        return _layer_seconds(decoder, sides, tokens, dtype, gradient, checkpoint_layers) / layers
+        passes = _layer_seconds(decoder, sides, tokens, dtype, gradient=gradient, checkpoint_layers=checkpoint_layers)
+        return passes / layers
 
-    def line(gradient: bool) -> Line:
-        return Line.through(few, seconds(few, gradient), many, seconds(many, gradient))
+    def line(*, gradient: bool) -> Line:
+        return Line.through(few, seconds(few, gradient=gradient), many, seconds(many, gradient=gradient))
 
-    again = seconds(many, True, checkpoint_layers=layers)  # first, before kept blocks are there to be taken instead
-    forward, both = line(False), line(True)
+    again = seconds(many, gradient=True, checkpoint_layers=layers)  # first: no kept blocks yet
+    forward, both = line(gradient=False), line(gradient=True)
     give_back_memory()  # so that measuring holds less at any time than the least that a run does
     rates = Rates(
         forward,
@@ -178,7 +179,7 @@ def _short_segments(tokens: int, length: int = _SHORT_TOKENS) -> Segments:
 
 
 def _layer_seconds(
-    decoder: Decoder, sides: _Sides, tokens: int, dtype: torch.dtype, gradient: bool, checkpoint_layers: int
+    decoder: Decoder, sides: _Sides, tokens: int, dtype: torch.dtype, *, gradient: bool, checkpoint_layers: int
 ) -> float:
     segments = _short_segments(tokens)
     x = _random(segments.tokens, decoder.config.hidden_size, dtype)
@@ -202,7 +203,7 @@ def _pair_seconds(config: DecoderConfig, dtype: torch.dtype) -> tuple[float, flo
     qkv = _random(tokens, (heads + 2 * kv) * config.head_dim, dtype)
     pairs = tokens * tokens - tokens * _SHORT_TOKENS
 
-    def seconds(segments: Segments, gradient: bool) -> float:
+    def seconds(segments: Segments, *, gradient: bool) -> float:
         def once() -> None:
             with torch.set_grad_enabled(gradient):
                 y = attention(qkv.detach().requires_grad_(gradient), heads, kv, segments)
@@ -211,11 +212,11 @@ def _pair_seconds(config: DecoderConfig, dtype: torch.dtype) -> tuple[float, flo
 
         return _time(once)
 
-    def slope(gradient: bool) -> float:
+    def slope(*, gradient: bool) -> float:
         whole = Segments((tokens,), (0,))
-        return max(0.0, seconds(whole, gradient) - seconds(_short_segments(tokens), gradient)) / pairs
+        return max(0.0, seconds(whole, gradient=gradient) - seconds(_short_segments(tokens), gradient=gradient)) / pairs
 
-    return slope(False), slope(True)
+    return slope(gradient=False), slope(gradient=True)
 
 
 def _head_seconds(decoder: Decoder, scale: float, vocab_size: int, dtype: torch.dtype) -> tuple[Line, Line]:
@@ -223,7 +224,7 @@ def _head_seconds(decoder: Decoder, scale: float, vocab_size: int, dtype: torch.
     config, most = decoder.config, min(chunk_rows(vocab_size, dtype), _HEAD_ROWS)
     few = max(1, most // 4)
 
-    def seconds(rows: int, gradient: bool) -> float:
+    def seconds(rows: int, *, gradient: bool) -> float:
         hidden = _random(rows, config.hidden_size, dtype)
         labels = torch.arange(rows) % config.vocab_size
 
@@ -236,10 +237,12 @@ def _head_seconds(decoder: Decoder, scale: float, vocab_size: int, dtype: torch.
 
         return _time(once)
 
-    def line(gradient: bool) -> Line:
-        return Line.through(few, scale * seconds(few, gradient), most, scale * seconds(most, gradient))
+    def line(*, gradient: bool) -> Line:
+        return Line.through(
+            few, scale * seconds(few, gradient=gradient), most, scale * seconds(most, gradient=gradient)
+        )
 
-    return line(False), line(True)
+    return line(gradient=False), line(gradient=True)
 
 
 def _adamw_seconds() -> float:

@@ -14,7 +14,7 @@ from kameleon.plan.calibration import Rates, calibrate
 from kameleon.plan.header import BaseHeader, StoredTensor, matrix_shapes
 from kameleon.plan.memory import Memory, training_memory
 from kameleon.plan.workload import Pass, Workload
-from kameleon.settings import Recipe, Watch
+from kameleon.settings import Execution, Recipe
 from kameleon.training import Schedule
 from kameleon.weights import ModuleName
 
@@ -115,7 +115,7 @@ def common_bases(recipe: Recipe, dtype: torch.dtype, process_bytes: int, room_by
     work = Workload((one,), 1, Schedule(1, 1, 1, 0))
 
     def needed(header: BaseHeader, again: int) -> Memory:
-        return training_memory(header, recipe, Watch(checkpoint_layers=again), work, dtype, process_bytes)
+        return training_memory(header, recipe, Execution(checkpoint_layers=again), work, dtype, process_bytes)
 
     def fits(memory: Memory) -> bool | None:
         return None if room_bytes is None else memory.peak_bytes <= room_bytes
@@ -123,7 +123,7 @@ def common_bases(recipe: Recipe, dtype: torch.dtype, process_bytes: int, room_by
     found = []
     for header in map(common_header, COMMON_NAMES):
         counts = range(header.config.num_layers - 1)  # each takes less memory than the one before
-        again = bisect_left(counts, True, key=lambda n, header=header: bool(fits(needed(header, n))))
+        again = bisect_left(counts, x=True, key=lambda n, header=header: bool(fits(needed(header, n))))
         memory = needed(header, again)
         seconds = _scaled_seconds(rates, measured.config, header.config, again, one) * 1000 / _PASS_TOKENS
         numbers = sum(rows * columns for rows, columns in matrix_shapes(header.config).values())

@@ -136,7 +136,7 @@ def _of_folder(ref: str, files: HeaderFiles) -> BaseHeader:
     if not whole and not files.tensors:
         tensors = stored_as(config, _kind_of_config(values)) | tensors
     fetch = 0 if whole else sum(tensor.size_bytes for tensor in tensors.values())
-    return BaseHeader(ref, config, tensors, False, folder, fetch)
+    return BaseHeader(ref, config, tensors, packed_file=False, path=folder, fetch_bytes=fetch)
 
 
 def _kind_of_config(values: Mapping[str, Any]) -> str:
@@ -152,4 +152,4 @@ def _of_gguf(ref: str, path: Path) -> BaseHeader:
     stored = {name: file.info(name) for name in file.names()}
     tensors = {name: StoredTensor(one.shape[::-1], one.kind, one.size_bytes) for name, one in stored.items()}
     fetch = 0 if file.is_whole else sum(tensor.size_bytes for tensor in tensors.values())
-    return BaseHeader(ref, config_from_gguf(file), tensors, True, path, fetch)
+    return BaseHeader(ref, config_from_gguf(file), tensors, packed_file=True, path=path, fetch_bytes=fetch)

@@ -18,7 +18,7 @@ from kameleon.ops import KINDS, can_multiply, can_run, chunk_rows, give_back_mem
 from kameleon.plan.counts import trainable_parameters
 from kameleon.plan.header import BaseHeader, matrix_shapes
 from kameleon.plan.workload import Workload
-from kameleon.settings import Recipe, Watch
+from kameleon.settings import Execution, Recipe
 from kameleon.training import lowest_layer
 from kameleon.weights import ModuleName
 from kameleon.weights.kinds import FLOATS
@@ -60,7 +60,7 @@ class Memory:
 
 
 def training_memory(
-    header: BaseHeader, recipe: Recipe, watch: Watch, work: Workload, dtype: torch.dtype, process_bytes: int
+    header: BaseHeader, recipe: Recipe, execution: Execution, work: Workload, dtype: torch.dtype, process_bytes: int
 ) -> Memory:
     """What a run holds at its peak, in compute type `dtype`; `process_bytes` is what a process holds before it."""
     config, numbers = header.config, trainable_parameters(header.config, recipe)
@@ -70,7 +70,7 @@ def training_memory(
         base_private=copied_bytes(header, dtype),
         adapters=_NUMBER_BYTES * numbers,
         optimiser=2 * _NUMBER_BYTES * numbers,
-        activations_and_gradient=_step_bytes(config, recipe, watch, work, dtype),
+        activations_and_gradient=_step_bytes(config, recipe, execution, work, dtype),
         logits_chunk=scored * config.vocab_size * logits_type(dtype).itemsize,
         unpack_buffers=_unpack_bytes(header, dtype),
         interpreter_and_libraries=process_bytes + _FIRST_USE_BYTES,
@@ -103,7 +103,7 @@ def copied_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
     return copied
 
 
-def _step_bytes(config: DecoderConfig, recipe: Recipe, watch: Watch, work: Workload, dtype: torch.dtype) -> int:
+def _step_bytes(config: DecoderConfig, recipe: Recipe, execution: Execution, work: Workload, dtype: torch.dtype) -> int:
     """What the layers keep for the backward pass and the gradient, together at their most; what one layer makes in
     between, and attention's work space.
     """
@@ -111,7 +111,7 @@ def _step_bytes(config: DecoderConfig, recipe: Recipe, watch: Watch, work: Workl
     tokens, wide = work.largest.tokens, wide_layers(config)
     usual, more = _layer_bytes(config, recipe, dtype.itemsize), Attention.wide_bytes(config, dtype.itemsize)
     whole = [tokens * (usual + (more if layer < wide else 0)) for layer in range(lowest, config.num_layers)]
-    first = min(watch.checkpoint_layers, len(whole))
+    first = min(execution.recomputed_layers, len(whole))
     stored, again = [tokens * stream] * first + whole[first:], whole[:first] + [0] * (len(whole) - first)
     sparing = first > 0  # what is freed is given back after each layer, and no holes are left
     gradient = _NUMBER_BYTES * trainable_parameters(config, recipe)

@@ -15,7 +15,7 @@ from kameleon.plan.counts import adapter_bytes, trainable_parameters
 from kameleon.plan.header import BaseHeader
 from kameleon.plan.memory import Memory, training_memory
 from kameleon.plan.workload import FEW_HELD_OUT, FEW_STEPS, Workload
-from kameleon.settings import Recipe, Watch
+from kameleon.settings import Execution, Recipe, Watch
 from kameleon.training import Forecast, lowest_layer, settled
 
 # Chosen settings leave so much of the budget free: half of what the sums may be wrong by (docs/decisions/plans.md).
@@ -30,6 +30,7 @@ class Option:
     """One way to run, and what it takes: `seconds` of the whole run, looks included, and of one look."""
 
     watch: Watch
+    execution: Execution
     quantize: str | None
     memory: Memory
     seconds: float
@@ -40,8 +41,8 @@ class Option:
     def settings(self) -> dict[str, Any]:
         """What the planner decides about."""
         return {
-            "micro_batch_tokens": self.watch.micro_batch_tokens,
-            "checkpoint_layers": self.watch.checkpoint_layers,
+            "micro_batch_tokens": self.execution.pass_tokens,
+            "checkpoint_layers": self.execution.recomputed_layers,
             "quantize": self.quantize,
         }
 
@@ -109,9 +110,11 @@ class Plan:
 
 def make_plan(
     header: BaseHeader,
-    workload: Callable[[Watch], Workload],
+    workload: Callable[[Watch, Execution], Workload],
+    *,
     recipe: Recipe,
     watch: Watch,
+    execution: Execution,
     process_bytes: int,
     memory_bytes: int | None = None,
     quantize: str | None = None,
@@ -121,47 +124,49 @@ def make_plan(
 ) -> Plan:
     """Plan a run on the base of `header`, which is packed already if `quantize` says so.
 
-    Without `memory_bytes` the settings stay as they are. With it, the fastest that fit are chosen: `watch`'s
-    micro_batch_tokens and checkpoint_layers where they stand at their defaults, and NF4 if `may_quantize` and nothing
-    fits otherwise. Where looks would take much of the recipe's minutes, fewer rows are looked at. With `keep_passes`
-    neither micro_batch_tokens nor eval_rows is a choice, since the run has begun with them. `workload` lays a run out
-    for a Watch; `process_bytes` is what the process holds before the run.
+    With `memory_bytes` the fastest settings that fit are chosen: fields of `execution` that are None, and NF4 if
+    `may_quantize` and nothing fits otherwise. Without it these fields get their defaults. Where looks would take much
+    of the recipe's minutes, fewer rows are looked at. With `keep_passes` neither micro_batch_tokens nor eval_rows is
+    chosen, since the run has begun with them. `workload` lays a run out; `process_bytes` is the memory that the
+    process holds before the run.
     Raises SettingError, naming the smallest that would do, when nothing fits.
     """
     dtype = choose_compute_type(dtype).dtype
     works: dict[tuple[int, int], Workload] = {}
 
-    def work_of(watch: Watch) -> Workload:
-        key = watch.micro_batch_tokens, watch.eval_rows
+    def work_of(watch: Watch, execution: Execution) -> Workload:
+        key = execution.pass_tokens, watch.eval_rows
         if key not in works:
-            works[key] = workload(watch)
+            works[key] = workload(watch, execution)
         return works[key]
 
-    def option(header: BaseHeader, watch: Watch, quantize: str | None) -> Option:
-        work = work_of(watch)
-        tokens = work_of(given).largest.tokens
+    def option(header: BaseHeader, watch: Watch, execution: Execution, quantize: str | None) -> Option:
+        work = work_of(watch, execution)
+        tokens = work_of(watch, given).largest.tokens
         rates = calibrate(header, recipe.rank, recipe.variant, recipe.targets, dtype, tokens)
-        seconds = rates.run_seconds(header, recipe, watch, work)
-        memory = training_memory(header, recipe, watch, work, dtype, process_bytes)
+        seconds = rates.run_seconds(header, recipe, execution, work)
+        memory = training_memory(header, recipe, execution, work, dtype, process_bytes)
         look = sum(rates.look_seconds(header, one) for one in work.look)
-        return Option(watch, quantize, memory, seconds, look, seconds / work.steps * work.schedule.steps_per_epoch / 60)
+        per_epoch = seconds / work.steps * work.schedule.steps_per_epoch / 60
+        return Option(watch, execution, quantize, memory, seconds, look, per_epoch)
 
-    given = watch
-    choices = _choices(watch, keep_passes, header.config.num_layers - lowest_layer(header.config, recipe))
-    options = [option(header, one, quantize) for one in choices]
+    given = Execution(execution.pass_tokens, execution.recomputed_layers)
+    trained_layers = header.config.num_layers - lowest_layer(header.config, recipe)
+    choices = _choices(execution, trained_layers, keep_passes=keep_passes)
+    options = [option(header, watch, one, quantize) for one in choices]
     budget = None if memory_bytes is None else int(memory_bytes * (1 - _SPARE))
     why: list[str] = []
     if kernels().level is None:
         why.append("the reference path runs here, which is slower and holds several times more than this plan says")
-    why += work_of(given).why
+    why += work_of(watch, given).why
     if budget is None:
-        chosen = next(one for one in options if one.watch == given)
+        chosen = next(one for one in options if one.execution == given)
     else:
         fitting = [one for one in options if one.memory.peak_bytes <= budget]
         if not fitting and may_quantize and quantize is None and not header.packed_file:
             packed = header.in_nf4()
             why.append(f"nf4: as it is stored the base needs at least {_gb(min(o.memory.peak_bytes for o in options))}")
-            options = [option(packed, one, "nf4") for one in choices]
+            options = [option(packed, watch, one, "nf4") for one in choices]
             fitting = [one for one in options if one.memory.peak_bytes <= budget]
         if not fitting:
             least = min(options, key=lambda one: one.memory.peak_bytes)
@@ -176,11 +181,11 @@ def make_plan(
     shown = header.in_nf4() if chosen.quantize and not quantize else header
     cheaper = _cheaper(chosen, options)
     if recipe.minutes is not None and not keep_passes:
-        rows = _looked_at(chosen, work_of(chosen.watch), recipe.minutes)
+        rows = _looked_at(chosen, work_of(chosen.watch, chosen.execution), recipe.minutes)
         if rows != chosen.watch.eval_rows:
             why.append(f"eval_rows {rows}: more would take over {_MOST_LOOKING:.0%} of the minutes in looks")
-            chosen = option(shown, replace(chosen.watch, eval_rows=rows), chosen.quantize)
-    work = work_of(chosen.watch)
+            chosen = option(shown, replace(chosen.watch, eval_rows=rows), chosen.execution, chosen.quantize)
+    work = work_of(chosen.watch, chosen.execution)
     recipe = settled(recipe, header.config, work.schedule)
     made = Plan(shown, recipe, work, dtype, chosen, cheaper, tuple(why), process_bytes, memory_bytes)
     return made if recipe.minutes is None else _in_time(made, recipe.minutes)
@@ -212,21 +217,14 @@ def _in_time(plan: Plan, minutes: float) -> Plan:
     return replace(plan, workload=work, why=plan.why if few else (*plan.why, told))
 
 
-def _choices(watch: Watch, keep_passes: bool, layers: int) -> list[Watch]:
-    """Watches with what may be chosen, of a run that trains on so many layers: values that stand at their defaults are
-    free, others were set.
-    """
-    defaults = Watch()
-    sizes = [watch.micro_batch_tokens]
-    while (
-        not keep_passes
-        and watch.micro_batch_tokens == defaults.micro_batch_tokens
-        and sizes[-1] > _LEAST_MICRO_BATCH_TOKENS
-    ):
+def _choices(execution: Execution, layers: int, *, keep_passes: bool) -> list[Execution]:
+    """Every way to compute a run that trains so many layers: fields that are None are free."""
+    sizes = [execution.pass_tokens]
+    while not keep_passes and execution.micro_batch_tokens is None and sizes[-1] > _LEAST_MICRO_BATCH_TOKENS:
         sizes.append(sizes[-1] // 2)
-    # Not all layers: the gradient of the last comes first, so that it would only be freed to be computed at once.
-    again = range(layers) if watch.checkpoint_layers == defaults.checkpoint_layers else [watch.checkpoint_layers]
-    return [replace(watch, micro_batch_tokens=size, checkpoint_layers=one) for one in again for size in sizes]
+    # Not all layers: the last one's gradient comes first, so its activations would be freed and recomputed at once.
+    counts = range(layers) if execution.checkpoint_layers is None else [execution.checkpoint_layers]
+    return [Execution(size, count) for count in counts for size in sizes]
 
 
 def _cheaper(chosen: Option, options: Sequence[Option]) -> tuple[Option, ...]:
@@ -248,9 +246,9 @@ def _cheaper(chosen: Option, options: Sequence[Option]) -> tuple[Option, ...]:
     return tuple(kept[(number * len(kept) - 1) // shown] for number in range(1, shown + 1))
 
 
-def _reasons(chosen: Option, given: Watch, options: Sequence[Option], budget: int) -> list[str]:
+def _reasons(chosen: Option, given: Execution, options: Sequence[Option], budget: int) -> list[str]:
     """Why what was chosen differs from what was given."""
-    as_given = next((one for one in options if one.watch == given), None)
+    as_given = next((one for one in options if one.execution == given), None)
     if as_given is None or chosen is as_given:
         return [f"{_words(chosen)}: the fastest of what fits"]
     over = as_given.memory.peak_bytes > budget
@@ -261,10 +259,10 @@ def _reasons(chosen: Option, given: Watch, options: Sequence[Option], budget: in
 
 
 def _words(option: Option) -> str:
-    count = option.watch.checkpoint_layers
+    count = option.execution.recomputed_layers
     again = f"{count} layer{'s' if count > 1 else ''} computed again" if count else "layers stored"
     packed = f", {option.quantize}" if option.quantize else ""
-    return f"{option.watch.micro_batch_tokens} tokens a pass, {again}{packed}"
+    return f"{option.execution.pass_tokens} tokens a pass, {again}{packed}"
 
 
 def _gb(size_bytes: float) -> str:

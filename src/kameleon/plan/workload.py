@@ -8,7 +8,7 @@ from functools import cached_property
 
 from kameleon.data import Example, PackedPass, pack, sample
 from kameleon.ops import IGNORE, NO_PARENT
-from kameleon.settings import Recipe, Watch
+from kameleon.settings import Execution, Recipe, Watch
 from kameleon.training import Schedule
 
 _LAID_OUT_ROWS = 256  # of an assumed step, whose rows are all alike
@@ -82,42 +82,44 @@ class Workload:
         return sum(p.tokens for p in self.passes) / self.sampled_steps * self.steps
 
 
-def workload_of(examples: Sequence[Example], held_out: Sequence[Example], recipe: Recipe, watch: Watch) -> Workload:
+def workload_of(
+    examples: Sequence[Example], held_out: Sequence[Example], recipe: Recipe, watch: Watch, execution: Execution
+) -> Workload:
     """The passes of a run on these rows, as `training.Run` makes them; of a long run some steps are laid out."""
     schedule = Schedule.of(recipe, len(examples))
     chosen = range(0, schedule.steps, max(1, schedule.steps // _SAMPLED_STEPS))
     passes = []
     for step in chosen:
-        passes += _passes([examples[row] for row in schedule.rows_of(step)], watch)
+        passes += _passes([examples[row] for row in schedule.rows_of(step)], execution)
     longest = max(examples, key=lambda example: len(example.tokens))
     # The longest row may be in no chosen step; alone, it is the least of what its pass can be.
-    largest_alone = _passes([longest], watch)[0]
+    largest_alone = _passes([longest], execution)[0]
     if all(p.tokens < largest_alone.tokens for p in passes):
         passes[-1] = largest_alone
     watched = sample(held_out, watch.eval_rows, seed=recipe.seed)
     looks = schedule.looks(watch.eval_every) if watched else 0
-    look = tuple(_passes(watched, watch))
+    look = tuple(_passes(watched, execution))
     why = (*_derived(recipe, schedule), *_aside(examples, held_out))
     warnings = (*_too_few(schedule, examples, held_out), *_learned_too(examples, held_out))
     return Workload(tuple(passes), len(chosen), schedule, look, looks, len(watched), "", why, warnings)
 
 
-def assumed_workload(row_tokens: int, rows: int, recipe: Recipe, watch: Watch) -> Workload:
+def assumed_workload(row_tokens: int, rows: int, recipe: Recipe, execution: Execution) -> Workload:
     """Where there are no rows yet: `rows` of `row_tokens` tokens each, all of them learned."""
     length = min(row_tokens, recipe.max_row_tokens)
     example = Example(0, tuple(range(length)), (True,) * length)
     schedule = Schedule.of(recipe, rows)
     count = schedule.visited(1)
     laid_out = min(count, _LAID_OUT_ROWS)
-    passes = tuple(_passes([example] * laid_out, watch, alike=False))
+    passes = tuple(_passes([example] * laid_out, execution, alike=False))
     told = f"{rows:,} rows of {length} tokens (no data was given)"
     return Workload(passes, laid_out / count, schedule, assumed=told, why=_derived(recipe, schedule))
 
 
-def _passes(examples: Sequence[Example], watch: Watch, alike: bool = True) -> list[Pass]:
+def _passes(examples: Sequence[Example], execution: Execution, *, alike: bool = True) -> list[Pass]:
     if not alike:  # rows that share nothing: begun each with a token of its own
         examples = [Example(i, (-i, *e.tokens[1:]), e.trained) for i, e in enumerate(examples)]
-    return [Pass.of(packed) for packed in pack(examples, watch.micro_batch_tokens, adapter=0)]
+    return [Pass.of(packed) for packed in pack(examples, execution.pass_tokens, adapter=0)]
 
 
 def _derived(recipe: Recipe, schedule: Schedule) -> tuple[str, ...]:

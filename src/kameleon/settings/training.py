@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from kameleon.errors import SettingError
 from kameleon.settings.values import MOST_ALPHA, MOST_RANK, SEEDS, check, within
 
+DEFAULT_MICRO_BATCH_TOKENS = 1024
 _MOST_EPOCHS, _MOST_ROWS_PER_STEP, _MOST_ROWS = 10**6, 2**16, 10**9  # beyond any use
 
 
@@ -85,17 +86,37 @@ class Watch:
     """Stop when this many looks in a row bring no new best. The best adapter is kept. 0 never stops early."""
     save_every_s: float = 60.0
     """Seconds between checkpoints: a power cut loses at most this much work."""
-    micro_batch_tokens: int = 1024
-    """Tokens in one pass through the base. More take more memory, and are seldom faster on a CPU."""
-    checkpoint_layers: int = 0
-    """Layers, from the first trained one, that are computed again instead of stored: less memory, same bits, and each
-    takes a third longer. 0 stores all."""
 
     def __post_init__(self) -> None:
         for name in ("eval_every", "eval_rows", "patience", "save_every_s"):
             if not getattr(self, name) >= 0:  # so that nan is refused too
                 raise SettingError(f"{name} is {getattr(self, name)}; it must be 0 or more")
-        if self.micro_batch_tokens < 1:
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is computed. None of it changes what is learned, apart from the rounding of sums."""
+
+    micro_batch_tokens: int | None = None
+    """Tokens in one pass through the base. By default 1,024, and fewer where a memory budget asks for it. More take
+    more memory, and are seldom faster on a CPU."""
+    checkpoint_layers: int | None = None
+    """Layers, from the first trained one, that are recomputed in the backward pass instead of stored: less memory, same
+    bits, and each takes a third longer. By default 0, and more where a memory budget asks for it."""
+
+    def __post_init__(self) -> None:
+        if self.micro_batch_tokens is not None and self.micro_batch_tokens < 1:
             raise SettingError(f"micro_batch_tokens is {self.micro_batch_tokens}; it must be at least 1")
-        if isinstance(self.checkpoint_layers, bool) or self.checkpoint_layers < 0:
-            raise SettingError(f"checkpoint_layers is {self.checkpoint_layers}; it must be a number of layers or 0")
+        count = self.checkpoint_layers
+        if count is not None and (isinstance(count, bool) or count < 0):
+            raise SettingError(f"checkpoint_layers is {count}; it must be a number of layers or 0")
+
+    @property
+    def pass_tokens(self) -> int:
+        """`micro_batch_tokens`, or its default."""
+        return DEFAULT_MICRO_BATCH_TOKENS if self.micro_batch_tokens is None else self.micro_batch_tokens
+
+    @property
+    def recomputed_layers(self) -> int:
+        """`checkpoint_layers`, or its default."""
+        return 0 if self.checkpoint_layers is None else self.checkpoint_layers

@@ -19,8 +19,8 @@ FIXED = ("rank", "variant", "alpha", "targets", "layers")
 """What of a recipe an adapter that exists has fixed."""
 
 
-def find_parent(name: str, shelf: Shelf, run: str, resume: bool = False) -> Adapter:
-    """The adapter of the shelf that the run `run` is to go on from; to resume it, the version that it began with.
+def find_parent(name: str, shelf: Shelf, *, run: str, resume: bool = False) -> Adapter:
+    """The adapter of the shelf from which the run `run` goes on; for a resumed run, the version that it began with.
 
     Raises AdapterNotFoundError, AdapterFileError.
     """

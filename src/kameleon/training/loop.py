@@ -23,7 +23,7 @@ from kameleon.data import Example, pack, require_trainable, sample
 from kameleon.errors import CheckpointError, NonFiniteLossError, RunInterruptedError, TrainingError
 from kameleon.machine import peak_bytes
 from kameleon.ops import compute_name, kernels
-from kameleon.settings import Recipe, Watch
+from kameleon.settings import Execution, Recipe, Watch
 from kameleon.training.checkpoint import (
     FORMAT,
     Progress,
@@ -52,19 +52,20 @@ class Run:
         folder: Path,
         card: Card,
         name: str,
+        *,
         examples: Sequence[Example],
         held_out: Sequence[Example],
         recipe: Recipe,
         watch: Watch,
+        execution: Execution,
         overwrite: bool = False,
         forecast: Forecast | None = None,
-        *,
         parent: Adapter | None = None,
     ) -> None:
         require_trainable(examples)
         self.base, self.folder, self.card, self.name = base, folder, card, name
         self.overwrite = overwrite
-        self.examples, self.watch = examples, watch
+        self.examples, self.watch, self.execution = examples, watch, execution
         self.held_out = tuple(sample(held_out, watch.eval_rows, seed=recipe.seed))
         self.forecast = forecast
         self.schedule = Schedule.of(recipe, len(examples))
@@ -98,11 +99,12 @@ class Run:
             "eval_rows": len(self.held_out),
             "held_out": hashlib.sha256(repr(self.held_out).encode()).hexdigest(),
             "patience": self.watch.patience,
-            "micro_batch_tokens": self.watch.micro_batch_tokens,
+            "micro_batch_tokens": self.execution.pass_tokens,
         }
 
     def run(
         self,
+        *,
         resume: bool = False,
         on_step: Callable[[StepReport], None] | None = None,
         keep: Callable[[Adapter], object] = lambda adapter: None,
@@ -115,7 +117,7 @@ class Run:
         at it, RunInterruptedError after Ctrl-C (the state is saved), NonFiniteLossError, CheckpointError.
         """
         with self._alone(), resumed_threads(self.folder) if resume else nullcontext():
-            result = self._run(resume, on_step)
+            result = self._run(on_step, resume=resume)
             keep(result.adapter)
             remove_checkpoint(self.folder)
             return result
@@ -139,21 +141,8 @@ class Run:
         finally:
             lock.release()
 
-    def _run(self, resume: bool, on_step: Callable[[StepReport], None] | None) -> RunResult:
-        if self.overwrite:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        if resume:
-            progress = load_checkpoint(self.folder, self.trainees, self.identity)
-            for trainee in self.trainees:
-                self.bank.renew(trainee.name)
-        elif has_checkpoint(self.folder):
-            raise TrainingError(
-                f"{self.folder} holds an unfinished run: --resume (in Python resume=True) goes on with it, "
-                "--overwrite (overwrite=True) drops it"
-            )
-        else:
-            progress = Progress()
-        self._drop_other_bests(progress)
+    def _run(self, on_step: Callable[[StepReport], None] | None, *, resume: bool) -> RunResult:
+        progress = self._begin(resume=resume)
         log = RunLog(self.folder, progress.step)
         saved_at, started = time.perf_counter(), time.perf_counter() - progress.seconds
         if progress.step:
@@ -177,11 +166,11 @@ class Run:
                     self._step_s = progress.seconds - before.seconds
                     over = self._is_over(progress)
                     eval_loss = None
-                    if self._look_is_due(before, progress, over):
+                    if self._look_is_due(before, progress, over=over):
                         progress, eval_loss = self._look(progress)
                         self._look_s = time.perf_counter() - started - progress.seconds
                         progress = replace(progress, seconds=progress.seconds + self._look_s)
-                    self._report(log, progress, result, eval_loss, lr, over, on_step)
+                    self._report(log, progress, result, eval_loss, lr, on_step, over=over)
                     if stop.made or time.perf_counter() - saved_at >= self.watch.save_every_s:
                         save_checkpoint(self.folder, self.trainees, progress, self.identity)
                         self._drop_other_bests(progress)
@@ -201,19 +190,36 @@ class Run:
         self._drop_other_bests(progress)
         return self._result(progress, stopped_early=not over)
 
+    def _begin(self, *, resume: bool) -> Progress:
+        """Where the run stands now: at its last checkpoint if it is resumed, else at step 0."""
+        if self.overwrite:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        progress = Progress()
+        if resume:
+            progress = load_checkpoint(self.folder, self.trainees, self.identity)
+            for trainee in self.trainees:
+                self.bank.renew(trainee.name)
+        elif has_checkpoint(self.folder):
+            raise TrainingError(
+                f"{self.folder} holds an unfinished run: --resume (in Python resume=True) goes on with it, "
+                "--overwrite (overwrite=True) drops it"
+            )
+        self._drop_other_bests(progress)
+        return progress
+
     def _step(self, progress: Progress) -> tuple[StepResult, float]:
         step, seconds = progress.step, progress.seconds
         before, after = self.schedule.share(step, seconds), self.schedule.share(step + 1, seconds + self._step_s)
         lr = learning_rate_at(before, after, self.recipe.learning_rate, self.recipe.warmup)
         rows = [self.examples[row] for row in self.schedule.rows_of(step)]
-        passes = pack(rows, self.watch.micro_batch_tokens, adapter=self._slot)
+        passes = pack(rows, self.execution.pass_tokens, adapter=self._slot)
         [result] = train_step(
             self.base,
             self.bank,
             self.trainees,
             passes,
             learning_rates=[lr],
-            checkpoint_layers=self.watch.checkpoint_layers,
+            checkpoint_layers=self.execution.recomputed_layers,
         )
         return result, lr
 
@@ -234,7 +240,7 @@ class Run:
 
     def _look(self, progress: Progress) -> tuple[Progress, float]:
         """The held-out loss; a new best is written to disk before anything else happens."""
-        loss = held_out_loss(self.base, self.bank, self._slot, self.held_out, self.watch.micro_batch_tokens)
+        loss = held_out_loss(self.base, self.bank, self._slot, self.held_out, self.execution.pass_tokens)
         if not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"the loss on the held-out rows is {loss} after step {progress.step}: the learning rate "
@@ -256,7 +262,7 @@ class Run:
             if path != self._best(progress):
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _look_is_due(self, before: Progress, after: Progress, over: bool) -> bool:
+    def _look_is_due(self, before: Progress, after: Progress, *, over: bool) -> bool:
         if not self.held_out:
             return False
         if self.watch.eval_every:
@@ -274,8 +280,9 @@ class Run:
         result: StepResult,
         eval_loss: float | None,
         lr: float,
-        over: bool,
         on_step: Callable[[StepReport], None] | None,
+        *,
+        over: bool,
     ) -> None:
         speed = progress.tokens / progress.seconds
         record = {
@@ -303,7 +310,7 @@ class Run:
         seconds = round(self.forecast.seconds_per_step * progress.step, 3)
         return {**actual, "predicted": {"peak_bytes": self.forecast.peak_bytes, "seconds": seconds}}
 
-    def _result(self, progress: Progress, stopped_early: bool) -> RunResult:
+    def _result(self, progress: Progress, *, stopped_early: bool) -> RunResult:
         best = read_adapter(self._best(progress)) if progress.best_loss is not None else None
         scores = (
             {} if progress.best_loss is None else {"eval_loss": progress.best_loss, "best_step": progress.best_step}

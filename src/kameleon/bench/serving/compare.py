@@ -6,16 +6,16 @@ import os
 import random
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from statistics import median
 from typing import Any
 
 from kameleon.bench.machine import machine
 from kameleon.bench.serving.contender import Contender, Stage
-from kameleon.bench.serving.load import joined
+from kameleon.bench.serving.load import Drive, joined
 from kameleon.bench.serving.servers import ADAPTER_BYTES, KameleonServer, LlamaServer, Vllm
 from kameleon.bench.serving.settings import OWN_MIXES, POWER_LAW, ServeBenchSettings, spread
 from kameleon.bench.serving.stage import set_stage
@@ -153,7 +153,8 @@ def _measure(
 ) -> dict[str, str]:
     """Every load, contenders in turn; the first round warms up and does not count.
 
-    Who fails is ended and out: what it did before counts. Returns in which load that was.
+    A contender that fails is ended and left out from then on; its figures so far count. Returns the load in which each
+    of them failed.
     """
     died: dict[str, str] = {}
     numbers = random.Random(0)
@@ -163,38 +164,78 @@ def _measure(
         return [[numbers.randrange(1000, 40000) for _ in range(tokens)] for _ in range(count)]
 
     draws = random.Random(2)
-    cases = [(mix, n) for mix in settings.mix_names for n in settings.stream_counts if settings.can_measure(mix, n)]
     for round_ in range(-1, settings.rounds):
-        for mix, streams in [("prefill", 1), *cases]:
-            waves: list[list[int | None]] = [[None]]
-            if mix != "prefill":
-                waves = [spread(mix, streams, draws) for _ in range(settings.waves(mix))]
-            length = settings.prefill_tokens if mix == "prefill" else settings.prompt_tokens
-            tokens = 1 if mix == "prefill" else settings.tokens
-            tokens = min(tokens, 4) if round_ < 0 else tokens
-            name = mix if mix == "prefill" else case_name(mix, streams)
+        for load in _loads(settings, draws, warm_up=round_ < 0):
             for who, seat in seats.items():
-                is_left_out = who == OURS_GGUF and mix != "prefill" and (mix, streams) not in _GGUF_CASES
-                is_left_out |= who != OURS and mix in OWN_MIXES
-                if who in skipped or is_left_out or not all(map(seat.can, waves)):
+                if who in skipped or not load.suits(who) or not all(map(seat.can, load.waves)):
                     continue
                 try:
-                    done = joined([seat.run(wave, prompts(len(wave), length), tokens) for wave in waves])
+                    waves = [seat.run(wave, prompts(len(wave), load.length), load.tokens) for wave in load.waves]
                 except ContenderError as error:
                     if who == OURS:
                         raise
-                    skipped[who], died[who] = f"died in {name}: {error}", name
+                    skipped[who], died[who] = f"died in {load.name}: {error}", load.name
                     on_event(f"{TITLES[who]} {skipped[who]}")
                     seat.close()  # so that it takes nothing from the others
                     continue
-                if round_ < 0:
-                    continue
-                count = length if mix == "prefill" else done.tokens
-                rates[who][name].append(count / done.seconds)
-                on_event(f"round {round_ + 1}, {name}, {TITLES[who]}: {count / done.seconds:,.0f} tokens/s")
-                if done.first_token_s:
-                    first[who][name].append(median(done.first_token_s))
+                if round_ >= 0:
+                    _note(load, joined(waves), round_, who, rates, first, on_event)
     return died
+
+
+@dataclass(frozen=True)
+class _Load:
+    """One load: prompts of `length` tokens, in waves of requests for adapters, `tokens` to generate for each."""
+
+    mix: str
+    streams: int
+    waves: list[list[int | None]]
+    length: int
+    tokens: int
+
+    @property
+    def name(self) -> str:
+        return self.mix if self.is_prefill else case_name(self.mix, self.streams)
+
+    @property
+    def is_prefill(self) -> bool:
+        return self.mix == "prefill"
+
+    def suits(self, who: str) -> bool:
+        """Whether a contender takes part in it."""
+        if who == OURS_GGUF and not self.is_prefill and (self.mix, self.streams) not in _GGUF_CASES:
+            return False
+        return who == OURS or self.mix not in OWN_MIXES
+
+
+def _loads(settings: ServeBenchSettings, draws: random.Random, *, warm_up: bool) -> Iterator[_Load]:
+    """The loads of one round; a warm-up generates few tokens."""
+
+    def tokens(count: int) -> int:
+        return min(count, 4) if warm_up else count
+
+    yield _Load("prefill", 1, [[None]], settings.prefill_tokens, tokens(1))
+    for mix in settings.mix_names:
+        for streams in settings.stream_counts:
+            if settings.can_measure(mix, streams):
+                waves = [spread(mix, streams, draws) for _ in range(settings.waves(mix))]
+                yield _Load(mix, streams, waves, settings.prompt_tokens, tokens(settings.tokens))
+
+
+def _note(
+    load: _Load,
+    done: Drive,
+    round_: int,
+    who: str,
+    rates: dict[str, dict[str, list[float]]],
+    first: dict[str, dict[str, list[float]]],
+    on_event: Callable[[str], None],
+) -> None:
+    rate = (load.length if load.is_prefill else done.tokens) / done.seconds
+    rates[who][load.name].append(rate)
+    on_event(f"round {round_ + 1}, {load.name}, {TITLES[who]}: {rate:,.0f} tokens/s")
+    if done.first_token_s:
+        first[who][load.name].append(median(done.first_token_s))
 
 
 def _switching(ours: KameleonServer, settings: ServeBenchSettings) -> dict[str, float]:

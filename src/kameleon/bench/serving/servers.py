@@ -31,7 +31,7 @@ def free_port() -> int:
 class KameleonServer(Contender):
     """kameleon serve, on the base as bf16 weights or as GGUF."""
 
-    def __init__(self, stage: Stage, gguf: bool = False) -> None:
+    def __init__(self, stage: Stage, *, gguf: bool = False) -> None:
         base = stage.gguf if gguf else stage.folder
         command = [Path(sys.executable).with_name("kameleon"), "serve", "--base", base, "--port", "0", "--json"]
         words = ["--any-base", "--max-batch", "64", "--max-queue", "2000", "--adapter-bytes", str(ADAPTER_BYTES)]
