@@ -23,13 +23,19 @@ from tiny import tiny_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import kameleon
-from kameleon import Recipe, Sampling
+from kameleon import Recipe, Sampling, Watch
 from kameleon.cli import main as kameleon_command
 from kameleon.errors import RunInterruptedError
 
 QUESTION = "What comes after 4?"
 ROWS = [{"prompt": f"What comes after {i}?", "completion": f"It is {i + 1}."} for i in range(12)]
+# Training makes this answer less likely, so that the first look at it is the best one: the resumed run must read that
+# adapter from the disk.
+HELD_OUT = [{"prompt": "What comes after 20?", "completion": "~~ ## $$ %% && ^^"}]
 RECIPE = Recipe(rank=2, rows_per_step=3, epochs=2.0, learning_rate=0.01, seed=3)
+WATCHED = Recipe(rank=1, rows_per_step=3, epochs=2.0, learning_rate=0.01, targets="down_proj", seed=3)
+WATCH = Watch(eval_every=2, patience=0)
+FOREIGN = ("adapter.gguf", "mlx", "peft", "peft-dora", "peft-rslora", "peft-head", "peft-ends")
 
 
 def write_base(folder):
@@ -50,14 +56,16 @@ def write_base(folder):
 def write_with_peft(base, folder, **settings):
     """An adapter as PEFT itself writes it, with random numbers in all that it trains."""
     model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
-    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM", **settings)
+    settings = {"target_modules": ["q_proj", "down_proj"], **settings}
+    config = LoraConfig(r=2, lora_alpha=4, task_type="CAUSAL_LM", **settings)
     adapted = get_peft_model(model, config)
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape) * 0.1)
-    adapted.to(torch.bfloat16).save_pretrained(folder)
+    whole_ends = "auto" if "modules_to_save" in settings else False
+    adapted.to(torch.bfloat16).save_pretrained(folder, save_embedding_layers=whole_ends)
     for extra in folder.glob("README*"):
         extra.unlink()
 
@@ -69,46 +77,58 @@ def main():
     os.chdir(WHERE)
     write_base(WHERE / "base")
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    Path("held-out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in HELD_OUT))
     for name, settings in {
         "peft-dora": {"use_dora": True},
         "peft-rslora": {"use_rslora": True},
         "peft-ends": {"modules_to_save": ["embed_tokens"]},
+        "peft-head": {"target_modules": ["q_proj", "lm_head"]},
     }.items():
         write_with_peft("base", WHERE / name, **settings)
 
     loaded = kameleon.load("base", dtype=torch.float32)
     whole = loaded.train("rows.jsonl", "whole", recipe=RECIPE).adapter
-    steps = []
-
-    def interrupt(report):
-        steps.append(report.step)
-        if report.step == 4:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    try:
-        loaded.train("rows.jsonl", "half", recipe=RECIPE, on_step=interrupt)
-    except RunInterruptedError:
-        print("interrupted after step", steps[-1])
+    interrupt(loaded, "half", recipe=RECIPE)
+    interrupt(loaded, "watched", held_out="held-out.jsonl", recipe=WATCHED, watch=WATCH)
     loaded.shelf.save(replace(whole, name="shelved", card=replace(whole.card, system_prompt="Be brief.")))
     loaded.shelf.save(replace(whole, name="shelved"))
     for to, out in (("gguf", "adapter.gguf"), ("mlx", "mlx"), ("ollama", "ollama"), ("peft", "peft")):
         command("adapter", "export", "whole", "--to", to, "--out", out, *([] if to == "peft" else ["--base", "base"]))
-    for name in ("adapter.gguf", "mlx", "peft", "peft-dora", "peft-rslora", "peft-ends"):
+    for name in FOREIGN:
         command("adapter", "import", name, "--name", name.partition(".")[0], "--base", "base")
-    expected = {name: [loaded.shelf.load(name).fingerprint, answer(loaded, name)] for name in loaded.shelf.names()}
+    for kind in ("dora", "rslora", "head"):
+        command("adapter", "export", f"peft-{kind}", "--to", "peft", "--out", f"own-{kind}")
+    expected = {name: [loaded.shelf.load(name).fingerprint, *answer(loaded, name)] for name in loaded.shelf.names()}
     packed = kameleon.load("base", dtype=torch.float32, quantize="nf4")
-    expected["the base in NF4"] = [packed.base.fingerprint, answer(packed, None)]
-    expected["the base"] = [loaded.base.fingerprint, answer(loaded, None)]
-    Path("expected.json").write_text(json.dumps(expected, indent=1))
-    for name in ("adapter", "mlx", "peft", "peft-dora", "peft-rslora", "peft-ends"):
-        shutil.rmtree(f"home/adapters/{name}")
-    for left in [*WHERE.rglob("*.lock"), *WHERE.glob("base/.*")]:
+    expected["the base in NF4"] = [packed.base.fingerprint, *answer(packed, None)]
+    expected["the base"] = [loaded.base.fingerprint, *answer(loaded, None)]
+    lines = [f" {json.dumps(name)}: {json.dumps(values)}" for name, values in expected.items()]
+    Path("expected.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    for name in FOREIGN:
+        shutil.rmtree(f"home/adapters/{name.partition('.')[0]}")
+    for left in WHERE.rglob("*.lock"):
         left.unlink()
 
 
+def interrupt(loaded, name, **settings):
+    """A run that Ctrl-C ends after its fourth step."""
+
+    def press(report):
+        if report.step == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        loaded.train("rows.jsonl", name, on_step=press, **settings)
+    except RunInterruptedError:
+        return
+    raise AssertionError(f"the run {name} was not interrupted")
+
+
 def answer(loaded, adapter):
-    """The first tokens of the adapter's greedy answer, as text."""
-    return loaded.generate([QUESTION], [adapter], sampling=Sampling(max_tokens=12, temperature=0))[0].text
+    """The tokens of the adapter's greedy answer, and the log-probability of each."""
+    wish = Sampling(max_tokens=12, temperature=0, logprobs=1)
+    [given] = loaded.generate([QUESTION], [adapter], sampling=wish)
+    return list(given.tokens), [round(score.logprob, 6) for score in given.scores]
 
 
 def command(*words):
