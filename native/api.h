@@ -183,14 +183,14 @@ struct Pass {
 };
 void kameleon_layers(int64_t type, const Stack* stack, const Pass* pass, void* x);
 
-// Freed blocks of less than so many bytes (at most 32 MiB) stay with this process (glibc): fetching fresh pages from the
+// Freed blocks of less than `up_to_bytes` (at most 32 MiB) stay with this process (glibc): fetching fresh pages from the
 // system in every step costs more than the kernels save. Larger ones go back at once and leave no holes.
 void kameleon_keep_memory(int64_t up_to_bytes);
 
-// The calling thread's parallel regions, torch's among them, have so many threads from now on; other threads' keep theirs.
+// The calling thread's parallel regions, torch's among them, have `count` threads from now on; other threads keep theirs.
 void kameleon_use_threads(int64_t count);
 
-// What is kept so goes back to the system now.
+// Blocks that are kept go back to the system now.
 void kameleon_give_back_memory(void);
 
 // Zeroes `bytes` of malloc's memory. Linux gets the whole pages back, and hands out zeros for each when it is next written to.

@@ -87,15 +87,15 @@ struct Line {
     }
 };
 
-// Whether a right side holds cells as they are multiplied, line by line: nothing is to be unpacked, only to be laid out.
+// Whether B's numbers are multiplied as they are stored: nothing is unpacked, they are only laid out.
 template <class E>
 bool holds_cells(const Term& term) {
     return term.b_type == (sizeof(typename E::Number) == 2 ? BF16 : FP32) && term.scale == 1;
 }
 
 // Panel j of a piece holds scale · B(p, column) at cell [p / STEP · NR + column − left], zero where the term has no such row
-// or column. There are two ways through B, so that memory is read in the order in which it lies: rows of all panels, or
-// one panel's columns.
+// or column. Memory is read in its own order: a row-major B fills all panels row by row, a column-major B one panel at a
+// time.
 template <class E>
 void unpack_rows(const Piece<E>& piece, int64_t first_row, int64_t last_row, int64_t strip, int64_t until,
                  typename E::Cell* panels) {

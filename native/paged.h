@@ -220,7 +220,7 @@ void keep_token(const Pages& in, const Place& at, const T* qkv) {
     const int64_t place = at.position % PAGE_TOKENS, offset = in.offsets[at.segment];
     const T* k = qkv + in.heads * in.head_dim;
     keep(in, page, place, k, k + in.kv_heads * in.head_dim);
-    // In a page that this pass begins: what another sequence left there is weighed with zero, which NaN outlives.
+    // Zero the rest of a page that this pass begins: a stale NaN times a weight of 0 is still NaN.
     if (at.position == offset + in.lengths[at.segment] - 1 && at.position - place >= offset)
         clear_behind<T>(in, page, place);
 }

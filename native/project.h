@@ -57,8 +57,8 @@ inline void dot_tile(const T* u, int64_t u_row, const T* const* w, int64_t k, fl
         }
 }
 
-// All of `rows` rows with `columns` lines. Behind these, w names AHEAD more: the next ones that this thread takes, to be
-// fetched if they are `near`. A tile may reach beyond the last column, so out has room for whole ones.
+// All of `rows` rows with `columns` lines. w[columns … columns + AHEAD) are this thread's next lines; they are prefetched
+// if `near`. A tile may reach beyond the last column, so out has room for whole tiles.
 template <class T>
 inline void dot_block(const T* u, int64_t u_row, int64_t rows, const T* const* w, int64_t columns, bool near, int64_t k,
                       float* out, int64_t out_row) {

@@ -303,7 +303,7 @@ class LoadedBase:
         forecast: Forecast | None = None,
         parent: Adapter | None = None,
     ) -> Run:
-        """A run that has not started. With `overwrite`, its start deletes an unfinished run of that name.
+        """A run before its start. With `overwrite`, its start deletes an unfinished run of that name.
 
         With `parent`, it begins with that adapter's numbers.
         """

@@ -46,7 +46,7 @@ class Card:
     """None for adapters that another program made without a card."""
     template_hash: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
-    """Path, sha256, rows and trained tokens of what it was trained on."""
+    """Path, sha256, rows and trained tokens of its training data."""
     recipe: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     parents: tuple[Parent, ...] = ()

@@ -4,7 +4,7 @@
     <root>/law/0002/
     <root>/law/current the number of the version that the name means; replacing this file is what saving comes down to
 
-Whoever changes the shelf holds its lock; whoever reads needs none.
+Every change holds the shelf's lock; reading needs none.
 """
 
 from __future__ import annotations

@@ -272,7 +272,7 @@ def _unreachable(endpoint: str, hub_id: str) -> str | None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a cached copy has all its weights; an interrupted download has not."""
+    """Whether a cached copy has all its weights; an interrupted download has only some."""
     try:
         return all((path / name).exists() for name in shard_names(path))
     except WeightsError:

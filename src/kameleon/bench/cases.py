@@ -29,7 +29,7 @@ class Case:
     base: str = SMOLLM2
     """A base as `kameleon.load` takes it, or a name in `SHAPES`."""
     shortest_tokens: int | None = None
-    """Rows have from so many tokens up to `tokens`, as chats do."""
+    """Rows have from this many tokens up to `tokens`, as chats do."""
     checkpoint: bool = False
     """Every contender keeps only what enters each layer, and computes the rest again: for long rows."""
     packed: bool = False

@@ -68,7 +68,7 @@ class Contender:
         return None
 
     def memory(self, case: Case, config: DecoderConfig, dtype: torch.dtype) -> Memory:
-        """What it needs for a case, estimated."""
+        """Estimated memory of a contender for a case."""
         size, tokens = dtype.itemsize, case.rows * case.tokens
         head = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
         inner = sum(rows * columns for rows, columns in module_shapes(config).values())
@@ -139,7 +139,7 @@ def seat_together(
 ) -> list[list[Contender]]:
     """Who is in memory at a time: each group has Kameleon, the first contender, and as many others as fit beside it.
 
-    Ratios are taken within a group, whose members meet the same machine. Whoever does not fit beside Kameleon at all
+    Ratios are taken within a group, whose members meet the same machine. A contender that does not fit beside Kameleon
     sits alone. `needs` by name.
     """
     first, *others = contenders

@@ -28,7 +28,7 @@ _USED_SHARE = 0.9  # of the memory that is free: other programs may want some in
 
 @dataclass(frozen=True)
 class Event:
-    """For whoever watches: what a contender of a case has just done, and how far the case is."""
+    """Progress: a contender's last step in a case, and how far the case is."""
 
     case: str
     contender: str
@@ -108,7 +108,7 @@ class _Watch:
 
 
 class _Table:
-    """Those who are in memory together. Whoever stops is out, and `measured` says why."""
+    """Contenders that are in memory together. One that stops is left out, and `measured` says why."""
 
     def __init__(self, group: Sequence[Contender], job: Job, measured: Measured, watch: _Watch) -> None:
         self.names = [one.name for one in group]

@@ -51,7 +51,7 @@ def run_bench(
 
 
 def case_document(measured: Measured, settings: BenchSettings, loss_limit: float) -> dict[str, Any]:
-    """The numbers of one case; null for whoever did not take part."""
+    """The numbers of one case; null for contenders that did not take part."""
     rates = {name: _tokens_per_s(steps) for name, steps in _all_steps(measured).items()}
     peaks = {name: max(took.peak_bytes for took in steps) for name, steps in _all_steps(measured).items()}
     floor = _ratio(measured, FLOOR)

@@ -56,7 +56,7 @@ class Turns:
     def next(self) -> Rows | None:
         """Wait until it is this contender's turn; the rows to train, or None when there is nothing more to do."""
         if not self._is_ready:
-            self._pipe.send(None)  # prepared: what took so long until here is nobody's step
+            self._pipe.send(None)  # prepared: the time until here belongs to no step
             self._is_ready = True
         rows: Rows | None = self._pipe.recv()
         if rows is not None:

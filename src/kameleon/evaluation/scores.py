@@ -42,7 +42,7 @@ class TestSet:
     choices: Choices | None = field(repr=False)
     answer_bytes: int
     corpus: Corpus | None = None
-    """What it was made of, where its rows take the system prompt of the adapter that answers."""
+    """Its rows before encoding, where they take the system prompt of the answering adapter."""
 
     @cached_property
     def sequences(self) -> tuple[tuple[Example, int], ...]:

@@ -40,7 +40,7 @@ class Toy(nn.Module):
 
     def __init__(self, weight: Tensor, *, lora: bool, bias: bool, feature: bool) -> None:
         super().__init__()
-        # The frozen layer gives nothing for the additional input: the original output stays what it was.
+        # The frozen layer gives nothing for the additional input: the original output stays.
         weight = functional.pad(weight, (0, 1)) if feature else weight
         layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         layer.weight = nn.Parameter(weight.clone(), requires_grad=False)

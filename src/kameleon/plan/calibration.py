@@ -45,9 +45,9 @@ _SHORT_TOKENS = 32  # of a segment where attention should cost next to nothing
 _LONG_TOKENS = 1024  # of one where it should be seen
 _MOST_TOKENS, _LEAST_TOKENS = 2048, 128  # of the larger of two passes
 _OPERATIONS = 6e10  # of the larger pass, about: a third of a second on two cores with bf16 units
-_MOST_LAYERS = 4  # so many that what they keep does not fit into the caches, as in a run
+_MOST_LAYERS = 4  # enough that their activations do not fit into the caches, as in a run
 _HEAD_NUMBERS = 160 << 20  # of a head; of a larger one a slice is timed
-_HEAD_VOCAB = 1 << 17  # but with so many rows: what is unpacked at a time is then too large to be kept, as in a run
+_HEAD_VOCAB = 1 << 17  # with this many rows an unpacked piece is too large to stay in the caches, as in a run
 _HEAD_ROWS = 1024
 _ADAMW_NUMBERS = 1 << 20
 _REPEATS, _ENOUGH_S = 3, 0.6  # times that something is timed, unless it has taken so long already
@@ -169,7 +169,7 @@ def _time(once: Callable[[], object]) -> float:
 
 
 def _random(rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """From a generator of its own: whoever plans keeps his random numbers."""
+    """Random numbers from a generator of its own: the caller's stay as they are."""
     return torch.randn(rows, columns, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 

@@ -123,7 +123,7 @@ def _step_bytes(config: DecoderConfig, recipe: Recipe, execution: Execution, wor
 
 
 def _most_in_backward(stored: list[int], again: list[int], gradient: float) -> float:
-    """The most held at any time, from the last layer to the first: each frees what it `stored`, needs what it makes
+    """The most bytes held at any time of the backward pass: each layer frees its `stored` bytes, needs its `again`
     `again` while it runs, and leaves its gradient.
     """
     held = most = float(sum(stored))
@@ -155,7 +155,7 @@ def _unpack_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
 
 
 def process_bytes() -> int:
-    """What this process holds now, the mapped files of bases and what it keeps of freed memory left out."""
+    """Memory that this process holds now, without mapped files of bases and freed memory that it keeps."""
     give_back_memory()
     held = resident_bytes(without=(".gguf", ".safetensors"))
     return _PROCESS_BYTES if held is None else held

@@ -18,7 +18,7 @@ from kameleon.plan.workload import FEW_HELD_OUT, FEW_STEPS, Workload
 from kameleon.settings import Execution, Recipe, Watch
 from kameleon.training import Forecast, lowest_layer, settled
 
-# Chosen settings leave so much of the budget free: half of what the sums may be wrong by (docs/decisions/plans.md).
+# Chosen settings leave this share of the budget free: half of the sums' largest error (docs/decisions/plans.md).
 _SPARE = 0.05
 _LEAST_MICRO_BATCH_TOKENS = 128
 _SHOWN_CHEAPER = 4
@@ -79,7 +79,7 @@ class Plan:
     @property
     def expected_steps(self) -> int:
         """All, or those that fit into the recipe's minutes."""
-        # The eight looks are as many in a short run; one each so many steps is a part of what these take.
+        # Eight looks are made in a run of any length; with eval_every their number follows the steps.
         looks_s = 0 if self.chosen.watch.eval_every else self.chosen.look_seconds * self.workload.looks
         share = (self.expected_seconds - looks_s) / (self.chosen.seconds - looks_s)
         return max(1, int(self.workload.steps * min(1.0, share)))
@@ -192,7 +192,7 @@ def make_plan(
 
 
 def _looked_at(option: Option, work: Workload, minutes: float) -> int:
-    """How many held-out rows to look at within so many minutes; 0 where only a few could be. What was set stays."""
+    """How many held-out rows a look takes within `minutes`; 0 where only a few would fit. A given number stays."""
     taken = option.look_seconds * work.looks / (minutes * 60)
     if option.watch.eval_rows != Watch().eval_rows or taken <= _MOST_LOOKING:
         return option.watch.eval_rows

@@ -1,8 +1,8 @@
-"""Who is next: the user, and of that user the adapter, that has been given least.
+"""The next request: of the user, and of that user's adapter, that has been given the fewest tokens.
 
 Virtual token counters (Sheng et al., 2024, arXiv:2401.00588): each flow counts the tokens computed for it, the smallest
-count is served first, and a flow that comes back after a pause starts at the smallest count there is, or where nobody
-waits at that of whoever was served last, so that nobody saves up a claim.
+count is served first. A flow that comes back after a pause starts at the smallest count of the waiting flows, or at the
+count that was served last if none waits: a pause gives no claim.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All that a run needs to go on to the same bits, in one file that is replaced whole or not at all."""
+"""The state with which a run goes on to the same bits, in one file that is replaced whole or not at all."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Progress:
     best_step: int = 0
     looks_without_best: int = 0
     looked_step: int = 0
-    """After which the last look at the held-out rows was."""
+    """The step of the last look at the held-out rows."""
 
 
 def save_checkpoint(folder: Path, trainees: Sequence[Trainee], progress: Progress, identity: dict[str, Any]) -> None:
@@ -163,5 +163,5 @@ def load_checkpoint(folder: Path, trainees: Sequence[Trainee], identity: dict[st
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Forget the run's state; what it produced stays."""
+    """Delete the run's state; its log and its adapter stay."""
     (folder / _FILE).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Going on from an adapter that exists: which version it is, and what it fixes of the recipe."""
+"""Going on from an existing adapter: its version, and the fields of the recipe that it fixes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kameleon.training.checkpoint import saved_identity
 from kameleon.weights import ModuleName
 
 FIXED = ("rank", "variant", "alpha", "targets", "layers")
-"""What of a recipe an adapter that exists has fixed."""
+"""Fields of a recipe that an existing adapter fixes."""
 
 
 def find_parent(name: str, shelf: Shelf, *, run: str, resume: bool = False) -> Adapter:

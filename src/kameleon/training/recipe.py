@@ -1,4 +1,4 @@
-"""What a recipe means for a base and its rows: what it leaves open, and the projections that get a side path."""
+"""A recipe applied to a base and its rows: derived values, and the projections that get a side path."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Schedule:
         return math.ceil(visits / math.ceil(self.rows / self.steps_per_epoch))
 
     def share(self, step: int, seconds: float = 0.0) -> float:
-        """Share of the run that is done after `step` steps and so many seconds, from 0 to 1."""
+        """Share of the run that is done after `step` steps and `seconds` seconds, from 0 to 1."""
         done = step / self.steps
         return done if self.allowed_s is None else max(done, min(1.0, seconds / self.allowed_s))
 

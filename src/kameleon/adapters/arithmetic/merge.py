@@ -115,9 +115,7 @@ def _merged_biases(base: Base, adapter: Adapter) -> dict[str, Tensor]:
     for module, factors in adapter.modules.items():
         if factors.b_bias is not None:
             if f"{module}.bias" not in base.weights.names():
-                raise AdapterMismatchError(
-                    f"{module} would need a bias, which {base.name} has not: it cannot be merged"
-                )
+                raise AdapterMismatchError(f"{module} would need a bias, and {base.name} has none: it cannot be merged")
             own = merged.get(module, base.weights.tensor(f"{module}.bias").float())
             merged[module] = own + factors.scaling * factors.b_bias
     return {f"{module}.bias": bias for module, bias in merged.items()}

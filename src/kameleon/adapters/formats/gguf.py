@@ -35,7 +35,7 @@ def write_gguf_adapter(adapter: Adapter, base: Base, path: Path) -> None:
 
     Raises AdapterMismatchError for one that does not fit, AdapterError for a variant that is not A and B alone,
     AdapterFileError when it cannot be written.
-    Where modules differ in alpha, or with rsLoRA, B takes up what the one alpha does not say.
+    Where modules differ in alpha, or with rsLoRA, B is multiplied by the difference.
     """
     check_fit(base, adapter)
     adapter.require_plain("llama.cpp's format")

@@ -36,8 +36,8 @@ def is_mlx_adapter(folder: Path) -> bool:
 def write_mlx_adapter(adapter: Adapter, base: Base, folder: Path) -> None:
     """Write an adapter of `base` for mlx-lm, in fp32, into a new folder.
 
-    Modules of a smaller rank are filled up with zeros; where scales differ, B takes up what the one scale does not say.
-    Raises AdapterMismatchError for an adapter that does not fit, AdapterError for a variant that mlx-lm has not,
+    Modules of a smaller rank are filled up with zeros; where scales differ, B is multiplied by the difference.
+    Raises AdapterMismatchError for an adapter that does not fit, AdapterError for a variant that mlx-lm does not know,
     AdapterFileError when it cannot be written.
     """
     check_fit(base, adapter)

@@ -1,4 +1,4 @@
-"""The tensors of an untrusted safetensors file as views of its bytes, which whoever hashes them sees too.
+"""The tensors of an untrusted safetensors file as views of its bytes, so that the same bytes are hashed and used.
 
 The format's own library copies every tensor out of bytes in memory, which took as long as all the rest of a load.
 """

@@ -49,7 +49,7 @@ class Contender(ABC):
 
 
 class Program:
-    """Another program's process; what it says is kept for when it fails."""
+    """Another program's process; its output is kept for the message if it fails."""
 
     def __init__(
         self, command: Sequence[str | Path], threads: int, environment: Mapping[str, str] | None = None
@@ -84,7 +84,7 @@ class Program:
     def line(self, timeout_s: float = _START_S) -> bytes:
         """Its next line of standard output. Raises ContenderError when it ends before, or says nothing for so long."""
         assert self.process.stdout is not None
-        # Nothing is buffered here: whoever is asked by lines answers with one line.
+        # Nothing is buffered here: each line of requests gets one line of answer.
         if not select.select([self.process.stdout], [], [], timeout_s)[0]:
             raise ContenderError(f"it said nothing for {timeout_s:.0f} s: {self.last_words()}")
         line = self.process.stdout.readline()

@@ -22,7 +22,7 @@ _PLAIN_ADAPTERS = 16  # as many as a server has to be told of at its start
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """A free port."""
     with socket.socket() as opened:
         opened.bind(("127.0.0.1", 0))
         return int(opened.getsockname()[1])

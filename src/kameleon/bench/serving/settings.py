@@ -75,7 +75,7 @@ class ServeBenchSettings:
         return max(5, *(MIXES[mix] for mix in self.mix_names))
 
     def can_measure(self, mix: str, streams: int) -> bool:
-        """Whether so many streams can be that mix: over fewer adapters it would be another."""
+        """Whether the streams can be spread over the mix's adapters: fewer streams would be another mix."""
         return mix == POWER_LAW or MIXES[mix] <= streams
 
     def waves(self, mix: str) -> int:
