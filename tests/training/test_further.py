@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from training.counting import write_rows
 
 import kameleon
 from kameleon import Recipe
@@ -28,9 +29,7 @@ MORE = Recipe(rows_per_step=4, learning_rate=1e-3)
 
 @pytest.fixture
 def rows(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"{i}?", "completion": f"It is {i}."}) + "\n" for i in range(24)))
-    return path
+    return write_rows(tmp_path / "rows.jsonl", 24)
 
 
 @pytest.fixture

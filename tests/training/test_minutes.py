@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
+from training.counting import write_rows
 
 from kameleon import Recipe, Watch
 from kameleon.adapters.formats import read_adapter
@@ -21,9 +22,7 @@ RECIPE = Recipe(rank=2, rows_per_step=4, learning_rate=1e-2, epochs=50, minutes=
 
 @pytest.fixture
 def rows(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({"prompt": f"{i}?", "completion": f"{i}."}) + "\n" for i in range(28)))
-    return path
+    return write_rows(tmp_path / "rows.jsonl", 28)
 
 
 @pytest.fixture

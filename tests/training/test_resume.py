@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from training.counting import write_rows
 
 import kameleon
 from kameleon import Recipe
@@ -22,10 +23,7 @@ FLAGS = ("--rank", "2", "--rows-per-step", "4", "--learning-rate", "0.01")
 
 @pytest.fixture
 def rows(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    made = [{"prompt": f"What comes after {i}?", "completion": f"It is {i + 1}."} for i in range(20)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in made))
-    return path
+    return write_rows(tmp_path / "rows.jsonl", 20)
 
 
 @pytest.fixture
