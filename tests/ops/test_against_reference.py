@@ -315,6 +315,8 @@ def test_linear_cross_entropy(rows, dtype, tolerance, monkeypatch):
     labels = torch.randint(0, 50, (rows,))
     labels[::3] = ops.IGNORE
     labels[-1] = 3
+    if dtype == torch.bfloat16 and not native.can_multiply(dtype):
+        tolerance *= 3  # torch rounds logits to bf16
     assert_same(
         lambda: ops.linear_cross_entropy(hidden, FrozenWeight(weight), labels, 50).float(),
         lambda: reference.linear_cross_entropy(hidden.float(), weight.float(), labels),

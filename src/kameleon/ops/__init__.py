@@ -7,6 +7,7 @@ folder `native` decides which of the two runs, and a test compares them.
 from kameleon.ops import nf4
 from kameleon.ops.adamw import AdamW
 from kameleon.ops.attention import attention, split_heads
+from kameleon.ops.checkpointing import recompute, release_freed_memory
 from kameleon.ops.compute_type import COMPUTE_TYPES, ComputeType, choose_compute_type, compute_name
 from kameleon.ops.cross_entropy import TokenScores, chunk_rows, linear_cross_entropy, logits_type, token_scores
 from kameleon.ops.gated import Gated, gated
@@ -26,7 +27,6 @@ from kameleon.ops.native import choice as kernels
 from kameleon.ops.native.abi import KINDS, PAGE_TOKENS, PROJECTIONS
 from kameleon.ops.paged_attention import LayerPages, attention_paged, new_pages
 from kameleon.ops.products import Addition, Matrix, Term, multiply, prepare, sum_products
-from kameleon.ops.recompute import recompute, release_freed_memory
 from kameleon.ops.recomputed import Recomputed
 from kameleon.ops.rms_norm import RmsNorm, rms_norm
 from kameleon.ops.rope import rope, rotation
