@@ -45,6 +45,11 @@ def pass_terms(
     return loss(token_logprobs(decoder, hidden, packed.labels), packed)
 
 
+def summed(terms: Tensor) -> float:
+    """Σ terms of one pass, rounded to fp32, as logs and checkpoints have always had it."""
+    return float(terms.sum().float())
+
+
 @torch.inference_mode()
 def mean_loss(
     decoder: Decoder, adapters: SidePaths, passes: Iterable[PackedPass], *, loss: Loss = next_token_loss
@@ -52,7 +57,7 @@ def mean_loss(
     """Mean over the trained tokens of all passes, in nats."""
     total, tokens = 0.0, 0
     for packed in passes:
-        total += float(pass_terms(decoder, adapters, packed, loss=loss).sum())
+        total += summed(pass_terms(decoder, adapters, packed, loss=loss))
         tokens += packed.trained_tokens
     return total / max(1, tokens)
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from kameleon.adapters.resident import Bank
@@ -13,7 +14,7 @@ from kameleon.bases import Base
 from kameleon.data import PackedPass
 from kameleon.errors import NonFiniteLossError
 from kameleon.ops import IGNORE, clear, keep_memory
-from kameleon.training.losses import Loss, next_token_loss, pass_terms
+from kameleon.training.losses import Loss, next_token_loss, pass_terms, summed
 from kameleon.training.trainee import Trainee
 
 
@@ -72,11 +73,10 @@ class _Sums:
 
     def add(self, slot: int, packed: PackedPass, terms: Tensor) -> None:
         segments = packed.segments
-        for start, length, adapter in zip(segments.starts, segments.lengths, segments.adapters, strict=True):
-            if adapter == slot:
-                self.loss += float(terms[start : start + length].sum())
-                self.tokens += length
-                self.trained_tokens += int((packed.labels[start : start + length] != IGNORE).sum())
+        mine = (torch.tensor(segments.adapters) == slot).repeat_interleave(torch.tensor(segments.lengths))
+        self.loss += summed(terms[mine])
+        self.tokens += int(mine.sum())
+        self.trained_tokens += int((packed.labels[mine] != IGNORE).sum())
 
 
 def _backward(base: Base, bank: Bank, packed: PackedPass, loss: Loss, checkpoint_layers: int) -> Tensor:
