@@ -1,10 +1,10 @@
-"""How fast are training and answers beside two programs that keep every core busy, and do they cost idle speed?
+"""Speed of training and generation beside programs that keep every core busy, and on an idle machine.
 
     .venv/bin/python benchmarks/busy.py [CHECKOUT]
 
-One process steps through training and answers on SmolLM2; it is timed idle and beside one busy loop a core, in turn,
-eight times. With CHECKOUT (another checkout of Kameleon, its kernels built), a process of that one takes its turns too.
-Writes benchmarks/busy.json: each speed, and the median of the ratios of neighbouring turns with the lowest and highest.
+One process trains and generates on SmolLM2. It is timed on an idle machine and beside one busy loop a core, in turn,
+eight times. With CHECKOUT (another checkout of Kameleon with its kernels built) a process of that one takes turns too.
+Writes benchmarks/busy.json: each speed, and of the ratios of neighbouring turns the median, the lowest and the highest.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HERE = Path(__file__).resolve().parent
 ROWS = HERE.parent / "examples" / "demo" / "data" / "law" / "test.jsonl"
 KINDS = ("train", "answer")
 ENVIRONMENT = dict(os.environ)
-"""As it was before Kameleon was imported here, which sets how long threads spin: the other side must not inherit it."""
+"""Copied before Kameleon is imported, which sets how long threads spin: the other side must not inherit that."""
 
 
 def main(other: Path | None) -> None:
@@ -91,7 +91,7 @@ def busy_loops() -> Iterator[None]:
 
 
 class Side:
-    """A process of one checkout, which computes when it is asked to."""
+    """A process of one checkout, which computes on request."""
 
     def __init__(self, checkout: Path) -> None:
         environment = {**ENVIRONMENT, "PYTHONPATH": str(checkout / "src")}
@@ -105,7 +105,7 @@ class Side:
         self.threads = int(self._line())
 
     def speed(self, kind: str) -> float:
-        """Tokens a second of one turn."""
+        """Tokens per second of one turn."""
         told = self._pipe(self._process.stdin)
         told.write(kind + "\n")
         told.flush()
@@ -124,8 +124,8 @@ class Side:
 
 
 def side() -> None:
-    """Answer each line of standard input, train or answer, with the tokens a second of a turn."""
-    import kameleon  # before torch, which then takes the spins that Kameleon sets  # isort: skip
+    """Answer each line of standard input ("train" or "answer") with the tokens per second of a turn."""
+    import kameleon  # before torch, which reads the spins that Kameleon sets  # isort: skip
     import torch
 
     from kameleon import Recipe, Sampling
@@ -141,12 +141,12 @@ def side() -> None:
     bank.add(fresh_adapter(base, "busy", recipe, Card(base_id=base.name, base_fingerprint=base.fingerprint)))
     trainee = Trainee(bank, "busy", recipe)
     examples = loaded.read(ROWS).examples[: STEPS * ROWS_PER_STEP]
-    packs = [pack(examples[at : at + ROWS_PER_STEP], 1024, adapter=0) for at in range(0, len(examples), ROWS_PER_STEP)]
+    steps = [pack(examples[at : at + ROWS_PER_STEP], 1024, adapter=0) for at in range(0, len(examples), ROWS_PER_STEP)]
     forbidden = tuple((token, -100.0) for token in base.stop_token_ids)
     sampling = Sampling(max_tokens=ANSWER_TOKENS, logit_bias=forbidden)
 
     def train() -> int:
-        return sum(train_step(base, bank, [trainee], one, learning_rates=[1e-4])[0].tokens for one in packs)
+        return sum(train_step(base, bank, [trainee], one, learning_rates=[1e-4])[0].tokens for one in steps)
 
     def answer() -> int:
         return sum(len(one.tokens) for one in loaded.generate(["Tell me about foxes."], sampling=sampling))

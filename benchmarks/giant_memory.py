@@ -1,9 +1,9 @@
-"""How much memory does a step on a giant take, and does it finish where its file does not even fit?
+"""Memory of a step on a giant base, and whether it finishes in less memory than the base's file has.
 
     .venv/bin/python benchmarks/giant_memory.py [BASE]      (llama3-8b-q4_k_m-random)
 
-Trains rank 16 on all linear layers, 1 × 512 tokens with layer checkpointing, in a process of its own: once with all the
-memory there is, once in a Linux control group that may hold 3 GB, page cache included, and must not swap (needs root).
+Trains rank 16 on all linear layers, 1 × 512 tokens with activation checkpointing, in a process of its own: once with
+all memory, once in a Linux control group of 3 GB, page cache included, without swap (needs root).
 Writes benchmarks/giant_memory.json.
 """
 
@@ -57,7 +57,7 @@ def main(ref: str) -> None:
 
 
 def one(path: str, cap: int) -> None:
-    """A run in this process, which first puts itself under the cap. Prints what it took as JSON."""
+    """Train in this process, which first puts itself under the cap. Prints memory and seconds as JSON."""
     if cap:
         _forget(path)
         _confine(cap)
@@ -69,14 +69,12 @@ def one(path: str, cap: int) -> None:
     slot = bank.add(fresh_adapter(base, "giant", recipe, Card(base_id=path, base_fingerprint=base.fingerprint)))
     trainee = Trainee(bank, "giant", recipe)
     load_s, seconds, losses = time.perf_counter() - started, [], []
-    packs = pack_rows(Case("", 1, TOKENS).batch(0, base.config.vocab_size), slot, TOKENS)
+    passes = pack_rows(Case("", 1, TOKENS).batch(0, base.config.vocab_size), slot, TOKENS)
     for _ in range(STEPS):
         started = time.perf_counter()
-        losses.append(
-            train_step(base, bank, [trainee], packs, learning_rates=[1e-4], checkpoint_layers=base.config.num_layers)[
-                0
-            ].loss
-        )
+        layers = base.config.num_layers
+        [result] = train_step(base, bank, [trainee], passes, learning_rates=[1e-4], checkpoint_layers=layers)
+        losses.append(result.loss)
         seconds.append(time.perf_counter() - started)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     document = {
@@ -97,13 +95,13 @@ def one(path: str, cap: int) -> None:
 
 
 def _forget(path: str) -> None:
-    """Drop the file's pages, which would count for the group that read them first, and not for this one."""
+    """Drop the file's pages from the page cache: they would count for the group that read them first."""
     with open(path, "rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _group_peak_bytes() -> int:
-    """The most that the group held, page cache included."""
+    """Peak memory of the group, page cache included."""
     name = "memory.max_usage_in_bytes" if _V1.is_dir() else "memory.peak"
     return int((_GROUP / name).read_text())
 

@@ -1,11 +1,10 @@
-"""How fast does Kameleon train on a packed base, beside PEFT on bitsandbytes' NF4, and beside itself on plain bf16?
+"""Speed of training on a packed base, beside PEFT on bitsandbytes' NF4, and beside Kameleon on plain bf16.
 
     .venv/bin/python benchmarks/giants.py 8B-Q4_K_M-1x512 peft_nf4      (or kameleon_unpacked; or case 1.5B-Q4_0-1x512)
-                                          [what `kameleon bench train` takes: --steps 1 …]
+                                          [flags of `kameleon bench train`: --steps 1 …]
 
-One comparison a call: on two cores each takes minutes. Both sides step in turn where they fit in memory together. The
-result goes to benchmarks/giants.json, where what other calls measured stays; benchmarks/table.py writes the README's
-table from it.
+One comparison a call: on two cores each takes minutes. Both sides step in turn if they fit in memory together. Adds the
+result to benchmarks/giants.json, from which benchmarks/table.py writes the README's table.
 """
 
 from __future__ import annotations

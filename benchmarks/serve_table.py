@@ -17,7 +17,7 @@ from table import END, machine_words, put_between, wrapped
 
 BEGIN = "<!-- written by benchmarks/serve_table.py from benchmarks/serve_vs_peers.json -->"
 LARGE = Path(__file__).parent / "serve_large_base.json"
-"""A larger base, beside no peer; benchmarks/README.md has the command."""
+"""The result of a larger base, without peers; benchmarks/README.md has the command."""
 _COLUMNS = {
     "kameleon": "Kameleon, bf16",
     "peft": "transformers + PEFT",
@@ -37,7 +37,7 @@ _MIXES = {
 
 
 def table_block(document: Mapping[str, Any]) -> str:
-    """The table and the sentences on what it was measured with, as Markdown."""
+    """The table, and sentences on the machine and the settings, as Markdown."""
     present = [name for name in _COLUMNS if name in document["contenders"]]
     lines = ["| tokens/s | " + " | ".join(_COLUMNS[name] for name in present) + " |", "|" + "---|" * (len(present) + 1)]
     for case in document["contenders"]["kameleon"]:

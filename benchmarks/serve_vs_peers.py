@@ -1,8 +1,8 @@
-"""How fast does Kameleon serve mixes of adapters over HTTP, beside PEFT and the servers that are here, in one run?
+"""Speed of serving mixes of adapters over HTTP, beside PEFT and the servers that are installed here, in one run.
 
-    .venv/bin/python benchmarks/serve_vs_peers.py [what `kameleon bench serve` takes: --contenders peft --rounds 3 …]
+    .venv/bin/python benchmarks/serve_vs_peers.py [flags of `kameleon bench serve`: --contenders peft --rounds 3 …]
 
-The result, with versions and machine, goes to benchmarks/serve_vs_peers.json; the README's table is written from it.
+Writes the result, with versions and machine, to benchmarks/serve_vs_peers.json, and from it the README's table.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _BESIDE = ("peft_nf4", "kameleon_unpacked")
 
 
 def table_block(document: Mapping[str, Any]) -> str:
-    """The table and the sentences on what it was measured with, as Markdown."""
+    """The table, and sentences on the machine and the settings, as Markdown."""
     columns = ["a step", "tokens/s", *(f"× {name}" for name in PEERS.values())]
     columns += ["multiple of the bare multiplications", "peak memory", "PEFT's"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
@@ -53,7 +53,7 @@ def write_table(readme: Path, result: Path) -> None:
 
 
 def giants_block(giants: Mapping[str, Any], memory: Mapping[str, Any], plans: Mapping[str, Any]) -> str:
-    """Steps on packed bases, a run under a cap, and how plans held, as Markdown."""
+    """Steps on packed bases, a run under a cap, and plans beside runs, as Markdown."""
     columns = [
         "a step of 1 × 512 tokens",
         "tokens/s",
@@ -100,7 +100,7 @@ def write_giants_table() -> None:
 
 
 def giants_results() -> list[dict[str, Any]]:
-    """What the table of giants is written from."""
+    """The results from which the table of giants is written."""
     return [_read(HERE / f"{name}.json") for name in ("giants", "giant_memory", "plan_vs_actual")]
 
 
@@ -116,7 +116,7 @@ def put_between(readme: Path, begin: str, end: str, block: str) -> None:
 
 
 def machine_words(document: Mapping[str, Any], libraries: Sequence[str]) -> str:
-    """On what it was measured, and with which versions."""
+    """The machine and the versions of a result."""
     machine, versions = document["machine"], document["machine"]["versions"]
     named = ", ".join(f"{name} {versions[name]}" for name in libraries if versions[name])
     return (

@@ -1,8 +1,8 @@
-"""How fast does Kameleon train, beside PEFT, PEFT compiled, TRL and the bare multiplications, in one run?
+"""Speed of training beside PEFT, PEFT compiled, TRL and the bare multiplications, in one run.
 
-    .venv/bin/python benchmarks/train_vs_peft.py [what `kameleon bench train` takes: --cases 4x512 --compute fp32 …]
+    .venv/bin/python benchmarks/train_vs_peft.py [flags of `kameleon bench train`: --cases 4x512 --compute fp32 …]
 
-The result, with versions and machine, goes to benchmarks/train_vs_peft.json, and the README's table is written from it.
+Writes the result, with versions and machine, to benchmarks/train_vs_peft.json, and from it the README's table.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Training speed beside others and beside the bare multiplications. It knows everything below, but prints nothing."""
+"""Speed of training and serving beside other programs and beside the bare multiplications. Nothing is printed here."""
 
 from kameleon.bench.cases import CASES, Case, find_cases
 from kameleon.bench.contenders import CONTENDERS, Contender, find_contenders

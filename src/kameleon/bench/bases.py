@@ -69,7 +69,7 @@ _LLAMA3_8B = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
 }
-# Speed does not depend on what the weights say, so random ones spare a download of gigabytes.
+# Speed does not depend on the values of weights, so random ones spare a download of gigabytes.
 SHAPES = {
     "smollm2-135m-random": Shape("llama", _SMOLLM2),
     "qwen2.5-0.5b-random": Shape("qwen2", _QWEN25_05B),
@@ -82,7 +82,7 @@ SHAPES = {
 
 
 def base_path(ref: str) -> Path:
-    """The files of a case's base, built or fetched if need be. Raises FetchError, BaseModelError."""
+    """The files of a case's base, built or fetched if they are not here. Raises FetchError, BaseModelError."""
     if ref not in SHAPES:
         return locate(ref).path
     path = cache_dir() / "bench" / (ref if SHAPES[ref].mix is None else f"{ref}.gguf")
@@ -92,9 +92,9 @@ def base_path(ref: str) -> Path:
 
 
 def built_apart(build: Callable[..., None], *arguments: Any) -> bool:
-    """Run `build` in a process of its own; whether it ended well.
+    """Run `build` in a process of its own, and say whether it succeeded.
 
-    Gigabytes held here would count in the peaks of the processes started later.
+    Gigabytes that this process once held would count in the peaks of processes that it starts later.
     """
     builder = multiprocessing.get_context("spawn").Process(target=build, args=arguments)
     builder.start()
@@ -107,13 +107,13 @@ def _build(ref: str, path: Path) -> None:
     if shape.mix is not None:
         write_packed_shape(path, shape.family, shape.sizes, MIXES[shape.mix])
         return
-    # Its tokens are random numbers; a tokenizer is there because a base has one, and SmolLM2's is at hand.
+    # The cases' tokens are random numbers; a base needs some tokenizer, and SmolLM2's is here.
     smollm2 = locate("smollm2").path
     write_shape(path, shape, load_tokenizer(smollm2, open_weights(smollm2)))
 
 
 def write_shape(folder: Path, shape: Shape, tokenizer: PreTrainedTokenizerBase) -> None:
-    """A base with random weights in bf16, in Hugging Face layout; `folder` appears whole or not at all."""
+    """Write a base with random weights in bf16 in Hugging Face layout; `folder` appears whole or not at all."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

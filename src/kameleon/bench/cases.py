@@ -1,4 +1,4 @@
-"""What is measured: rows × tokens a step, on which base."""
+"""What is measured: rows and tokens of a step, and the base."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ import torch
 from kameleon.errors import SettingError
 
 Rows = list[list[int]]
-"""The token ids of each row of a step; all of them are learned, so that every contender does the same work."""
+"""The token ids of each row of a step. All are learned, so that every contender does the same work."""
 
 SMOLLM2 = "smollm2"
 
 
 @dataclass(frozen=True)
 class Case:
-    """One size. Random tokens cost what real ones do, and no two rows begin alike."""
+    """One size. Random tokens cost as much as real ones, and no two rows share a prefix."""
 
     name: str
     rows: int
     """Rows a step."""
     tokens: int
-    """Tokens of a row; of the longest, where `shortest_tokens` is given."""
+    """Tokens of a row; with `shortest_tokens`, of the longest one."""
     base: str = SMOLLM2
     """A base as `kameleon.load` takes it, or a name in `SHAPES`."""
     shortest_tokens: int | None = None
-    """Rows have from this many tokens up to `tokens`, as chats do."""
+    """With it, lengths of rows are drawn from `shortest_tokens` to `tokens`, as lengths of chats differ."""
     checkpoint: bool = False
-    """Every contender keeps only what enters each layer, and computes the rest again: for long rows."""
+    """Every contender uses activation checkpointing on all layers: for long rows."""
     packed: bool = False
-    """The base is a packed GGUF file: who cannot train on one trains on its shape in a form of its own."""
+    """The base is a packed GGUF file. A contender that cannot read it trains on the same shape in its own format."""
 
     @property
     def warm_up_steps(self) -> int:
-        """Steps before the clock counts. Changing lengths make a compiler work up to three times, equal ones once."""
+        """Untimed steps at the start. A compiler works once with equal lengths, up to three times with others."""
         return 1 if self.shortest_tokens is None else 3
 
     def batch(self, step: int, vocab_size: int) -> Rows:
-        """The rows of step `step`, the same in every process."""
+        """The rows of step `step`, equal in every process."""
         lengths = random.Random(f"lengths of step {step}")
         tokens = torch.Generator().manual_seed(step)
         least = self.tokens if self.shortest_tokens is None else self.shortest_tokens
@@ -71,7 +71,7 @@ CASES = {
         Case("1x8192", 1, 8192, checkpoint=True),
         Case("1.5B-Q4_0-1x512", 1, 512, "qwen2.5-1.5b-q4_0-random", checkpoint=True, packed=True),
         Case("8B-Q4_K_M-1x512", 1, 512, "llama3-8b-q4_k_m-random", checkpoint=True, packed=True),
-        # Of the same shape, with so few layers that the base fits unpacked beside the others.
+        # The same shape with few layers, so that the unpacked base fits in memory beside the others.
         Case("8B-4-layers-1x512", 1, 512, "llama3-8b-4-layers-q4_k_m-random", checkpoint=True, packed=True),
     )
 }

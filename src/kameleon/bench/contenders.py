@@ -1,4 +1,4 @@
-"""Who takes part: Kameleon, its peers and the floor; what each needs, and how much memory it takes about."""
+"""The contenders: Kameleon, its peers and the floor, what each needs to run, and an estimate of its memory."""
 
 from __future__ import annotations
 
@@ -22,15 +22,13 @@ KAMELEON, PEFT, PEFT_COMPILED, TRL, FLOOR = "kameleon", "peft", "peft_compiled",
 PEFT_FP32 = "peft_fp32"  # takes part in the comparison of losses only
 UNPACKED, PEFT_NF4 = "kameleon_unpacked", "peft_nf4"
 _COMPILERS = ("g++", "clang++", "c++")
-
-
-_PACKED_BITS = 5.0  # a number of a packed base, about
-# Of what a step needs beside the weights, how much the allocator may still hold when the step is over.
+_PACKED_BITS = 5.0  # of a weight of a packed base, about
+# The share of a step's working memory that the allocator may still hold after the step.
 _KEPT_AFTER_A_STEP = 0.5
 
 
 class Memory(NamedTuple):
-    """About what a contender holds while others step, and at most while it steps."""
+    """Estimates: what a contender holds while others step, and the most that it holds while it steps."""
 
     idle_bytes: float
     peak_bytes: float
@@ -38,12 +36,12 @@ class Memory(NamedTuple):
 
 @dataclass(frozen=True)
 class Contender:
-    """One side. `libraries` are those beyond Kameleon's own.
+    """One program of the comparison. `libraries`: packages that it needs in addition to Kameleon's own.
 
-    `layers`, `activations` and `logits` are its shares of the weights of all layers, of what PEFT keeps for the
-    backward pass, and of PEFT's logits with their softmax and gradients: good to a third, to tell who fits in memory.
-    `packed`: whether it takes part in cases with a packed base only, in others only, or in all (None). `layer_bits` and
-    `head_bits`: bits of a number of its frozen weights, where they are not as the case's base and type say.
+    `layers`, `activations` and `logits` estimate its memory, within a third: its shares of the weights of all layers,
+    of the activations that PEFT keeps for the backward pass, and of PEFT's logits with their softmax and gradients.
+    `packed`: it takes part in cases with a packed base only (True), in others only (False), or in all (None).
+    `layer_bits` and `head_bits`: bits of each of its frozen weights, where the case's base and type do not say them.
     """
 
     name: str
@@ -59,7 +57,7 @@ class Contender:
     head_bits: float | None = None
 
     def missing(self) -> str | None:
-        """A sentence on what keeps it from taking part here, or None."""
+        """Why it cannot take part here, as a sentence; None if it can."""
         for library in self.libraries:
             if find_spec(library) is None:
                 return f'{library} is not installed (pip install -c constraints.txt "kameleon[bench]")'
@@ -68,13 +66,13 @@ class Contender:
         return None
 
     def memory(self, case: Case, config: DecoderConfig, dtype: torch.dtype) -> Memory:
-        """Estimated memory of a contender for a case."""
+        """An estimate of the memory that it needs for a case."""
         size, tokens = dtype.itemsize, case.rows * case.tokens
         head = config.vocab_size * config.hidden_size * (1 if config.tie_word_embeddings else 2)
         inner = sum(rows * columns for rows, columns in module_shapes(config).values())
         stored = _PACKED_BITS if case.packed else 8.0 * size
         weights = (self.head_bits or stored) / 8 * head + (self.layer_bits or stored) / 8 * self.layers * inner
-        # What PEFT keeps of a layer, counted in rows as wide as the hidden states and as the MLP.
+        # PEFT's activations of a layer: rows of the width of the hidden states, and rows of the MLP's width.
         layer = tokens * (20 * config.hidden_size + 8 * config.intermediate_size)
         kept = layer + config.num_layers * tokens * config.hidden_size if case.checkpoint else config.num_layers * layer
         logits = 5 * torch.float32.itemsize * tokens * config.vocab_size
@@ -123,7 +121,7 @@ CONTENDERS = {
 
 
 def find_contenders(names: str) -> list[Contender]:
-    """Contenders by name, separated by commas; Kameleon, whom all others are compared with, is always one of them.
+    """Contenders by name, separated by commas. Kameleon is always one of them: all others are compared with it.
 
     Raises SettingError for an unknown name.
     """
@@ -137,10 +135,10 @@ def find_contenders(names: str) -> list[Contender]:
 def seat_together(
     contenders: Sequence[Contender], needs: Mapping[str, Memory], room_bytes: float | None
 ) -> list[list[Contender]]:
-    """Who is in memory at a time: each group has Kameleon, the first contender, and as many others as fit beside it.
+    """Groups that are in memory together: each has Kameleon, the first contender, and as many others as fit beside it.
 
-    Ratios are taken within a group, whose members meet the same machine. A contender that does not fit beside Kameleon
-    sits alone. `needs` by name.
+    Ratios are taken within a group, so that both sides meet the machine in the same state. A contender that does not
+    fit beside Kameleon at all is a group of its own. `needs` by name.
     """
     first, *others = contenders
 

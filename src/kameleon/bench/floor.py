@@ -1,4 +1,4 @@
-"""The floor: only the frozen multiplications that a step cannot do without."""
+"""The floor: only the products with frozen weights, which every step needs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from kameleon.bench.turns import Job, Turns
 from kameleon.model import DecoderConfig, groups, open_weights, read_config
 
-_HEAD_ROWS = 512  # the head's products at a time: whole logits would be gigabytes, and no faster
+_HEAD_ROWS = 512  # tokens that meet the head at a time: logits of all would take gigabytes, and be no faster
 
 
 class Floor:
-    """Each frozen weight forward, and once more for the gradient of its input; the head for every token.
+    """Each frozen weight once forward and once for the gradient of its input; the head for every token.
 
     One layer's weights stand for those of all layers, since the time of a product does not depend on its numbers.
     """

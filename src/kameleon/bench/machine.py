@@ -1,4 +1,4 @@
-"""On what a result was measured: processor, units, versions, commit, free memory."""
+"""The machine on which a result was measured: processor, units, memory, versions, commit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from kameleon.machine import cpu, total_memory_bytes
 
-# The units that decide how fast fp32 and bf16 multiply.
+# The units that decide the speed of fp32 and bf16 products.
 _UNITS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "amx_int8")
 _LIBRARIES = ("kameleon", "torch", "transformers", "peft", "trl", "bitsandbytes", "gguf")
 
@@ -41,7 +41,7 @@ def _version(name: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The commit of this source tree, with "+" when files differ from it; None outside a repository."""
+    """The commit of this source tree, with "+" if files differ from it; None outside a repository."""
     folder = Path(__file__).parent
 
     def git(*words: str) -> str | None:

@@ -1,4 +1,4 @@
-"""One case measured: contenders step in turn, each in a process of its own, so that all meet the same machine."""
+"""Measure one case: contenders step in turn, each in its own process, so that all find the machine in one state."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from kameleon.machine import available_memory_bytes
 from kameleon.model import open_weights, read_config
 from kameleon.training.trainee import fresh_factors
 
-_LOSS_BATCHES = 4  # the losses are compared on so few batches, over and over, so that they fall
-_USED_SHARE = 0.9  # of the memory that is free: other programs may want some in between
+_LOSS_BATCHES = 4  # batches of the comparison of losses, which come again and again, so that losses fall
+_USED_SHARE = 0.9  # of the memory that is free now: other programs may want some meanwhile
 
 
 @dataclass(frozen=True)
 class Event:
-    """Progress: a contender's last step in a case, and how far the case is."""
+    """A report of progress: what a contender has just begun or done, and how many of the case's steps are done."""
 
     case: str
     contender: str
@@ -40,7 +40,7 @@ class Event:
 
 @dataclass
 class Measured:
-    """What came of a case: the timed steps by group and contender, losses, and who fell out and why."""
+    """The result of a case: timed steps by group and contender, losses, and why contenders stopped."""
 
     groups: list[dict[str, list[Took]]]
     losses: dict[str, list[float]]
@@ -50,11 +50,11 @@ class Measured:
 def measure_case(
     case: Case, contenders: Sequence[Contender], settings: BenchSettings, on_event: Callable[[Event], None]
 ) -> Measured:
-    """Compare the losses of Kameleon and PEFT over some small steps, then time everyone's steps in turn.
+    """Compare the losses of Kameleon and PEFT over some small steps, then time all contenders' steps in turn.
 
-    In bf16 PEFT takes the same small steps in fp32 too, so that one sees who is how far from that. The first contender
-    is Kameleon. Raises ContenderError when its process ends (without any other the case goes on), and SettingError for
-    rows that are too long for the base.
+    In bf16 PEFT also takes these small steps in fp32, so that the distance of each side from fp32 is known. The first
+    contender is Kameleon. Raises ContenderError when Kameleon's process ends (a case goes on without any other), and
+    SettingError for rows that are too long for the base.
     """
     path = base_path(case.base)
     config = read_config(path, open_weights(path))
@@ -72,7 +72,7 @@ def measure_case(
     fits = free is None or wide.memory(case, config, torch.float32).idle_bytes < _USED_SHARE * free
     has_wide = bool(compared and settings.loss_steps) and dtype != torch.float32 and fits
     total += has_wide * settings.loss_steps
-    watch = _Watch(case.name, total, on_event)
+    progress = _Progress(case.name, total, on_event)
     measured = Measured([], {}, {})
     with tempfile.TemporaryDirectory(prefix="kameleon-") as folder:
         adapter = Path(folder) / "first"
@@ -80,11 +80,11 @@ def measure_case(
         write_adapter(Adapter("first", fresh_factors(config, recipe), Card(base_id=case.base)), adapter)
         job = Job(case, config.vocab_size, str(path), str(adapter), dtype, settings)
         if has_wide:
-            with _Table([wide], replace(job, dtype=torch.float32), measured, watch) as table:
+            with _Table([wide], replace(job, dtype=torch.float32), measured, progress) as table:
                 table.load()
                 measured.losses[PEFT_FP32] = table.small_losses(PEFT_FP32)
         for group in groups:
-            with _Table(group, job, measured, watch) as table:
+            with _Table(group, job, measured, progress) as table:
                 table.load()
                 for name in compared:
                     if name in table.names and name not in measured.losses:
@@ -93,8 +93,8 @@ def measure_case(
     return measured
 
 
-class _Watch:
-    """Counts steps for the one who watches."""
+class _Progress:
+    """Counts steps and reports them."""
 
     def __init__(self, case: str, total: int, on_event: Callable[[Event], None]) -> None:
         self._case, self._total, self._on_event, self._done = case, total, on_event, 0
@@ -110,18 +110,18 @@ class _Watch:
 class _Table:
     """Contenders that are in memory together. One that stops is left out, and `measured` says why."""
 
-    def __init__(self, group: Sequence[Contender], job: Job, measured: Measured, watch: _Watch) -> None:
+    def __init__(self, group: Sequence[Contender], job: Job, measured: Measured, progress: _Progress) -> None:
         self.names = [one.name for one in group]
-        self._job, self._measured, self._watch = job, measured, watch
+        self._job, self._measured, self._progress = job, measured, progress
         self._group, self._seats = group, dict[str, Seat]()
 
     def __enter__(self) -> _Table:
         return self
 
     def load(self) -> None:
-        """Start everyone, one after the other."""
+        """Start all, one after the other."""
         for one in self._group:
-            self._watch.starts(one.name, "loading")
+            self._progress.starts(one.name, "loading")
             try:
                 self._seats[one.name] = Seat(one.run, self._job)
             except ContenderError as error:
@@ -132,16 +132,16 @@ class _Table:
             seat.end()
 
     def small_losses(self, name: str) -> list[float]:
-        """Losses over small steps; who takes them from the same first adapter gets the same, but for rounding."""
-        wish = self._job.settings
-        shortest = max(2, wish.loss_tokens // 2)
-        small = replace(self._job.case, rows=wish.loss_rows, tokens=wish.loss_tokens, shortest_tokens=shortest)
-        batches = [small.batch(step % _LOSS_BATCHES, self._job.vocab_size) for step in range(wish.loss_steps)]
+        """Losses over small steps. All begin with the same adapter, so losses differ by rounding only."""
+        settings = self._job.settings
+        shortest = max(2, settings.loss_tokens // 2)
+        small = replace(self._job.case, rows=settings.loss_rows, tokens=settings.loss_tokens, shortest_tokens=shortest)
+        batches = [small.batch(step % _LOSS_BATCHES, self._job.vocab_size) for step in range(settings.loss_steps)]
         took = [self._turn(name, rows, f"loss {step + 1}") for step, rows in enumerate(batches)]
         return [one.loss for one in took if one]
 
     def time_steps(self) -> dict[str, list[Took]]:
-        """Everyone's timed steps, after those to warm up."""
+        """The timed steps of all, after untimed ones."""
         case = self._job.case
         timed: dict[str, list[Took]] = {name: [] for name in self.names}
         for step in range(-case.warm_up_steps, self._job.settings.steps):
@@ -155,16 +155,16 @@ class _Table:
     def _turn(self, name: str, rows: Rows, what: str) -> Took | None:
         if name in self._measured.stopped:
             return None
-        self._watch.starts(name, what)
+        self._progress.starts(name, what)
         try:
             took = self._seats[name].step(rows)
         except ContenderError as error:
             self._leave(name, error)
             return None
-        self._watch.ended(name, what, took.seconds)
+        self._progress.ended(name, what, took.seconds)
         return took
 
     def _leave(self, name: str, error: ContenderError) -> None:
         if name == KAMELEON:
-            raise ContenderError(f"kameleon stopped: {error}; its own words stand above") from error
+            raise ContenderError(f"kameleon stopped: {error}; its own message stands above") from error
         self._measured.stopped[name] = str(error)

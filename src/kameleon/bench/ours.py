@@ -21,7 +21,7 @@ from kameleon.weights import FrozenWeight
 
 
 def recipe_of(settings: BenchSettings) -> Recipe:
-    """The recipe that all contenders follow; nothing is clipped, so that no side needs another's clipping."""
+    """The recipe that all contenders follow. Gradients are not clipped, since each side would clip in its own way."""
     return Recipe(
         rank=settings.rank,
         alpha=2 * settings.rank,
@@ -43,7 +43,7 @@ def train_with_kameleon(job: Job, turns: Turns) -> None:
 
 
 def train_on_unpacked(job: Job, turns: Turns) -> None:
-    """The same on a packed base whose weights were unpacked to bf16 beforehand: what unpacking in each pass costs."""
+    """The same on a packed base that was dequantised to bf16 beforehand: shows what dequantising in each pass costs."""
     _train(unpacked(load_base(job.base, job.dtype)), job, turns)
 
 
@@ -62,14 +62,11 @@ def unpacked(base: Base) -> Base:
 
 def _train(base: Base, job: Job, turns: Turns) -> None:
     bank = Bank(base)
-    # Made for this very base, on no particular file of it.
+    # The adapter was made for this base's shape, not for its weights.
     slot = bank.add(read_adapter(Path(job.adapter)), any_base=True)
     trainee = Trainee(bank, bank.names()[slot], recipe_of(job.settings))
-    again = base.config.num_layers if job.case.checkpoint else 0
+    layers, rates = base.config.num_layers if job.case.checkpoint else 0, [job.settings.learning_rate]
     while (rows := turns.next()) is not None:
-        packs = pack_rows(rows, slot, job.settings.micro_batch_tokens)
-        turns.done(
-            train_step(
-                base, bank, [trainee], packs, learning_rates=[job.settings.learning_rate], checkpoint_layers=again
-            )[0].loss
-        )
+        passes = pack_rows(rows, slot, job.settings.micro_batch_tokens)
+        [result] = train_step(base, bank, [trainee], passes, learning_rates=rates, checkpoint_layers=layers)
+        turns.done(result.loss)

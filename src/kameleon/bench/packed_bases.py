@@ -1,4 +1,4 @@
-"""Packed bases with random weights in the shape of real ones, written straight in blocks, without quantising."""
+"""Packed bases with random weights in the shape of real ones. Their blocks are drawn, not quantised."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import numpy as np
 
 Kind = gguf.GGMLQuantizationType
 Mix = Callable[[str, int, int], Kind]
-"""(tensor's role, layer, layers) to how it is stored."""
+"""(role of a tensor, its layer, number of layers) to the kind in which it is stored."""
 
-_FP16_SCALES = {  # where in a block its fp16 scales lie, and what makes numbers of about 0.02
+_FP16_SCALES = {  # places of the fp16 scales in a block, and values that make weights of about 0.02
     Kind.Q4_0: ((0, 4e-3),),
     Kind.Q8_0: ((0, 2.7e-4),),
     Kind.Q4_K: ((0, 8e-5), (2, 6e-4)),
@@ -28,7 +28,7 @@ def _q4_0(role: str, layer: int, layers: int) -> Kind:
 
 
 def _q4_0_q8_0(role: str, layer: int, layers: int) -> Kind:
-    """Where rows are not whole blocks of 256, llama.cpp stores the head in Q8_0."""
+    """llama.cpp stores the head in Q8_0 if its rows are not whole blocks of 256."""
     return Kind.Q8_0 if role in ("token_embd", "output") else Kind.Q4_0
 
 
@@ -42,7 +42,7 @@ MIXES: dict[str, Mix] = {"Q4_0": _q4_0, "Q4_0, Q8_0": _q4_0_q8_0, "Q4_K_M": _q4_
 
 
 def write_packed_shape(path: Path, family: str, sizes: Mapping[str, Any], mix: Mix) -> None:
-    """A `.gguf` file of these sizes (keys as in a config.json); `path` appears whole or not at all.
+    """Write a `.gguf` file of these sizes (keys as in a config.json); `path` appears whole or not at all.
 
     A packed matrix needs rows of whole blocks: 256 numbers for kinds that end in K.
     """

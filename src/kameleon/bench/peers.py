@@ -1,4 +1,4 @@
-"""The other sides: PEFT in a plain loop, the same compiled, and TRL's trainer with packing; as their users run them."""
+"""The peers, as their users run them: PEFT in a plain loop, the same compiled, and TRL's trainer with packing."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def train_with_compiled_peft(job: Job, turns: Turns) -> None:
 
 
 def train_with_nf4(job: Job, turns: Turns) -> None:
-    """PEFT over the shape of the base in bitsandbytes' NF4 with double quantisation, random weights as well."""
+    """PEFT on random weights in the shape of the base, in bitsandbytes' NF4 with double quantisation."""
     _train_in_a_loop(_with_adapter(_nf4_model(job), job), job, turns)
 
 
 def _nf4_model(job: Job) -> Any:
-    """Built layer by layer: a whole copy in bf16, as from_pretrained wants, would need many gigabytes."""
+    """Build the model layer by layer: from_pretrained would hold a whole copy in bf16, many gigabytes."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     path = Path(job.base)
@@ -50,7 +50,7 @@ def _nf4_model(job: Job) -> Any:
     }
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.family, **sizes), dtype=job.dtype)
-    packed: dict[tuple[int, int, bool], torch.nn.Module] = {}  # packing is slow: each shape is packed once, then copied
+    packed: dict[tuple[int, int, bool], torch.nn.Module] = {}  # quantising is slow: once for each shape, then copied
     for name, module in list(model.named_modules()):
         if isinstance(module, torch.nn.Linear) and name != "lm_head":
             like = (module.out_features, module.in_features, module.bias is not None)
@@ -63,7 +63,7 @@ def _nf4_model(job: Job) -> Any:
             frozen = torch.nn.Parameter(value.to(job.dtype), requires_grad=False)
             model.get_submodule(parent).register_parameter(own, frozen)
     model.tie_weights()
-    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)  # its table was on the meta device too
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)  # its table was on the meta device
     model.is_loaded_in_4bit = True  # as from_pretrained marks it, for PEFT
     return model
 
@@ -81,7 +81,7 @@ def _nf4_linear(linear: torch.nn.Linear, dtype: torch.dtype) -> torch.nn.Module:
 
 
 def _model(job: Job) -> Any:
-    """The base in transformers with the adapter that all sides begin with."""
+    """The base in transformers with the adapter with which all contenders begin."""
     from transformers import AutoModelForCausalLM, GgufConfig, logging
 
     logging.set_verbosity_error()
@@ -124,9 +124,9 @@ def padded(rows: Rows) -> dict[str, torch.Tensor]:
 
 
 def train_with_trl(job: Job, turns: Turns) -> None:
-    """TRL's SFTTrainer with packing. It packs rows of its own choice, and says how many tokens a step had.
+    """TRL's SFTTrainer with packing. It chooses the rows of a step by itself, so it reports the step's tokens.
 
-    Its default of computing activations twice to save memory is off, as on the other sides, which makes it faster.
+    Activation checkpointing, TRL's default, is off as for the other contenders, which makes it faster.
     """
     from datasets import Dataset, disable_progress_bars
     from transformers import TrainerCallback
@@ -136,7 +136,7 @@ def train_with_trl(job: Job, turns: Turns) -> None:
 
     disable_progress_bars()
     case, path = job.case, Path(job.base)
-    # A packed row of TRL is as long as a row of the case, or holds as much as a step of chats.
+    # A packed row of TRL has the length of a row of the case, or for chats that of a whole step.
     even = case.shortest_tokens is None
     length, batch = (case.tokens, case.rows) if even else (job.settings.micro_batch_tokens, 1)
     steps = case.warm_up_steps + job.settings.steps + 1

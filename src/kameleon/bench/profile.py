@@ -1,4 +1,4 @@
-"""Where the time of a Kameleon step goes, by operator."""
+"""The time of a Kameleon step by operator."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from kameleon.training.trainee import Trainee, fresh_adapter
 
 _STEP = "kameleon step"
 _REST = "Python between operators"
-_SMALLEST_SHARE = 0.005  # operators below this are told as one
+_SMALLEST_SHARE = 0.005  # operators with a smaller share are shown as one
 _BACKWARD = "autograd::engine::evaluate_function: "
-_KERNEL = "kameleon::"  # what ops/native.py calls its kernels
+_KERNEL = "kameleon::"  # the prefix of the kernels' names in a profile
 _PRODUCTS = {
     "kameleon::gemm",
     "aten::mm",
@@ -36,7 +36,7 @@ _PRODUCTS = {
     "aten::baddbmm",
     "mkldnn::_linear_pointwise",
 }
-# Names of autograd functions and of torch's operators, in words; others are told by their own names.
+# Autograd functions and torch's operators in words; others are shown under their own names.
 _WORDS = {
     "_LoraLinear": "projections and side paths",
     "_LinearCrossEntropy": "head and loss",
@@ -56,7 +56,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class OperatorTime:
-    """Seconds a step; `products_s` is the part of them that is matrix products."""
+    """Seconds of one operator in a step; `products_s` is the part that matrix products take."""
 
     operator: str
     forward_s: float
@@ -66,9 +66,9 @@ class OperatorTime:
 
 
 def profile_steps(case: Case, settings: BenchSettings) -> dict[str, Any]:
-    """Profile Kameleon's steps of a case, after one to warm up; times are self CPU times, so they add up to a step.
+    """Profile Kameleon's steps of a case, after an untimed one. Times are self CPU times, so they add up to a step.
 
-    Raises what opening a base raises.
+    Raises the errors of `load_base`.
     """
     torch.set_num_threads(settings.used_threads)
     compute = settings.compute_type()
@@ -77,15 +77,13 @@ def profile_steps(case: Case, settings: BenchSettings) -> dict[str, Any]:
     card = Card(base_id=base.name, base_fingerprint=base.fingerprint)
     slot = bank.add(fresh_adapter(base, "profiled", recipe, card))
     trainee = Trainee(bank, "profiled", recipe)
-    again = base.config.num_layers if case.checkpoint else 0
+    layers, rates = base.config.num_layers if case.checkpoint else 0, [settings.learning_rate]
 
     def step(number: int) -> float:
-        packs = pack_rows(case.batch(number, base.config.vocab_size), slot, settings.micro_batch_tokens)
+        passes = pack_rows(case.batch(number, base.config.vocab_size), slot, settings.micro_batch_tokens)
         started = time.perf_counter()
         with record_function(_STEP):
-            train_step(base, bank, [trainee], packs, learning_rates=[settings.learning_rate], checkpoint_layers=again)[
-                0
-            ]
+            train_step(base, bank, [trainee], passes, learning_rates=rates, checkpoint_layers=layers)
         return time.perf_counter() - started
 
     step(0)
@@ -125,9 +123,10 @@ def operator_times(events: Any, steps: int) -> list[OperatorTime]:
 
 
 def _owner(event: Any) -> tuple[str, bool]:
-    """The operator that an event belongs to, in words, and whether it runs in the backward pass.
+    """The name of the operator that an event belongs to, and whether it runs in the backward pass.
 
-    A kernel is an operator of its own, except for products: like all of torch's, they belong to the outermost operator.
+    A kernel is an operator of its own, unless it is a matrix product: products and torch's operators belong to the
+    outermost operator.
     """
     outermost = event
     while outermost.cpu_parent is not None and outermost.cpu_parent.name != _STEP:

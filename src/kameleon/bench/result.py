@@ -1,4 +1,4 @@
-"""What was measured, as the document that scripts read and the README's table is written from."""
+"""Measurements as one JSON document, from which scripts and the README's table are fed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def run_bench(
     on_event: Callable[[Event], None] = lambda event: None,
     on_case: Callable[[dict[str, Any]], None] = lambda document: None,
 ) -> dict[str, Any]:
-    """Measure every case and return the whole document; `on_case` gets it, so far as it is, after each.
+    """Measure every case and return the whole document; after each case `on_case` gets the document so far.
 
-    Raises SettingError for an unknown contender, ContenderError, and what opening a base raises.
+    Raises SettingError for an unknown contender, ContenderError, and the errors of `load_base`.
     """
     wanted = find_contenders(contenders)
     skipped = {one.name: f"skipped: {why}" for one in wanted if (why := one.missing())}
@@ -85,17 +85,16 @@ def case_document(measured: Measured, settings: BenchSettings, loss_limit: float
 
 
 def losses_agree(document: Mapping[str, Any]) -> bool:
-    """Whether no case's losses are further apart than rounding explains."""
+    """Whether the losses of each case differ by no more than rounding explains."""
     gaps = [(case["loss_gap"], case["loss"]["limit"]) for case in document["cases"].values()]
     return all(gap is None or gap <= limit for gap, limit in gaps)
 
 
 def loss_gap(losses: Mapping[str, Sequence[float]], name: str = KAMELEON, other: str = PEFT) -> float | None:
-    """The largest |ours − theirs| / theirs of any step, of `name` and `other`; NaN where one is, None when nothing was
-    compared."""
+    """The largest |ours − theirs| / theirs over all steps. NaN if a loss is NaN, None if nothing was compared."""
     pairs = zip(losses.get(name, ()), losses.get(other, ()), strict=False)
     gaps = (abs(ours - theirs) / theirs for ours, theirs in pairs)
-    return max(gaps, key=lambda gap: (math.isnan(gap), gap), default=None)  # max alone passes NaN by
+    return max(gaps, key=lambda gap: (math.isnan(gap), gap), default=None)  # max alone would skip NaN
 
 
 def _tokens_per_s(steps: Sequence[Took]) -> float:
@@ -112,7 +111,7 @@ def _all_steps(measured: Measured) -> dict[str, list[Took]]:
 
 
 def _ratio(measured: Measured, name: str) -> float | None:
-    """How many times Kameleon's speed is that of `name`: in the group in which both stepped, if there is one."""
+    """Kameleon's speed divided by that of `name`, measured in the group in which both stepped, if there is one."""
     for group in (*measured.groups, _all_steps(measured)):
         if group.get(name) and group.get(KAMELEON):
             return _tokens_per_s(group[KAMELEON]) / _tokens_per_s(group[name])

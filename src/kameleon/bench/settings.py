@@ -1,4 +1,4 @@
-"""How the comparison is run, apart from its sizes."""
+"""Settings of the comparison of training, apart from the sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kameleon.machine import allowed_cores
 from kameleon.ops import COMPUTE_TYPES, ComputeType, choose_compute_type
 from kameleon.settings import ComputeName
 
-# A loss may differ by rounding: of fp32 sums in another order, or of bf16's eight bits through all layers.
+# The most that two losses may differ by rounding: fp32 sums in another order, or bf16's eight bits through all layers.
 LOSS_LIMITS = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
 
 
@@ -20,19 +20,19 @@ class BenchSettings:
     """Settings of a comparison. The sentence under each field is its help text and the reason for its default."""
 
     steps: int = 4
-    """Timed steps of each contender: the median of four is steady, since all of them step in turn."""
+    """Timed steps of each contender: the median of four is steady, since contenders step in turn."""
     compute: ComputeName | None = None
-    """The type that all contenders multiply in; by default the one that `kameleon train` takes on this machine."""
+    """The type in which all contenders multiply; by default that of `kameleon train` on this machine."""
     threads: int = 0
     """Threads of each contender; 0 means one for every core that this process may use."""
     rank: int = 16
     """Rank of every contender's side paths, on all linear layers; alpha is twice the rank."""
     learning_rate: float = 1e-4
-    """AdamW's step, the same for all: a usual one for LoRA."""
+    """AdamW's learning rate, the same for all: a usual one for LoRA."""
     weight_decay: float = 0.01
-    """AdamW's decay, the same for all: torch's own default, which a loop around PEFT has."""
+    """AdamW's weight decay, the same for all: torch's default, which a loop around PEFT uses."""
     micro_batch_tokens: int = 1024
-    """Tokens per pass of Kameleon: what `kameleon train` does by default."""
+    """Tokens in a pass of Kameleon: the default of `kameleon train`."""
     loss_steps: int = 20
     """Steps over which the losses of Kameleon, PEFT and, in bf16, PEFT in fp32 are compared, untimed; 0 skips this."""
     loss_rows: int = 2
@@ -40,7 +40,7 @@ class BenchSettings:
     loss_tokens: int = 48
     """Tokens of the longest row of that comparison: small, so that large bases take a minute or two."""
     longest_turn_s: int = 600
-    """A contender that takes longer for one step is out: a first compilation can take many minutes."""
+    """Seconds of one step after which a contender is left out: a first compilation can take many minutes."""
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "threads": 0, "rank": 1, "micro_batch_tokens": 1}

@@ -1,4 +1,4 @@
-"""Contenders in processes of their own, which step one at a time, when they are asked to."""
+"""Contenders in their own processes, which step one at a time on request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _END_S = 3.0
 
 @dataclass(frozen=True)
 class Job:
-    """What a contender gets: the case, the base's and the first adapter's folder, the type, the settings."""
+    """The input of a contender: the case, the paths of the base and of the first adapter, the type, the settings."""
 
     case: Case
     vocab_size: int
@@ -36,7 +36,7 @@ class Job:
 
 
 class Took(NamedTuple):
-    """One step: its time, its loss, the real tokens that it trained, and the most memory held so far."""
+    """One step: its time, its loss, its trained tokens without padding, and the peak memory so far."""
 
     seconds: float
     loss: float
@@ -45,7 +45,7 @@ class Took(NamedTuple):
 
 
 class Turns:
-    """A contender's side: wait for a turn, step, say that it is done. The clock runs from one to the other."""
+    """A contender's side: wait for a turn, step, report. The clock runs from the turn to the report."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
@@ -54,9 +54,9 @@ class Turns:
         self._rows: Rows = []
 
     def next(self) -> Rows | None:
-        """Wait until it is this contender's turn; the rows to train, or None when there is nothing more to do."""
+        """Wait for this contender's turn. Returns the rows to train, or None at the end."""
         if not self._is_ready:
-            self._pipe.send(None)  # prepared: the time until here belongs to no step
+            self._pipe.send(None)  # prepared: time until here belongs to no step
             self._is_ready = True
         rows: Rows | None = self._pipe.recv()
         if rows is not None:
@@ -72,13 +72,13 @@ class Turns:
 
 
 Run = Callable[[Job, Turns], None]
-"""A contender: prepare, then step whenever it is its turn, until there is none."""
+"""A contender: prepare, then make a step in each turn, until there are no more turns."""
 
 
 def _serve(run: Run, job: Job, pipe: Connection) -> None:
-    os.dup2(2, 1)  # whatever a library prints must not get into the result
+    os.dup2(2, 1)  # libraries' prints must not get into the result
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends this one
-    warnings.simplefilter("ignore", FutureWarning)  # libraries to their developers; the watcher wants to see the turns
+    warnings.simplefilter("ignore", FutureWarning)  # meant for libraries' developers
     torch.set_num_threads(job.settings.used_threads)
     run(job, Turns(pipe))
 
@@ -87,9 +87,9 @@ class Seat:
     """The parent's side of one contender."""
 
     def __init__(self, run: Run, job: Job) -> None:
-        """Start it, and wait until it is prepared: loading takes more memory than stepping, so one loads at a time.
+        """Start the process and wait until it is prepared: loading takes more memory than a step, so one loads at once.
 
-        Raises ContenderError when it ends before.
+        Raises ContenderError when the process ends before that.
         """
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
@@ -101,8 +101,8 @@ class Seat:
         self._receive()
 
     def step(self, rows: Rows) -> Took:
-        """Have it train these rows. Raises ContenderError, also when it takes too long; it is ended then."""
-        with suppress(OSError):  # it has ended; receiving says so
+        """Let the contender train these rows. Raises ContenderError; a contender that takes too long is killed."""
+        with suppress(OSError):  # the process has ended; `_receive` says so
             self._pipe.send(rows)
         return self._receive(self._longest_turn_s)
 
@@ -117,7 +117,7 @@ class Seat:
             raise ContenderError(f"its process ended with status {self._process.exitcode}") from error
 
     def end(self) -> None:
-        """Tell it that there is nothing more to do, and wait for its memory to be free again."""
+        """End the process, and wait until its memory is free."""
         with suppress(OSError):  # it may have ended already
             self._pipe.send(None)
         self._process.join(_END_S)
@@ -128,7 +128,7 @@ class Seat:
 
 @contextmanager
 def _environment(**values: str) -> Iterator[None]:
-    """Environment variables for the processes that are started inside the block."""
+    """Set environment variables for processes that are started inside the block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

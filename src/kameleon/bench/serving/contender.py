@@ -1,4 +1,4 @@
-"""What every contender can do, and how a process of another program is started and ended."""
+"""The interface of a contender, and the process of another program."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _END_S = 10.0
 
 @dataclass(frozen=True)
 class Stage:
-    """What contenders are given: the base in bf16 (Hugging Face layout) and as GGUF, and the adapters' folders."""
+    """The input of all contenders: the base in bf16 (Hugging Face layout) and as GGUF, and the adapters' folders."""
 
     folder: Path
     gguf: Path
@@ -33,14 +33,14 @@ class Stage:
 
 
 class Contender(ABC):
-    """One side, running."""
+    """A program that runs and answers."""
 
     @abstractmethod
     def run(self, adapters: Sequence[int | None], prompts: Sequence[Sequence[int]], tokens: int) -> Drive:
-        """Answer all prompts at once, each with the adapter of its number. Raises ContenderError."""
+        """Answer all prompts at once, prompt i with adapter `adapters[i]` (None: the base). Raises ContenderError."""
 
     def can(self, adapters: Sequence[int | None]) -> bool:
-        """Whether it can serve such a mix at all."""
+        """Whether it can serve this mix at all."""
         return True
 
     @abstractmethod
@@ -49,7 +49,7 @@ class Contender(ABC):
 
 
 class Program:
-    """Another program's process; its output is kept for the message if it fails."""
+    """Another program's process. Its standard error is kept for messages."""
 
     def __init__(
         self, command: Sequence[str | Path], threads: int, environment: Mapping[str, str] | None = None
@@ -64,7 +64,7 @@ class Program:
             raise ContenderError(f"{command[0]} cannot be started: {error}") from error
 
     def wait_until_ready(self, netloc: str, path: str) -> None:
-        """Wait until it answers. Raises ContenderError when it ends before, or takes minutes."""
+        """Wait until it answers. Raises ContenderError when it ends before, or needs more than five minutes."""
         end = time.monotonic() + _START_S
         while time.monotonic() < end:
             if self.process.poll() is not None:
@@ -82,9 +82,9 @@ class Program:
         raise ContenderError(f"it was not ready after {_START_S:.0f} s: {self.last_words()}")
 
     def line(self, timeout_s: float = _START_S) -> bytes:
-        """Its next line of standard output. Raises ContenderError when it ends before, or says nothing for so long."""
+        """Its next line of standard output. Raises ContenderError when it ends before, or is silent for `timeout_s`."""
         assert self.process.stdout is not None
-        # Nothing is buffered here: each line of requests gets one line of answer.
+        # `select` sees no line that Python has buffered; there is none, since each request is answered by one line.
         if not select.select([self.process.stdout], [], [], timeout_s)[0]:
             raise ContenderError(f"it said nothing for {timeout_s:.0f} s: {self.last_words()}")
         line = self.process.stdout.readline()

@@ -1,4 +1,4 @@
-"""Many answers asked for over HTTP at once, each streamed to a client of its own."""
+"""Many requests over HTTP at once; each answer is streamed to its own client."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 from kameleon.errors import ContenderError
 
 ANSWER_S = 120.0
-"""How long one that says nothing is waited for: several times as long as anybody who was at work has taken."""
-_LONGEST_S = 600.0  # of one load, however slowly it goes on
+"""Seconds of silence after which a contender has failed: several times the longest that a working one has taken."""
+_LONGEST_S = 600.0  # of one load
 
 
 class Drive(NamedTuple):
-    """What came of one load: the whole time, all tokens, and of each answer the time to its first token."""
+    """The result of one load: its seconds, all tokens, and the seconds to the first token of each answer."""
 
     seconds: float
     tokens: int
@@ -25,16 +25,16 @@ class Drive(NamedTuple):
 
 
 def joined(drives: Sequence[Drive]) -> Drive:
-    """Loads that came one after the other as one."""
+    """Several loads in succession as one."""
     first = [first_s for one in drives for first_s in one.first_token_s]
     return Drive(sum(one.seconds for one in drives), sum(one.tokens for one in drives), first)
 
 
 def drive(netloc: str, path: str, bodies: Sequence[dict[str, Any]], silent_s: float = ANSWER_S) -> Drive:
-    """Post all bodies at once and read their streams. Raises ContenderError when one fails, is silent for `silent_s`,
-    or has no end.
+    """Post all bodies at once and read their streams.
 
-    Little is parsed while others are computing, since clients share the machine with the server.
+    Streams are parsed at the end, since clients share the machine with the server. Raises ContenderError when a stream
+    fails, is silent for `silent_s`, or does not end.
     """
     clients = [_Client(netloc, path, body, silent_s) for body in bodies]
     start = time.perf_counter()
@@ -78,7 +78,7 @@ class _Client(threading.Thread):
             self._connection.close()
 
     def tokens(self) -> int:
-        """How many were generated, as the last event that counts them says."""
+        """Generated tokens, as the last event with a count says."""
         for event in reversed(self._content.split(b"\n\n")):
             if event.startswith(b"data: {"):
                 document = json.loads(event[6:])

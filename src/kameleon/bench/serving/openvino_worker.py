@@ -1,6 +1,6 @@
-"""OpenVINO GenAI answering batches: the other side of a serving comparison, run by its own environment's Python.
+"""OpenVINO GenAI answers batches, as a contender in the comparison of serving. It runs in an environment of its own.
 
-It needs openvino-genai, openvino-tokenizers and optimum-intel there; the model is exported on the first use.
+The environment needs openvino-genai, openvino-tokenizers and optimum-intel. The model is exported at the first use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 def main() -> None:
     """Load the model that the first argument describes, then answer one line of requests after the other."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not get between the answers
+    os.dup2(2, 1)  # libraries' prints must not get between the answers
     what = json.loads(sys.argv[1])
     genai: Any = importlib.import_module("openvino_genai")
     exported = Path(what["work"]) / "openvino"

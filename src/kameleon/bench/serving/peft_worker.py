@@ -1,6 +1,6 @@
-"""transformers + PEFT answering batches: the other side of a serving comparison, a process of its own.
+"""transformers + PEFT answer batches, as a contender in the comparison of serving, in a process of its own.
 
-python peft_worker.py '{"folder": …, "adapters": […], "threads": 2}' < wishes, a JSON object a line
+python peft_worker.py '{"folder": …, "adapters": […], "threads": 2}' < requests.jsonl
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 def main() -> None:
     """Load the model that the first argument describes, then answer one line of requests after the other."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints must not get between the answers
+    os.dup2(2, 1)  # libraries' prints must not get between the answers
     what = json.loads(sys.argv[1])
     import torch
     from peft import PeftModel

@@ -1,4 +1,4 @@
-"""How serving is compared, apart from who takes part."""
+"""Settings of the comparison of serving, and the mixes of adapters."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from kameleon.machine import allowed_cores
 from kameleon.settings import ComputeName
 
 MIXES = {"base": 0, "1": 1, "4": 4, "10": 10, "16": 16, "1000": 1000}
-"""Names of mixes, and how many adapters each spreads its streams over."""
+"""Mixes by name: the number of adapters over which the streams are spread."""
 POWER_LAW = "1000"
-"""The mix whose adapters are drawn anew for each stream, the i-th with probability ~ 1 / i."""
+"""In this mix each stream draws its adapter, the i-th with a probability proportional to 1 / i."""
 OWN_MIXES = ("10", POWER_LAW)
-"""Of Kameleon beside itself: what a thousand adapters cost that come and go, against ten that stay."""
+"""Kameleon beside itself: a thousand adapters that are loaded and evicted, against ten that stay in memory."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ServeBenchSettings:
     mixes: str = "base,1,4,16"
     """How many adapters the streams are spread over, by commas: base (none), 1, 4, 10, 16; 1000 by a power law."""
     streams: str = "1,16"
-    """Answers being written at once, by commas: one person, and what sixteen share."""
+    """Streams at the same time, by commas: one person, and sixteen who share the server."""
     rounds: int = 2
     """Times that everything is measured, contenders in turn; the median counts."""
     tokens: int = 64
@@ -38,7 +38,7 @@ class ServeBenchSettings:
     threads: int = 0
     """Threads of each contender; 0 means one for every core that this process may use."""
     compute: ComputeName | None = None
-    """The type that Kameleon multiplies in, as in `kameleon serve`; the others have their own, PEFT and vLLM bf16."""
+    """The type in which Kameleon multiplies, as in `kameleon serve`; others have their own, PEFT and vLLM bf16."""
 
     def __post_init__(self) -> None:
         faults = [
@@ -71,21 +71,21 @@ class ServeBenchSettings:
 
     @property
     def adapters(self) -> int:
-        """How many adapters have to be there; one for all that is measured apart from the mixes."""
+        """Adapters on disk: those of the largest mix, and at least five, for prefill and switching."""
         return max(5, *(MIXES[mix] for mix in self.mix_names))
 
     def can_measure(self, mix: str, streams: int) -> bool:
-        """Whether the streams can be spread over the mix's adapters: fewer streams would be another mix."""
+        """Whether there are enough streams for the mix: with fewer, some of its adapters would not be used."""
         return mix == POWER_LAW or MIXES[mix] <= streams
 
     def waves(self, mix: str) -> int:
-        """How often in a row all streams are asked for: adapters that come and go show over many requests, so the mix
-        that has them is measured longer, and the one that it is compared with as well."""
+        """Loads in succession. Loading and evicting adapters shows over many requests only, so the mixes that are
+        compared for it get several."""
         return 8 if mix in OWN_MIXES else 1
 
 
 def spread(mix: str, streams: int, draws: random.Random) -> list[int | None]:
-    """Which adapter each stream asks for."""
+    """The adapter of each stream; None is the base."""
     count = MIXES[mix]
     if mix == POWER_LAW:
         return list(draws.choices(range(count), [1 / at for at in range(1, count + 1)], k=streams))

@@ -1,4 +1,4 @@
-"""What a comparison needs on disk: SmolLM2 in bf16 as well as in its GGUF, and adapters of random numbers."""
+"""The files of a comparison: a base in bf16 and as GGUF, and adapters of random numbers."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from kameleon.home import cache_dir
 from kameleon.model import DecoderConfig, module_shapes, open_weights, read_config
 from kameleon.text.tokenizer import load_tokenizer
 
-_DRAWN = 16  # adapters of numbers of their own; beyond these, names of the same files
-_A_SIZE, _B_SIZE = 0.04, 0.002  # random factors that change what is said, but leave the numbers of a usual size
+_DRAWN = 16  # adapters with their own numbers; further ones are links to the same files
+_A_SIZE, _B_SIZE = 0.04, 0.002  # random factors that change answers and keep hidden states at a usual size
 
 
 @contextmanager
 def set_stage(ref: str, settings: ServeBenchSettings) -> Iterator[Stage]:
-    """The base that `ref` names (a GGUF file) in both forms, and a shelf of adapters that lasts as long as the block.
+    """The base that `ref` names (a GGUF file) in both formats, and a shelf of adapters that is deleted after the block.
 
-    A shape of random weights (see `SHAPES`) stays as it lies: those are there since unpacked ones would be too large.
+    A shape of random weights (see `SHAPES`) is used in its own format only: in bf16 it would be too large.
     Raises FetchError, BaseModelError.
     """
     gguf = base_path(ref)
@@ -44,12 +44,12 @@ def set_stage(ref: str, settings: ServeBenchSettings) -> Iterator[Stage]:
 
 
 def _link(folder: Path, name: Path) -> None:
-    """Another adapter of the same files: a thousand of SmolLM2's would be twenty gigabytes."""
+    """Link the files of one adapter as another: a thousand of SmolLM2's would take twenty gigabytes."""
     shutil.copytree(folder, name, copy_function=os.link)
 
 
 def random_adapter(config: DecoderConfig, name: str, seed: int, rank: int) -> Adapter:
-    """Every projection adapted by random factors."""
+    """An adapter with random factors on every projection."""
     generator = torch.Generator().manual_seed(seed)
 
     def factors(in_size: int, out_size: int) -> LoraFactors:
@@ -62,12 +62,12 @@ def random_adapter(config: DecoderConfig, name: str, seed: int, rank: int) -> Ad
 
 
 def bf16_folder(gguf: Path) -> Path:
-    """The base of a GGUF file unpacked to bf16 in Hugging Face layout, built once. A folder is taken as it is."""
+    """The base of a GGUF file dequantised to bf16 in Hugging Face layout, built once. A folder is returned as it is."""
     if gguf.is_dir():
         return gguf
     folder = cache_dir() / "bench" / f"{gguf.stem}-bf16"
     if not folder.exists() and not built_apart(_unpack, gguf, folder):
-        raise BaseModelError(f"{gguf} could not be unpacked to {folder}; is there room for its weights?")
+        raise BaseModelError(f"{gguf} could not be dequantised to {folder}; is there room for its weights?")
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Contenders without a server: a library's batched `generate` in a process of its own, asked by lines of JSON."""
+"""Contenders without a server: a library's batched `generate` in a process of its own, which gets lines of JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ _HERE = Path(__file__).parent
 
 
 class Worker(Contender):
-    """A script that answers {"adapters", "prompts", "tokens"} with {"seconds", "tokens"}, after its first line."""
+    """A script that prints one line when it is ready, then answers {"adapters", "prompts", "tokens"} with {"seconds",
+    "tokens"}."""
 
     def __init__(self, stage: Stage, python: str, script: str) -> None:
         what = {
@@ -43,7 +44,7 @@ class Worker(Contender):
 
 
 class Peft(Worker):
-    """transformers + PEFT: one padded batch, each row's adapter by `adapter_names`."""
+    """transformers + PEFT: one padded batch, with `adapter_names` for the rows' adapters."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__(stage, sys.executable, "peft_worker.py")
@@ -53,7 +54,7 @@ class Peft(Worker):
 
 
 class OpenVino(Worker):
-    """OpenVINO GenAI, from an environment of its own: one set of adapters for a whole batch."""
+    """OpenVINO GenAI in an environment of its own: one set of adapters for a whole batch."""
 
     def __init__(self, stage: Stage, python: str) -> None:
         super().__init__(stage, python, "openvino_worker.py")
