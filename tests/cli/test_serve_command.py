@@ -9,8 +9,8 @@ def test_serve_does_not_give_one_requests_room_as_that_of_the_whole_cache(capsys
     from kameleon.cli.console import results
     from kameleon.cli.serve import _picture
 
-    limits = Limits(kv_cache_bytes=2_000_000_000, adapter_bytes=1_000_000_000)
-    engine = SimpleNamespace(limits=limits)
+    memory = SimpleNamespace(kv_cache_bytes=2_000_000_000, adapter_bytes=1_000_000_000)
+    engine = SimpleNamespace(limits=Limits(), memory=memory)
     base = SimpleNamespace(sampling=Sampling(temperature=0.6, top_k=20))
     service = SimpleNamespace(adapter_names=lambda: ["law"], engine=engine, base=base, name="tiny", room_tokens=8192)
     results.print(_picture(service, "http://here", with_key=False), soft_wrap=True)

@@ -6,6 +6,7 @@ import pytest
 
 from kameleon import Recipe, unloaded
 from kameleon.adapters import Shelf
+from kameleon.cli.settings import zeros_to_none
 from kameleon.home import runs_dir
 from kameleon.plan import planner
 from kameleon.plan.calibration import Line, Rates
@@ -112,6 +113,35 @@ def test_settings_come_from_toml_and_flags_win(on_tiny, rows, tmp_path):
         status, _, err = on_tiny("train", *given, "--data", rows, "--name", "other")
         assert status == 2
         assert "rnk" in err
+
+
+def test_a_0_on_the_command_line_or_in_toml_means_that_the_value_is_derived(on_tiny, rows, tmp_path):
+    config = tmp_path / "run.toml"
+    config.write_text("[train]\nlayers = 1\nlearning_rate = 0\neval-every = 0\n")
+    words = ("--config", config, "--data", rows, "--rank", "2", "--epochs", "0.2", "--rows-per-step", "8")
+    status, _, err = on_tiny("train", *words, "--name", "zero", "--layers", "0")
+    assert status == 0, err
+    recipe = Shelf().load("zero").card.recipe
+    assert recipe["layers"] == 0 and len(Shelf().load("zero").modules) == 7 * 3
+    assert recipe["learning_rate"] == 0.0073  # what a base of 64 numbers a token derives
+    assert on_tiny("train", *words, "--name", "one")[0] == 0
+    assert Shelf().load("one").card.recipe["layers"] == 1 and len(Shelf().load("one").modules) == 7
+
+
+def test_only_flags_whose_0_means_derived_are_changed():
+    words = ["train", "--layers", "0", "--learning-rate=0.0", "--rank", "0", "--seed=0", "--kv-cache-bytes", "0", "0"]
+    changed = [
+        "train",
+        "--layers",
+        "none",
+        "--learning-rate=none",
+        "--rank",
+        "0",
+        "--seed=0",
+        "--kv-cache-bytes",
+        "none",
+    ]
+    assert zeros_to_none(words) == [*changed, "0"]
 
 
 @pytest.mark.parametrize("text", [None, "[train\n", "\xff"])

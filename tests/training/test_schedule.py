@@ -76,7 +76,7 @@ def test_the_first_step_of_a_short_run_learns(warmup):
 def test_looks_are_spread_evenly_and_the_last_step_has_one(steps, every):
     schedule = Schedule(steps, 1, 1, 0)
     due = [step for step in range(1, steps + 1) if look_is_due(schedule.share(step - 1), schedule.share(step))]
-    assert due[-1] == steps and len(due) == schedule.looks(0) == min(LOOKS, steps)
+    assert due[-1] == steps and len(due) == schedule.looks(None) == min(LOOKS, steps)
     assert all(math.floor(steps / LOOKS) <= b - a <= math.ceil(steps / LOOKS) for a, b in pairwise(due))
     if every:
         assert schedule.looks(every) == len({step for step in range(1, steps + 1) if step % every == 0} | {steps})

@@ -26,6 +26,7 @@ from kameleon.cli.evaluate import evaluate
 from kameleon.cli.lab import lab
 from kameleon.cli.plan import plan
 from kameleon.cli.serve import serve
+from kameleon.cli.settings import zero_to_none, zeros_to_none
 from kameleon.cli.train import train
 from kameleon.errors import KameleonError, RunInterruptedError, SettingError
 from kameleon.terminal import printable
@@ -79,6 +80,8 @@ def _config(words: Sequence[str]) -> tuple[cyclopts.config.Dict, ...]:
     outside = ", ".join(values.keys() - {"train"})
     if outside:
         raise SettingError(f"{path} has {outside} outside of its table [train], where all settings go")
+    if isinstance(train := values.get("train"), dict):
+        values["train"] = {key: zero_to_none(f"--{key}", value) for key, value in train.items()}
     return (cyclopts.config.Dict(values, source=path),)
 
 
@@ -97,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if sys.stdout is None:
             raise SettingError("standard output is closed, where results go; to have none of them give >/dev/null")
         app.config = _config(words)
-        app(words, exit_on_error=False)
+        app(zeros_to_none(words), exit_on_error=False)
     except cyclopts.CycloptsError:  # cyclopts has printed what is wrong with the words
         sys.exit(2)
     except RunInterruptedError as error:

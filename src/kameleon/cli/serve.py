@@ -93,7 +93,7 @@ def _document(service: Service, address: str) -> dict[str, Any]:
 
 
 def _picture(service: Service, address: str, *, with_key: bool) -> Group:
-    names, limits = service.adapter_names(), service.engine.limits
+    names, limits, memory = service.adapter_names(), service.engine.limits, service.engine.memory
     shown = first_few(names, _SHOWN_ADAPTERS)
     model = names[0] if names else service.name
     body = json_.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
@@ -101,8 +101,8 @@ def _picture(service: Service, address: str, *, with_key: bool) -> Group:
     lines = (
         f"listening on {address}/v1",
         f"base {service.name}; adapters: {shown or 'none yet (kameleon train makes one)'}",
-        f"memory: {megabytes(limits.kv_cache_bytes)} for keys and values, "
-        f"{megabytes(limits.adapter_bytes)} for adapters",
+        f"memory: {megabytes(memory.kv_cache_bytes)} for keys and values, "
+        f"{megabytes(memory.adapter_bytes)} for adapters",
         f"a prompt and its answer: at most {service.room_tokens:,} tokens",
         f"unless a request says otherwise: {sampling_words(service.base.sampling)}, "
         f"at most {limits.default_max_tokens:,} tokens a chat's answer (--default-max-tokens)",

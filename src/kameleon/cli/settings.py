@@ -1,14 +1,47 @@
-"""Settings explained by the sentence under each field, which is the one source of help texts and printed reasons."""
+"""Settings on the command line: the sentence under each field explains it, and a 0 may mean None."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 import textwrap
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 from kameleon.settings import Sampling
+
+_ZERO_DERIVES = (
+    "--layers",
+    "--learning-rate",
+    "--eval-every",
+    "--checkpoint-layers",
+    "--kv-cache-bytes",
+    "--adapter-bytes",
+)
+"""Flags whose 0 means that the value is derived. Settings have None for that, which is `none` on a command line."""
+
+
+def zeros_to_none(words: Sequence[str]) -> list[str]:
+    """The words of a command line with `none` in place of each 0 that means that a value is derived."""
+    changed = []
+    for before, word in pairwise(["", *words]):
+        flag, equals, value = word.partition("=")
+        changed.append(f"{flag}={zero_to_none(flag, value)}" if equals else zero_to_none(before, word))
+    return changed
+
+
+def zero_to_none(flag: str, value: Any) -> Any:
+    """`value`, or "none" if it is a 0 that means that the value of `flag` is derived."""
+    return "none" if flag.replace("_", "-") in _ZERO_DERIVES and _is_zero(value) else value
+
+
+def _is_zero(value: Any) -> bool:
+    with suppress(ValueError):
+        return float(str(value)) == 0
+    return False
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def common_bases(recipe: Recipe, dtype: torch.dtype, process_bytes: int, room_by
     """
     measured = common_header(_MEASURED)
     rates = calibrate(measured, recipe.rank, recipe.variant, "all-linear", dtype, _PASS_TOKENS)
-    recipe = replace(recipe, targets="all-linear", layers=0)
+    recipe = replace(recipe, targets="all-linear", layers=None)
     one = Pass(_PASS_TOKENS, _PASS_TOKENS, _PASS_TOKENS, _PASS_TOKENS**2)
     work = Workload((one,), 1, Schedule(1, 1, 1, 0))
 

@@ -80,7 +80,7 @@ class Plan:
     def expected_steps(self) -> int:
         """All, or those that fit into the recipe's minutes."""
         # Eight looks are made in a run of any length; with eval_every their number follows the steps.
-        looks_s = 0 if self.chosen.watch.eval_every else self.chosen.look_seconds * self.workload.looks
+        looks_s = self.chosen.look_seconds * self.workload.looks if self.chosen.watch.eval_every is None else 0
         share = (self.expected_seconds - looks_s) / (self.chosen.seconds - looks_s)
         return max(1, int(self.workload.steps * min(1.0, share)))
 

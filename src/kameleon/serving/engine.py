@@ -19,7 +19,7 @@ from kameleon.generation import Batch, Chooser, Completion, Piece, Request
 from kameleon.ops import PAGE_TOKENS
 from kameleon.serving.fair_queue import FairQueue
 from kameleon.serving.hot_adapters import HotAdapters, Version, shutting_down
-from kameleon.serving.memory import derive
+from kameleon.serving.memory import memory_budget
 from kameleon.serving.state import Counters, EngineState
 from kameleon.settings import Limits
 
@@ -59,12 +59,13 @@ class Engine:
         on_failure: Callable[[BaseException], None] | None = None,
     ) -> None:
         self.base, self.adapters = base, adapters
-        self.limits = derive(limits or Limits(), base)
-        adapters.connect(on_change=self._notify, budget_bytes=self.limits.adapter_bytes)
+        self.limits = Limits() if limits is None else limits
+        self.memory = memory_budget(self.limits, base)
+        adapters.connect(on_change=self._notify, budget_bytes=self.memory.adapter_bytes)
         self._batch = Batch(
             base,
             adapters.bank,
-            kv_cache_bytes=self.limits.kv_cache_bytes,
+            kv_cache_bytes=self.memory.kv_cache_bytes,
             max_sequences=self.limits.max_batch,
             prefill_chunk_tokens=self.limits.prefill_chunk_tokens,
         )

@@ -1,6 +1,6 @@
 """Everything that can be set, as frozen values: each field with its default's reason, which is also its help text.
 
-They stand apart from the code that they steer, so that help and defaults need no torch, which takes seconds to import.
+`None` means that a value is derived. Nothing here imports torch, which takes seconds: help and defaults do not need it.
 """
 
 from kameleon.settings.generation import Sampling

@@ -11,12 +11,13 @@ from kameleon.settings.values import check
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server may use and whom it turns away. 0 in a number of bytes derives it from this machine's memory."""
+    """Memory that a server may use, and requests that it refuses."""
 
-    kv_cache_bytes: int = 0
-    """Memory for the keys and values of running requests and of prompts seen lately; 0 takes an eighth of the free."""
-    adapter_bytes: int = 0
-    """Memory for resident adapters; those used longest ago leave first. 0 takes an eighth of what is free."""
+    kv_cache_bytes: int | None = None
+    """Memory for the keys and values of running requests and of recent prompts; by default an eighth of what is free.
+    """
+    adapter_bytes: int | None = None
+    """Memory for resident adapters; the least recently used are evicted first. By default an eighth of what is free."""
     max_batch: int = 64
     """Requests that are computed together: more share each reading of the weights, and each waits a little longer."""
     max_queue: int = 256
@@ -32,8 +33,12 @@ class Limits:
     def __post_init__(self) -> None:
         check(
             self,
-            ("kv_cache_bytes", "0 (derived) or more", self.kv_cache_bytes >= 0),
-            ("adapter_bytes", "0 (derived) or more", self.adapter_bytes >= 0),
+            (
+                "kv_cache_bytes",
+                "at least 1, or None (derived)",
+                self.kv_cache_bytes is None or self.kv_cache_bytes >= 1,
+            ),
+            ("adapter_bytes", "at least 1, or None (derived)", self.adapter_bytes is None or self.adapter_bytes >= 1),
             ("max_batch", "at least 1", self.max_batch >= 1),
             ("max_queue", "at least 1", self.max_queue >= 1),
             ("max_request_s", "0 (no limit) or more", 0 <= self.max_request_s < math.inf),

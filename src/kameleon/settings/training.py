@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kameleon.errors import SettingError
 from kameleon.settings.values import MOST_ALPHA, MOST_RANK, SEEDS, check, within
 
 DEFAULT_MICRO_BATCH_TOKENS = 1024
@@ -24,10 +23,12 @@ class Recipe:
     """The side path is multiplied by alpha / rank. Leave it: then the best learning rate hardly depends on the rank."""
     targets: str = "all-linear"
     """Projections that get a side path, by name (q_proj,v_proj,…). All of them together learn best."""
-    layers: int = 0
-    """Adapt only this many upper layers; 0 means all. Fewer are faster: gradients stop at the lowest adapted layer."""
-    learning_rate: float = 0.0
-    """How far a step of AdamW moves. 0 derives it from the base's width: about ten times that of full fine-tuning."""
+    layers: int | None = None
+    """Adapt only this many upper layers, by default all. Fewer are faster: gradients stop at the lowest adapted layer.
+    """
+    learning_rate: float | None = None
+    """How far a step of AdamW moves. By default it follows from the base's width: about ten times that of full
+    fine-tuning."""
     epochs: float | None = None
     """Times that each row is seen. By default 10 times up to 40 rows, fewer times for more, and once from 561 on."""
     rows_per_step: int | None = None
@@ -56,8 +57,12 @@ class Recipe:
             ("rank", f"from 1 to {MOST_RANK}", 1 <= self.rank <= MOST_RANK),
             ("variant", "lora or dora", self.variant in ("lora", "dora")),
             ("alpha", f"above 0 and at most {MOST_ALPHA}", 0 < self.alpha <= MOST_ALPHA),
-            ("layers", "0 (all) or more", self.layers >= 0),
-            ("learning_rate", "0 (derived) or more, and below 1", 0 <= self.learning_rate < 1),
+            ("layers", "at least 1, or None (all)", self.layers is None or self.layers >= 1),
+            (
+                "learning_rate",
+                "above 0 and below 1, or None (derived)",
+                self.learning_rate is None or 0 < self.learning_rate < 1,
+            ),
             ("epochs", f"above 0 and at most {_MOST_EPOCHS}, or None (derived)", within(self.epochs, 0, _MOST_EPOCHS)),
             (
                 "rows_per_step",
@@ -78,8 +83,8 @@ class Recipe:
 class Watch:
     """How a run is watched and kept safe. None of it changes what is learned, except by stopping early."""
 
-    eval_every: int = 0
-    """Steps between looks (a look measures the loss on held-out rows). 0 means eight looks in the whole run."""
+    eval_every: int | None = None
+    """Steps between looks (a look measures the loss on held-out rows). By default there are eight looks in a run."""
     eval_rows: int = 64
     """Held-out rows in a look, a sample of all: enough to see the trend, and quick."""
     patience: int = 4
@@ -88,9 +93,13 @@ class Watch:
     """Seconds between checkpoints: a power cut loses at most this much work."""
 
     def __post_init__(self) -> None:
-        for name in ("eval_every", "eval_rows", "patience", "save_every_s"):
-            if not getattr(self, name) >= 0:  # so that nan is refused too
-                raise SettingError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        check(
+            self,
+            ("eval_every", "at least 1, or None (eight looks)", self.eval_every is None or self.eval_every >= 1),
+            ("eval_rows", "0 or more", self.eval_rows >= 0),
+            ("patience", "0 (never stop early) or more", self.patience >= 0),
+            ("save_every_s", "0 or more", self.save_every_s >= 0),
+        )
 
 
 @dataclass(frozen=True)
@@ -105,11 +114,16 @@ class Execution:
     bits, and each takes a third longer. By default 0, and more where a memory budget asks for it."""
 
     def __post_init__(self) -> None:
-        if self.micro_batch_tokens is not None and self.micro_batch_tokens < 1:
-            raise SettingError(f"micro_batch_tokens is {self.micro_batch_tokens}; it must be at least 1")
-        count = self.checkpoint_layers
-        if count is not None and (isinstance(count, bool) or count < 0):
-            raise SettingError(f"checkpoint_layers is {count}; it must be a number of layers or 0")
+        tokens, layers = self.micro_batch_tokens, self.checkpoint_layers
+        check(
+            self,
+            ("micro_batch_tokens", "at least 1, or None (derived)", tokens is None or tokens >= 1),
+            (
+                "checkpoint_layers",
+                "a number of layers, or None (derived)",
+                layers is None or (not isinstance(layers, bool) and layers >= 0),
+            ),
+        )
 
     @property
     def pass_tokens(self) -> int:

@@ -66,18 +66,22 @@ def recipe_from(parent: Adapter, config: DecoderConfig, recipe: Recipe) -> Recip
         "dora" if parent.variants else "lora",
         largest.alpha,
         "all-linear" if held == kinds else ",".join(held),
-        config.num_layers - lowest if lowest else 0,
+        config.num_layers - lowest if lowest else None,
     )
     fixed: dict[str, Any] = dict(zip(FIXED, values, strict=True))
     told = vars(recipe) | {"targets": _in_order(recipe.targets, kinds)}
     wrong = [name for name, value in fixed.items() if told[name] not in (value, getattr(Recipe(), name))]
     if wrong:
+        differing = ", ".join(f"{name} {_word(fixed[name])}, not {told[name]}" for name in wrong)
         raise SettingError(
-            f"adapter {parent.name!r}, which the run goes on from, has "
-            f"{', '.join(f'{name} {fixed[name]}, not {told[name]}' for name in wrong)}: leave that out, or train a new "
+            f"adapter {parent.name!r}, which the run goes on from, has {differing}: leave that out, or train a new "
             "adapter"
         )
     return replace(recipe, **fixed)
+
+
+def _word(value: object) -> object:
+    return "all" if value is None else value
 
 
 def _in_order(targets: str, kinds: list[str]) -> str:

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from kameleon.training.checkpoint import (
 from kameleon.training.interrupt import StopRequest
 from kameleon.training.log import RunLog, first_and_last_loss
 from kameleon.training.losses import mean_loss
-from kameleon.training.recipe import settled
+from kameleon.training.recipe import learning_rate_of, recorded, settled
 from kameleon.training.report import Forecast, RunResult, StepReport
 from kameleon.training.schedule import Schedule, learning_rate_at, look_is_due
 from kameleon.training.step import StepResult, train_step
@@ -70,6 +70,7 @@ class Run:
         self.forecast = forecast
         self.schedule = Schedule.of(recipe, len(examples))
         self.recipe = settled(recipe, base.config, self.schedule)
+        self._learning_rate = learning_rate_of(recipe, base.config)
         self._step_s = self._look_s = 0.0  # of the last ones; before there are any, expected (0: unknown)
         self.bank = Bank(base)
         start = (
@@ -87,7 +88,7 @@ class Run:
         """What must not change between a run and its continuation for the bits to be the same."""
         return {
             "format": FORMAT,
-            **asdict(self.recipe),
+            **recorded(self.recipe),
             "base": self.base.fingerprint,
             "data": self.card.data,
             "from": [parent.fingerprint for parent in self.card.parents],
@@ -95,7 +96,7 @@ class Run:
             "threads": torch.get_num_threads(),
             "kernels": kernels().level,
             "steps": self.schedule.steps,
-            "eval_every": self.watch.eval_every,
+            "eval_every": 0 if self.watch.eval_every is None else self.watch.eval_every,
             "eval_rows": len(self.held_out),
             "held_out": hashlib.sha256(repr(self.held_out).encode()).hexdigest(),
             "patience": self.watch.patience,
@@ -210,7 +211,7 @@ class Run:
     def _step(self, progress: Progress) -> tuple[StepResult, float]:
         step, seconds = progress.step, progress.seconds
         before, after = self.schedule.share(step, seconds), self.schedule.share(step + 1, seconds + self._step_s)
-        lr = learning_rate_at(before, after, self.recipe.learning_rate, self.recipe.warmup)
+        lr = learning_rate_at(before, after, self._learning_rate, self.recipe.warmup)
         rows = [self.examples[row] for row in self.schedule.rows_of(step)]
         passes = pack(rows, self.execution.pass_tokens, adapter=self._slot)
         [result] = train_step(
@@ -244,7 +245,7 @@ class Run:
         if not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"the loss on the held-out rows is {loss} after step {progress.step}: the learning rate "
-                f"{self.recipe.learning_rate:.2g} may be too high: try a third of it"
+                f"{self._learning_rate:.2g} may be too high: try a third of it"
             )
         progress = replace(progress, looked_step=progress.step)
         if progress.best_loss is not None and loss >= progress.best_loss:
@@ -265,7 +266,7 @@ class Run:
     def _look_is_due(self, before: Progress, after: Progress, *, over: bool) -> bool:
         if not self.held_out:
             return False
-        if self.watch.eval_every:
+        if self.watch.eval_every is not None:
             return over or after.step % self.watch.eval_every == 0
         shares = (self.schedule.share(one.step, one.seconds) for one in (before, after))
         return over or look_is_due(*shares)
@@ -317,7 +318,7 @@ class Run:
         )
         compared = self._compared(progress)
         made = {"steps": progress.step, "visits": self.schedule.visited(progress.step), "tokens": progress.tokens}
-        recipe = {**asdict(self.recipe), **made, **compared}
+        recipe = {**recorded(self.recipe), **made, **compared}
         card = replace(self.card, recipe=recipe, scores=scores)
         adapter = self.trainees[0].resident.snapshot(card) if best is None else replace(best, name=self.name, card=card)
         first_loss, last_loss = first_and_last_loss(self.folder)

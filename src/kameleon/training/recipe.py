@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 from kameleon.errors import SettingError
 from kameleon.model import DecoderConfig, module_names
@@ -19,13 +20,23 @@ def derived_learning_rate(config: DecoderConfig) -> float:
 
 
 def settled(recipe: Recipe, config: DecoderConfig, schedule: Schedule) -> Recipe:
-    """`recipe` with a value for everything that it leaves open, as the run's card has it."""
+    """`recipe` with the learning rate, epochs and rows per step of the run."""
     return replace(
         recipe,
-        learning_rate=recipe.learning_rate or derived_learning_rate(config),
+        learning_rate=learning_rate_of(recipe, config),
         epochs=schedule.epochs,
         rows_per_step=schedule.rows_per_step,
     )
+
+
+def learning_rate_of(recipe: Recipe, config: DecoderConfig) -> float:
+    """The highest learning rate of a run: the recipe's, or one that is derived from the base."""
+    return derived_learning_rate(config) if recipe.learning_rate is None else recipe.learning_rate
+
+
+def recorded(recipe: Recipe) -> dict[str, Any]:
+    """The fields of a recipe for cards and checkpoints, where 0 layers means all of them."""
+    return {**asdict(recipe), "layers": 0 if recipe.layers is None else recipe.layers}
 
 
 def target_modules(config: DecoderConfig, recipe: Recipe) -> list[str]:
@@ -36,7 +47,7 @@ def target_modules(config: DecoderConfig, recipe: Recipe) -> list[str]:
     unknown = [t for t in wanted if t not in kinds]
     if unknown:
         raise SettingError(f"unknown target {', '.join(unknown)}; this base has {', '.join(kinds)}, or all-linear")
-    if recipe.layers > config.num_layers:
+    if recipe.layers is not None and recipe.layers > config.num_layers:
         raise SettingError(f"layers is {recipe.layers}; this base has {config.num_layers}")
     lowest = lowest_layer(config, recipe)
     return [str(name) for name in names if name.kind in wanted and name.layer >= lowest]
@@ -44,4 +55,4 @@ def target_modules(config: DecoderConfig, recipe: Recipe) -> list[str]:
 
 def lowest_layer(config: DecoderConfig, recipe: Recipe) -> int:
     """The first layer that is adapted; those below it get no gradient."""
-    return config.num_layers - recipe.layers if recipe.layers else 0
+    return 0 if recipe.layers is None else config.num_layers - recipe.layers

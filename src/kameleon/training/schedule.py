@@ -84,9 +84,9 @@ class Schedule:
         done = step / self.steps
         return done if self.allowed_s is None else max(done, min(1.0, seconds / self.allowed_s))
 
-    def looks(self, every: int) -> int:
-        """How many looks a whole run has: one each `every` steps and one at its end; 0 means LOOKS, evenly."""
-        return math.ceil(self.steps / every) if every else min(LOOKS, self.steps)
+    def looks(self, every: int | None) -> int:
+        """Looks of a whole run: one each `every` steps and one at the end; with None LOOKS, evenly spread."""
+        return min(LOOKS, self.steps) if every is None else math.ceil(self.steps / every)
 
 
 def look_is_due(before: float, after: float) -> bool:
