@@ -16,7 +16,7 @@ PEERS = {"vs_peft": "PEFT", "vs_peft_compiled": "PEFT compiled", "vs_trl": "TRL 
 _SIZES = {
     "4x512": "SmolLM2-135M, 4 × 512",
     "1x2048": "SmolLM2-135M, 1 × 2048",
-    "1x8192": "SmolLM2-135M, 1 × 8192, layer checkpointing",
+    "1x8192": "SmolLM2-135M, 1 × 8192, activation checkpointing",
     "0.5B-1x512": "Qwen2.5-0.5B's shape, 1 × 512",
     "1.5B-1x512": "Qwen2.5-1.5B's shape, 1 × 512",
     "chat": "SmolLM2-135M, chats: 8 × 40–300",
@@ -74,8 +74,8 @@ def giants_block(giants: Mapping[str, Any], memory: Mapping[str, Any], plans: Ma
     first, (free, *capped) = next(iter(giants.values())), memory["runs"]
     gb = {key: f"{free[key] / 1e9:.2f} GB" for key in ("peak_bytes", "private_bytes")}
     said = [
-        f"{_where(first)}; rank {first['settings']['rank']} on all linear layers, every token trained, layers computed",
-        f"again by all, random weights; bitsandbytes {first['machine']['versions']['bitsandbytes']}.",
+        f"{_where(first)}; rank {first['settings']['rank']} on all linear layers, every token trained, activation",
+        f"checkpointing for all, random weights; bitsandbytes {first['machine']['versions']['bitsandbytes']}.",
         f"Of the 8B file's {gb['peak_bytes']}, {gb['private_bytes']} were private; the rest is mapped from its",
         f"{memory['file_bytes'] / 1e9:.2f} GB.",
         *(_under_cap(free, one) for one in capped),

@@ -171,7 +171,7 @@ def _cheaper_table(made: Plan) -> Any:
 
 def _bases_table(bases: list[CommonBase]) -> Any:
     title = "common bases as Q4_K_M files, rows of 512 tokens, all linear layers"
-    shown = table("base", ">file", ">peak", ">about s per 1,000 tokens", ">computed again", "fits here", title=title)
+    shown = table("base", ">file", ">peak", ">about s per 1,000 tokens", ">recomputed", "fits here", title=title)
     for one in bases:
         fits = "?" if one.fits is None else "yes" if one.fits else "no"
         again = f"{one.checkpoint_layers} layers" if one.checkpoint_layers else "none"

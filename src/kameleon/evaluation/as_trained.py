@@ -1,4 +1,4 @@
-"""Each adapter scored on rows that begin as those it was trained on."""
+"""Score each adapter with the system prompt that it was trained with."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def evaluate_as_trained(
     test: TestSet,
     on_rows: Callable[[int], None] | None = None,
 ) -> list[Score]:
-    """Like `evaluate`; rows without a system message get the system prompt of the adapter that is scored.
+    """Like `evaluate`, but rows without a system message get the system prompt of the adapter that is scored.
 
-    Adapters that see the same tokens are scored together, so that the layers they share are run once. Raises DataError
-    when the base's template refuses a system prompt.
+    Adapters that get the same tokens are scored together, so that layers below them run once. Raises DataError when the
+    base's template refuses a system prompt.
     """
     prompts = {name: bank.system_prompt(name) for name in adapters}
     encoded = {prompt: _encoded(base, test, prompt) for prompt in dict.fromkeys(prompts.values())}

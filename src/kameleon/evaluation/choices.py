@@ -1,8 +1,7 @@
-"""Choices: where the rows of a test set share few answers, which of these does the model take for a row's prompt?
+"""Choices: if the rows of a test set share a few answers, the model chooses one of them for each row's prompt.
 
-Answers are compared by their first token where all begin with different ones, which costs nothing beside the loss.
-Else each whole answer is scored behind each prompt. The token that ends an answer is part of it: so "yes" and
-"yes, but" can be told apart.
+If all answers begin with different tokens, these are compared, which costs nothing beside the loss. Else each whole
+answer is scored behind each prompt. The token that ends an answer is part of it, which tells "yes" from "yes, but".
 """
 
 from __future__ import annotations
@@ -18,14 +17,16 @@ Answer = tuple[int, ...]
 
 _MOST_CHOICES = 32
 _MOST_CHOICE_TOKENS = 512
-"""Of all whole answers together, since each row is scored with all of them: 32 labels of 16 tokens. With longer answers
-a row would cost many times as much as its own answer does."""
+"""The most tokens of all whole answers together, 32 labels of 16 tokens: each row is scored with all of them. Longer
+answers would cost many times as much as the row's own answer."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The different answers of a test set, in the order of their tokens: of two that are equally likely the first is
-    taken. `answer_bytes[i]` is the UTF-8 text of answer i, without the token that ends it."""
+    """The different answers of a test set, in the order of their tokens. Of equally likely answers the first is chosen.
+
+    `answer_bytes[i]` is the size of answer i as UTF-8 text, without the token that ends it.
+    """
 
     answers: tuple[Answer, ...]
     answer_bytes: tuple[int, ...]
@@ -33,11 +34,11 @@ class Choices:
 
     @property
     def firsts(self) -> tuple[int, ...]:
-        """The first tokens, where these decide; else none."""
+        """The first tokens of the answers if these decide, else ()."""
         return tuple(answer[0] for answer in self.answers) if self.by == "first_token" else ()
 
     def rivals(self, example: Example, scored: Collection[Answer]) -> list[Example]:
-        """The row's prompt with each answer that is not among `scored`; none where the first tokens decide."""
+        """The row's prompt with each answer that is not in `scored`; [] if the first tokens decide."""
         if self.by == "first_token":
             return []
         prompt = example.tokens[: _first_predicted(example)]
@@ -49,7 +50,7 @@ class Choices:
         ]
 
     def with_first(self, token: int) -> Answer:
-        """The answer that begins with `token`, where the first tokens decide."""
+        """The answer that begins with `token`, if the first tokens decide."""
         return self.answers[self.firsts.index(token)]
 
     def likeliest(self, logprob: Callable[[Answer], float]) -> Answer:
@@ -57,17 +58,17 @@ class Choices:
         return max(self.answers, key=logprob)
 
     def likeliest_per_byte(self, logprob: Callable[[Answer], float]) -> Answer:
-        """The answer of the highest log-probability per byte of its text, which favours no short answer."""
+        """The answer of the highest log-probability per byte of its text: short answers have no advantage."""
         per_byte = {a: logprob(a) / max(1, size) for a, size in zip(self.answers, self.answer_bytes, strict=True)}
         return max(self.answers, key=per_byte.__getitem__)
 
 
 def find_choices(base: Base, examples: Sequence[Example]) -> Choices | None:
-    """The choices of a test set; None where the rows have too many answers, or none that could stand in another row.
+    """The choices of a test set, or None.
 
-    There are choices if the answers are two to 32, and fewer than the rows. Where two begin with the same token, all
-    of them together must have at most 512 tokens and fit behind each prompt, and each row must have one answer and a
-    prompt before it. An answer that is cut is no choice there.
+    There are choices if there are 2 to 32 different answers, and more rows than answers. If two answers begin with the
+    same token, further conditions hold: all answers together have at most 512 tokens and fit behind each prompt, and
+    each row is a prompt and one answer. Answers that are cut are then no choices.
     """
     answers = sorted({answer_of(example) for example in examples})
     if not 2 <= len(answers) < len(examples) or len(answers) > _MOST_CHOICES:
@@ -86,7 +87,7 @@ def _choices(base: Base, answers: Sequence[Answer], by: Literal["first_token", "
 
 
 def answer_of(example: Example) -> Answer:
-    """The trained tokens that something precedes: those that are predicted."""
+    """The trained tokens of a row that are predicted: all but the first token of the row."""
     return tuple(t for t, trained in zip(example.tokens[1:], example.trained[1:], strict=True) if trained)
 
 
@@ -95,6 +96,6 @@ def _first_predicted(example: Example) -> int:
 
 
 def _asks_once(example: Example) -> bool:
-    """Whether it is one prompt and one answer."""
+    """Whether the row is one prompt and one answer."""
     start = _first_predicted(example)
     return not example.trained[0] and all(example.trained[start : start + len(answer_of(example))])

@@ -30,11 +30,11 @@ GENERAL_TEXT = Path(__file__).with_name("general.jsonl")
 class TestSet:
     """Encoded rows of one test set.
 
-    `alternatives[i]` holds other right answers to row i. `choices` are the answers of the rows, where these are few;
-    without, there is no choice score.
+    `alternatives[i]` holds other right answers to row i. `choices` are the answers of the rows if these are few; with
+    None there is no choice score.
     """
 
-    __test__ = False  # not a test case, whatever pytest thinks of its name
+    __test__ = False  # pytest takes a class of this name for a test case
 
     name: str
     examples: tuple[Example, ...] = field(repr=False)
@@ -46,8 +46,8 @@ class TestSet:
 
     @cached_property
     def sequences(self) -> tuple[tuple[Example, int], ...]:
-        """All that is scored, each with its row's place: the rows, their other right answers, and their prompts with
-        each other choice, where whole answers are compared."""
+        """All sequences that are scored, each with the place of its row: the rows, their other right answers, and, if
+        whole answers are compared, their prompts with each other choice."""
         own = [(example, i) for i, example in enumerate(self.examples)]
         others = [(other, i) for i, more in enumerate(self.alternatives) for other in more]
         if self.choices is None:
@@ -62,12 +62,11 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Score:
-    """One adapter on one test set. `loss` is in nats per trained token; the shares are of all rows.
+    """One adapter on one test set. `loss` is in nats per trained token; exact match and accuracies are shares of rows.
 
-    `choice_by` says what decided between the set's answers: "first_token", or the log-probability of the
-    "whole_answer". `choice_accuracy_per_byte` takes whole answers by their log-probability per byte of text: per byte
-    and not per token, since a rare word would gain by the many tokens that it is cut into. First tokens have no length,
-    so it is None for them. All three are None where the set has no choices.
+    `choice_by` is "first_token" or "whole_answer": the log-probability that chooses between the set's answers.
+    `choice_accuracy_per_byte` divides it by the bytes of the answer's text, not by its tokens: a rare word is cut into
+    many tokens and would gain. It is None for first tokens. All three are None if the set has no choices.
     """
 
     adapter: str | None
@@ -82,9 +81,9 @@ class Score:
 
     @property
     def held_out(self) -> float:
-        """The score that people quote: choice accuracy where the set has choices, else exact match.
+        """The headline score: choice accuracy if the set has choices, else exact match.
 
-        Not the one per byte: the most probable of the answers, with its end, is what the model would say.
+        Not the accuracy per byte: the model would say the most probable answer.
         """
         return self.exact_match if self.choice_accuracy is None else self.choice_accuracy
 
@@ -92,7 +91,7 @@ class Score:
 def make_test_set(
     base: Base, name: str, examples: Sequence[Example], alternatives: Sequence[Sequence[Example]]
 ) -> TestSet:
-    """A test set out of encoded rows (each with at least one trained token)."""
+    """A test set of encoded rows. Each row has at least one trained token."""
     text = (base.tokenizer.decode(list(answer_of(example)), skip_special_tokens=True) for example in examples)
     return TestSet(
         name,
@@ -121,8 +120,8 @@ def evaluate(
 ) -> list[Score]:
     """Score resident adapters (None: the plain base) on one test set, in the order given.
 
-    Layers below the lowest adapted one are run once for all. `on_rows(n)` reports each pair of an adapter and one of
-    `test.sequences` done.
+    Layers below the lowest adapted one run once for all adapters. `on_rows(n)` reports n more sequences that are scored
+    with one adapter, of `len(test.sequences)` each.
     """
     examples = [example for example, _ in test.sequences]
     if test.choices is not None and test.choices.by == "whole_answer":
@@ -157,7 +156,7 @@ def _score_passes(
             )
         for slot, rows in zip(slots, scored, strict=True):
             segments = replace(packed.segments, adapters=(slot,) * len(packed.segments.lengths))
-            # An adapter that changes the embedding shares no layer.
+            # For an adapter that changes the embedding `lowest_layer` is 0, so that `below` is None.
             entering = decoder.embed(packed.tokens, segments, bank) if below is None else below
             hidden = decoder.finish(decoder.run_layers(entering, segments, bank, layers=range(shared, depth)))
             rows |= _score_packed(base, bank, slot, hidden, packed, choices)
@@ -181,7 +180,7 @@ def _score_packed(
 
 
 def _total(name: str | None, test: TestSet, rows: Mapping[int, _RowScore]) -> Score:
-    """`rows` holds the score of each of `test.sequences`, by its place."""
+    """The scores of a test set; `rows` has the score of each of `test.sequences` by its place."""
     count = len(test.examples)
     right = [test.right_answers(i) for i in range(count)]
     logprobs: list[dict[Answer, float]] = [{} for _ in right]

@@ -1,4 +1,4 @@
-"""What a run will need and take on this machine, before it starts and before the base is here. It trains nothing."""
+"""Memory, time and disk space of a run on this machine, before it starts and before the base is here."""
 
 from kameleon.plan.calibration import Rates, calibrate
 from kameleon.plan.common_bases import COMMON_NAMES, CommonBase, common_bases, common_header

@@ -1,8 +1,8 @@
 """How fast this machine trains a base of this shape: a few seconds with blank weights of the same kinds.
 
 One or a few layers run forward and backward at two token counts, attention on rows of two lengths, the head on a
-chunk, AdamW on a vector. A pass is then a sum of these. The numbers in the weights do not matter for time, so the base
-itself is not touched, nor need it be here.
+chunk, AdamW on a vector. The time of a pass is a sum of these. Time does not depend on the values of weights, so the
+base itself is not needed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Rates:
     both: Line
     """Forward and backward."""
     sparing: float
-    """What giving freed memory back after each layer adds to `both`, per token, where any layer is computed again."""
+    """With activation checkpointing freed memory is given back after each layer: seconds per token that this adds."""
     pair_forward: float
     pair_both: float
     head_forward: Line

@@ -55,7 +55,7 @@ _PASS_TOKENS = 512
 
 @dataclass(frozen=True)
 class CommonBase:
-    """A base of the table on this machine: the least memory it trains in, and with what time for 1,000 tokens."""
+    """A base of the table on this machine: the least memory in which it trains, and its seconds for 1,000 tokens."""
 
     name: str
     parameters: int
@@ -105,8 +105,9 @@ def _in_q4_k_m(name: str, shape: tuple[int, int], config: DecoderConfig) -> Stor
 
 
 def common_bases(recipe: Recipe, dtype: torch.dtype, process_bytes: int, room_bytes: int | None) -> list[CommonBase]:
-    """Which bases of the table fit into `room_bytes` with rows of 512 tokens, with as few layers computed again
-    as that takes: all but the last, where nothing fits.
+    """Which bases of the table fit into `room_bytes` with rows of 512 tokens.
+
+    Each recomputes as few layers as make it fit; if nothing fits, all but the last.
     """
     measured = common_header(_MEASURED)
     rates = calibrate(measured, recipe.rank, recipe.variant, "all-linear", dtype, _PASS_TOKENS)

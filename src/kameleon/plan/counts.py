@@ -1,4 +1,4 @@
-"""How many numbers an adapter trains, and how large its file will be: exact, before anything is computed."""
+"""The number of trained parameters and the size of the adapter's file, both exact."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def lora_parameters(shapes: Iterable[tuple[int, int]], rank: int) -> int:
 
 
 def trainable_parameters(config: DecoderConfig, recipe: Recipe) -> int:
-    """How many numbers a run of this recipe trains. Raises SettingError for a target that the base lacks."""
+    """Parameters that a run of this recipe trains. Raises SettingError for a target that the base lacks."""
     shapes, wanted = module_shapes(config), target_modules(config, recipe)
     magnitudes = sum(shapes[module][0] for module in wanted) if recipe.variant == "dora" else 0
     return lora_parameters((shapes[module] for module in wanted), recipe.rank) + magnitudes
 
 
 def parameter_table(config: DecoderConfig, recipe: Recipe) -> dict[str, dict[int, int]]:
-    """Trained numbers by targets and rank, for a look at the choices; layers as in the recipe."""
+    """Trained parameters by targets and rank, with the layers of the recipe."""
     targets = dict.fromkeys((*TABLE_TARGETS, recipe.targets))
     ranks = sorted({*TABLE_RANKS, recipe.rank})
     return {

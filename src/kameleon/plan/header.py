@@ -1,4 +1,4 @@
-"""What a base's header says: its config, and how each tensor is stored. Its weights need not be on this machine."""
+"""The header of a base: its config, and how each tensor is stored. The weights need not be on this machine."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class StoredTensor:
 
 @dataclass(frozen=True, eq=False)
 class BaseHeader:
-    """A base before its weights are here. `tensors` by Hugging Face names, as they will be mapped.
+    """A base without its weights. `tensors` by Hugging Face names, as they will be mapped.
 
-    `path` is where its tokenizer lies, `fetch_bytes` what is still to be fetched, `cache_bytes` what packing it will
-    write. `packed_file`: a GGUF, which is in blocks already.
+    `path` has the tokenizer. `fetch_bytes` are still to be fetched, `cache_bytes` will be written when the base is
+    packed. `packed_file`: a GGUF file, which is packed already.
     """
 
     name: str
@@ -62,7 +62,7 @@ class BaseHeader:
         return replace(self, tensors=tensors, cache_bytes=packed)
 
     def layer_kinds(self, layer: int) -> tuple[str, ...]:
-        """How the matrices of a layer are stored, in the order of their groups."""
+        """The kinds of the matrices of a layer, in the order of their groups."""
         members = (member for group in groups(self.config) for member in group.members)
         return tuple(self.tensors[ModuleName(layer, member.name).weight].kind for member in members)
 
@@ -77,7 +77,7 @@ class BaseHeader:
         return ChatTemplate(load_tokenizer(self.path, weights))
 
     def usual_layer(self) -> int:
-        """A layer that is stored as most are."""
+        """The first layer with the most frequent kinds of matrices."""
         kinds = [self.layer_kinds(layer) for layer in range(self.config.num_layers)]
         return kinds.index(Counter(kinds).most_common(1)[0][0])
 
@@ -88,12 +88,12 @@ def _as_nf4(tensor: StoredTensor) -> StoredTensor:
     return StoredTensor(tensor.shape, "NF4", tensor.shape[0] * nf4.row_bytes(tensor.shape[1]))
 
 
-@lru_cache(maxsize=4)  # so that what was measured for it is found again
+@lru_cache(maxsize=4)  # the same object each time, since `calibrate` keeps its result for a header object
 def read_base_header(ref: str, quantize: str | None = None) -> BaseHeader:
     """The header of the base that `ref` names; of one on the hub, only the small files and headers are fetched.
 
-    A folder needs config.json; shards that are not there yet are taken to be in the config's type. Of a `.gguf` file
-    its first megabytes do. Raises FetchError, UnsupportedArchitectureError, WeightsError, SettingError.
+    A folder needs config.json; shards that are missing are assumed to be in the config's type. Of a `.gguf` file the
+    first megabytes are enough. Raises FetchError, UnsupportedArchitectureError, WeightsError, SettingError.
     """
     files = locate_header(ref)
     header = _of_gguf(ref, files.path) if files.path.is_file() else _of_folder(ref, files)

@@ -1,7 +1,7 @@
-"""Peak memory of a training run, part by part: what `training/step.py` and the operators keep, added up.
+"""Peak memory of a training run, part by part: the sum of everything that `training/step.py` and the operators keep.
 
-Peak means resident (VmHWM on Linux), the mapped pages of the base included; the system can drop those when memory is
-short, so what is private is told beside it. The sums hold for the kernels; the reference path keeps several times more.
+Peak means resident (VmHWM on Linux), mapped pages of the base included. The system can drop those when memory is short,
+so private memory is told beside it. The sums hold for the kernels; the reference path keeps several times more.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from kameleon.weights import ModuleName
 from kameleon.weights.kinds import FLOATS
 
 _NUMBER_BYTES = 4  # of A, B, AdamW's two averages, and the gradient
-# Freed blocks are kept, and of many sizes they leave holes: measured on two shapes, 0.4 to 0.6 of what is stored.
+# Freed blocks are kept, and as they have many sizes there are holes: on two shapes 0.4 to 0.6 of what is stored.
 _HOLES = 0.5
-# Measured: a base beside its weights (objects, tokenizer), OpenMP's threads and autograd once they have run, and what
-# was freed before in pieces too small for a run.
+# Measured: a base's objects and tokenizer, OpenMP's threads and autograd after their first use, and memory that was
+# freed before in pieces too small for a run.
 _FIRST_USE_BYTES = 60_000_000
-# Of a process with everything imported, where the system does not say what this one holds.
+# Of a process with everything imported, if the system does not tell the memory of this one.
 _PROCESS_BYTES = 300 << 20
-_PANEL_BYTES = 8 << 20  # unpacked at a time by Kameleon's own products (native/gemm.cpp)
+_PANEL_BYTES = 8 << 20  # dequantised at a time by Kameleon's own products (native/gemm.cpp)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Memory:
     adapters: int
     optimiser: int
     activations_and_gradient: int
-    """What is stored for the backward pass and the gradient, which takes its place layer by layer."""
+    """Activations that are stored for the backward pass, and the gradient, which replaces them layer by layer."""
     logits_chunk: int
     unpack_buffers: int
     interpreter_and_libraries: int
@@ -55,14 +55,14 @@ class Memory:
 
     @property
     def private_bytes(self) -> int:
-        """All but the pages of the base's file, which other processes share and the system can drop."""
+        """All but the pages of the base's file, which other processes share and which the system can drop."""
         return sum(vars(self).values()) - self.base_mapped
 
 
 def training_memory(
     header: BaseHeader, recipe: Recipe, execution: Execution, work: Workload, dtype: torch.dtype, process_bytes: int
 ) -> Memory:
-    """What a run holds at its peak, in compute type `dtype`; `process_bytes` is what a process holds before it."""
+    """The peak memory of a run in compute type `dtype`; `process_bytes` is the memory of the process before the run."""
     config, numbers = header.config, trainable_parameters(header.config, recipe)
     scored = min(work.largest.scored, chunk_rows(config.vocab_size, dtype))
     return Memory(
@@ -82,7 +82,7 @@ def _is_packed(kind: str) -> bool:
 
 
 def copied_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
-    """Copies of matrices that are not multiplied as they lie in the file (see `ops.prepare`)."""
+    """Bytes of matrices that are copied, since they are not multiplied in the form of the file (see `ops.prepare`)."""
     if can_multiply(dtype):
         return 0
     config, copied = header.config, 0
@@ -104,18 +104,16 @@ def copied_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
 
 
 def _step_bytes(config: DecoderConfig, recipe: Recipe, execution: Execution, work: Workload, dtype: torch.dtype) -> int:
-    """What the layers keep for the backward pass and the gradient, together at their most; what one layer makes in
-    between, and attention's work space.
-    """
-    lowest, stream = lowest_layer(config, recipe), 4 * config.hidden_size  # what layers add up is never rounded
+    """The peak of activations and gradient together, the work space of one layer, and that of attention."""
+    lowest, stream = lowest_layer(config, recipe), 4 * config.hidden_size  # the residual stream is fp32
     tokens, wide = work.largest.tokens, wide_layers(config)
     usual, more = _layer_bytes(config, recipe, dtype.itemsize), Attention.wide_bytes(config, dtype.itemsize)
     whole = [tokens * (usual + (more if layer < wide else 0)) for layer in range(lowest, config.num_layers)]
     first = min(execution.recomputed_layers, len(whole))
     stored, again = [tokens * stream] * first + whole[first:], whole[:first] + [0] * (len(whole) - first)
-    sparing = first > 0  # what is freed is given back after each layer, and no holes are left
+    sparing = first > 0  # freed memory is given back after each layer, so that there are no holes
     gradient = _NUMBER_BYTES * trainable_parameters(config, recipe)
-    growing = gradient if sparing and not work.accumulates else 0  # of several passes the first brings it whole
+    growing = gradient if sparing and not work.accumulates else 0  # with several passes it is whole after the first
     most = _most_in_backward(stored, again, growing / len(whole))
     kept = int(most if sparing else (1 + _HOLES) * most) + gradient - growing
     gates = Mlp.work_bytes(config, dtype.itemsize, has_wide=wide > lowest)
@@ -134,7 +132,7 @@ def _most_in_backward(stored: list[int], again: list[int], gradient: float) -> f
 
 
 def _layer_bytes(config: DecoderConfig, recipe: Recipe, itemsize: int) -> int:
-    """Of one layer and token: what the blocks keep, and x Aᵀ of each projection with a side path."""
+    """Bytes of one layer and token: the blocks' activations, and x Aᵀ of each projection with a side path."""
     ranks = recipe.rank * trainable_modules_per_layer(config, recipe)
     return itemsize * ranks + sum(block.kept_bytes(config, itemsize) for block in (Attention, Mlp))
 
@@ -147,7 +145,7 @@ def trainable_modules_per_layer(config: DecoderConfig, recipe: Recipe) -> int:
 
 
 def _unpack_bytes(header: BaseHeader, dtype: torch.dtype) -> int:
-    """The largest piece of a packed matrix that exists unpacked."""
+    """Bytes of the largest piece of a packed matrix that is dequantised at a time."""
     if can_multiply(dtype):
         return _PANEL_BYTES
     packed = [tensor.shape for tensor in header.tensors.values() if _is_packed(tensor.kind) and len(tensor.shape) == 2]

@@ -27,7 +27,7 @@ _MOST_LOOKING = 0.2  # of a budget of minutes
 
 @dataclass(frozen=True)
 class Option:
-    """One way to run, and what it takes: `seconds` of the whole run, looks included, and of one look."""
+    """One way to compute a run, with its memory and time: `seconds` of the whole run, looks included."""
 
     watch: Watch
     execution: Execution
@@ -39,7 +39,7 @@ class Option:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the planner decides about."""
+        """The settings that the planner chooses."""
         return {
             "micro_batch_tokens": self.execution.pass_tokens,
             "checkpoint_layers": self.execution.recomputed_layers,
@@ -49,9 +49,9 @@ class Option:
 
 @dataclass(frozen=True)
 class Plan:
-    """What was chosen, and why; `cheaper` are some ways that need less memory, down to the least.
+    """The chosen way and the reasons; `cheaper` are some ways that need less memory, down to the least.
 
-    `recipe` has a value for all that was left open.
+    `recipe` has the values that were derived.
     """
 
     header: BaseHeader
@@ -66,19 +66,19 @@ class Plan:
 
     @property
     def forecast(self) -> Forecast:
-        """For the run to be compared with."""
+        """The figures with which the run is compared at its end."""
         return Forecast(self.chosen.memory.peak_bytes, self.expected_seconds / self.expected_steps)
 
     @property
     def expected_seconds(self) -> float:
-        """Of the run: those of all its steps, or the recipe's minutes where these are less."""
+        """Seconds of the run: of all its steps, or the recipe's minutes if these are less."""
         return (
             self.chosen.seconds if self.recipe.minutes is None else min(self.chosen.seconds, self.recipe.minutes * 60)
         )
 
     @property
     def expected_steps(self) -> int:
-        """All, or those that fit into the recipe's minutes."""
+        """Steps of the run: all, or those that fit into the recipe's minutes."""
         # Eight looks are made in a run of any length; with eval_every their number follows the steps.
         looks_s = self.chosen.look_seconds * self.workload.looks if self.chosen.watch.eval_every is None else 0
         share = (self.expected_seconds - looks_s) / (self.chosen.seconds - looks_s)
@@ -96,8 +96,8 @@ class Plan:
 
     @property
     def disk_bytes(self) -> dict[str, int]:
-        """What will be written: what is still to be fetched, the packed copy, the adapter twice (its best look, and on
-        the shelf), and a checkpoint with AdamW's averages.
+        """Bytes that will be written: the download of the base, its packed copy, the adapter twice (its best look, and
+        on the shelf), and a checkpoint with AdamW's averages.
         """
         packed = self.header.in_nf4().cache_bytes if self.chosen.quantize else 0
         return {
@@ -129,7 +129,7 @@ def make_plan(
     of the recipe's minutes, fewer rows are looked at. With `keep_passes` neither micro_batch_tokens nor eval_rows is
     chosen, since the run has begun with them. `workload` lays a run out; `process_bytes` is the memory that the
     process holds before the run.
-    Raises SettingError, naming the smallest that would do, when nothing fits.
+    Raises SettingError when nothing fits; its message names the least memory that is enough.
     """
     dtype = choose_compute_type(dtype).dtype
     works: dict[tuple[int, int], Workload] = {}
@@ -201,7 +201,7 @@ def _looked_at(option: Option, work: Workload, minutes: float) -> int:
 
 
 def _in_time(plan: Plan, minutes: float) -> Plan:
-    """The plan with words on what fits into the minutes."""
+    """The plan with a sentence on the steps that fit into the minutes."""
     work, steps = plan.workload, plan.expected_steps
     fits = plan.chosen.seconds <= minutes * 60
     if fits:
@@ -218,7 +218,7 @@ def _in_time(plan: Plan, minutes: float) -> Plan:
 
 
 def _choices(execution: Execution, layers: int, *, keep_passes: bool) -> list[Execution]:
-    """Every way to compute a run that trains so many layers: fields that are None are free."""
+    """Every way to compute a run that trains `layers` layers: fields that are None are free."""
     sizes = [execution.pass_tokens]
     while not keep_passes and execution.micro_batch_tokens is None and sizes[-1] > _LEAST_MICRO_BATCH_TOKENS:
         sizes.append(sizes[-1] // 2)
@@ -228,8 +228,9 @@ def _choices(execution: Execution, layers: int, *, keep_passes: bool) -> list[Ex
 
 
 def _cheaper(chosen: Option, options: Sequence[Option]) -> tuple[Option, ...]:
-    """Some that need less memory than what was chosen, spread evenly down to the least; none that another beats in both
-    memory and time.
+    """Some options that need less memory than the chosen one, spread evenly down to the least.
+
+    An option that another one beats in both memory and time is left out.
     """
     less = sorted(
         (one for one in options if one.memory.peak_bytes < chosen.memory.peak_bytes),
@@ -247,7 +248,7 @@ def _cheaper(chosen: Option, options: Sequence[Option]) -> tuple[Option, ...]:
 
 
 def _reasons(chosen: Option, given: Execution, options: Sequence[Option], budget: int) -> list[str]:
-    """Why what was chosen differs from what was given."""
+    """Why the chosen option differs from the given settings."""
     as_given = next((one for one in options if one.execution == given), None)
     if as_given is None or chosen is as_given:
         return [f"{_words(chosen)}: the fastest of what fits"]
@@ -260,7 +261,7 @@ def _reasons(chosen: Option, given: Execution, options: Sequence[Option], budget
 
 def _words(option: Option) -> str:
     count = option.execution.recomputed_layers
-    again = f"{count} layer{'s' if count > 1 else ''} computed again" if count else "layers stored"
+    again = f"{count} layer{'s' if count > 1 else ''} recomputed" if count else "layers stored"
     packed = f", {option.quantize}" if option.quantize else ""
     return f"{option.execution.pass_tokens} tokens a pass, {again}{packed}"
 

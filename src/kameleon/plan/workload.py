@@ -1,4 +1,4 @@
-"""What goes through the base in a run: the sizes of its passes, without their tokens."""
+"""The work of a run: the sizes of its passes, without their tokens."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from kameleon.settings import Execution, Recipe, Watch
 from kameleon.training import Schedule
 
 _LAID_OUT_ROWS = 256  # of an assumed step, whose rows are all alike
-_SAMPLED_STEPS = 48  # laid out to learn how passes fall; more would only take longer
-# Below these a run is told to teach little; the least held-out rows are as many as are set aside of a file.
+_SAMPLED_STEPS = 48  # of a long run, whose passes stand for all; more would take longer
+# Below these numbers a plan warns. The last one is the number of rows that are set aside of the smallest file.
 _FEW_ROWS, FEW_STEPS, FEW_HELD_OUT = 20, 30, 16
 
 
@@ -21,7 +21,7 @@ _FEW_ROWS, FEW_STEPS, FEW_HELD_OUT = 20, 30, 16
 class Pass:
     """One pass: `tokens`, of which `scored` meet the head.
 
-    `seen` counts the keys that segments see, `squares` twice the pairs of query and key (a row of n tokens has n²).
+    `seen` counts the keys that segments attend to, `squares` is twice the pairs of query and key (n tokens have n²).
     """
 
     tokens: int
@@ -44,10 +44,10 @@ class Pass:
 
 @dataclass(frozen=True)
 class Workload:
-    """`passes` of `sampled_steps` steps (below 1: a part of one) that stand for those of `schedule`.
+    """`passes` of `sampled_steps` steps (below 1: a part of a step), which stand for all passes of `schedule`.
 
-    `look` is one look at the held-out rows. `assumed` says what was taken where there are no rows to look at, `why`
-    what was derived from the rows, `warnings` what makes a useless adapter likely, and what to do about it.
+    `look` has the passes of one look at the held-out rows. `assumed` describes rows that were assumed, `why` tells what
+    was derived from the rows, `warnings` what makes a useless adapter likely, and what to do about it.
     """
 
     passes: tuple[Pass, ...] = field(repr=False)
@@ -67,32 +67,32 @@ class Workload:
 
     @cached_property
     def largest(self) -> Pass:
-        """The most of everything that any pass of a step has."""
+        """A pass with the largest value of each field over all passes."""
         sizes = ("tokens", "scored", "seen", "squares")
         return Pass(*(max(getattr(one, size) for one in self.passes) for size in sizes))
 
     @property
     def accumulates(self) -> bool:
-        """Whether there are steps of several passes, whose gradients are added up."""
+        """Whether gradients are accumulated: some steps have several passes."""
         return len(self.passes) > self.sampled_steps
 
     @property
     def tokens(self) -> float:
-        """Tokens of the whole run, looks apart."""
+        """Tokens of the whole run, without looks."""
         return sum(p.tokens for p in self.passes) / self.sampled_steps * self.steps
 
 
 def workload_of(
     examples: Sequence[Example], held_out: Sequence[Example], recipe: Recipe, watch: Watch, execution: Execution
 ) -> Workload:
-    """The passes of a run on these rows, as `training.Run` makes them; of a long run some steps are laid out."""
+    """The passes of a run on these rows, as `training.Run` makes them; of a long run those of some steps."""
     schedule = Schedule.of(recipe, len(examples))
     chosen = range(0, schedule.steps, max(1, schedule.steps // _SAMPLED_STEPS))
     passes = []
     for step in chosen:
         passes += _passes([examples[row] for row in schedule.rows_of(step)], execution)
     longest = max(examples, key=lambda example: len(example.tokens))
-    # The longest row may be in no chosen step; alone, it is the least of what its pass can be.
+    # The longest row may be in no sampled step. A pass with it has at least its tokens.
     largest_alone = _passes([longest], execution)[0]
     if all(p.tokens < largest_alone.tokens for p in passes):
         passes[-1] = largest_alone
@@ -105,7 +105,7 @@ def workload_of(
 
 
 def assumed_workload(row_tokens: int, rows: int, recipe: Recipe, execution: Execution) -> Workload:
-    """Where there are no rows yet: `rows` of `row_tokens` tokens each, all of them learned."""
+    """A run without data: `rows` rows of `row_tokens` tokens each, all of them learned."""
     length = min(row_tokens, recipe.max_row_tokens)
     example = Example(0, tuple(range(length)), (True,) * length)
     schedule = Schedule.of(recipe, rows)
@@ -117,20 +117,20 @@ def assumed_workload(row_tokens: int, rows: int, recipe: Recipe, execution: Exec
 
 
 def _passes(examples: Sequence[Example], execution: Execution, *, alike: bool = True) -> list[Pass]:
-    if not alike:  # rows that share nothing: begun each with a token of its own
+    if not alike:  # each begins with its own token, so that rows share no prefix
         examples = [Example(i, (-i, *e.tokens[1:]), e.trained) for i, e in enumerate(examples)]
     return [Pass.of(packed) for packed in pack(examples, execution.pass_tokens, adapter=0)]
 
 
 def _derived(recipe: Recipe, schedule: Schedule) -> tuple[str, ...]:
-    """What the number of rows decided, where the recipe leaves it open."""
+    """A sentence on the values that follow from the number of rows."""
     told = {"rows_per_step": recipe.rows_per_step is None, "epochs": recipe.epochs is None}
     values = " and ".join(f"{name} {getattr(schedule, name):g}" for name, derived in told.items() if derived)
     return (f"{values}, from the number of rows: {schedule.rows:,} make {schedule.steps:,} steps",) if values else ()
 
 
 def _aside(examples: Sequence[Example], held_out: Sequence[Example]) -> tuple[str, ...]:
-    """What a person cannot see of which rows are learned and which are watched."""
+    """A sentence on which rows are learned and which are held out, if it is not obvious."""
     rows = len(examples) + len(held_out)
     distinct = _distinct((*examples, *held_out))
     repeated = f" ({distinct:,} of them distinct)" if distinct < rows else ""
@@ -149,7 +149,7 @@ def _distinct(examples: Sequence[Example]) -> int:
 
 
 def _counted(examples: Sequence[Example]) -> str:
-    """How many there are, and how many of them are not the same again."""
+    """The number of rows, and how many of them are distinct."""
     rows, distinct = len(examples), _distinct(examples)
     return f"{rows}" if rows == distinct else f"{distinct} distinct of {rows}"
 

@@ -1,4 +1,4 @@
-"""Training runs and scores. It knows bases, adapters and data, but neither serving nor the command line."""
+"""Training runs. They know bases, adapters and data, but neither serving nor the command line."""
 
 from kameleon.settings import Recipe, Watch
 from kameleon.training.checkpoint import resumed_compute, saved_identity

@@ -23,7 +23,7 @@ from kameleon.training.trainee import Trainee
 
 _FILE = "checkpoint.safetensors"
 FORMAT = 1
-"""Stands in a run's identity; another number is another Kameleon's, whose identity has other keys."""
+"""The version of a run's identity. A checkpoint with another number has other keys, and is refused."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Progress:
 
 
 def save_checkpoint(folder: Path, trainees: Sequence[Trainee], progress: Progress, identity: dict[str, Any]) -> None:
-    """Write weights, optimiser state and progress. `identity` says which run this is; resuming compares it.
+    """Write weights, optimiser state and progress. `identity` says which run this is; `load_checkpoint` compares it.
 
-    Raises CheckpointError (disk full, read-only folder); the checkpoint before it is then still whole.
+    Raises CheckpointError (disk full, read-only folder); the last checkpoint is then still whole.
     """
     tensors = {key: tensor for at, one in enumerate(trainees) for key, tensor in _tensors(one, at).items()}
     metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(identity)}
@@ -65,22 +65,22 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def saved_identity(folder: Path) -> dict[str, Any]:
-    """Which run a folder's checkpoint belongs to; empty where there is none, or none that can be read.
+    """The identity of the run whose checkpoint is in `folder`; {} if there is none that can be read.
 
-    Raises CheckpointError for a checkpoint of another Kameleon.
+    Raises CheckpointError for a checkpoint of another version of Kameleon.
     """
     try:
         with safe_open(folder / _FILE, "pt") as file:
             metadata = file.metadata()
     except (SafetensorError, OSError):
-        return {}  # `load_checkpoint` says what is wrong
+        return {}  # `load_checkpoint` tells the fault
     return _identity(metadata)
 
 
 def resumed_compute(folder: Path, compute: ComputeName | None) -> ComputeName | None:
-    """The compute type with which the folder's unfinished run goes on: its own; `compute` where there is no such run.
+    """The compute type of the unfinished run in `folder`, or `compute` if there is no such run.
 
-    Raises CheckpointError when `compute` is another than the run's, and for a checkpoint of another Kameleon.
+    Raises CheckpointError when `compute` differs from the run's type, and for a checkpoint of another version.
     """
     began = saved_identity(folder).get("compute", compute)
     if compute not in (None, began):
@@ -93,7 +93,7 @@ def resumed_compute(folder: Path, compute: ComputeName | None) -> ComputeName | 
 
 @contextmanager
 def resumed_threads(folder: Path) -> Iterator[None]:
-    """Compute with the number of threads that the folder's checkpoint names; the former number comes back."""
+    """Inside the block compute with the number of threads that the folder's checkpoint names."""
     before = torch.get_num_threads()
     count = saved_identity(folder).get("threads", before)
     if count != before:
@@ -117,7 +117,7 @@ def _identity(metadata: dict[str, str] | None) -> dict[str, Any]:
 
 
 def _key(name: str, trainee: int) -> str:
-    """The first trainee's names stand alone; `weights.1` is the second's."""
+    """The first trainee's keys have no number; the second's are `weights.1` and so on."""
     return f"{name}.{trainee}" if trainee else name
 
 
@@ -128,10 +128,10 @@ def _tensors(trainee: Trainee, at: int) -> dict[str, Tensor]:
 
 
 def load_checkpoint(folder: Path, trainees: Sequence[Trainee], identity: dict[str, Any]) -> Progress:
-    """Put the run back to where its last checkpoint was.
+    """Set the trainees to the state of the last checkpoint, and return its progress.
 
     Raises CheckpointError when there is none, when it is damaged, or when it belongs to a run with other settings or
-    data; the message names what differs.
+    data; the message names the differences.
     """
     path = folder / _FILE
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a question that the loop asks between steps, so that no step is ever cut in half."""
+"""Ctrl-C and SIGTERM: the loop asks between steps whether they came, so that no step is interrupted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import FrameType
 
 
 class StopRequest:
-    """Inside `with`, the first signal only sets `made`; a second one has its usual effect at once.
+    """Inside `with`, the first signal only sets `made`; a second one has its usual effect.
 
     Outside the main thread signals cannot be caught, and `made` stays false.
     """

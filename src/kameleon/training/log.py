@@ -1,4 +1,4 @@
-"""The run's log: one JSON object a line, and the curve drawn from it."""
+"""The log of a run, one JSON object a line, and the loss curve that is drawn from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ LOG_FILE = "log.jsonl"
 
 
 class RunLog:
-    """Appends to `folder/log.jsonl`; opened at step `step`, it first drops what a lost continuation had written."""
+    """Appends to `folder/log.jsonl`. It first drops lines behind step `step`, which were written later than the last
+    checkpoint."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self.path = folder / LOG_FILE
@@ -39,13 +40,13 @@ class RunLog:
         return CheckpointError(f"cannot write the run's log {self.path} (its last checkpoint is intact): {error}")
 
     def close(self) -> None:
-        """Close the file. Lines that could not be written were told before."""
-        with suppress(OSError):  # only what could not be written is still in its buffer, and that was told
+        """Close the file."""
+        with suppress(OSError):  # `write` has raised for a line that is still in the buffer
             self._file.close()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines of a run's log; a last line that a crash cut short is left out."""
+    """All whole lines of a run's log, without a last line that a crash has cut."""
     path = folder / LOG_FILE
     if not path.exists():
         return []
@@ -54,7 +55,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def first_and_last_loss(folder: Path) -> tuple[float, float] | tuple[None, None]:
-    """The loss of a run's first step and the mean over its last tenth, in nats per token; None for no step."""
+    """The loss of a run's first step and the mean over its last tenth, in nats per token; None without steps."""
     losses = [record["loss"] for record in read_log(folder) if "loss" in record]
     last = losses[-math.ceil(len(losses) / 10) :]
     return (losses[0], sum(last) / len(last)) if losses else (None, None)

@@ -71,7 +71,7 @@ class Run:
         self.schedule = Schedule.of(recipe, len(examples))
         self.recipe = settled(recipe, base.config, self.schedule)
         self._learning_rate = learning_rate_of(recipe, base.config)
-        self._step_s = self._look_s = 0.0  # of the last ones; before there are any, expected (0: unknown)
+        self._step_s = self._look_s = 0.0  # of the last step and look; expected ones before the first; 0: unknown
         self.bank = Bank(base)
         start = (
             fresh_adapter(base, name, self.recipe, card) if parent is None else replace(parent, name=name, card=card)
@@ -85,7 +85,7 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What must not change between a run and its continuation for the bits to be the same."""
+        """Everything that a resumed run must share with its beginning, so that its bits are the same."""
         return {
             "format": FORMAT,
             **recorded(self.recipe),
@@ -114,8 +114,8 @@ class Run:
 
         With `resume`, go on from the folder's checkpoint to the same bits as a run that was never interrupted, with as
         many threads as it had.
-        Raises TrainingError when the folder holds an unfinished run and `resume` is false, or when another process is
-        at it, RunInterruptedError after Ctrl-C (the state is saved), NonFiniteLossError, CheckpointError.
+        Raises TrainingError when the folder holds an unfinished run and `resume` is false, or when another process
+        trains in it, RunInterruptedError after Ctrl-C (the state is saved), NonFiniteLossError, CheckpointError.
         """
         with self._alone(), resumed_threads(self.folder) if resume else nullcontext():
             result = self._run(on_step, resume=resume)
@@ -126,7 +126,7 @@ class Run:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Hold the folder: two runs in it would mix their logs, checkpoints and best adapters."""
-        path = self.folder.with_name(f".{self.folder.name}.lock")  # beside it, since the folder may be dropped
+        path = self.folder.with_name(f".{self.folder.name}.lock")  # beside the folder, which may be deleted
         lock = FileLock(path, timeout=0)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,15 +154,13 @@ class Run:
         try:
             with StopRequest() as stop:
                 while not over and not self._out_of_patience(progress):
-                    result, lr = self._step(progress)
-                    before, progress = (
-                        progress,
-                        replace(
-                            progress,
-                            step=progress.step + 1,
-                            tokens=progress.tokens + result.tokens,
-                            seconds=time.perf_counter() - started,
-                        ),
+                    before = progress
+                    result, lr = self._step(before)
+                    progress = replace(
+                        before,
+                        step=before.step + 1,
+                        tokens=before.tokens + result.tokens,
+                        seconds=time.perf_counter() - started,
                     )
                     self._step_s = progress.seconds - before.seconds
                     over = self._is_over(progress)
@@ -225,7 +223,7 @@ class Run:
         return result, lr
 
     def _is_over(self, progress: Progress) -> bool:
-        """Whether all steps are made, or another one with a last look would take longer than the run may."""
+        """Whether all steps are made, or one more step and a last look would exceed the run's time."""
         if self.schedule.allowed_s is None or not progress.step:
             return progress.step >= self.schedule.steps
         look_s = self._look_s
@@ -236,11 +234,11 @@ class Run:
         return progress.step >= self.schedule.steps or next_s > self.schedule.allowed_s
 
     def _expected_steps(self, progress: Progress) -> int:
-        """Of the whole run, as far as it can be told now."""
+        """An estimate of the steps of the whole run."""
         return round(progress.step / self.schedule.share(progress.step, progress.seconds))
 
     def _look(self, progress: Progress) -> tuple[Progress, float]:
-        """The held-out loss; a new best is written to disk before anything else happens."""
+        """Measure the held-out loss. A new best adapter is written to disk at once."""
         loss = held_out_loss(self.base, self.bank, self._slot, self.held_out, self.execution.pass_tokens)
         if not math.isfinite(loss):
             raise NonFiniteLossError(
@@ -255,7 +253,7 @@ class Run:
         return progress, loss
 
     def _best(self, progress: Progress) -> Path:
-        """Each best has a folder of its own: the one that a checkpoint means stays until the next checkpoint."""
+        """Each best has its own folder: the best that a checkpoint names stays until the next checkpoint."""
         return self.folder / f"best-{progress.best_step}"
 
     def _drop_other_bests(self, progress: Progress) -> None:
@@ -304,7 +302,7 @@ class Run:
             on_step(StepReport(progress.step, total, result.loss, eval_loss, speed, left))
 
     def _compared(self, progress: Progress) -> dict[str, Any]:
-        """What the run took, beside what was predicted for its steps."""
+        """Peak memory and seconds, and the plan's figures for the steps that were made."""
         actual = {"peak_bytes": peak_bytes(), "seconds": round(progress.seconds, 3)}
         if self.forecast is None:
             return actual

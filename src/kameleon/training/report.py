@@ -1,4 +1,4 @@
-"""What a run says of itself: before it, after each step, and at its end."""
+"""Reports of a run: the forecast, the report of a step, and the result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kameleon.adapters import Adapter
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a plan said of a run beforehand: its peak memory, and the seconds of a step, looks included."""
+    """A plan's figures of a run: its peak memory, and the seconds of a step, looks included."""
 
     peak_bytes: int
     seconds_per_step: float
@@ -17,7 +17,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What a person watching wants to know after a step."""
+    """Figures for a person who watches the run, after a step."""
 
     step: int
     total_steps: int
@@ -29,7 +29,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class RunResult:
-    """The trained adapter, and what the run cost: `predicted` beforehand, if there was a plan.
+    """The trained adapter, and the run's time and memory.
 
     The adapter is that of the best look; without held-out rows (`best_loss` None) it is that of the last step.
     """
@@ -45,6 +45,6 @@ class RunResult:
     first_loss: float | None
     last_loss: float | None
     """Of learned rows, in nats per token: before the first step, and the mean over the last tenth of the steps. They
-    show that a run learned where no rows are held out."""
+    show that a run without held-out rows learned."""
     predicted: dict[str, float]
-    """`peak_bytes` and `seconds` for the steps that were made."""
+    """The plan's `peak_bytes` and `seconds` for the steps that were made; {} without a plan."""

@@ -1,4 +1,4 @@
-"""What a run does when: how many rows a step and epochs, the rows of each step, the looks, and the learning rate."""
+"""The schedule of a run: rows a step and epochs, the rows of each step, the looks, and the learning rate."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from functools import lru_cache
 from kameleon.settings import Recipe
 
 LOOKS = 8
-"""Looks at the held-out rows in a run, unless the steps between them are given."""
+"""Looks at the held-out rows in a run, unless `eval_every` is given."""
 
 
 def derived_rows_per_step(rows: int) -> int:
-    """Of few rows smaller steps, so that there are enough of them: LoRA learns little from a handful of steps."""
+    """Few rows get small steps, so that there are enough steps: LoRA learns little from a handful of them."""
     return next(size for below, size in ((320, 4), (1000, 8), (math.inf, 16)) if rows < below)
 
 
 def derived_epochs(rows: int) -> float:
-    """(1000 / rows)^0.7 in whole epochs, from 1 to 10: a small file makes some 100 steps only if it is seen again."""
+    """(1000 / rows)^0.7 in whole epochs, from 1 to 10: a small file makes some 100 steps only in several epochs."""
     return float(max(1, min(10, round((1000 / rows) ** 0.7))))
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Which of `rows` rows each step learns from; `epochs` may be a fraction.
+    """The rows, out of `rows`, of each step. `epochs` may be a fraction.
 
-    A step never reaches from one epoch into the next, so that it holds no row twice. An epoch is cut into steps of
-    equal size (17 rows, at most 16 a step, are 9 and 8): a last step of one row would weigh as much as a full one.
+    A step ends with its epoch, so that it holds no row twice. Steps of an epoch have equal sizes (17 rows with at most
+    16 a step are 9 and 8): a last step of one row would weigh as much as a full one.
     """
 
     rows: int
@@ -36,11 +36,11 @@ class Schedule:
     rows_per_step: int
     seed: int
     allowed_s: float | None = None
-    """Seconds that the run may take: the share that is done then follows the time, where that is ahead of the steps."""
+    """Seconds that the run may take. The share of the run follows the time if that is ahead of the steps."""
 
     @classmethod
     def of(cls, recipe: Recipe, rows: int) -> Schedule:
-        """The schedule of `recipe` for `rows` rows; what the recipe leaves open is derived from their number."""
+        """The schedule of `recipe` for `rows` rows, from whose number None is derived."""
         epochs = derived_epochs(rows) if recipe.epochs is None else recipe.epochs
         rows_per_step = derived_rows_per_step(rows) if recipe.rows_per_step is None else recipe.rows_per_step
         allowed_s = None if recipe.minutes is None else recipe.minutes * 60
@@ -48,7 +48,7 @@ class Schedule:
 
     @property
     def visits(self) -> int:
-        """Rows that go through the base in the whole run, each counted as often as it is seen."""
+        """Rows that go through the base in the whole run, each counted once an epoch."""
         return max(1, math.ceil(round(self.rows * self.epochs, 6)))  # 100 · 0.07 is 7, though the float is above it
 
     @property
@@ -63,20 +63,20 @@ class Schedule:
         return whole * self.steps_per_epoch + self._steps(left)
 
     def visited(self, step: int) -> int:
-        """How many visits the first `step` steps make."""
+        """Visits of the first `step` steps."""
         epoch, part = divmod(step, self.steps_per_epoch)
         visits = min(self.rows, self.visits - epoch * self.rows)  # the last epoch may be a part of one
         begun = math.ceil(visits * part / self._steps(visits)) if part else 0
         return min(self.visits, epoch * self.rows + begun)
 
     def rows_of(self, step: int) -> list[int]:
-        """The rows of step `step` (from 0): each epoch has an order of its own that (seed, epoch) decides."""
+        """The rows of step `step` (from 0). Each epoch has its own order, which (seed, epoch) decides."""
         epoch = step // self.steps_per_epoch
         start, stop = (self.visited(place) - epoch * self.rows for place in (step, step + 1))
         return list(_order(self.rows, self.seed, epoch)[start:stop])
 
     def _steps(self, visits: int) -> int:
-        """Steps that an epoch of `visits` rows takes; none of them has more rows than those of a whole epoch."""
+        """Steps of an epoch of `visits` rows; none has more rows than a step of a whole epoch."""
         return math.ceil(visits / math.ceil(self.rows / self.steps_per_epoch))
 
     def share(self, step: int, seconds: float = 0.0) -> float:
@@ -90,15 +90,15 @@ class Schedule:
 
 
 def look_is_due(before: float, after: float) -> bool:
-    """Whether a step that took the run from the share `before` to `after` ends one of its LOOKS even parts."""
+    """Whether a step from the share `before` to `after` of the run ends one of LOOKS equal parts."""
     return math.floor(after * LOOKS) > math.floor(before * LOOKS)
 
 
 def learning_rate_at(before: float, after: float, peak: float, warmup: float) -> float:
-    """Rises linearly over the first `warmup` share of a run, then falls along a half cosine to a tenth of `peak`.
+    """The learning rate of a step from the share `before` to `after` of the run.
 
-    It is that of a step which takes the run from the share `before` to `after`: rising, it is what the line has at the
-    step's end, so that the first step counts; falling, what the cosine has at the step's beginning.
+    It rises linearly over the first `warmup` share, then falls along a half cosine to a tenth of `peak`. While it rises
+    it is the line's value at the step's end, so that the first step learns; then the cosine's value at its beginning.
     """
     if before < warmup:
         return peak * min(1.0, after / warmup)

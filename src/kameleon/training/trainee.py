@@ -17,7 +17,7 @@ from kameleon.training.recipe import target_modules
 
 
 def fresh_adapter(base: Base, name: str, recipe: Recipe, card: Card) -> Adapter:
-    """An adapter that changes nothing yet, to the bit."""
+    """An adapter with which the base computes the same bits as without it."""
     factors = fresh_factors(base.config, recipe)
     if recipe.variant == "dora":
         factors = {module: replace(f, magnitude=weight_norms(base, module)) for module, f in factors.items()}
