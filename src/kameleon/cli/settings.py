@@ -17,7 +17,6 @@ _ZERO_DERIVES = (
     "--layers",
     "--learning-rate",
     "--eval-every",
-    "--checkpoint-layers",
     "--kv-cache-bytes",
     "--adapter-bytes",
 )
