@@ -69,7 +69,7 @@ def one(path: str, cap: int) -> None:
     slot = bank.add(fresh_adapter(base, "giant", recipe, Card(base_id=path, base_fingerprint=base.fingerprint)))
     trainee = Trainee(bank, "giant", recipe)
     load_s, seconds, losses = time.perf_counter() - started, [], []
-    passes = pack_rows(Case("", 1, TOKENS).batch(0, base.config.vocab_size), slot, TOKENS)
+    passes = pack_rows(Case("", 1, TOKENS).batch(0, base.config.vocab_size), slot=slot, max_tokens=TOKENS)
     for _ in range(STEPS):
         started = time.perf_counter()
         layers = base.config.num_layers

@@ -351,4 +351,4 @@ class LoadedBase:
         for name in adapters:
             if name is not None and name not in self.bank.names():
                 self.load_adapter(name)
-        return [s for test in tests for s in evaluate_as_trained(self.base, self.bank, adapters, test, on_rows)]
+        return [s for test in tests for s in evaluate_as_trained(self.base, self.bank, adapters, test, on_rows=on_rows)]

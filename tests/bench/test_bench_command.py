@@ -67,7 +67,7 @@ def test_a_disagreement_is_status_1_and_the_missing_are_named(run, monkeypatch, 
             }
         },
     }
-    monkeypatch.setattr("kameleon.cli.bench.run_bench", lambda *given: document)
+    monkeypatch.setattr("kameleon.cli.bench.run_bench", lambda *_, **__: document)
     status, out, _ = run("bench", "train")
     said = " ".join(out.split())
     assert status == 1

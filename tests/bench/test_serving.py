@@ -78,7 +78,7 @@ def test_settings_that_cannot_be_measured_are_refused(fields):
 
 
 def test_random_adapters_change_what_is_said(tiny):
-    adapter = random_adapter(tiny.base.config, "a0", 0, 4)
+    adapter = random_adapter(tiny.base.config, "a0", seed=0, rank=4)
     assert tiny.load_adapter(adapter, any_base=True).live
 
 

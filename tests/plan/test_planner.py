@@ -114,7 +114,10 @@ def test_of_no_common_base_another_layer_computed_again_takes_more_memory(rank):
     for header in map(common_header, COMMON_NAMES):
         watches = [Execution(checkpoint_layers=count) for count in range(header.config.num_layers)]
         work = assumed_workload(512, 1000, recipe, watches[0])
-        made = [training_memory(header, recipe, one, work, torch.bfloat16, 0).peak_bytes for one in watches]
+        made = [
+            training_memory(header, recipe, one, work, dtype=torch.bfloat16, process_bytes=0).peak_bytes
+            for one in watches
+        ]
         assert made == sorted(made, reverse=True), header.name
 
 
@@ -148,7 +151,7 @@ def memory_plain(header):
 def test_memory_grows_with_what_it_is_made_of(llama):
     def parts(recipe=RECIPE, execution=Execution(), rows=2):  # noqa: B008 (frozen)
         work = assumed_workload(512, 1000, dataclasses.replace(recipe, rows_per_step=rows), execution)
-        return training_memory(llama, recipe, execution, work, torch.bfloat16, 10**8)
+        return training_memory(llama, recipe, execution, work, dtype=torch.bfloat16, process_bytes=10**8)
 
     usual = parts()
     assert usual.peak_bytes == sum(vars(usual).values()) == usual.private_bytes + usual.base_mapped
@@ -162,7 +165,7 @@ def test_layers_computed_again_free_their_inputs_for_the_gradient_in_a_step_of_o
     def parts(again, rank=8, rows=2):
         recipe, watch = Recipe(rank=rank, rows_per_step=rows), Execution(checkpoint_layers=again)
         work = assumed_workload(512, 1000, recipe, watch)
-        return training_memory(llama, recipe, watch, work, torch.bfloat16, 10**8)
+        return training_memory(llama, recipe, watch, work, dtype=torch.bfloat16, process_bytes=10**8)
 
     one, several, wide = parts(16), parts(16, rows=8), parts(16, rank=256)
     assert one.activations_and_gradient < 0.4 * parts(0).activations_and_gradient

@@ -118,7 +118,7 @@ def test_no_minutes_are_refused():
 def test_the_best_of_a_lost_continuation_is_not_taken_for_that_of_the_checkpoint(tiny, rows, clock, monkeypatch):
     """The machine stops behind a new best that no checkpoint knows; the resumed run, slower, looks elsewhere."""
     losses, bests = [3.0, 1.0], []
-    monkeypatch.setattr(loop, "held_out_loss", lambda *arguments: losses.pop(0) if losses else 5.0)
+    monkeypatch.setattr(loop, "held_out_loss", lambda *_, **__: losses.pop(0) if losses else 5.0)
     folder = runs_dir() / "law"
 
     class StopsError(Exception):

@@ -71,7 +71,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run_with_advice(tiny, rows, monke
 
 def test_a_held_out_loss_that_is_not_a_number_is_no_best(tiny, rows, watched, monkeypatch):
     losses = iter([1.0, float("nan")])
-    monkeypatch.setattr("kameleon.training.loop.held_out_loss", lambda *_: next(losses))
+    monkeypatch.setattr("kameleon.training.loop.held_out_loss", lambda *_, **__: next(losses))
     with pytest.raises(NonFiniteLossError, match=r"held-out rows is nan after step 2: .* 0.01 may be too high"):
         tiny.train(rows, "count", held_out=watched, recipe=RECIPE, watch=Watch(eval_every=1))
     assert tiny.shelf.names() == []

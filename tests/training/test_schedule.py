@@ -59,7 +59,7 @@ def test_epochs_and_seeds_each_have_an_order_of_their_own():
 
 
 def test_the_learning_rate_rises_then_falls_to_a_tenth():
-    rates = [learning_rate_at(step / 100, (step + 1) / 100, 1.0, 0.1) for step in range(100)]
+    rates = [learning_rate_at(step / 100, (step + 1) / 100, peak=1.0, warmup=0.1) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == rates[9] == pytest.approx(1.0)
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -68,7 +68,7 @@ def test_the_learning_rate_rises_then_falls_to_a_tenth():
 
 @pytest.mark.parametrize("warmup", [0, 0.05, 1])
 def test_the_first_step_of_a_short_run_learns(warmup):
-    rates = [learning_rate_at(step / 4, (step + 1) / 4, 1.0, warmup) for step in range(4)]
+    rates = [learning_rate_at(step / 4, (step + 1) / 4, peak=1.0, warmup=warmup) for step in range(4)]
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0]) if warmup == 1 else rates[0] == 1.0
 
 

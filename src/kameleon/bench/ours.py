@@ -31,7 +31,7 @@ def recipe_of(settings: BenchSettings) -> Recipe:
     )
 
 
-def pack_rows(rows: Rows, slot: int, max_tokens: int) -> list[PackedPass]:
+def pack_rows(rows: Rows, *, slot: int, max_tokens: int) -> list[PackedPass]:
     """The passes of a step that learns every token of `rows`."""
     examples = [Example(at, tuple(row), (True,) * len(row)) for at, row in enumerate(rows)]
     return pack(examples, max_tokens, adapter=slot)
@@ -67,6 +67,6 @@ def _train(base: Base, job: Job, turns: Turns) -> None:
     trainee = Trainee(bank, bank.names()[slot], recipe_of(job.settings))
     layers, rates = base.config.num_layers if job.case.checkpoint else 0, [job.settings.learning_rate]
     while (rows := turns.next()) is not None:
-        passes = pack_rows(rows, slot, job.settings.micro_batch_tokens)
+        passes = pack_rows(rows, slot=slot, max_tokens=job.settings.micro_batch_tokens)
         [result] = train_step(base, bank, [trainee], passes, learning_rates=rates, checkpoint_layers=layers)
         turns.done(result.loss)

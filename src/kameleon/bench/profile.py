@@ -80,7 +80,8 @@ def profile_steps(case: Case, settings: BenchSettings) -> dict[str, Any]:
     layers, rates = base.config.num_layers if case.checkpoint else 0, [settings.learning_rate]
 
     def step(number: int) -> float:
-        passes = pack_rows(case.batch(number, base.config.vocab_size), slot, settings.micro_batch_tokens)
+        rows = case.batch(number, base.config.vocab_size)
+        passes = pack_rows(rows, slot=slot, max_tokens=settings.micro_batch_tokens)
         started = time.perf_counter()
         with record_function(_STEP):
             train_step(base, bank, [trainee], passes, learning_rates=rates, checkpoint_layers=layers)

@@ -22,6 +22,7 @@ def run_bench(
     cases: Sequence[Case],
     contenders: str,
     settings: BenchSettings,
+    *,
     on_event: Callable[[Event], None] = lambda event: None,
     on_case: Callable[[dict[str, Any]], None] = lambda document: None,
 ) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def case_document(measured: Measured, settings: BenchSettings, loss_limit: float
         "peak_bytes": peaks[KAMELEON],
         "peft_peak_bytes": peaks.get(PEFT),
         "loss_gap": loss_gap(measured.losses),
-        "loss_gap_to_fp32": {name: loss_gap(measured.losses, name, PEFT_FP32) for name in (KAMELEON, PEFT)},
+        "loss_gap_to_fp32": {name: loss_gap(measured.losses, name=name, other=PEFT_FP32) for name in (KAMELEON, PEFT)},
         "loss": {
             "rows": settings.loss_rows,
             "tokens": settings.loss_tokens,
@@ -90,7 +91,7 @@ def losses_agree(document: Mapping[str, Any]) -> bool:
     return all(gap is None or gap <= limit for gap, limit in gaps)
 
 
-def loss_gap(losses: Mapping[str, Sequence[float]], name: str = KAMELEON, other: str = PEFT) -> float | None:
+def loss_gap(losses: Mapping[str, Sequence[float]], *, name: str = KAMELEON, other: str = PEFT) -> float | None:
     """The largest |ours − theirs| / theirs over all steps. NaN if a loss is NaN, None if nothing was compared."""
     pairs = zip(losses.get(name, ()), losses.get(other, ()), strict=False)
     gaps = (abs(ours - theirs) / theirs for ours, theirs in pairs)

@@ -52,7 +52,7 @@ def train(
             write_document(document, out)
 
     with _watching() as on_event:
-        document = run_bench(find_cases(cases, base), contenders, settings, on_event, write)
+        document = run_bench(find_cases(cases, base), contenders, settings, on_event=on_event, on_case=write)
     show(document, _picture(document), as_json=json)
     if not losses_agree(document):
         sys.exit(1)

@@ -54,7 +54,7 @@ def serve(
     def on_event(told: str) -> None:
         notes.print(told, highlight=False)
 
-    document = run_serve_bench(base, contenders, settings, on_event)
+    document = run_serve_bench(base, contenders, settings, on_event=on_event)
     show(document, _picture(document), as_json=json)
     if out is not None:
         write_document(document, out)

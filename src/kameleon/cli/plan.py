@@ -65,7 +65,7 @@ def plan(
         dtype=dtype,
     )
     room = budget if budget is not None else available_memory_bytes()
-    bases = common_bases(recipe, made.dtype, made.process_bytes, room)
+    bases = common_bases(recipe, made.dtype, process_bytes=made.process_bytes, room_bytes=room)
     show(_document(made, bases, room), Group(*_pictures(made, bases, room)), as_json=json)
 
 

@@ -14,6 +14,7 @@ def evaluate_as_trained(
     bank: Bank,
     adapters: Sequence[str | None],
     test: TestSet,
+    *,
     on_rows: Callable[[int], None] | None = None,
 ) -> list[Score]:
     """Like `evaluate`, but rows without a system message get the system prompt of the adapter that is scored.

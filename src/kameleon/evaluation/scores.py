@@ -115,6 +115,7 @@ def evaluate(
     bank: Bank,
     adapters: Sequence[str | None],
     test: TestSet,
+    *,
     micro_batch_tokens: int = 1024,
     on_rows: Callable[[int], None] | None = None,
 ) -> list[Score]:
@@ -170,7 +171,7 @@ def _score_packed(
 ) -> dict[int, _RowScore]:
     trained = (packed.labels != IGNORE).nonzero().flatten()
     labels = packed.labels[trained]
-    scores = score_tokens(base.decoder, bank, slot, hidden[trained], labels, choices=choices)
+    scores = score_tokens(base.decoder, bank, slot=slot, hidden=hidden[trained], labels=labels, choices=choices)
     right = scores.argmax == labels
     rows = {}
     for row, start, stop in packed.spans:

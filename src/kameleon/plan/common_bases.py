@@ -104,7 +104,7 @@ def _in_q4_k_m(name: str, shape: tuple[int, int], config: DecoderConfig) -> Stor
     return StoredTensor(shape, kind, shape[0] * (shape[1] // block) * block_bytes)
 
 
-def common_bases(recipe: Recipe, dtype: torch.dtype, process_bytes: int, room_bytes: int | None) -> list[CommonBase]:
+def common_bases(recipe: Recipe, dtype: torch.dtype, *, process_bytes: int, room_bytes: int | None) -> list[CommonBase]:
     """Which bases of the table fit into `room_bytes` with rows of 512 tokens.
 
     Each recomputes as few layers as make it fit; if nothing fits, all but the last.
@@ -116,7 +116,9 @@ def common_bases(recipe: Recipe, dtype: torch.dtype, process_bytes: int, room_by
     work = Workload((one,), 1, Schedule(1, 1, 1, 0))
 
     def needed(header: BaseHeader, again: int) -> Memory:
-        return training_memory(header, recipe, Execution(checkpoint_layers=again), work, dtype, process_bytes)
+        return training_memory(
+            header, recipe, Execution(checkpoint_layers=again), work, dtype=dtype, process_bytes=process_bytes
+        )
 
     def fits(memory: Memory) -> bool | None:
         return None if room_bytes is None else memory.peak_bytes <= room_bytes

@@ -60,7 +60,13 @@ class Memory:
 
 
 def training_memory(
-    header: BaseHeader, recipe: Recipe, execution: Execution, work: Workload, dtype: torch.dtype, process_bytes: int
+    header: BaseHeader,
+    recipe: Recipe,
+    execution: Execution,
+    work: Workload,
+    *,
+    dtype: torch.dtype,
+    process_bytes: int,
 ) -> Memory:
     """The peak memory of a run in compute type `dtype`; `process_bytes` is the memory of the process before the run."""
     config, numbers = header.config, trainable_parameters(header.config, recipe)

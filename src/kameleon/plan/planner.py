@@ -145,7 +145,7 @@ def make_plan(
         tokens = work_of(watch, given).largest.tokens
         rates = calibrate(header, recipe.rank, recipe.variant, recipe.targets, dtype, tokens)
         seconds = rates.run_seconds(header, recipe, execution, work)
-        memory = training_memory(header, recipe, execution, work, dtype, process_bytes)
+        memory = training_memory(header, recipe, execution, work, dtype=dtype, process_bytes=process_bytes)
         look = sum(rates.look_seconds(header, one) for one in work.look)
         per_epoch = seconds / work.steps * work.schedule.steps_per_epoch / 60
         return Option(watch, execution, quantize, memory, seconds, look, per_epoch)

@@ -209,7 +209,7 @@ class Run:
     def _step(self, progress: Progress) -> tuple[StepResult, float]:
         step, seconds = progress.step, progress.seconds
         before, after = self.schedule.share(step, seconds), self.schedule.share(step + 1, seconds + self._step_s)
-        lr = learning_rate_at(before, after, self._learning_rate, self.recipe.warmup)
+        lr = learning_rate_at(before, after, peak=self._learning_rate, warmup=self.recipe.warmup)
         rows = [self.examples[row] for row in self.schedule.rows_of(step)]
         passes = pack(rows, self.execution.pass_tokens, adapter=self._slot)
         [result] = train_step(
@@ -239,7 +239,8 @@ class Run:
 
     def _look(self, progress: Progress) -> tuple[Progress, float]:
         """Measure the held-out loss. A new best adapter is written to disk at once."""
-        loss = held_out_loss(self.base, self.bank, self._slot, self.held_out, self.execution.pass_tokens)
+        size = self.execution.pass_tokens
+        loss = held_out_loss(self.base, self.bank, slot=self._slot, examples=self.held_out, micro_batch_tokens=size)
         if not math.isfinite(loss):
             raise NonFiniteLossError(
                 f"the loss on the held-out rows is {loss} after step {progress.step}: the learning rate "
@@ -335,6 +336,6 @@ class Run:
         )
 
 
-def held_out_loss(base: Base, bank: Bank, slot: int, examples: Sequence[Example], micro_batch_tokens: int) -> float:
+def held_out_loss(base: Base, bank: Bank, *, slot: int, examples: Sequence[Example], micro_batch_tokens: int) -> float:
     """Mean loss over the trained tokens of `examples`, in nats."""
     return mean_loss(base.decoder, bank, pack(examples, micro_batch_tokens, adapter=slot))

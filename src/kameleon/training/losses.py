@@ -63,7 +63,7 @@ def mean_loss(
 
 
 def score_tokens(
-    decoder: Decoder, adapters: SidePaths, slot: int, hidden: Tensor, labels: Tensor, *, choices: Sequence[int] = ()
+    decoder: Decoder, adapters: SidePaths, *, slot: int, hidden: Tensor, labels: Tensor, choices: Sequence[int] = ()
 ) -> TokenScores:
     """Log-probability, most likely token, and likeliest of `choices`, under the head of the adapter in `slot`.
 

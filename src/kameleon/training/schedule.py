@@ -94,7 +94,7 @@ def look_is_due(before: float, after: float) -> bool:
     return math.floor(after * LOOKS) > math.floor(before * LOOKS)
 
 
-def learning_rate_at(before: float, after: float, peak: float, warmup: float) -> float:
+def learning_rate_at(before: float, after: float, *, peak: float, warmup: float) -> float:
     """The learning rate of a step from the share `before` to `after` of the run.
 
     It rises linearly over the first `warmup` share, then falls along a half cosine to a tenth of `peak`. While it rises

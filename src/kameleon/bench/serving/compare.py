@@ -31,7 +31,7 @@ TITLES = {
     VLLM: "vLLM's CPU backend, bf16",
     OPENVINO: "OpenVINO GenAI, bf16",
 }
-_GGUF_CASES = (("base", 1), ("1", 1))  # what a packed base is measured in: one person
+_GGUF_CASES = (("base", 1), ("1", 1))  # loads of the packed base: one person
 _SWITCHES = 12
 
 Start = Callable[[Stage], Contender]
@@ -39,9 +39,9 @@ Rates = Mapping[str, Mapping[str, float]]
 
 
 def find_contenders(names: str) -> tuple[dict[str, Start], dict[str, str]]:
-    """How each contender that is here is started, and why the others are not; Kameleon always takes part.
+    """A function that starts each installed contender, and for each of the others the reason why it is left out.
 
-    Raises SettingError for an unknown name.
+    Kameleon always takes part. Raises SettingError for an unknown name.
     """
     wanted = {name.strip() for name in names.split(",") if name.strip()} | {OURS}
     if unknown := sorted(wanted - TITLES.keys()):
@@ -66,9 +66,12 @@ def find_contenders(names: str) -> tuple[dict[str, Start], dict[str, str]]:
 
 
 def run_serve_bench(
-    ref: str, contenders: str, settings: ServeBenchSettings, on_event: Callable[[str], None] = lambda told: None
+    ref: str, contenders: str, settings: ServeBenchSettings, *, on_event: Callable[[str], None] = lambda told: None
 ) -> dict[str, Any]:
-    """Measure everyone and return the whole document. Raises SettingError, ContenderError, and what bases raise."""
+    """Measure all contenders and return the whole document.
+
+    Raises SettingError, ContenderError, and the errors of `load_base`.
+    """
     starts, skipped = find_contenders(contenders)
     rates: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     first: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -105,7 +108,7 @@ def run_serve_bench(
 
 
 def document_of(rates: Rates, settings: ServeBenchSettings) -> dict[str, Any]:
-    """The figures that are asked for by name, out of all rates; None where somebody was missing."""
+    """The named figures of the document, computed from all rates; None if a contender was missing."""
     most = max(settings.stream_counts)
 
     def rate(name: str, mix: str, streams: int) -> float | None:
@@ -139,7 +142,7 @@ def document_of(rates: Rates, settings: ServeBenchSettings) -> dict[str, Any]:
 
 
 def case_name(mix: str, streams: int) -> str:
-    """How a load is called in the document."""
+    """The name of a load in the document."""
     return f"{mix} × {streams}"
 
 
@@ -151,7 +154,7 @@ def _measure(
     skipped: dict[str, str],
     on_event: Callable[[str], None],
 ) -> dict[str, str]:
-    """Every load, contenders in turn; the first round warms up and does not count.
+    """Measure every load, contenders in turn; the first round warms up and does not count.
 
     A contender that fails is ended and left out from then on; its figures so far count. Returns the load in which each
     of them failed.
@@ -160,7 +163,7 @@ def _measure(
     numbers = random.Random(0)
 
     def prompts(count: int, tokens: int) -> list[list[int]]:
-        """Random tokens: nothing that any cache could know."""
+        """Random tokens, so that no prefix cache helps."""
         return [[numbers.randrange(1000, 40000) for _ in range(tokens)] for _ in range(count)]
 
     draws = random.Random(2)
@@ -239,7 +242,7 @@ def _note(
 
 
 def _switching(ours: KameleonServer, settings: ServeBenchSettings) -> dict[str, float]:
-    """What a request of one token costs more when the adapter is another than the last one's, or is not in memory."""
+    """Extra milliseconds of a one-token request if its adapter differs from the last one's, or is not in memory."""
     numbers = random.Random(1)
 
     def ask_ms(adapter: int) -> float:
@@ -254,7 +257,7 @@ def _switching(ours: KameleonServer, settings: ServeBenchSettings) -> dict[str, 
     warm: list[float] = []
     cold: list[float] = []
     for _ in range(_SWITCHES):
-        # Both right after an unloading: a request after a pause takes longer than one after another.
+        # Both requests follow an unloading at once: a request after a pause takes longer.
         for adapter, times in ((0, warm), (4, cold)):
             ask_ms(4)
             ours.unload(4)

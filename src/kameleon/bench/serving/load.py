@@ -30,7 +30,7 @@ def joined(drives: Sequence[Drive]) -> Drive:
     return Drive(sum(one.seconds for one in drives), sum(one.tokens for one in drives), first)
 
 
-def drive(netloc: str, path: str, bodies: Sequence[dict[str, Any]], silent_s: float = ANSWER_S) -> Drive:
+def drive(netloc: str, path: str, bodies: Sequence[dict[str, Any]], *, silent_s: float = ANSWER_S) -> Drive:
     """Post all bodies at once and read their streams.
 
     Streams are parsed at the end, since clients share the machine with the server. Raises ContenderError when a stream

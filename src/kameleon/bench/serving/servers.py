@@ -17,8 +17,8 @@ from kameleon.bases import load_base
 from kameleon.bench.serving.contender import Contender, Program, Stage
 from kameleon.bench.serving.load import Drive, drive
 
-ADAPTER_BYTES = 1 << 30  # a hundred of SmolLM2's adapters of rank 16: what a laptop would give
-_PLAIN_ADAPTERS = 16  # as many as a server has to be told of at its start
+ADAPTER_BYTES = 1 << 30  # a hundred of SmolLM2's adapters of rank 16, as on a laptop
+_PLAIN_ADAPTERS = 16  # adapters that vLLM gets at its start
 
 
 def free_port() -> int:
@@ -56,7 +56,7 @@ class KameleonServer(Contender):
         return sum(one["resident_bytes"] for one in listed)
 
     def unload(self, adapter: int) -> None:
-        """Take an adapter out of memory, so that the next request meets it cold."""
+        """Take an adapter out of memory, so that the next request loads it from disk."""
         connection = http.client.HTTPConnection(self.netloc, timeout=30)
         connection.request("POST", f"/v1/adapters/a{adapter}/unload")
         connection.getresponse().read()
@@ -67,7 +67,7 @@ class KameleonServer(Contender):
 
 
 class LlamaServer(Contender):
-    """llama.cpp's server on the GGUF file, four adapters loaded at its start, as it needs."""
+    """llama.cpp's server on the GGUF file, with four adapters, which it loads at its start."""
 
     def __init__(self, stage: Stage, binary: str) -> None:
         base, files = load_base(str(stage.folder), torch.bfloat16), []
@@ -88,7 +88,7 @@ class LlamaServer(Contender):
     def run(self, adapters: Sequence[int | None], prompts: Sequence[Sequence[int]], tokens: int) -> Drive:
         bodies = []
         for adapter, prompt in zip(adapters, prompts, strict=True):
-            # One that is not named has scale 0 only if another is named; without any, all apply at 1.
+            # If no adapter is named, all have scale 1; if one is named, all others have scale 0.
             lora = [{"id": 0, "scale": 0.0}] if adapter is None else [{"id": adapter, "scale": 1.0}]
             wish = {"prompt": list(prompt), "n_predict": tokens, "ignore_eos": True, "temperature": 0, "stream": True}
             bodies.append({**wish, "cache_prompt": False, "lora": lora})

@@ -37,7 +37,7 @@ def set_stage(ref: str, settings: ServeBenchSettings) -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="kameleon-serve-") as home:
         shelf = Shelf(Path(home) / "adapters")
         drawn = min(settings.adapters, _DRAWN)
-        saved = [shelf.save(random_adapter(config, f"a{at}", at, settings.rank)) for at in range(drawn)]
+        saved = [shelf.save(random_adapter(config, f"a{at}", seed=at, rank=settings.rank)) for at in range(drawn)]
         for at in range(drawn, settings.adapters):
             _link(shelf.folder(f"a{at % drawn}"), shelf.root / f"a{at}")
         yield Stage(folder, gguf, saved, Path(home), settings)
@@ -48,7 +48,7 @@ def _link(folder: Path, name: Path) -> None:
     shutil.copytree(folder, name, copy_function=os.link)
 
 
-def random_adapter(config: DecoderConfig, name: str, seed: int, rank: int) -> Adapter:
+def random_adapter(config: DecoderConfig, name: str, *, seed: int, rank: int) -> Adapter:
     """An adapter with random factors on every projection."""
     generator = torch.Generator().manual_seed(seed)
 
