@@ -41,41 +41,18 @@ def snapshot(cache, hub_id, files):
     return kept
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub's interface as a download of a model needs."""
+class Answering(BaseHTTPRequestHandler):
+    """Answers of a server of tests; HEAD is GET without content. A subclass has `do_GET`."""
 
     protocol_version = "HTTP/1.1"
 
     def do_HEAD(self):
         self.do_GET()
 
-    def do_GET(self):
-        path = unquote(urlsplit(self.path).path)
-        self.server.asked.append(f"{self.command} {path}")
-        if path.startswith("/hotel"):
-            return self._answer(200, b"<html>pay here</html>")
-        if "/gated/" in path:
-            return self._answer(403, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "ask first"})
-        if "/broken/" in path:
-            return self._answer(400, b"{}")
-        owner_and_name = "owner/bare" if "owner/bare" in path else "owner/name"
-        files = {k: v for k, v in HELD.items() if owner_and_name == "owner/name" or k != "config.json"}
-        api = f"/api/models/{owner_and_name}"
-        if path in (api, f"{api}/revision/main"):
-            siblings = [{"rfilename": name} for name in files]
-            return self._json({"id": owner_and_name, "sha": REVISION, "siblings": siblings})
-        if path == f"{api}/tree/{REVISION}":
-            return self._json([{"type": "file", "path": k, "size": len(v), "oid": oid(v)} for k, v in files.items()])
-        prefix = f"/{owner_and_name}/resolve/{REVISION}/"
-        if path.startswith(prefix) and path.removeprefix(prefix) in files:
-            content = files[path.removeprefix(prefix)]
-            return self._answer(200, content, {"ETag": f'"{oid(content)}"', "X-Repo-Commit": REVISION})
-        return self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+    def json(self, value):
+        return self.answer(json.dumps(value).encode(), headers={"Content-Type": "application/json"})
 
-    def _json(self, value):
-        return self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def _answer(self, status, content, headers=()):
+    def answer(self, content, status=200, headers=()):
         self.send_response(status)
         for key, value in dict(headers).items():
             self.send_header(key, value)
@@ -86,6 +63,33 @@ class Hub(BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+
+class Hub(Answering):
+    """As much of the hub's interface as a download of a model needs."""
+
+    def do_GET(self):
+        path = unquote(urlsplit(self.path).path)
+        self.server.asked.append(f"{self.command} {path}")
+        if path.startswith("/hotel"):
+            return self.answer(b"<html>pay here</html>", 200)
+        if "/gated/" in path:
+            return self.answer(b"{}", 403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "ask first"})
+        if "/broken/" in path:
+            return self.answer(b"{}", 400)
+        owner_and_name = "owner/bare" if "owner/bare" in path else "owner/name"
+        files = {k: v for k, v in HELD.items() if owner_and_name == "owner/name" or k != "config.json"}
+        api = f"/api/models/{owner_and_name}"
+        if path in (api, f"{api}/revision/main"):
+            siblings = [{"rfilename": name} for name in files]
+            return self.json({"id": owner_and_name, "sha": REVISION, "siblings": siblings})
+        if path == f"{api}/tree/{REVISION}":
+            return self.json([{"type": "file", "path": k, "size": len(v), "oid": oid(v)} for k, v in files.items()])
+        prefix = f"/{owner_and_name}/resolve/{REVISION}/"
+        if path.startswith(prefix) and path.removeprefix(prefix) in files:
+            content = files[path.removeprefix(prefix)]
+            return self.answer(content, 200, {"ETag": f'"{oid(content)}"', "X-Repo-Commit": REVISION})
+        return self.answer(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
 
 
 def oid(content):

@@ -126,6 +126,14 @@ def save_base(folder: Path, family: str = "llama tied", seed: int = 0):
     return model
 
 
+def write_out(writer: gguf.GGUFWriter):
+    """Write all parts of a GGUF file and close it."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 _GGUF_NAMES = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -181,8 +189,5 @@ def save_gguf(path: Path, kind: str = "Q8_0", seed: int = 0):
             writer.add_tensor(name, gguf.quantize(np.ascontiguousarray(data), code), raw_dtype=code)
         else:
             writer.add_tensor(name, np.ascontiguousarray(data))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer)
     return model

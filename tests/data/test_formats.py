@@ -1,18 +1,18 @@
 """Files to records: every format, and every way in which a file can be broken."""
 
 import csv
-import hashlib
 import importlib
 import io
 import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import huggingface_hub.constants
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hub import Answering, oid
 from huggingface_hub.errors import HFValidationError, HTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -331,39 +331,19 @@ PARTS = {
 }
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(Answering):
     """As much of the hub's interface as one data set needs."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self):
-        self.do_GET()
 
     def do_GET(self):
         path = unquote(urlsplit(self.path).path)
         file = path.removeprefix("/datasets/someone/rows/resolve/main/")
         if path == "/api/datasets/someone/rows/tree/main":
             listed = [{"type": "file", "path": k, "size": len(v), "oid": oid(v)} for k, v in PARTS.items()]
-            self.answer(200, json.dumps(listed).encode(), {"Content-Type": "application/json"})
+            self.json(listed)
         elif file in PARTS:
-            self.answer(200, PARTS[file], {"ETag": f'"{oid(PARTS[file])}"', "X-Repo-Commit": "0" * 40})
+            self.answer(PARTS[file], 200, {"ETag": f'"{oid(PARTS[file])}"', "X-Repo-Commit": "0" * 40})
         else:
-            self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-
-    def answer(self, status, content, headers):
-        self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(content))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *args):
-        pass
-
-
-def oid(content):
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            self.answer(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
 
 
 def test_a_data_set_in_parts_comes_whole_from_a_hub(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import gguf
 import numpy as np
 import pytest
 from configs import windows
+from tiny import write_out
 
 from kameleon.errors import UnsupportedArchitectureError, WeightsError
 from kameleon.model import open_gguf
@@ -58,10 +59,7 @@ def write_gguf(path, family="llama", leave_out=(), tensors=(), **extra):
     writer.add_eot_token_id(8)
     for name, data in {"token_embd.weight": np.zeros((99, 64), np.float32), **dict(tensors)}.items():
         writer.add_tensor(name, data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer)
     return open_gguf(path)
 
 

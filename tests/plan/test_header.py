@@ -3,12 +3,13 @@
 import json
 import shutil
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import huggingface_hub.constants
 import pytest
 import torch
+from hub import Answering
 from tiny import PACKED_SIZES, save_base
 
 from kameleon.bench.packed_bases import MIXES, write_packed_shape
@@ -106,13 +107,8 @@ def test_a_gguf_cannot_be_packed_again(tmp_path):
 # On a hub
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(Answering):
     """A hub that counts the bytes it gives of each file; ranges are honoured."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_HEAD(self):
-        self.do_GET()
 
     def do_GET(self):
         path, files = unquote(urlsplit(self.path).path), self.server.files
@@ -135,18 +131,6 @@ class Hub(BaseHTTPRequestHandler):
             self.server.given[name] = self.server.given.get(name, 0) + len(content)
         status = 206 if wanted else 200
         return self.answer(content, status, {"ETag": f'"{name}"', "X-Repo-Commit": REVISION})
-
-    def answer(self, content, status=200, headers=()):
-        self.send_response(status)
-        for key, value in dict(headers).items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *args):
-        pass
 
 
 @pytest.fixture

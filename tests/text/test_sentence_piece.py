@@ -10,6 +10,7 @@ import sentencepiece
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from odd_texts import TEXTS
+from tiny import write_out
 from transformers import AutoTokenizer
 
 from kameleon.bases import locate
@@ -69,10 +70,7 @@ def write_pieces(path, tokens, scores, kinds, add_space_prefix=None, add_bos=Non
     if add_bos is not None:
         writer.add_add_bos_token(add_bos)
     writer.add_tensor("output_norm.weight", np.zeros(32, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer)
     return path
 
 

@@ -8,6 +8,7 @@ import gguf
 import numpy as np
 import pytest
 from odd_texts import TEXTS
+from tiny import write_out
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -66,10 +67,7 @@ def write(
     if add_bos is not None:
         writer.add_add_bos_token(add_bos)
     writer.add_tensor("output_norm.weight", np.zeros(32, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer)
     return path
 
 

@@ -4,6 +4,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from tiny import write_out
 from transformers import AutoModelForCausalLM, logging
 
 from kameleon.bases import locate
@@ -62,10 +63,7 @@ def write(path, family):
             writer.add_tensor(name, gguf.quantize(data, kind), raw_dtype=kind)
         else:
             writer.add_tensor(name, data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer)
     return path
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import write_out
 
 from kameleon.errors import WeightsError
 from kameleon.model import open_gguf, open_weights
@@ -62,10 +63,7 @@ def write(path, tensors=None, types=TYPES, family="llama", heads=HEADS, kv_heads
             writer.add_tensor(name, np.ascontiguousarray(data))
         else:
             writer.add_tensor(name, gguf.quantize(data, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer)
     return path
 
 
@@ -162,10 +160,7 @@ def test_a_type_that_cannot_be_unpacked_is_named(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
     for name, data in extra.items():
         writer.add_tensor(name, data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer)
     with pytest.raises(WeightsError, match=r"mlp\.gate_proj\.weight.*I32"):
         open_gguf(tmp_path / "a.gguf").tensor("model.layers.0.mlp.gate_proj.weight")
 
@@ -186,10 +181,7 @@ def test_q_without_a_head_count_is_refused(tmp_path):
     path = tmp_path / "a.gguf"
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_tensor(name, original_tensors()[name])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer)
     with pytest.raises(WeightsError, match="head_count"):
         open_gguf(path).tensor("model.layers.0.self_attn.q_proj.weight")
 

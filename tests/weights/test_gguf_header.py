@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import write_out
 
 from kameleon.errors import WeightsError
 from kameleon.home import bases_dir
@@ -49,10 +50,7 @@ def write(path, tensors=3):
         kind = kinds[number % len(kinds)]
         data = numbers if kind == gguf.GGMLQuantizationType.F32 else gguf.quantize(numbers, kind)
         writer.add_tensor(f"blk.{number}.ffn_up.weight", data, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer)
     return path
 
 

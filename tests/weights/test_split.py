@@ -4,6 +4,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from tiny import write_out
 
 from kameleon.errors import WeightsError
 from kameleon.model import open_gguf, open_weights
@@ -17,10 +18,7 @@ def write(path, split_max_tensors=0):
         numbers = np.random.default_rng(number).standard_normal((4, 32)).astype(np.float32)
         kind = gguf.GGMLQuantizationType.Q8_0 if number % 2 else gguf.GGMLQuantizationType.F32
         writer.add_tensor(f"blk.{number}.ffn_up.weight", gguf.quantize(numbers, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer)
 
 
 @pytest.fixture

@@ -39,14 +39,19 @@ class PackedPass:
     spans: tuple[RowSpan, ...]
 
     @property
+    def trained(self) -> Tensor:
+        """[tokens] bool: whether the token's label is learned."""
+        return self.labels != IGNORE
+
+    @property
     def weights(self) -> Tensor:
         """[tokens] fp64: the weight of each token's label in the loss, 1 where it is learned and 0 elsewhere."""
-        return (self.labels != IGNORE).double()
+        return self.trained.double()
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens that are learned."""
-        return int((self.labels != IGNORE).sum())
+        """The number of learned labels."""
+        return int(self.trained.sum())
 
 
 def pack(examples: Sequence[Example], max_tokens: int, *, adapter: int) -> list[PackedPass]:

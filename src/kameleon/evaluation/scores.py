@@ -19,7 +19,7 @@ from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
 from kameleon.data import Corpus, Example, PackedPass, pack, pack_groups
 from kameleon.evaluation.choices import Answer, Choices, answer_of, find_choices
-from kameleon.ops import IGNORE, NO_ADAPTER
+from kameleon.ops import NO_ADAPTER
 from kameleon.training.losses import score_tokens
 
 GENERAL_TEXT = Path(__file__).with_name("general.jsonl")
@@ -169,7 +169,7 @@ def _score_passes(
 def _score_packed(
     base: Base, bank: Bank, slot: int, hidden: Tensor, packed: PackedPass, choices: Sequence[int]
 ) -> dict[int, _RowScore]:
-    trained = (packed.labels != IGNORE).nonzero().flatten()
+    trained = packed.trained.nonzero().flatten()
     labels = packed.labels[trained]
     scores = score_tokens(base.decoder, bank, slot=slot, hidden=hidden[trained], labels=labels, choices=choices)
     right = scores.argmax == labels

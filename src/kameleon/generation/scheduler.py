@@ -37,7 +37,7 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def remove(self, request_id: int, finish: Finish) -> Sequence | None:
-        """Take a sequence out and give back its pages; None if there is none of that id."""
+        """Take a sequence out and give back its pages. Returns None if no sequence has that id."""
         for sequences in (self.running, self.waiting):
             for sequence in sequences:
                 if sequence.id == request_id:

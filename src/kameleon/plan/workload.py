@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from kameleon.data import Example, PackedPass, pack, sample
-from kameleon.ops import IGNORE, NO_PARENT
+from kameleon.ops import NO_PARENT
 from kameleon.settings import Execution, Recipe, Watch
 from kameleon.training import Schedule
 
@@ -36,7 +36,7 @@ class Pass:
         before = [0 if parent == NO_PARENT else segments.lengths[parent] for parent in segments.parents]
         return Pass(
             tokens=segments.tokens,
-            scored=int((packed.labels != IGNORE).sum()),
+            scored=packed.trained_tokens,
             seen=segments.tokens + sum(before),
             squares=sum(own * (own + 2 * parent) for own, parent in zip(segments.lengths, before, strict=True)),
         )

@@ -13,7 +13,7 @@ from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
 from kameleon.data import PackedPass
 from kameleon.errors import NonFiniteLossError
-from kameleon.ops import IGNORE, clear, keep_memory
+from kameleon.ops import clear, keep_memory
 from kameleon.training.losses import Loss, next_token_loss, pass_terms, summed
 from kameleon.training.trainee import Trainee
 
@@ -76,7 +76,7 @@ class _Sums:
         mine = (torch.tensor(segments.adapters) == slot).repeat_interleave(torch.tensor(segments.lengths))
         self.loss += summed(terms[mine])
         self.tokens += int(mine.sum())
-        self.trained_tokens += int((packed.labels[mine] != IGNORE).sum())
+        self.trained_tokens += int(packed.trained[mine].sum())
 
 
 def _backward(base: Base, bank: Bank, packed: PackedPass, loss: Loss, checkpoint_layers: int) -> Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from fakes import random_adapter
-from tiny import SIZES, save_base, save_gguf
+from tiny import SIZES, save_base, save_gguf, write_out
 
 import kameleon
 from kameleon.adapters import Adapter
@@ -85,10 +85,7 @@ def made(path, tensors, architecture="llama", **said):
     writer.add_float32("adapter.lora.alpha", 4.0)
     for name, shape in tensors.items():
         writer.add_tensor(name, np.ones(shape, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer)
     return path
 
 
