@@ -45,7 +45,7 @@ def test_another_right_answer_takes_the_place_of_the_completion():
 
 
 def test_prompt_and_completion_may_be_messages():
-    assert row(prompt=[USER], completion=[ANSWER]) == Row(7, (USER, ANSWER), first_learned=1)
+    assert row(prompt=[USER], completion=[ANSWER]) == Row(7, (USER, ANSWER), learned=frozenset([1]))
     assert row(prompt=[USER], completion=[ANSWER], tools=[TOOL]).tools == (TOOL,)
 
 

@@ -27,6 +27,15 @@ def chat(*contents, start="user"):
     return [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
 
 
+def test_of_the_answers_only_those_that_are_named_are_learned():
+    template, messages = MADE["chatml"], chat("Hi", "Ho", "And?", "Hum", "Bye", "Bah")
+    whole = template.encode_conversation(messages)
+    for places, wanted in (((1, 5), ["Ho<|im_end|>", "Bah<|im_end|>"]), ((), []), (None, None)):
+        encoded = template.encode_conversation(messages, learned=places)
+        assert encoded.tokens == whole.tokens
+        assert learned(template, encoded) == (learned(template, whole) if wanted is None else wanted)
+
+
 def test_content_is_rendered_as_the_template_says_and_not_stripped():
     assert MADE["chatml"].render(chat("  Hi\n", " Ho ")) == (
         "<|im_start|>user\n  Hi\n<|im_end|>\n<|im_start|>assistant\n Ho <|im_end|>\n"

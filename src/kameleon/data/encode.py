@@ -82,7 +82,7 @@ def encode_row(row: Row, template: ChatTemplate, *, raw: bool = False, max_token
         answer = (*template.encode_after(row.prompt, row.completion), _end_token(template))
         tokens, trained = (*prompt, *answer), (False,) * len(prompt) + (True,) * len(answer)
     else:
-        tokens, trained = template.encode_conversation(row.messages, row.tools, first_learned=row.first_learned)
+        tokens, trained = template.encode_conversation(row.messages, row.tools, learned=row.learned)
     cut = len(tokens) - max_tokens if any(trained[max_tokens:]) else 0
     kept = tuple(_TOKENS.setdefault(token, token) for token in tokens[:max_tokens])
     return Example(row.number, kept, trained[:max_tokens], cut)

@@ -41,8 +41,8 @@ _FIELDS = {
 class Row:
     """One example before it is encoded: a conversation, or plain text.
 
-    Rows of that kind keep `prompt` and `completion` as they were written. `also` lists other right answers. The
-    assistant's messages are learned from place `first_learned` on.
+    Rows of that kind keep `prompt` and `completion` as they were written. `also` lists other right answers.
+    `learned` holds the places of the assistant's messages that are learned; None stands for all of them.
     """
 
     number: int
@@ -52,7 +52,7 @@ class Row:
     prompt: str | None = None
     completion: str | None = None
     also: tuple[str, ...] = ()
-    first_learned: int = 0
+    learned: frozenset[int] | None = None
 
 
 def kinds(record: Record) -> list[str]:
@@ -89,7 +89,7 @@ def make_row(record: Record) -> Row:
         answers = _messages(_listed(value.get("completion"), "completion"))
         messages = _messages([*value["prompt"], *answers])
         tools = tuple(_listed(value.get("tools") or [], "tools"))
-        return Row(number, messages, tools, first_learned=len(value["prompt"]))
+        return Row(number, messages, tools, learned=_answers(messages, first=len(value["prompt"])))
     else:
         prompt, completion = _text(value, "prompt"), _text(value, "completion")
     also = tuple(str(one) for one in _listed(value.get("also") or [], "also"))
@@ -108,7 +108,8 @@ def with_system_prompt(row: Row, system_prompt: str) -> Row:
     """The row with this system prompt; the row itself if it has one already, or is text."""
     messages = with_system(row.messages, system_prompt) if row.messages else []
     added = len(messages) - len(row.messages)
-    return replace(row, messages=tuple(messages), first_learned=row.first_learned + added) if added else row
+    learned = row.learned if row.learned is None else frozenset(place + added for place in row.learned)
+    return replace(row, messages=tuple(messages), learned=learned) if added else row
 
 
 def system_prompt_of(row: Row) -> str | None:
@@ -124,9 +125,14 @@ def shared_system_prompt(rows: Sequence[Row]) -> str | None:
 
 
 def answers_apart(row: Row) -> list[Row]:
-    """One row for each answer of a conversation: it ends with that answer, and all before it is its prompt."""
-    answers = [i for i, m in enumerate(row.messages) if m["role"] == "assistant" and i >= row.first_learned]
-    return [replace(row, messages=row.messages[: i + 1], first_learned=i) for i in answers]
+    """One row for each learned answer of a conversation: it ends with that answer, and all before it is its prompt."""
+    learned = _answers(row.messages) if row.learned is None else row.learned
+    return [replace(row, messages=row.messages[: i + 1], learned=frozenset([i])) for i in sorted(learned)]
+
+
+def _answers(messages: Sequence[Mapping[str, Any]], first: int = 0) -> frozenset[int]:
+    """The places of the assistant's messages, from place `first` on."""
+    return frozenset(i for i, message in enumerate(messages) if message["role"] == "assistant" and i >= first)
 
 
 def _pair(prompt: str, completion: str) -> tuple[dict[str, Any], ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -80,10 +80,14 @@ class ChatTemplate:
         return self.encode_text(self.render(messages, tools, add_generation_prompt=True))
 
     def encode_conversation(
-        self, messages: Sequence[Message], tools: Sequence[Any] | None = None, *, first_learned: int = 0
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None = None,
+        *,
+        learned: Collection[int] | None = None,
     ) -> Encoded:
-        """Tokens of a whole conversation. Trained are the assistant's answers from message `first_learned` on, and the
-        token that ends each; everything else is prompt.
+        """Tokens of a whole conversation. Trained are the assistant's answers at the places `learned` (None: all of
+        them), and the token that ends each; everything else is prompt.
 
         An answer is the text that rendering adds after its generation prompt, and its tokens follow the prompt's, as in
         generation. Raises RewrittenTurnsError if the template changes earlier turns, which makes that impossible, and
@@ -93,7 +97,7 @@ class ChatTemplate:
         trained: list[bool] = []
         done = ""
         for i, message in enumerate(messages):
-            if message["role"] != "assistant" or i < first_learned:
+            if message["role"] != "assistant" or (learned is not None and i not in learned):
                 continue
             before = self.render(messages[:i], tools, add_generation_prompt=True)
             after = self.render(messages[: i + 1], tools)
