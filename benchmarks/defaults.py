@@ -19,6 +19,7 @@ import torch
 
 import kameleon
 from kameleon import Execution, LoadedBase, Recipe, Watch
+from kameleon.api.runs import new_run
 from kameleon.bench.machine import machine
 from kameleon.data import sample
 from kameleon.training import Schedule
@@ -63,7 +64,8 @@ def one_run(
     order = list(range(len(corpus.examples)))
     random.Random(7).shuffle(order)
     recipe = Recipe(rows_per_step=rows_per_step, epochs=epochs, seed=seed)
-    run = loaded.prepare(
+    run = new_run(
+        loaded.base,
         corpus.pick(order[:rows]),
         "defaults",
         held_out=corpus.pick([]),

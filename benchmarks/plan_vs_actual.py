@@ -119,6 +119,7 @@ def planned(case: Case) -> dict[str, Any]:
 def run(case: Case) -> dict[str, Any]:
     """The same of a run of a few steps; what the base's weights are read for the first time is done before."""
     import kameleon
+    from kameleon.api.runs import new_run
     from kameleon.bench.bases import base_path
     from kameleon.data import Corpus
     from kameleon.data.corpus import Origin
@@ -128,7 +129,8 @@ def run(case: Case) -> dict[str, Any]:
     examples = tuple(examples_of(case, loaded.base.config.vocab_size))
     rows = Corpus(examples, ((),) * len(examples), Origin("random", "", len(examples), 0, raw=True))
     recipe, watch, execution = settings_of(case)
-    made = loaded.prepare(
+    made = new_run(
+        loaded.base,
         rows,
         "plan-vs-actual",
         held_out=rows.pick(()),

@@ -134,7 +134,7 @@ def test_training_warns_in_one_line_and_shows_settled_settings(run, rows):
     assert status == 0
     assert "epochs 1.0 you chose it" in told and "rows_per_step 4 Rows that one step" in told
     assert "plan: rows_per_step 4, from the number of rows: 30 make 8 steps" in told
-    assert "warning: too few steps (8) to learn much" in told and "api.py" not in told
+    assert "warning: too few steps (8) to learn much" in told and "loaded_base.py" not in told
     assert "warning: 30 of 30 held-out rows are also learned" in told
     assert (
         run("train", "--data", rows, "--name", "y", "--epochs", "1", "--rank", "2")[1].count(

@@ -1,20 +1,20 @@
-"""The commands as Python: `kameleon.load(...)`, then `.train`, `.generate`, `.evaluate`, `.load_adapter`."""
+"""A base in memory and what a person does with it."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from kameleon.adapters import Adapter, Card, Proof, Shelf, prove
+from kameleon.adapters import Adapter, Proof, Shelf, prove
 from kameleon.adapters.fit import check_base
 from kameleon.adapters.formats import read_adapter
 from kameleon.adapters.resident import Bank
+from kameleon.api.prompts import Prompt, encode_prompt
+from kameleon.api.runs import new_run, plan_run
 from kameleon.bases import Base, load_base
 from kameleon.data import Corpus, read_corpus
 from kameleon.errors import SettingError
@@ -22,13 +22,10 @@ from kameleon.evaluation import Score, TestSet, evaluate_as_trained, make_test_s
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
 from kameleon.home import runs_dir
 from kameleon.ops import compute_name
-from kameleon.plan import Plan, copied_bytes, make_plan, process_bytes, read_base_header, workload_of
+from kameleon.plan import Plan
 from kameleon.settings import Execution
-from kameleon.text import with_system
 from kameleon.training import (
-    Forecast,
     Recipe,
-    Run,
     RunResult,
     StepReport,
     Watch,
@@ -38,8 +35,6 @@ from kameleon.training import (
     resumed_compute,
 )
 from kameleon.unloaded import resumed, rows_of_run
-
-Prompt = str | Sequence[dict[str, Any]]
 
 
 def load(
@@ -96,12 +91,7 @@ class LoadedBase:
         `system_prompt` is put before messages that have none of their own. With `raw`, `prompt` must be a string; it is
         encoded without the template, behind the tokens with which the tokenizer begins a text.
         """
-        if raw:
-            if not isinstance(prompt, str):
-                raise SettingError("a raw prompt is a string, not messages")
-            return (*self.base.template.opening, *self.base.template.encode_text(prompt))
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        return tuple(self.base.template.encode_prompt(with_system(messages, system_prompt)))
+        return encode_prompt(self.base.template, prompt, raw=raw, system_prompt=system_prompt)
 
     def stream(
         self,
@@ -219,7 +209,8 @@ class LoadedBase:
         if plan is None:
             if resume:
                 watch, execution = resumed(name, watch, execution)
-            plan = self.plan(
+            plan = plan_run(
+                self.base,
                 data,
                 watched,
                 recipe=recipe,
@@ -233,7 +224,8 @@ class LoadedBase:
         for told in plan.workload.warnings:
             warnings.warn(told, stacklevel=2)
         overwrite = overwrite and not resume
-        run = self.prepare(
+        run = new_run(
+            self.base,
             data,
             name,
             held_out=watched,
@@ -257,79 +249,6 @@ class LoadedBase:
         check_base(self.base, adapter)
         self._warn_of_template(adapter)
         return adapter
-
-    def plan(
-        self,
-        data: Corpus,
-        held_out: Corpus,
-        *,
-        recipe: Recipe,
-        watch: Watch,
-        execution: Execution,
-        memory_bytes: int | None = None,
-        keep_passes: bool = False,
-    ) -> Plan:
-        """The memory and time that a run on this base needs. `keep_passes` is for a run that is resumed.
-
-        Raises SettingError when nothing fits in `memory_bytes`.
-        """
-        quantize, dtype = self.base.quantize, self.base.compute_dtype
-        header = read_base_header(self.base.files.ref, quantize)
-        workload = partial(workload_of, data.examples, held_out.examples, recipe)
-        held = max(0, process_bytes() - copied_bytes(header, dtype))  # the base's own part is counted apart
-        return make_plan(
-            header,
-            workload,
-            recipe=recipe,
-            watch=watch,
-            execution=execution,
-            process_bytes=held,
-            memory_bytes=memory_bytes,
-            quantize=quantize,
-            dtype=dtype,
-            keep_passes=keep_passes,
-        )
-
-    def prepare(
-        self,
-        data: Corpus,
-        name: str,
-        *,
-        held_out: Corpus,
-        recipe: Recipe,
-        watch: Watch,
-        execution: Execution,
-        overwrite: bool = False,
-        forecast: Forecast | None = None,
-        parent: Adapter | None = None,
-    ) -> Run:
-        """A run before its start. With `overwrite`, its start deletes an unfinished run of that name.
-
-        With `parent`, it begins with that adapter's numbers.
-        """
-        folder = runs_dir() / name
-        card = Card(
-            base_id=self.base.name,
-            base_fingerprint=self.base.fingerprint,
-            template_hash=self.base.template.hash,
-            data=asdict(data.origin),
-            system_prompt=data.system_prompt,
-            parents=() if parent is None else (parent.as_parent(1.0, "trained further"),),
-        )
-        return Run(
-            self.base,
-            folder,
-            card,
-            name,
-            examples=data.examples,
-            held_out=held_out.examples,
-            recipe=recipe,
-            watch=watch,
-            execution=execution,
-            overwrite=overwrite,
-            forecast=forecast,
-            parent=parent,
-        )
 
     def test_set(self, name: str, data: str | Path | Corpus, *, as_trained: bool = True) -> TestSet:
         """Rows of a file, or an encoded corpus, as a test set for `evaluate`.
