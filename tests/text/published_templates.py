@@ -84,7 +84,8 @@ QWEN_3 = (
     "{% if m.tool_calls %}{% for c in m.tool_calls %}"
     "{{- '\n' if loop.first and content or not loop.first else '' }}{% set c = c.function if c.function else c %}"
     '{{- \'<tool_call>\n{"name": "\' + c.name + \'", "arguments": \' }}'
-    "{{- c.arguments if c.arguments is string else c.arguments | tojson }}{{- '}\n</tool_call>' }}{% endfor %}{% endif %}"
+    "{{- c.arguments if c.arguments is string else c.arguments | tojson }}{{- '}\n</tool_call>' }}{% endfor %}"
+    "{% endif %}"
     "{{- '<|im_end|>\n' }}" + _HERMES_RESULT + "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}"
     "{{- '<think>\n\n</think>\n\n' if enable_thinking is defined and enable_thinking is false else '' }}{% endif %}"
@@ -139,8 +140,10 @@ R1_DISTILL = (
     "{{- c['function']['arguments'] + '\n```<｜tool▁call▁end｜>' }}"
     "{{- '<｜tool▁calls▁end｜><｜end▁of▁sentence｜>' if ns.called else '' }}{% set ns.called = true %}{% endfor %}"
     "{% elif m['role'] == 'assistant' %}"
-    "{% if ns.result %}{{- '<｜tool▁outputs▁end｜>' + m['content'] + '<｜end▁of▁sentence｜>' }}{% set ns.result = false %}"
-    "{% else %}{{- '<｜Assistant｜>' + m['content'].split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}{% endif %}{% endif %}"
+    "{% if ns.result %}{{- '<｜tool▁outputs▁end｜>' + m['content'] + '<｜end▁of▁sentence｜>' }}"
+    "{% set ns.result = false %}"
+    "{% else %}{{- '<｜Assistant｜>' + m['content'].split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}{% endif %}"
+    "{% endif %}"
     "{% if m['role'] == 'tool' %}{% set ns.result = true %}"
     "{{- '<｜tool▁outputs▁begin｜>' if ns.first else '\n' }}{% set ns.first = false %}"
     "{{- '<｜tool▁output▁begin｜>' + m['content'] + '<｜tool▁output▁end｜>' }}{% endif %}"
@@ -156,7 +159,8 @@ LLAMA_GUARD_3 = (
 )
 # Made up: reads content only as parts, its name for thoughts is `thinking`, and a call's arguments must be JSON text.
 PARTS = (
-    "{% for m in messages %}{{ '<|start|>' + m.role + '|' }}{{ '<think>' + m.thinking + '</think>' if m.thinking else '' }}"
+    "{% for m in messages %}{{ '<|start|>' + m.role + '|' }}"
+    "{{ '<think>' + m.thinking + '</think>' if m.thinking else '' }}"
     "{% for p in m.content or [] %}{{ p.text }}{% endfor %}"
     "{% for c in m.tool_calls or [] %}{{ '[' + c.function.name + '(' + c.function.arguments + ')]' }}{% endfor %}"
     "{{ '<|end|>' }}{% endfor %}{{ '<|start|>assistant|' if add_generation_prompt else '' }}"
@@ -245,7 +249,7 @@ PUBLISHED = {
         "</s>",
         space_first=True,
         original="mistralai-Mistral-Nemo-Instruct-2407",
-    ),  # fmt: skip
+    ),
     "R1-Distill": Published(
         R1_DISTILL,
         tuple(f"<｜{name}｜>" for name in _R1),
