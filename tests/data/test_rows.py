@@ -34,6 +34,12 @@ def test_tools_calls_and_their_results_are_kept():
     assert got.messages == (USER, CALL, result, ANSWER) and got.tools == (TOOL,)
 
 
+@pytest.mark.parametrize("broken", ['{"zone": "CE', "zone", "[" * 100_000], ids=["cut", "word", "deep"])
+def test_a_call_whose_arguments_are_not_json_is_refused(broken):
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "clock", "arguments": broken}}]}
+    assert "the arguments of a call in message 2 are not JSON" in refusal(messages=[USER, call])
+
+
 def test_prompt_and_completion_become_a_question_and_its_answer():
     got = row(prompt=" Hi ", completion=" Ho\n", also=["Hey", 3])
     assert got.messages == ({"role": "user", "content": " Hi "}, {"role": "assistant", "content": " Ho\n"})

@@ -119,8 +119,9 @@ def test_a_demanded_call_is_a_call_that_fits_the_tool(tool_client):
     assert json.loads(call["function"]["arguments"])["size"] in ("small", "large")
 
 
-def test_calls_and_their_results_can_be_sent_back(tool_client):
-    call = {"id": "call_1", "type": "function", "function": {"name": "order", "arguments": '{"size": "small"}'}}
+@pytest.mark.parametrize("arguments", ['{"size": "small"}', '{"size": "sm', ""])
+def test_calls_and_their_results_can_be_sent_back(tool_client, arguments):
+    call = {"id": "call_1", "type": "function", "function": {"name": "order", "arguments": arguments}}
     messages = [
         {"role": "user", "content": "?"},
         {"role": "assistant", "content": None, "tool_calls": [call]},

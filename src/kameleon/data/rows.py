@@ -171,6 +171,18 @@ def _from_sharegpt(value: Mapping[str, Any]) -> list[Any]:
     return messages
 
 
+def _check_arguments(calls: Any, at: int) -> None:
+    """Raises DataError for arguments that are text but not JSON: an adapter would learn to write broken calls."""
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        arguments = function.get("arguments") if isinstance(function, dict) else None
+        if isinstance(arguments, str) and arguments.strip():
+            try:
+                json.loads(arguments)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"the arguments of a call in message {at} are not JSON: {error}") from error
+
+
 def _messages(value: Any) -> tuple[dict[str, Any], ...]:
     messages = _listed(value, "messages")
     answers = 0
@@ -184,6 +196,7 @@ def _messages(value: Any) -> tuple[dict[str, Any], ...]:
             answers += 1
             if not message.get("tool_calls") and not str(content or "").strip():
                 raise DataError(f"empty answer (message {at})")
+            _check_arguments(message.get("tool_calls"), at)
         if not isinstance(content, str) and (content is not None or role != "assistant"):
             raise DataError(f"message {at} has no text in 'content'")
     if not answers:

@@ -176,7 +176,7 @@ class ChatTemplate:
 def _with_parsed_arguments(message: Message) -> Message:
     """Tool calls with their arguments as an object: OpenAI sends JSON text, which templates would quote a second time.
 
-    Clients send empty text for a call without arguments.
+    Clients send empty text for a call without arguments. Text that is not JSON stays text.
     """
     calls = message.get("tool_calls")
     return {**message, "tool_calls": [_with_parsed_call(call) for call in calls]} if calls else message
@@ -186,4 +186,8 @@ def _with_parsed_call(call: dict[str, Any]) -> dict[str, Any]:
     function = call["function"]
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
         return call
-    return {**call, "function": {**function, "arguments": json.loads(function["arguments"] or "{}")}}
+    try:
+        arguments = json.loads(function["arguments"].strip() or "{}")
+    except (ValueError, RecursionError):
+        return call
+    return {**call, "function": {**function, "arguments": arguments}}
