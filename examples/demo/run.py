@@ -26,7 +26,7 @@ from kameleon.adapters.formats import read_adapter
 from kameleon.cli.console import megabytes, notes, open_base, progress, results, table
 from kameleon.cli.evaluate import as_document
 from kameleon.cli.plan import tell_plan
-from kameleon.cli.train import training_bar
+from kameleon.cli.told_run import training_bar
 from kameleon.data import sample
 from kameleon.errors import CheckpointError, KameleonError, RunInterruptedError
 from kameleon.evaluation import GENERAL_TEXT, Score, TestSet

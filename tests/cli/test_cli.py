@@ -68,7 +68,7 @@ def test_help_teaches_every_setting(on_tiny):
     assert status == 0
     text = " ".join(out.replace("│", " ").split())
     assert "Width of the side path. 16 has room for what some thousand rows teach" in text
-    assert "kameleon train --data law.jsonl --name law" in text
+    assert "kameleon train law.jsonl --name law" in text
 
 
 @pytest.mark.parametrize("command", ["train", "plan", "serve", "chat", "eval"])

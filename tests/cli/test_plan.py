@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from kameleon.errors import SettingError
 from kameleon.plan import COMMON_NAMES, Memory
 from kameleon.settings import parse_bytes
 
@@ -130,7 +131,8 @@ def test_of_few_rows_the_plan_and_the_run_say_what_follows_and_what_is_too_few(r
 
 @pytest.mark.filterwarnings("default")
 def test_training_warns_in_one_line_and_shows_settled_settings(run, rows):
-    status, _, told = run("train", "--data", rows, "--held-out", rows, "--name", "x", "--epochs", "1", "--rank", "2")
+    words = ("--held-out", rows, "--name", "x", "--epochs", "1", "--rank", "2", "--verbose")
+    status, _, told = run("train", rows, *words)
     assert status == 0
     assert "epochs 1.0 you chose it" in told and "rows_per_step 4 Rows that one step" in told
     assert "plan: rows_per_step 4, from the number of rows: 30 make 8 steps" in told
@@ -157,7 +159,9 @@ def test_a_finished_run_is_compared_with_its_plan_in_one_line(run, rows):
         ("512 MiB", 2**29),
         ("1.5g", None),
         ("2.5gb", 2.5e9),
-        ("7", 7),
+        ("7", 7e9),
+        ("0.5", 5e8),
+        ("7B", 7),
         ("-1GB", None),
         ("", None),
         ("0MB", None),
@@ -166,10 +170,17 @@ def test_a_finished_run_is_compared_with_its_plan_in_one_line(run, rows):
     ],
 )
 def test_amounts_of_memory_are_read_with_their_units(text, size):
-    from kameleon.errors import SettingError
-
     if size is None:
         with pytest.raises(SettingError, match="is not an amount of memory"):
             parse_bytes(text)
     else:
         assert parse_bytes(text) == size
+
+
+def test_a_number_of_bytes_without_a_unit_is_refused():
+    with pytest.raises(SettingError, match="without a unit is GB, which no machine has; write it as 6000000000B"):
+        parse_bytes("6000000000")
+
+
+def test_a_budget_without_a_unit_is_told_as_gigabytes(run):
+    assert "memory: 6 means 6 GB" in run("plan", "--memory", 6)[2]

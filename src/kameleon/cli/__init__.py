@@ -45,7 +45,7 @@ app = App(
     version=version("kameleon"),
     help="One frozen base model, many small LoRA adapters, on the computer you already own.\n\n"
     "Start with: kameleon base pull smollm2; kameleon data check rows.jsonl; "
-    "kameleon train --data rows.jsonl --name mine; kameleon chat --adapter mine; kameleon serve\n\n"
+    "kameleon train rows.jsonl --name mine; kameleon chat --adapter mine; kameleon serve\n\n"
     "Exit status: 0 done, 1 the answer is no (a check failed), 2 an error, 130 interrupted.",
 )
 app.command(bases.app)
@@ -87,7 +87,7 @@ def _config(words: Sequence[str]) -> tuple[cyclopts.config.Dict, ...]:
 
 def _tell_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning in one line, without the line of code that gave it."""
-    notes.print(printable(f"warning: {message}"), style="yellow", highlight=False, soft_wrap=True)
+    notes.print(printable(f"warning: {message}"), style="yellow", highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -107,8 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         notes.print(str(error), style="yellow", highlight=False)
         sys.exit(130)
     except KameleonError as error:
-        # soft_wrap: a terminal breaks the line itself, and in a file an error stays one line.
-        notes.print(printable(f"error: {error}"), style="red", highlight=False, soft_wrap=True)
+        notes.print(printable(f"error: {error}"), style="red", highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
         notes.print("interrupted", style="yellow")

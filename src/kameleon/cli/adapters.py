@@ -216,7 +216,7 @@ def export(
             to, "not in this format: give it to the program that answers"
         )
         told = f"system prompt of the adapter ({where}): {in_one_line(adapter.card.system_prompt)}"
-        notes.print(told, highlight=False, soft_wrap=True)
+        notes.print(told, highlight=False)
 
 
 @app.command(name="import")

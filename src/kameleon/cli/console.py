@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from kameleon.errors import SettingError
 from kameleon.home import atomic_write
-from kameleon.settings import ComputeName
+from kameleon.settings import ComputeName, parse_bytes
 from kameleon.terminal import printable
 
 if TYPE_CHECKING:
@@ -23,7 +34,12 @@ if TYPE_CHECKING:
 
 # Without markup and emoji, names such as "[/v1]" or ":x:" are shown as they are.
 results = Console(markup=False, emoji=False)
-notes = Console(markup=False, emoji=False, stderr=True)
+# soft_wrap: a terminal breaks lines itself, and in a log a message stays one line.
+notes = Console(markup=False, emoji=False, stderr=True, soft_wrap=True)
+
+_WIDE = 70
+"""Columns of a terminal from which on a bar has room beside its text."""
+_LINE_EVERY_S, _SHORT_S = 10.0, 1.0
 
 Json = Annotated[bool, Parameter(help="Print one JSON document on standard output and nothing else there.")]
 Quantize = Annotated[
@@ -42,8 +58,8 @@ Compute = Annotated[
 MemoryBudget = Annotated[
     str | None,
     Parameter(
-        help="Stay inside this much memory (6GB). Chooses micro-batch-tokens and checkpoint-layers where you do not "
-        "set them, and packs the base to 4 bits if it does not fit otherwise."
+        help="Stay inside this much memory: 6 means 6 GB, or write a unit (512MB, 4GiB). Chooses micro-batch-tokens "
+        "and checkpoint-layers where you do not set them, and packs the base to 4 bits if it does not fit otherwise."
     ),
 ]
 BaseRef = Annotated[
@@ -111,18 +127,42 @@ def bars(values: Mapping[Any, float], what: str) -> Table:
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """Bars on standard error, each with the count done, the time spent and the time left."""
-    with Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=notes,
-        transient=False,
-    ) as bars:
+    """Bars on standard error, each with the count done and the time; lines where no terminal can redraw a bar."""
+    moving = notes.is_terminal and not notes.is_dumb_terminal
+    bar = (BarColumn(bar_width=None), MofNCompleteColumn()) if notes.width >= _WIDE else (TaskProgressColumn(),)
+    columns = (TextColumn("{task.description}", markup=False), *bar, _Time())
+    with Progress(*columns, console=notes, expand=True) if moving else _Lines(console=notes, disable=True) as bars:
         yield bars
+
+
+class _Time(ProgressColumn):
+    """The time of a task: "0:01:12 elapsed, 0:02:48 left", in a narrow terminal "0:01:12 / 0:02:48 left"."""
+
+    def render(self, task: Task) -> Text:
+        return Text(_time(task, between=" elapsed, " if notes.width >= _WIDE else " / "), style="progress.elapsed")
+
+
+class _Lines(Progress):
+    """Progress as lines: one each ten seconds, and one at the end of a task that is not short."""
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        super().update(task_id, **changes)
+        task = self.tasks[task_id]
+        told_s = task.fields.setdefault("told_s", 0.0)
+        spent_s = task.elapsed or 0.0
+        is_end = task.finished and not task.fields.get("done") and spent_s >= _SHORT_S
+        if is_end or (not task.finished and spent_s - told_s >= _LINE_EVERY_S):
+            task.fields |= {"told_s": spent_s, "done": task.finished}
+            count = "" if task.total is None else f"  {task.completed:,.0f}/{task.total:,.0f}"
+            notes.print(f"{task.description}{count}  {_time(task)}", highlight=False)
+
+
+def _time(task: Task, *, between: str = " elapsed, ") -> str:
+    """The time spent and the time left, if it is known."""
+    spent, left = (None if s is None else timedelta(seconds=int(s)) for s in (task.elapsed, task.time_remaining))
+    if task.finished or left is None:
+        return f"{timedelta(seconds=int(task.finished_time or task.elapsed or 0))} elapsed"
+    return f"{spent}{between}{left} left"
 
 
 def open_base(ref: str, quantize: str | None = None, *, compute: ComputeName | None = None) -> LoadedBase:
@@ -144,6 +184,16 @@ def open_base(ref: str, quantize: str | None = None, *, compute: ComputeName | N
     notes.print(f"computing in {base.compute_reason}", highlight=False)
     notes.print(f"kernels: {kernels().level or 'none, the reference path'} ({kernels().reason})", highlight=False)
     return loaded
+
+
+def memory_budget(given: str | None) -> int | None:
+    """Bytes of --memory; says how a number without a unit is read. Raises SettingError."""
+    if given is None:
+        return None
+    budget = parse_bytes(given)
+    if given.strip()[-1:].isdigit():
+        notes.print(f"memory: {given.strip()} means {budget / 1e9:g} GB", highlight=False)
+    return budget
 
 
 def megabytes(size_bytes: float) -> str:

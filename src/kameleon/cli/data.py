@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from kameleon.cli.console import BaseRef, Json, Raw, open_base, show, table
+from kameleon.cli.console import BaseRef, Json, Raw, show, table
 from kameleon.errors import SettingError
 from kameleon.settings import Execution, Recipe, Watch
 from kameleon.terminal import printable
@@ -56,6 +56,7 @@ def check(
         read_rows,
         sample,
     )
+    from kameleon.plan import read_base_header
 
     if rows < 0:
         raise SettingError(f"rows is {rows}; it must be 0 (none) or more")
@@ -67,7 +68,7 @@ def check(
         show(_document(Encoded(), (), [empty]), Text(empty.text, style="red"), as_json=json)
         sys.exit(1)
     in_test = read_rows(test) if test else []
-    template = open_base(base).base.template
+    template = read_base_header(base).template()
     encoded = encode_records(records, template, raw=raw, max_tokens=max_row_tokens)
     faults = examine(encoded, in_test)
     observations = [*observe(encoded, template, test_rows=in_test), *_too_few(encoded, recipe)]

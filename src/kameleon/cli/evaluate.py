@@ -74,12 +74,12 @@ def evaluate(
         except WrongBaseError as error:
             if adapters is not None:
                 raise
-            notes.print(f"left out: {error}", style="yellow", highlight=False, soft_wrap=True)
+            notes.print(f"left out: {error}", style="yellow", highlight=False)
         else:
             names.append(name)
             if (own := loaded.bank.system_prompt(name)) is not None:
                 told = f"system prompt of the adapter {name}, for test rows without one: {in_one_line(own)}"
-                notes.print(told, highlight=False, soft_wrap=True)
+                notes.print(told, highlight=False)
     sets = [_test_set(loaded, spec, rows, raw=raw) for spec in tests]
     sets.append(loaded.test_set("general text", loaded.read(general or GENERAL_TEXT), as_trained=False))
     *scores, forgotten = _scored(loaded, names, sets)

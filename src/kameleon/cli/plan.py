@@ -7,14 +7,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.console import Group
 
-from kameleon.cli.console import Compute, Json, MemoryBudget, Quantize, Raw, megabytes, notes, show, table
-from kameleon.settings import Execution, Recipe, Watch, parse_bytes
+from kameleon.cli.console import (
+    Compute,
+    Json,
+    MemoryBudget,
+    Quantize,
+    Raw,
+    megabytes,
+    memory_budget,
+    notes,
+    show,
+    table,
+)
+from kameleon.cli.settings import GivenRecipe
+from kameleon.settings import Execution, Recipe, Watch
 
 if TYPE_CHECKING:
     from kameleon.plan import CommonBase, Memory, Option, Plan
 
 
 def plan(
+    data: Annotated[
+        str | None, Parameter(help="The rows of the run; without it, 1,000 rows of 512 tokens are assumed.")
+    ] = None,
     *,
     base: Annotated[
         str,
@@ -23,14 +38,11 @@ def plan(
             "of the table of common bases (as a Q4_K_M file)."
         ),
     ] = "smollm2",
-    data: Annotated[
-        str | None, Parameter(help="The rows of the run; without it, 1,000 rows of 512 tokens are assumed.")
-    ] = None,
     held_out: Annotated[str | None, Parameter(help="Rows to watch the run with, as for `kameleon train`.")] = None,
     memory: MemoryBudget = None,
     quantize: Quantize = None,
     compute: Compute = None,
-    recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),  # noqa: B008 (frozen)
+    given_recipe: Annotated[GivenRecipe, Parameter(name="*")] = GivenRecipe(),  # noqa: B008 (frozen)
     watch: Annotated[Watch, Parameter(name="*")] = Watch(),  # noqa: B008 (frozen)
     execution: Annotated[Execution, Parameter(name="*")] = Execution(),  # noqa: B008 (frozen)
     raw: Raw = False,
@@ -41,7 +53,7 @@ def plan(
     Only the base's config and headers are read, so nothing else of a base on the hub is fetched, and a .gguf file may
     still be downloading. The speed of this machine is measured, which takes some seconds.
 
-    Try: kameleon plan --data law.jsonl; or kameleon plan --base Qwen/Qwen2.5-7B-Instruct --memory 8GB;
+    Try: kameleon plan law.jsonl; or kameleon plan --base Qwen/Qwen2.5-7B-Instruct --memory 8GB;
     or kameleon plan --base "Llama 3.1 8B"
     """
     from kameleon.machine import available_memory_bytes
@@ -49,7 +61,8 @@ def plan(
     from kameleon.plan import common_bases
     from kameleon.unloaded import plan as make
 
-    budget = None if memory is None else parse_bytes(memory)
+    budget = memory_budget(memory)
+    recipe = Recipe(**given_recipe.given)
     notes.print("measuring this machine, some seconds …", style="dim")
     dtype = compute and COMPUTE_TYPES[compute]
     made = make(

@@ -9,18 +9,49 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
-from kameleon.settings import Sampling
+from cyclopts import Parameter
+
+from kameleon.settings import Execution, Recipe, Sampling, Watch
 
 _ZERO_DERIVES = (
     "--layers",
     "--learning-rate",
+    "--lr",
     "--eval-every",
     "--kv-cache-bytes",
     "--adapter-bytes",
 )
 """Flags whose 0 means that the value is derived. Settings have None for that, which is `none` on a command line."""
+
+
+class _Given:
+    """Settings with the fields that a person gave in `given`: a given value may be equal to the default."""
+
+    given: dict[str, Any]
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        object.__setattr__(self, "given", given)
+
+
+class GivenRecipe(_Given, Recipe):
+    """The recipe on a command line."""
+
+    learning_rate: Annotated[float | None, Parameter(alias="--lr")]
+
+
+class GivenWatch(_Given, Watch):
+    """How the run is watched, on a command line."""
+
+
+class GivenExecution(_Given, Execution):
+    """How the run is computed, on a command line."""
+
+
+class GivenSampling(_Given, Sampling):
+    """How an answer's tokens are chosen, on a command line."""
 
 
 def zeros_to_none(words: Sequence[str]) -> list[str]:

@@ -16,15 +16,19 @@ SEEDS = range(-(2**63), 2**64)
 ComputeName = Literal["bf16", "fp32"]
 """The types that a base can be multiplied in; `ops.COMPUTE_TYPES` has torch's for each."""
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_UNITS = {"": 10**9, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_MOST_GB = 100_000  # of memory, beyond any machine
 
 
 def parse_bytes(text: str) -> int:
-    """ "6GB", "512 MiB" or a plain number as bytes. Raises SettingError for anything else, and for less than one."""
+    """ "6GB" or "512 MiB" as bytes; a number without a unit is GB. Raises SettingError for anything else, for less than
+    one byte, and for a number without a unit that can only be bytes."""
     match = re.fullmatch(r"\s*(\d{1,18}(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match and match[2].upper() in _UNITS else 0
     if size < 1:
         raise SettingError(f"{text!r} is not an amount of memory; write it as 6GB, 512MB or 4GiB")
+    if match and not match[2] and size > _MOST_GB * 10**9:
+        raise SettingError(f"{text.strip()} without a unit is GB, which no machine has; write it as {text.strip()}B")
     return size
 
 

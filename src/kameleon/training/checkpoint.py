@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from kameleon.errors import CheckpointError
+from kameleon.errors import CheckpointError, TrainingError
 from kameleon.home import atomic_write
 from kameleon.ops import COMPUTE_TYPES
 from kameleon.settings import ComputeName
@@ -64,6 +64,26 @@ def has_checkpoint(folder: Path) -> bool:
     return (folder / _FILE).exists()
 
 
+def require_checkpoint(folder: Path) -> Path:
+    """The checkpoint in the run's folder. Raises CheckpointError when there is none."""
+    path = folder / _FILE
+    if not path.exists():
+        raise CheckpointError(
+            f"nothing to resume: there is no {path}, so the run has not begun, or has ended (`kameleon adapter list` "
+            "shows its adapter); start it without --resume (in Python without resume=True)"
+        )
+    return path
+
+
+def require_no_checkpoint(folder: Path) -> None:
+    """Raise TrainingError if the run's folder holds an unfinished run."""
+    if has_checkpoint(folder):
+        raise TrainingError(
+            f"{folder} holds an unfinished run: --resume (in Python resume=True) goes on with it, --overwrite "
+            "(overwrite=True) drops it"
+        )
+
+
 def saved_identity(folder: Path) -> dict[str, Any]:
     """The identity of the run whose checkpoint is in `folder`; {} if there is none that can be read.
 
@@ -78,10 +98,12 @@ def saved_identity(folder: Path) -> dict[str, Any]:
 
 
 def resumed_compute(folder: Path, compute: ComputeName | None) -> ComputeName | None:
-    """The compute type of the unfinished run in `folder`, or `compute` if there is no such run.
+    """The compute type of the unfinished run in `folder`; `compute` if its checkpoint does not say it.
 
-    Raises CheckpointError when `compute` differs from the run's type, and for a checkpoint of another version.
+    Raises CheckpointError when there is no such run, when `compute` differs from the run's type, and for a checkpoint
+    of another version.
     """
+    require_checkpoint(folder)
     began = saved_identity(folder).get("compute", compute)
     if compute not in (None, began):
         raise CheckpointError(
@@ -133,11 +155,7 @@ def load_checkpoint(folder: Path, trainees: Sequence[Trainee], identity: dict[st
     Raises CheckpointError when there is none, when it is damaged, or when it belongs to a run with other settings or
     data; the message names the differences.
     """
-    path = folder / _FILE
-    if not path.exists():
-        raise CheckpointError(
-            f"nothing to resume: there is no {path}; start the run without --resume (in Python without resume=True)"
-        )
+    path = require_checkpoint(folder)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from kameleon.errors import AdapterError, AdapterFileError, AdapterMismatchError
 from kameleon.home import runs_dir
 from kameleon.model import DecoderConfig, module_names
 from kameleon.settings import Recipe
-from kameleon.training.checkpoint import saved_identity
+from kameleon.training.checkpoint import require_no_checkpoint, saved_identity
 from kameleon.weights import ModuleName
 
 FIXED = ("rank", "variant", "alpha", "targets", "layers")
@@ -36,17 +37,22 @@ def find_parent(name: str, shelf: Shelf, *, run: str, resume: bool = False) -> A
 
 
 def require_free(name: str, shelf: Shelf, parent: Adapter | None) -> None:
-    """Raise SettingError for a name that is taken, unless it gets a new version that goes on from the last."""
+    """Raise SettingError for a name that is taken, unless it gets a new version that goes on from the last, and
+    TrainingError for an unfinished run of that name."""
+    require_no_checkpoint(runs_dir() / name)
     if parent is None or parent.name != name:
         shelf.require_free(name)
 
 
-def recipe_from(parent: Adapter, config: DecoderConfig, recipe: Recipe) -> Recipe:
+def recipe_from(
+    parent: Adapter, config: DecoderConfig, recipe: Recipe, *, given: Collection[str] | None = None
+) -> Recipe:
     """`recipe` with rank, alpha, targets, layers and variant of the adapter that a run goes on from.
 
-    Where its modules differ, rank and alpha are those of a module with the highest rank. Raises SettingError for
-    another value than the default that contradicts the adapter, AdapterError for one with parts that are not trained,
-    AdapterMismatchError for one of a base with other projections.
+    Where its modules differ, rank and alpha are those of a module with the highest rank. `given` names the fields that
+    a person set; None takes those that differ from their defaults. Raises SettingError for a given value that
+    contradicts the adapter, AdapterError for one with parts that are not trained, AdapterMismatchError for one of a
+    base with other projections.
     """
     names, places = module_names(config), [ModuleName.parse(name) for name in parent.modules]
     if strange := [place for place in places if place not in names]:
@@ -70,7 +76,9 @@ def recipe_from(parent: Adapter, config: DecoderConfig, recipe: Recipe) -> Recip
     )
     fixed: dict[str, Any] = dict(zip(FIXED, values, strict=True))
     told = vars(recipe) | {"targets": _in_order(recipe.targets, kinds)}
-    wrong = [name for name, value in fixed.items() if told[name] not in (value, getattr(Recipe(), name))]
+    if given is None:
+        given = [name for name in FIXED if getattr(recipe, name) != getattr(Recipe(), name)]
+    wrong = [name for name, value in fixed.items() if name in given and told[name] not in (value, None)]
     if wrong:
         differing = ", ".join(f"{name} {_word(fixed[name])}, not {told[name]}" for name in wrong)
         raise SettingError(

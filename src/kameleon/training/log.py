@@ -11,6 +11,8 @@ from typing import Any
 from kameleon.errors import CheckpointError, MissingExtraError
 
 LOG_FILE = "log.jsonl"
+_MOST_STEPS_IN_MEAN = 20
+"""Of the curve's running mean; it is a fifth of a short run, so that it shows how the loss falls."""
 
 
 class RunLog:
@@ -79,7 +81,9 @@ def draw_loss_curve(folder: Path, name: str) -> Path:
     looks = [(r["step"], r["eval_loss"]) for r in records if "eval_loss" in r]
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
     axes.plot(steps, losses, color="#bbbbbb", linewidth=0.8, label="each step")
-    axes.plot(steps, _running_mean(losses, 20), color="#1f77b4", label="mean of 20 steps")
+    width = min(_MOST_STEPS_IN_MEAN, len(losses) // 5)
+    if width > 1:
+        axes.plot(steps, _running_mean(losses, width), color="#1f77b4", label=f"mean of {width} steps")
     if looks:
         axes.plot(*zip(*looks, strict=True), "o-", color="#d62728", markersize=4, label="held-out rows")
     axes.set(title=f"{name}: loss while training", xlabel="step", ylabel="nats per trained token", ylim=(0, None))

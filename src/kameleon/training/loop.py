@@ -27,9 +27,9 @@ from kameleon.settings import Execution, Recipe, Watch
 from kameleon.training.checkpoint import (
     FORMAT,
     Progress,
-    has_checkpoint,
     load_checkpoint,
     remove_checkpoint,
+    require_no_checkpoint,
     resumed_threads,
     save_checkpoint,
 )
@@ -198,11 +198,8 @@ class Run:
             progress = load_checkpoint(self.folder, self.trainees, self.identity)
             for trainee in self.trainees:
                 self.bank.renew(trainee.name)
-        elif has_checkpoint(self.folder):
-            raise TrainingError(
-                f"{self.folder} holds an unfinished run: --resume (in Python resume=True) goes on with it, "
-                "--overwrite (overwrite=True) drops it"
-            )
+        else:
+            require_no_checkpoint(self.folder)
         self._drop_other_bests(progress)
         return progress
 
