@@ -26,6 +26,13 @@ def test_home_has_a_default_under_the_users_own_folder(monkeypatch, value):
     assert home.home() == Path.home() / ".local" / "share" / "kameleon"
 
 
+def test_a_text_is_read_without_windows_byte_order_mark_and_only_if_it_is_small(tmp_path):
+    (tmp_path / "text").write_bytes(b"\xef\xbb\xbfb\xc3\xa4r\r\n")
+    assert home.read_text(tmp_path / "text") == "bär\r\n"
+    with pytest.raises(ValueError, match="it has 9 bytes; at most 8 are read"):
+        home.read_text(tmp_path / "text", most_bytes=8)
+
+
 def test_atomic_write_makes_the_folder_and_the_file(tmp_path):
     path = tmp_path / "a" / "b" / "file.json"
     with home.atomic_write(path) as file:

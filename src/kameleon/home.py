@@ -1,4 +1,4 @@
-"""Kameleon's folders on this machine, and writing a file or folder as a whole or not at all."""
+"""Kameleon's folders on this machine, reading small text files, and writing files as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ def runs_dir() -> Path:
 def cache_dir() -> Path:
     """Files that can be computed again at any time."""
     return home() / "cache"
+
+
+def read_text(path: Path, *, most_bytes: int = 16 << 20) -> str:
+    """A small file of UTF-8 text that a person or another program wrote; Windows' byte order mark is no part of it.
+
+    Raises OSError where it cannot be read, ValueError where it is no such text or has more than `most_bytes`.
+    """
+    if (size_bytes := path.stat().st_size) > most_bytes:
+        raise ValueError(f"it has {size_bytes:,} bytes; at most {most_bytes:,} are read")
+    return path.read_bytes().decode("utf-8-sig")
 
 
 @contextmanager

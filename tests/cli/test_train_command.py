@@ -97,7 +97,9 @@ def test_a_curve_that_cannot_be_written_spoils_no_result(on_tiny, rows):
 
 def test_settings_come_from_toml_and_flags_win(on_tiny, rows, tmp_path):
     config = tmp_path / "run.toml"
-    config.write_text(f'[train]\ndata = "{rows}"\nname = "count"\nrank = 3\nepochs = 0.5\ncheckpoint_layers = 2\n')
+    config.write_text(
+        f'[train]\ndata = "{rows}"\nname = "count"\nrank = 3\nepochs = 0.5\ncheckpoint_layers = 2\n', "utf-8-sig"
+    )
     status, _, err = on_tiny("train", "--config", config, "--rank", "2", "--checkpoint-layers", "0")
     assert status == 0, err
     assert "checkpoint_layers 0" in " ".join(err.split())

@@ -10,13 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from kameleon import home
 from kameleon.errors import AdapterFileError
 from kameleon.words import did_you_mean
 
 CARD_FILE = "kameleon.json"
 _FORMAT = 2  # 2 added system_prompt
 _MOST_PROMPT_CHARACTERS = 1 << 20  # of a system prompt: more than the longest texts that bases here read
-_MOST_BYTES = 16 << 20  # of a card or a config; a larger one is damaged or hostile
 
 
 def _now() -> str:
@@ -98,10 +98,8 @@ def read_card(folder: Path) -> tuple[Card, dict[str, str]] | None:
 def read_text(path: Path) -> str:
     """A small text file beside an adapter. Raises AdapterFileError for one that is no text, or far too large."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise AdapterFileError(f"{path} has {path.stat().st_size:,} bytes; at most {_MOST_BYTES:,} are read")
-        return path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
+        return home.read_text(path)
+    except (OSError, ValueError) as error:
         raise AdapterFileError(f"{path} cannot be read: {error}") from error
 
 

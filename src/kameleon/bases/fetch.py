@@ -34,7 +34,7 @@ from huggingface_hub.errors import (
 
 from kameleon.bases.catalogue import CATALOGUE, Entry, PackagedGguf, Wheel
 from kameleon.errors import FetchError, WeightsError
-from kameleon.home import atomic_write, bases_dir
+from kameleon.home import atomic_write, bases_dir, read_text
 from kameleon.model import families
 from kameleon.weights import shard_names, whole_name
 from kameleon.weights.safetensors_header import place_tensors
@@ -160,7 +160,7 @@ def _fetched() -> Iterator[BaseFiles]:
 
 def _family(path: Path) -> str | None:
     try:
-        return json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
+        return json.loads(read_text(path / "config.json")).get("model_type")
     except (OSError, ValueError, AttributeError):  # truncated, or not an object
         return None
 

@@ -29,6 +29,7 @@ from kameleon.cli.serve import serve
 from kameleon.cli.settings import zero_to_none, zeros_to_none
 from kameleon.cli.train import train
 from kameleon.errors import KameleonError, RunInterruptedError, SettingError
+from kameleon.home import read_text
 from kameleon.terminal import printable
 
 __all__ = ["main"]
@@ -74,7 +75,7 @@ def _config(words: Sequence[str]) -> tuple[cyclopts.config.Dict, ...]:
         return ()
     path = given[-1]
     try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        values = tomllib.loads(read_text(Path(path)))
     except (OSError, ValueError) as error:
         raise SettingError(f"{path} cannot be read: {error}") from error
     outside = ", ".join(values.keys() - {"train"})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kameleon.errors import SettingError
+from kameleon.home import read_text
 
 _SHORTEST = 16
 _HOW = "one key a line of at least 16 characters, then, if it is for some models only, their names by commas"
@@ -44,8 +45,8 @@ class KeyRing:
         Raises SettingError for a file that cannot be read, and for no key, a short key or the same key twice.
         """
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
+            lines = read_text(path).splitlines()
+        except (OSError, ValueError) as error:
             raise SettingError(f"the API keys in {path} cannot be read: {error}") from error
         keys: list[Key] = []
         for number, line in enumerate(lines, 1):

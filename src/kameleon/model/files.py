@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kameleon.errors import SettingError, WeightsError
+from kameleon.home import read_text
 from kameleon.model.config import DecoderConfig
 from kameleon.model.families import gguf_layouts
 from kameleon.model.gguf_config import config_from_gguf
@@ -52,7 +53,7 @@ def read_generation_config(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in one of a base's JSON files. Raises WeightsError, naming the file."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
         if not isinstance(values, dict):
             raise ValueError(f"it holds a {type(values).__name__}, not an object")
     except (OSError, ValueError, RecursionError) as error:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kameleon.errors import SettingError, WeightsError
-from kameleon.home import atomic_folder, atomic_write
+from kameleon.home import atomic_folder, atomic_write, read_text
 from kameleon.weights.gguf_file import GgufFile
 from kameleon.weights.kinds import FLOATS
 from kameleon.weights.names import EMBEDDING, HEAD
@@ -85,10 +85,10 @@ def _unties(source: SafetensorsFolder | GgufFile, fresh: Fresh) -> bool:
 
 def _untie(folder: Path) -> None:
     """Write into the copy's config and index that it has a head of its own."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = json.loads(read_text(folder / "config.json"))
     (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}, indent=2) + "\n")
     for index in folder.glob("*.safetensors.index.json"):
-        places = json.loads(index.read_text(encoding="utf-8"))
+        places = json.loads(read_text(index))
         places["weight_map"][_HEAD] = places["weight_map"][_EMBEDDING]
         index.write_text(json.dumps(places, indent=2) + "\n")
 

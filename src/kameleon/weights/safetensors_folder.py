@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from kameleon.errors import WeightsError
+from kameleon.home import read_text
 from kameleon.weights.files import WeightFile
 from kameleon.weights.safetensors_header import read_safetensors_header
 from kameleon.weights.tensor_info import TensorInfo
@@ -82,7 +83,7 @@ def shard_names(folder: Path) -> list[str]:
     if not index.exists():
         return [_WHOLE]
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(read_text(index))["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name]
     except (OSError, ValueError, RecursionError, KeyError, AttributeError, TypeError) as error:
         raise WeightsError(f"{index} is not a weight index: {error!r:.200}; fetch the base again") from error
