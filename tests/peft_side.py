@@ -11,7 +11,7 @@ from kameleon.ops import Segments
 TOKENS = torch.arange(24) * 7 % 320
 
 
-def saved_by_peft(folder, seed=0, family="llama tied", **config):
+def saved_by_peft(folder, seed=0, family="llama tied", save_embedding_layers="auto", **config):
     """An adapter with random numbers wherever PEFT would train, written by PEFT."""
     model = get_peft_model(reference_model(family), LoraConfig(task_type="CAUSAL_LM", **config)).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -21,7 +21,7 @@ def saved_by_peft(folder, seed=0, family="llama tied", **config):
                 parameter.mul_(torch.empty_like(parameter).uniform_(0.7, 1.4, generator=generator))
             elif parameter.requires_grad:
                 parameter.normal_(0, 0.1, generator=generator)
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, save_embedding_layers=save_embedding_layers)
 
 
 @torch.inference_mode()

@@ -24,6 +24,8 @@ def renamed(tiny, tmp_path):
     """An adapter in which every module goes by a name that the base has not, as after a change of library version."""
     write_adapter(random_adapter(tiny.base, "mine"), tmp_path / "mine")
     (tmp_path / "mine" / "kameleon.json").unlink()
+    path = tmp_path / "mine" / "adapter_config.json"
+    path.write_text(path.read_text().replace("model.layers", "language_model.layers"))
     path = tmp_path / "mine" / "adapter_model.safetensors"
     save_file({k.replace("model.layers", "language_model.layers"): t for k, t in load_file(path).items()}, path)
     return tmp_path / "mine"

@@ -79,10 +79,13 @@ def test_our_files_in_peft_and_theirs_here(case, tmp_path):
     config = LoraConfig(targets=targets, rank=3, alpha=6.0, rank_pattern={names[0]: 2}, alpha_pattern={names[-1]: 5.0})
     ours = disturb(attach(copy.deepcopy(model), config))
     save_peft(ours, tmp_path / "ours")
+    config_file = tmp_path / "ours" / "adapter_config.json"
+    plain_text = config_file.read_bytes()
+    config_file.write_bytes(b"\xef\xbb\xbf" + plain_text)  # as an editor on Windows saves it
+    assert torch.equal(run(load_peft(copy.deepcopy(model), tmp_path / "ours")), run(ours))
+    config_file.write_bytes(plain_text)
     theirs = PeftModel.from_pretrained(copy.deepcopy(model), tmp_path / "ours").eval()
     torch.testing.assert_close(run(theirs), run(ours), rtol=1e-4, atol=1e-5)
-    again = load_peft(copy.deepcopy(model), tmp_path / "ours")
-    assert torch.equal(run(again), run(ours))
     wanted = targets if isinstance(targets, str) else list(targets)
     theirs = get_peft_model(copy.deepcopy(model), PeftConfig(r=3, lora_alpha=6, target_modules=wanted, use_rslora=True))
     for name, parameter in theirs.eval().named_parameters():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -16,27 +15,11 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from kameleon.errors import LoraError
-from kameleon.home import atomic_folder
+from kameleon.home import atomic_folder, read_text
 from kameleon.torch_modules.attach import layers, put_on
 from kameleon.torch_modules.fit import why_unfit
 from kameleon.torch_modules.layers import LoraConv1D, LoraEmbedding
-
-HARMLESS: dict[str, tuple[Any, ...]] = {
-    "use_dora": (False, None),
-    "lora_bias": (False, None),
-    "bias": ("none", None),
-    "modules_to_save": (None, []),
-    "trainable_token_indices": (None, [], {}),
-    "layer_replication": (None, []),
-    "alora_invocation_tokens": (None, []),
-    "target_parameters": (None, []),
-    "use_qalora": (False, None),
-    "use_bdlora": (False, None),
-    "arrow_config": (None,),
-    # All others (pissa, olora, corda, loftq, lora_ga) put factors in the place of a part of the base's own weights.
-    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal", "mica"),
-}
-"""Settings of a LoRA config that change what is computed, and the values with which they do not."""
+from kameleon.torch_modules.peft_settings import PeftSettings
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapter_model.safetensors"
 _KEY = re.compile(
@@ -85,10 +68,11 @@ def save_peft(model: nn.Module, folder: str | Path) -> None:
 
 
 def _common(setting: str, pattern: str, values: Mapping[str, float]) -> dict[str, Any]:
-    """One value where all are equal; else each by its whole name, longer ones first, since PEFT takes names' ends."""
+    """One value where all are equal; else each by its whole name as an expression, longer ones first, since PEFT takes
+    names' ends."""
     usual = Counter(values.values()).most_common(1)[0][0]
-    named = dict(sorted(values.items(), key=lambda item: -len(item[0]))) if len(set(values.values())) > 1 else {}
-    return {setting: usual, pattern: named}
+    names = sorted(values, key=len, reverse=True) if len(set(values.values())) > 1 else []
+    return {setting: usual, pattern: {re.escape(name): values[name] for name in names}}
 
 
 def load_peft(model: nn.Module, folder: str | Path, dropout: float = 0.0) -> nn.Module:
@@ -98,11 +82,26 @@ def load_peft(model: nn.Module, folder: str | Path, dropout: float = 0.0) -> nn.
     fault, for settings that are not applied here, damaged files, and layers that are missing, unfit or of another size.
     """
     folder = Path(folder)
-    config = _read_config(folder / _CONFIG)
+    settings = _read_settings(folder / _CONFIG)
+    pairs, faults = _read_pairs(model, folder / _TENSORS)
+    for name, pair in pairs.items():
+        faults += _faults(model, name, pair) + _contradictions(settings, name, pair)
+    if faults or not pairs:
+        raise LoraError("; ".join(faults[:8]) or f"{folder / _TENSORS} holds no LoRA factors at all")
+    put_on(model, {name: (len(pair["A"]), settings.scaling(name), dropout) for name, pair in pairs.items()})
+    with torch.no_grad():
+        for name, layer in layers(model):
+            layer.lora_a.copy_(pairs[name]["A"])
+            layer.lora_b.copy_(pairs[name]["B"].view(layer.lora_b.shape))
+    return model
+
+
+def _read_pairs(model: nn.Module, path: Path) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    """A and B by module, and what else the file holds that is not the model's own."""
     try:
-        tensors = load_file(folder / _TENSORS)
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise LoraError(f"{folder / _TENSORS} is missing or damaged: {error}") from error
+        raise LoraError(f"{path} is missing or damaged: {error}") from error
     pairs: dict[str, dict[str, Tensor]] = {}
     faults = []
     for key, tensor in tensors.items():
@@ -111,56 +110,36 @@ def load_peft(model: nn.Module, folder: str | Path, dropout: float = 0.0) -> nn.
             pairs.setdefault(match["module"], {})[match["linear"] or match["embedding"]] = tensor
         elif not _is_the_models_own(model, key, tensor):
             faults.append(f"{key} is no factor of LoRA, and no weight of this model")
-    wanted: dict[str, tuple[int, float, float]] = {}
-    for name, pair in pairs.items():
-        faults += _faults(model, name, pair)
-        if "A" in pair:
-            rank = pair["A"].shape[0]
-            alpha = _of_pattern(config, "alpha_pattern", name, config["lora_alpha"])
-            scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-            if rank != _of_pattern(config, "rank_pattern", name, config["r"]):
-                faults.append(f"{name} has rank {rank}, the config says otherwise")
-            wanted[name] = (rank, scaling, dropout)
-    if faults or not wanted:
-        raise LoraError("; ".join(faults[:8]) or f"{folder / _TENSORS} holds no LoRA factors at all")
-    put_on(model, wanted)
-    with torch.no_grad():
-        for name, layer in layers(model):
-            layer.lora_a.copy_(pairs[name]["A"])
-            layer.lora_b.copy_(pairs[name]["B"].view(layer.lora_b.shape))
-    return model
+    return pairs, faults
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_settings(path: Path) -> PeftSettings:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(read_text(path))
+        if not isinstance(config, dict):
+            raise ValueError(f"it holds a {type(config).__name__}")
     except (OSError, ValueError, RecursionError) as error:
-        raise LoraError(f"{path} is missing or no JSON: {str(error)[:200]}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise LoraError(f"{path} is not the config of a LoRA adapter of PEFT")
-    refused = [f"{k} = {config[k]!r}" for k, fine in HARMLESS.items() if k in config and config[k] not in fine]
-    numbers = {key: config.get(key) for key in ("r", "lora_alpha")}
-    for pattern in ("rank_pattern", "alpha_pattern"):
-        values = config.get(pattern) or {}
-        refused += [f"{pattern} = {values!r}"[:80]] if not isinstance(values, dict) else []
-        numbers |= values if isinstance(values, dict) else {}
-        # PEFT takes expressions; ours are names, so that a stranger's file cannot keep the reader busy.
-        refused += [f"{pattern} for {key[:40]!r}" for key in values if not re.fullmatch(r"[\w.]+", key)]
-    refused += [f"{k[:40]} = {n!r}" for k, n in numbers.items() if not isinstance(n, int | float) or not 0 < n < 1e9]
-    if refused:
-        raise LoraError(f"{path} asks for what is not applied here: {', '.join(refused)}")
-    return config
-
-
-def _of_pattern(config: Mapping[str, Any], pattern: str, name: str, usual: float) -> float:
-    values = config.get(pattern) or {}
-    return next((v for key, v in values.items() if name == key or name.endswith(f".{key}")), usual)
+        raise LoraError(f"{path} is missing or no JSON object: {str(error)[:200]}") from error
+    try:
+        return PeftSettings(config)
+    except LoraError as error:
+        raise LoraError(f"{path}: {error}") from error
 
 
 def _is_the_models_own(model: nn.Module, key: str, tensor: Tensor) -> bool:
     match = _FROZEN.fullmatch(key)
     own = dict(model.named_parameters(remove_duplicate=False)).get(f"{match['module']}.weight") if match else None
     return own is not None and own.shape == tensor.shape and torch.equal(own, tensor.to(own.dtype))
+
+
+def _contradictions(settings: PeftSettings, name: str, pair: Mapping[str, Tensor]) -> list[str]:
+    """Where the file holds other factors than the config says."""
+    faults = []
+    if "A" in pair and len(pair["A"]) != settings.rank(name):
+        faults.append(f"{name} has rank {len(pair['A'])}, the config says rank {settings.rank(name):g}")
+    if not settings.targets(name):
+        faults.append(f"{name} has factors, and the config does not target it: PEFT would leave them out")
+    return faults
 
 
 def _faults(model: nn.Module, name: str, pair: Mapping[str, Tensor]) -> list[str]:

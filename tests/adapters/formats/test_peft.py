@@ -86,6 +86,12 @@ def test_damaged_factors_are_refused(saved, change, told):
         read_adapter(saved[1])
 
 
+def test_windows_byte_order_mark_is_no_part_of_config_and_card(saved):
+    for name in ("adapter_config.json", "kameleon.json"):
+        (saved[1] / name).write_bytes(b"\xef\xbb\xbf" + (saved[1] / name).read_bytes())
+    assert read_adapter(saved[1]).fingerprint == saved[0].fingerprint
+
+
 def test_half_precision_factors_become_fp32(saved):
     change_tensors(saved[1], lambda t: {k: v.bfloat16() for k, v in t.items()})
     assert all(f.a.dtype == f.b.dtype == torch.float32 for f in read_adapter(saved[1]).modules.values())

@@ -6,6 +6,7 @@ from fakes import random_adapter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft_side import TOKENS, assert_equal, our_logits, peft_logits, saved_by_peft
+from safetensors.torch import load_file, save_file
 from tiny import save_base, save_gguf
 from transformers import AutoModelForCausalLM
 
@@ -63,6 +64,23 @@ def test_embedding_and_head_equal_peft(family, end, rslora, seed, bases, tmp_pat
     write_adapter(adapter, folder / "again")
     assert read_adapter(folder / "again").fingerprint == adapter.fingerprint
     assert_equal(peft_logits(folder / "again", family), theirs)
+
+
+@pytest.mark.parametrize("family", ["llama tied", "llama untied"])
+@pytest.mark.parametrize("names", [["lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head"]])
+def test_a_file_that_holds_the_ends_under_several_names_is_read(names, family, bases, tmp_path):
+    """With `save_embedding_layers=True` PEFT writes what it trained twice, and beside it what the base has there."""
+    saved_by_peft(tmp_path, 1, family, save_embedding_layers=True, target_modules=["q_proj"], modules_to_save=names)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    assert {key.rpartition(".")[0].rpartition(".")[2] for key in tensors} >= {"modules_to_save", "original_module"}
+    assert_equal(our_logits(bases[family].base, tmp_path), peft_logits(tmp_path, family))
+    twin = next(key for key in tensors if "modules_to_save" in key)
+    save_file({**tensors, twin: tensors[twin] + 1}, path)
+    with pytest.raises(
+        AdapterFileError, match=r"two matrices instead of (lm_head|model.embed_tokens), and they differ"
+    ):
+        read_adapter(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["llama tied", "llama untied"])

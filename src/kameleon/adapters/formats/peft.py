@@ -24,24 +24,25 @@ from kameleon.adapters.formats.peft_config import (
     card_from,
     config_of,
     parse_config,
-    pattern_value,
     read_config_text,
 )
 from kameleon.adapters.formats.safetensors_views import ReadBuffer, raw_bytes, views
-from kameleon.errors import AdapterFileError
+from kameleon.errors import AdapterFileError, LoraError
 from kameleon.home import atomic_folder
+from kameleon.torch_modules.peft_settings import PeftSettings
 from kameleon.weights import EMBEDDING, HEAD
 from kameleon.words import first_few
 
 _TENSORS = "adapter_model.safetensors"
 # model.layers.0.self_attn.q_proj.lora_A.weight  ….lora_B.default.weight  ….lora_B.bias
 # model.embed_tokens.lora_embedding_A            ….q_proj.lora_magnitude_vector
-# ….q_proj.base_layer.bias                       lm_head.modules_to_save.weight
+# ….q_proj.base_layer.bias                       lm_head.modules_to_save.weight    lm_head.original_module.weight
 _KEY = re.compile(
     r"(?:base_model\.model\.)?(?P<module>(?:(?!\.lora_).)+?)"
     r"(?:\.lora_(?:(?P<factor>[AB])(?:\.default)?\.weight|(?P<b_bias>B)(?:\.default)?\.bias"
     r"|embedding_(?P<embedding_factor>[AB])(?:\.default)?"
     r"|(?P<magnitude>magnitude_vector)(?:\.default)?(?:\.weight)?)"
+    r"|(?P<original>\.original_module\.weight)"
     r"|(?:\.base_layer|\.modules_to_save(?:\.default)?)?\.(?:(?P<bias>bias)|(?P<instead>weight)))"
 )
 _match_key = lru_cache(maxsize=4096)(_KEY.fullmatch)  # adapters of one base have the same keys
@@ -110,21 +111,27 @@ def reading_adapter(folder: Path, buffer: ReadBuffer | None = None, *, name: str
     buffer is read into again. Raises as `read_adapter` does.
     """
     text = read_config_text(folder)
-    config = parse_config(folder / CONFIG, text)
+    config, settings = parse_config(folder / CONFIG, text)
     card, hashes = read_card(folder) or (card_from(config), {})
     content = _read_tensors(folder, buffer or ReadBuffer())
     with ThreadPoolExecutor(1) as beside:
         checking = beside.submit(_check_hashes, folder, {CONFIG: text, _TENSORS: raw_bytes(content)}, hashes)
         try:
-            yield _parse_adapter(folder, folder.resolve().name if name is None else name, config, card, content)
+            known_as = folder.resolve().name if name is None else name
+            yield _parse_adapter(folder, known_as, config, settings, card, content)
         finally:
             checking.result()
 
 
-def _parse_adapter(folder: Path, name: str, config: Mapping[str, Any], card: Card, content: Tensor) -> Adapter:
+def _parse_adapter(
+    folder: Path, name: str, config: Mapping[str, Any], settings: PeftSettings, card: Card, content: Tensor
+) -> Adapter:
     """The adapter that the files hold. Raises AdapterFileError with what is wrong with them."""
     pairs = _pairs(folder / _TENSORS, content)
-    modules, ends, faults = _changes(config, pairs)
+    try:
+        modules, ends, faults = _changes(config, settings, pairs)
+    except LoraError as error:
+        raise AdapterFileError(f"{folder / CONFIG}: {error}") from error
     biases = {module: pair["bias"] for module, pair in pairs.items() if "bias" in pair}
     if biases and config.get("bias") not in ("lora_only", "all"):
         faults.append(f"it holds biases, and the config says bias = {config.get('bias')!r}")
@@ -139,7 +146,7 @@ def _parse_adapter(folder: Path, name: str, config: Mapping[str, Any], card: Car
 
 
 def _changes(
-    config: Mapping[str, Any], pairs: Mapping[str, dict[str, Tensor]]
+    config: Mapping[str, Any], settings: PeftSettings, pairs: Mapping[str, dict[str, Tensor]]
 ) -> tuple[dict[str, LoraFactors], dict[str, EndChange], list[str]]:
     """Factors of projections and what changes at the ends, by module, and what is wrong with them."""
     modules, ends, faults = {}, {}, []
@@ -149,15 +156,16 @@ def _changes(
             if not {"A", "B"} <= pair.keys():
                 faults.append(f"{module} has {', '.join(f'lora_{key}' for key in pair)} without its partner")
                 continue
-            rank = pattern_value(config, "rank_pattern", module, config["r"])
             factors = LoraFactors(
                 pair["A"],
                 pair["B"],
-                float(pattern_value(config, "alpha_pattern", module, config["lora_alpha"])),
+                float(settings.alpha(module)),
                 bool(config.get("use_rslora")),
                 *(pair.get(field) for field in _EXTRA_KEYS),
             )
-            faults += _faults(module, factors, rank)
+            faults += _faults(module, factors, settings.rank(module))
+            if not settings.targets(module):
+                faults.append(f"{module} has factors, and the config does not target it: PEFT would leave them out")
         if module in _ENDS:
             ends[module] = EndChange(pair.get("instead"), factors)
             faults += _end_faults(module, pair, ends[module])
@@ -208,15 +216,20 @@ def _pairs(path: Path, content: Tensor) -> dict[str, dict[str, Tensor]]:
         match = _match_key(key)
         if match is None:
             raise AdapterFileError(f"{path}: {key!r} is not a LoRA factor of a linear layer; nothing was loaded")
+        if match["original"]:
+            continue  # the base's own matrix, which PEFT keeps for when the adapter is off
         pair = pairs.setdefault(match["module"], {})
         what = match["factor"] or str(match.lastgroup)
         if match["embedding_factor"]:
             if match["module"] != EMBEDDING or tensor.dim() != 2:
                 raise AdapterFileError(f"{path}: {key!r} is no matrix for {EMBEDDING}; nothing was loaded")
             what, tensor = {"A": "B", "B": "A"}[match["embedding_factor"]], tensor.T
-        if what in pair:
+        if what not in pair:
+            pair[what] = tensor
+        elif what != "instead":
             raise AdapterFileError(f"{path} holds lora_{what} of {match['module']} twice")
-        pair[what] = tensor
+        elif not torch.equal(pair[what], tensor):  # with save_embedding_layers PEFT writes one under two names
+            raise AdapterFileError(f"{path} holds two matrices instead of {match['module']}, and they differ")
     return pairs
 
 
@@ -229,7 +242,7 @@ def _wide_tensors(path: Path, content: Tensor) -> dict[str, Tensor]:
     return {key: tensor.to(torch.float32) for key, tensor in views(path, content).items()}
 
 
-def _faults(module: str, factors: LoraFactors, rank: int) -> list[str]:
+def _faults(module: str, factors: LoraFactors, rank: float) -> list[str]:
     a, b = factors.a, factors.b
     if a.dim() != 2 or b.dim() != 2 or 0 in (*a.shape, *b.shape) or a.shape[0] != rank or b.shape[1] != rank:
         return [f"{module} has A {list(a.shape)} and B {list(b.shape)}, the config says rank {rank}"]

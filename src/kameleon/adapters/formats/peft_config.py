@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,16 +9,15 @@ from typing import Any
 
 from kameleon.adapters.adapter import Adapter
 from kameleon.adapters.card import Card, read_json, read_text
-from kameleon.errors import AdapterFileError
+from kameleon.errors import AdapterFileError, LoraError
 from kameleon.settings import MOST_ALPHA, MOST_RANK
-from kameleon.torch_modules.peft_files import HARMLESS
+from kameleon.torch_modules.peft_settings import PeftSettings
 from kameleon.weights import ModuleName
 
 CONFIG = "adapter_config.json"
-
-# Settings that are refused unless they have one of these values; applied settings are not among them.
-_HARMLESS = {key: fine for key, fine in HARMLESS.items() if key not in ("use_dora", "lora_bias", "modules_to_save")}
-_HARMLESS |= {"bias": ("none", "lora_only", "all", None), "fan_in_fan_out": (False, None)}
+_APPLIED = ("use_dora", "lora_bias", "modules_to_save", "bias")
+"""Settings beside those of `PeftSettings` that are applied here."""
+_BIASES = ("none", "lora_only", "all", None)
 
 
 def config_of(adapter: Adapter) -> dict[str, Any]:
@@ -84,62 +82,29 @@ def read_config_text(folder: Path) -> bytes:
     return read_text(path).encode()
 
 
-def parse_config(path: Path, text: bytes) -> dict[str, Any]:
-    """The settings in an adapter_config.json. Raises AdapterFileError for what cannot be applied exactly."""
+def parse_config(path: Path, text: bytes) -> tuple[dict[str, Any], PeftSettings]:
+    """The settings in an adapter_config.json, and what they say about each module.
+
+    Raises AdapterFileError for what cannot be applied exactly.
+    """
     config = read_json(text.decode(), str(path))
-    if config.get("peft_type") != "LORA":
-        raise AdapterFileError(f"{path}: peft_type is {config.get('peft_type')!r}; only LORA adapters can be read")
-    refused = [f"{k} = {config[k]!r}" for k, fine in _HARMLESS.items() if k in config and config[k] not in fine]
-    if refused:
-        raise AdapterFileError(f"{path} asks for what is not applied here: {', '.join(refused)}")
-    for key in ("r", "lora_alpha"):
-        if not _is_number(config.get(key)) or not 0 < config[key] <= MOST_ALPHA:
-            raise AdapterFileError(f"{path}: {key} is {config.get(key)!r}; expected a number above 0")
-    whole = config.get("modules_to_save") or []
-    if not isinstance(whole, list) or not all(isinstance(name, str) for name in whole):
-        raise AdapterFileError(f"{path}: modules_to_save is {str(whole)[:40]!r}; expected a list of names")
-    if config["r"] > MOST_RANK:
-        raise AdapterFileError(f"{path}: r is {config['r']}; at most {MOST_RANK} is read")
-    _check_patterns(path, config, "rank_pattern", most=MOST_RANK)
-    _check_patterns(path, config, "alpha_pattern", most=MOST_ALPHA)
-    return config
-
-
-def _check_patterns(path: Path, config: Mapping[str, Any], kind: str, *, most: float) -> None:
-    values = config.get(kind) or {}
-    if not isinstance(values, dict):
-        raise AdapterFileError(f"{path}: {kind} is {str(values)[:40]!r}; expected a number for each module")
-    for key, value in values.items():
-        if not _is_number(value) or not 0 < value <= most:
-            raise AdapterFileError(f"{path}: {kind} gives {key[:80]!r} {str(value)[:40]}; at most {most} is read")
-        _check_pattern(path, key)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _check_pattern(path: Path, key: str) -> None:
-    """Keys are regular expressions to PEFT: refuse one that is malformed, or that could take for ever to match."""
     try:
-        re.compile(key)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise AdapterFileError(f"{path}: {key[:80]!r} is no regular expression: {error}") from error
-    if len(key) > 1000 or re.search(r"\)\s*[*+{?]", key) or len(re.findall(r"[*+{]", key)) > 3:
-        raise AdapterFileError(
-            f"{path}: {key[:80]!r} repeats too much to be matched in sure time; name the modules plainly"
-        )
+        settings = PeftSettings(config, applied=_APPLIED)
+    except LoraError as error:
+        raise AdapterFileError(f"{path}: {error}") from error
+    if config.get("bias") not in _BIASES:
+        raise AdapterFileError(f"{path}: bias is {str(config['bias'])[:40]!r}; expected one of {_BIASES}")
+    whole = config.get("modules_to_save")
+    if isinstance(whole, str):
+        raise AdapterFileError(f"{path}: modules_to_save is {whole[:40]!r}; expected a list of names")
+    for key, pattern, most in (("r", "rank_pattern", MOST_RANK), ("lora_alpha", "alpha_pattern", MOST_ALPHA)):
+        for name, number in {key: config[key], **(config.get(pattern) or {})}.items():
+            if number > most:
+                raise AdapterFileError(f"{path}: {name[:80]} is {number}; at most {most} is read")
+    return config, settings
 
 
 def card_from(config: Mapping[str, Any]) -> Card:
     """The card of an adapter that has none: only the base that the config names."""
     base_id = config.get("base_model_name_or_path")
     return Card(base_id=base_id if isinstance(base_id, str) else None, created="", versions={})
-
-
-def pattern_value(config: Mapping[str, Any], kind: str, module: str, default: Any) -> Any:
-    """The value that PEFT's rank_pattern or alpha_pattern gives a module: the first key that ends its name."""
-    for key, value in (config.get(kind) or {}).items():
-        if re.match(rf"(.*\.)?({key})$", module):
-            return value
-    return default
