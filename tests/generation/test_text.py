@@ -3,11 +3,12 @@
 import pytest
 
 from kameleon.generation.text import TextStream
+from kameleon.text import TokenBytes
 
 
 def streamed(tiny, text, *stops):
     """What is given out as the tokens of `text`, each a byte, come in one by one; and the whole."""
-    stream, tokens = TextStream(tiny.base.tokenizer, stops), list(tiny.base.template.encode_text(text))
+    stream, tokens = TextStream(TokenBytes(tiny.base.tokenizer), stops), list(tiny.base.template.encode_text(text))
     assert len(tokens) == len(text.encode())
     given = []
     for count in range(1, len(tokens) + 1):

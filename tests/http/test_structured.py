@@ -13,7 +13,9 @@ from tiny import CHATML
 
 import kameleon
 from kameleon import Sampling
+from kameleon.errors import SettingError
 from kameleon.generation import Request
+from kameleon.generation.constraint import Constraint
 from kameleon.http import Service, create_app
 from kameleon.serving import Engine, HotAdapters, Limits
 
@@ -78,6 +80,34 @@ def test_the_openai_client_parses_an_answer_into_a_class(address):
     assert isinstance(done.choices[0].message.parsed, Order)
 
 
+def test_under_strict_an_object_holds_what_it_names(client):
+    tag = {"type": "object", "properties": {"tag": {"enum": ["a", "b"]}}, "required": ["tag"]}
+    schema = {"type": "object", "properties": {"tags": {"type": "array", "items": tag, "minItems": 2, "maxItems": 2}}}
+    form = {"type": "json_schema", "json_schema": {"schema": {**schema, "required": ["tags"]}, "strict": True}}
+    answer = json.loads(content(chat(client, response_format=form)))
+    assert list(answer) == ["tags"]
+    assert [list(one) for one in answer["tags"]] == [["tag"], ["tag"]]
+
+
+def test_a_form_that_spells_an_end_token_is_answered_whole(client):
+    form = {"type": "json_schema", "json_schema": {"schema": {"enum": ["<|im_end|>!"]}}}
+    (choice,) = chat(client, response_format=form).json()["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ('"<|im_end|>!"', "stop")
+
+
+def test_a_form_that_fails_within_an_answer_is_an_error_and_no_end(client, monkeypatch):
+    def give_up(self, token):
+        raise SettingError("regex cannot be followed: too complex")
+
+    monkeypatch.setattr(Constraint, "take", give_up)
+    form = {"type": "regex", "regex": "[ab]{9}"}
+    whole = chat(client, response_format=form)
+    assert (whole.status_code, whole.json()["error"]["code"]) == (400, "invalid_value")
+    assert "too complex" in chat(client, response_format=form, stream=True).text
+    monkeypatch.undo()
+    assert chat(client, response_format=form).status_code == 200
+
+
 @pytest.fixture(scope="module", params=["chat_template.jinja", "additional_chat_templates/tool_use.jinja"])
 def tool_base(request, tiny_folder, tmp_path_factory):
     """The tiny base with a chat template that tells of tools as Hermes' does: its only one, or one for tools alone."""
@@ -107,6 +137,14 @@ def tool_client(tool_service):
 
 
 SHORT = [{**TOOLS[0], "function": {"name": "order", "parameters": SCHEMA}}]
+
+
+def test_a_demanded_call_has_no_arguments_beyond_those_of_its_tool(tool_client):
+    open_object = {"type": "object", "properties": {"size": {"enum": ["small"]}}, "required": ["size"]}
+    for parameters, expected in ((None, {}), ({}, {}), (open_object, {"size": "small"})):
+        tools = [{"type": "function", "function": {"name": "order", "parameters": parameters}}]
+        (choice,) = chat(tool_client, tools=tools, tool_choice="required").json()["choices"]
+        assert json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"]) == expected
 
 
 def test_a_demanded_call_is_a_call_that_fits_the_tool(tool_client):

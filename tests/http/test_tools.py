@@ -39,6 +39,20 @@ def read(style, pieces, **fields):
     return words, [(one.name, json.loads(one.arguments)) for one in found if isinstance(one, Call)]
 
 
+def written(style, *calls):
+    """Calls as a model of this style writes them."""
+    texts = [json.dumps({"name": name, style.arguments_key: arguments}) for name, arguments in calls]
+    if style is CallStyle.TAGGED:
+        return "\n".join(f"<tool_call>\n{text}\n</tool_call>" for text in texts)
+    return f"[{', '.join(texts)}]" if style is CallStyle.LISTED else "; ".join(texts)
+
+
+def cut(data, text):
+    """The text in pieces, cut anywhere."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
+    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+
+
 PARIS = ("weather", {"city": "Paris"})
 CALLS = {
     CallStyle.TAGGED: (
@@ -55,9 +69,69 @@ CALLS = {
 @given(data=st.data())
 def test_calls_are_found_however_the_text_is_cut(style, data):
     text, words = CALLS[style]
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
-    pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    assert read(style, pieces) == (words, [PARIS, ("time", {})])
+    assert read(style, cut(data, text)) == (words, [PARIS, ("time", {})])
+
+
+MARKS = st.sampled_from(["</tool_call>", "<tool_call>", ";", "; {", '"}', "]", "\\", "\n", "żółć", "🦎", "\u2028"])
+
+
+@pytest.mark.parametrize("style", CallStyle)
+@given(data=st.data(), city=st.lists(MARKS | st.text(max_size=3), max_size=6).map("".join))
+def test_arguments_may_hold_any_text(style, data, city):
+    calls = [("weather", {"city": city}), ("time", {}), ("weather", {"city": [city, {city: None}]})]
+    assert read(style, cut(data, written(style, *calls))) == ("", calls)
+
+
+FRAGMENTS = ["<tool_call>", "</tool_call>", '{"name": "time", "arguments": {}}', '{"name": "weath', "hm", " ", "\n"]
+
+
+@pytest.mark.parametrize("style", CallStyle)
+@given(data=st.data(), parts=st.lists(st.sampled_from([*FRAGMENTS, *'{}[];",']), max_size=9))
+def test_a_stream_has_the_calls_and_the_text_of_the_whole_answer(style, data, parts):
+    text = "".join(parts)
+    assert read(style, cut(data, text)) == read(style, [text])
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ('{"name": "weather", "arguments": {"city": "a\nb"}}', {"city": "a\nb"}),
+        ('{"name": "weather", "arguments": {"city": "\\ud83d!"}}', {"city": "?!"}),
+        ('{"name": "weather", "arguments": {"city": "\\ud83e\\udd8e"}}', {"city": "🦎"}),
+        ('{"name": "weather", "arguments": null}', {}),
+        ('{"name": "time", "arguments": {"zone": "CET"}}', {}),
+    ],
+    ids=["line break", "half a character", "escapes", "null", "no parameters"],
+)
+def test_arguments_become_json_that_clients_can_read_and_send_back(text, arguments):
+    ((_, got),) = read(CallStyle.TAGGED, [f"<tool_call>{text}</tool_call>"])[1]
+    assert got == arguments
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        {},
+        {"parameters": None},
+        {"parameters": {}},
+        {"parameters": {"type": "object"}},
+        {"parameters": {"type": "object", "properties": {}, "required": []}},
+        {"parameters": {"title": "Wait", "properties": {}, "type": "object", "additionalProperties": False}},
+    ],
+    ids=str,
+)
+def test_a_tool_without_parameters_takes_none(function):
+    tools = [{"type": "function", "function": {"name": "wait", **function}}]
+    plan = plan_tools(body(tools=tools, tool_choice="required"), TEMPLATES[CallStyle.BARE])
+    empty = {"type": "object", "properties": {}, "additionalProperties": False}
+    assert json.loads(plan.constraints["json_schema"])["$defs"]["0"] == empty
+    invented = '{"name": "wait", "parameters": {"seconds": 3}}'
+    assert read(CallStyle.BARE, [invented], tools=tools)[1] == [("wait", {})]
+
+
+def test_a_tool_that_takes_anything_may_be_given_anything():
+    tools = [{"type": "function", "function": {"name": "note", "parameters": {"additionalProperties": True}}}]
+    assert read(CallStyle.BARE, ['{"name": "note", "parameters": {"a": 1}}'], tools=tools)[1] == [("note", {"a": 1})]
 
 
 @pytest.mark.parametrize("style", CallStyle)
@@ -77,6 +151,8 @@ def test_text_without_calls_stays_as_it_is(style, text):
         '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
         '<tool_call>{"name": ["weather"], "arguments": {}}</tool_call>',
         '<tool_call>{"name": "weather", "arguments": "Paris"}</tool_call>',
+        '<tool_call>{"name": "weather", "arguments": {"city": NaN}}</tool_call>',
+        '<tool_call>{"name": "weather", "arguments": {"city": "Par</tool_call>',
         "<tool_call>weather(Paris)</tool_call> and more",
         '<tool_call>{"name": "weath',
     ],
@@ -96,14 +172,32 @@ def test_a_demanded_call_is_held_to_the_tools_schemas():
     assert [one["properties"]["name"]["const"] for one in schema["anyOf"]] == ["weather", "time"]
     named = {"type": "function", "function": {"name": "weather"}}
     only = json.loads(plan_tools(body(tool_choice=named), TEMPLATES[CallStyle.BARE]).constraints["json_schema"])
-    assert only["properties"] == {"name": {"const": "weather"}, "parameters": WEATHER}
+    assert only["properties"] == {"name": {"const": "weather"}, "parameters": {"$ref": "#/$defs/0"}}
+    assert only["$defs"]["0"] == {**WEATHER, "additionalProperties": False}
 
 
-def test_references_of_schemas_still_begin_at_the_root():
-    point = {"$ref": "#/$defs/P", "$defs": {"P": {"type": "integer"}}}
-    tools = [{"type": "function", "function": {"name": "f", "parameters": point}}]
+def test_references_of_schemas_stay_within_their_tool():
+    def tool(name, kind):
+        named = {"p": {"$ref": "#/$defs/P"}, "q": {"$ref": "#/properties/p"}, "again": {"$ref": "#"}}
+        parameters = {"$id": "https://example.org", "properties": named, "$defs": {"P": {"type": kind}}}
+        return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+    tools = [tool("f", "integer"), tool("g", "string")]
     plan = plan_tools(body(tools=tools, tool_choice="required"), TEMPLATES[CallStyle.TAGGED])
-    assert json.loads(plan.constraints["json_schema"])["$defs"] == {"P": {"type": "integer"}}
+    told = json.loads(plan.constraints["json_schema"])["$defs"]
+    assert [told[at]["$defs"]["P"]["type"] for at in "01"] == ["integer", "string"]
+    for at in "01":
+        references = [one["$ref"] for one in told[at]["properties"].values()]
+        assert references == [f"#/$defs/{at}/$defs/P", f"#/$defs/{at}/properties/p", f"#/$defs/{at}"]
+        assert "$id" not in told[at]
+
+
+@pytest.mark.parametrize("name", ["files.read", "server/tool", "zażółć", 'a "b"', "x" * 128])
+def test_a_tool_may_have_any_name(name):
+    tools = [{"type": "function", "function": {"name": name}}]
+    plan = plan_tools(body(tools=tools, tool_choice="required"), TEMPLATES[CallStyle.TAGGED])
+    assert json.loads(plan.constraints["json_schema"])["properties"]["name"] == {"const": name}
+    assert read(CallStyle.TAGGED, [written(CallStyle.TAGGED, (name, {}))], tools=tools)[1] == [(name, {})]
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import json
 import math
+from copy import copy
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
 import torch
+from tokenizers import normalizers
 from torch import Tensor
 
 from kameleon.bases import Base
 from kameleon.errors import MissingExtraError, SettingError
+from kameleon.generation.json_schema import computable
 from kameleon.settings import Sampling
+from kameleon.text import TokenBytes
+from kameleon.text.token_bytes import SENTENCE_PIECE_SPACE, encoder_of
 
 _MOST_MULTIPLE = 100_000  # it compiles for half a second; for 99,999,999 the library took all memory of the machine
 _SHOWN = 300  # characters of the library's message, which repeats the whole expression
@@ -31,40 +36,54 @@ class Constraint:
             from llguidance import LLMatcher
         except ImportError:
             raise MissingExtraError("json_schema and regex need a library: pip install 'kameleon[serve]'") from None
-        what = "json_schema" if sampling.json_schema is not None else "regex"
+        self._what = "json_schema" if sampling.json_schema is not None else "regex"
+        schema = None if sampling.json_schema is None else computable(_parsed(sampling.json_schema))
         try:
-            if sampling.json_schema is not None:
+            if schema is not None:
                 # Without space between the parts: a small model can fill its answer with nothing else.
-                grammar = LLMatcher.grammar_from_json_schema(
-                    sampling.json_schema, defaults={"whitespace_flexible": False}
-                )
+                grammar = LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_flexible": False})
             else:
                 grammar = LLMatcher.grammar_from_regex(sampling.regex or "")
         except ValueError as error:
-            form = "a JSON object" if what == "json_schema" else "text"
-            raise SettingError(f"{what} is not {form}: {str(error)[:_SHOWN]}") from None
+            raise SettingError(f"{self._what} is not text: {str(error)[:_SHOWN]}") from None
         if sampling.json_schema is not None:
             _check_multiples(sampling.json_schema)
-        self._matcher = LLMatcher(_tokenizer(base), grammar, log_level=0)
+        self._matcher = LLMatcher(_vocabulary(base), grammar, log_level=0)
         # Of a large grammar the first one takes seconds: here, in the asking thread, and not in the one that computes.
         self._allowed = self._next_allowed()
-        if self._matcher.is_error():
-            raise SettingError(f"{what} cannot be followed: {self._matcher.get_error()[:_SHOWN]}")
 
     def apply(self, logits: Tensor) -> Tensor:
         """`logits` [vocab_size], minus infinity for every token that may not come next."""
         return logits.masked_fill(~self._allowed[: len(logits)], float("-inf"))
 
     def take(self, token: int) -> bool:
-        """Go on behind `token`; true when nothing can follow: the answer is whole, or the library met one of its
-        own limits of time and size."""
-        if not self._matcher.consume_token(token) or self._matcher.is_stopped():
+        """Go on behind `token`; true when the answer is whole and nothing can follow.
+
+        Raises SettingError where the library meets one of its own limits of time and size, or no token can follow
+        although the answer is not whole.
+        """
+        if self._matcher.consume_token(token) and self._matcher.is_stopped():
             return True
         self._allowed = self._next_allowed()
         return False
 
     def _next_allowed(self) -> Tensor:
-        return torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8) != 0
+        allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8) != 0
+        if self._matcher.is_error():
+            raise SettingError(f"{self._what} cannot be followed: {self._matcher.get_error().strip()[:_SHOWN]}")
+        if not allowed.any():
+            raise SettingError(f"{self._what} cannot be followed: no token of this base can come next")
+        return allowed
+
+
+def _parsed(schema: str) -> dict[str, Any]:
+    try:
+        value = json.loads(schema)
+    except (ValueError, RecursionError) as error:
+        raise SettingError(f"json_schema is not a JSON object: {str(error)[:_SHOWN]}") from None
+    if not isinstance(value, dict):
+        raise SettingError(f"json_schema is not a JSON object: {schema[:_SHOWN]}")
+    return value
 
 
 def _check_multiples(schema: str) -> None:
@@ -87,8 +106,46 @@ def _check_multiples(schema: str) -> None:
 
 
 @lru_cache(maxsize=4)
-def _tokenizer(base: Base) -> Any:
+def _vocabulary(base: Base) -> Any:
     """The base's vocabulary as the library takes it; made once, which takes a second for a large one."""
-    from llguidance.hf import from_tokenizer
+    from llguidance import LLTokenizer, TokenizerWrapper
 
-    return from_tokenizer(base.tokenizer, base.config.vocab_size, sorted(base.stop_token_ids) or None)  # type: ignore[arg-type]
+    if not base.stop_token_ids:
+        raise SettingError("this base has no end token, so an answer of a given form could not end")
+    tokens = _Tokens(base)
+    return LLTokenizer(TokenizerWrapper(tokens), n_vocab=len(tokens.tokens), eos_token=sorted(base.stop_token_ids))
+
+
+class _Tokens:
+    """What the library asks of a tokenizer. Text never becomes a special token here: `<|im_end|>` in a schema is six
+    ordinary tokens, and the token of that name ends the answer."""
+
+    bos_token_id = None
+
+    def __init__(self, base: Base) -> None:
+        own = TokenBytes(base.tokenizer)
+        special = own.special_ids | base.stop_token_ids
+        self.special_token_ids = sorted(special)
+        self.eos_token_id = min(base.stop_token_ids)
+        # The library knows special tokens by a first byte that no text has.
+        self.tokens = [b"\xff" * (token in special) + own[token] for token in range(base.config.vocab_size)]
+        self._single = {one: token for token, one in reversed([*enumerate(self.tokens)]) if len(one) == 1}
+        self._encoder = copy(encoder_of(base.tokenizer))
+        self._encoder.no_padding()
+        self._encoder.no_truncation()
+        self._encoder.encode_special_tokens = True  # as the letters of their names
+        if self._spelled(self._encode("a")) == b" a":  # SentencePiece, where a text begins; this one goes on
+            self._encoder.normalizer, self._encoder.pre_tokenizer = normalizers.Replace(" ", SENTENCE_PIECE_SPACE), None  # type: ignore[assignment]
+
+    def __call__(self, text: bytes) -> list[int]:
+        """The tokens that the model would write `text` with, byte by byte where the tokenizer would change it."""
+        tokens = self._encode(text.decode())
+        if self._spelled(tokens) == text:
+            return tokens
+        return [self._single[text[at : at + 1]] for at in range(len(text)) if text[at : at + 1] in self._single]
+
+    def _encode(self, text: str) -> list[int]:
+        return self._encoder.encode(text, add_special_tokens=False).ids
+
+    def _spelled(self, tokens: list[int]) -> bytes:
+        return b"".join(self.tokens[token] for token in tokens)

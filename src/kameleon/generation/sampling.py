@@ -46,7 +46,8 @@ class Chooser:
         return one.temperature == 0 and not changed and one.logprobs is None and self._constraint is None
 
     def choose(self, logits: Tensor, answer: Sequence[int]) -> Choice:
-        """The next token after `answer`, from `logits` [vocab_size] fp32."""
+        """The next token after `answer`, from `logits` [vocab_size] fp32. Raises SettingError where the constraint's
+        grammar cannot be followed to its end."""
         changed = self._changed(logits, answer)
         if self._constraint is not None:
             changed = self._constraint.apply(changed)

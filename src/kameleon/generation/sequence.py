@@ -88,15 +88,18 @@ class Sequence:
         total = hidden.float().sum(0)
         self.hidden_sum = total if self.hidden_sum is None else self.hidden_sum + total
         if not torch.isfinite(self.hidden_sum).all():
-            self.fail()
+            self.fail_numbers()
         elif not self.left:
             self.finish = "stop"
 
-    def fail(self) -> None:
+    def fail(self, error: KameleonError) -> None:
+        """End with an error in place of an answer."""
+        self.error, self.finish = error, "stop"
+
+    def fail_numbers(self) -> None:
         """End with an error: the numbers of its adapter, or of the base, are not finite."""
         whose = f"adapter {self.request.adapter!r}" if self.request.adapter else "the base"
-        self.error = AdapterMismatchError(f"{whose} turns what is computed into NaN or infinity; it is broken")
-        self.finish = "stop"
+        self.fail(AdapterMismatchError(f"{whose} turns what is computed into NaN or infinity; it is broken"))
 
     def next_piece(self) -> Piece | None:
         """Text that became certain and the tokens behind it, the end, or the error; None if there is nothing new."""

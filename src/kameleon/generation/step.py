@@ -21,6 +21,7 @@ from kameleon.generation.scheduler import Scheduled, Scheduler
 from kameleon.generation.sequence import Sequence
 from kameleon.generation.text import TextStream
 from kameleon.ops import PAGE_TOKENS, Segments, chunk_rows
+from kameleon.text import TokenBytes
 
 
 class Batch:
@@ -40,6 +41,7 @@ class Batch:
         self.pool = PagePool(base.config, pages, base.compute_dtype)
         self._scheduler = Scheduler(self.pool, max_sequences=max_sequences, prefill_chunk_tokens=prefill_chunk_tokens)
         self._stops = base.stop_token_ids
+        self._token_bytes = TokenBytes(base.tokenizer)
         self._ended: list[Sequence] = []  # from outside, since the last step
 
     def check(self, request: Request) -> Chooser:
@@ -90,7 +92,7 @@ class Batch:
                 slot,
                 slot if adapter_key is None else adapter_key,
                 self.check(request) if chooser is None else chooser,
-                TextStream(self._base.tokenizer, request.sampling.stop),
+                TextStream(self._token_bytes, request.sampling.stop),
                 list(request.prompt),
             )
         )
@@ -161,10 +163,14 @@ class Batch:
             best, greedy = logits.max(-1)
             for sequence, row, token, highest in zip(ready, logits, greedy.tolist(), best.tolist(), strict=True):
                 if not math.isfinite(highest):
-                    sequence.fail()
+                    sequence.fail_numbers()
                     continue
                 chooser = sequence.chooser
-                choice = Choice(token) if chooser.greedy else chooser.choose(row, sequence.answer)
+                try:
+                    choice = Choice(token) if chooser.greedy else chooser.choose(row, sequence.answer)
+                except SettingError as error:
+                    sequence.fail(error)
+                    continue
                 sequence.append(choice, self._stops, self._base.config.max_sequence_tokens)
         return ready + [s for s, _ in scheduled if s not in ready and s.finish is not None]
 
@@ -183,7 +189,7 @@ class Batch:
             slots = [sequence.slot] * (end - at)
             logits = self._base.decoder.logits(hidden[at - first : end - first], slots, self._bank)
             if not torch.isfinite(logits.amax(-1)).all():
-                return sequence.fail()
+                return sequence.fail_numbers()
             alternatives = sequence.request.sampling.logprobs or 0
             sequence.prompt_scores += scores_of(logits, tokens[at + 1 : end + 1], alternatives=alternatives)
         return None

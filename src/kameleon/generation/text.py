@@ -2,49 +2,43 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 
-from transformers import PreTrainedTokenizerBase
+from kameleon.text import TokenBytes
 
 
 class TextStream:
     """The text of one growing answer, and whether a stop string ended it.
 
-    Only the newest tokens are decoded again, together with the few before them on which their text may depend.
+    It continues the prompt: a first word keeps the space before it. Bytes that are no UTF-8 become replacement
+    characters, those at the end only when the answer is over.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str]) -> None:
-        self._tokenizer, self._stops = tokenizer, stops
-        self._fixed = ""  # text of the tokens before `_read`
-        self._before, self._read = 0, 0  # tokens from `_before` on are decoded together, those before `_read` are known
+    def __init__(self, token_bytes: TokenBytes, stops: Sequence[str]) -> None:
+        self._token_bytes, self._stops = token_bytes, stops
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._read = 0  # tokens whose bytes went into the decoder
         self._shown = 0  # characters already given out
         self.text = ""
         self.stopped = False
 
     def take(self, tokens: list[int], *, finished: bool) -> str:
         """The characters that became certain now; `tokens` are all of the answer so far."""
-        searched = max(0, len(self._fixed) - max(map(len, self._stops), default=0))
-        text = self._decode(tokens)
-        found = min((at for stop in self._stops if (at := text.find(stop, searched)) >= 0), default=None)
+        searched = max(0, len(self.text) - max(map(len, self._stops), default=0))
+        new = b"".join(map(self._token_bytes.said, tokens[self._read :]))
+        self._read = len(tokens)
+        self.text += self._decoder.decode(new, final=finished)
+        found = min((at for stop in self._stops if (at := self.text.find(stop, searched)) >= 0), default=None)
         if found is not None:
-            text, self.stopped = text[:found], True
-        self.text = text
-        certain = len(text) if finished or self.stopped else self._certain(text)
-        new = text[self._shown : certain]
-        self._shown = max(self._shown, certain)
-        return new
+            self.text, self.stopped = self.text[:found], True
+        certain = len(self.text) if finished or self.stopped else self._certain()
+        shown, self._shown = self._shown, max(self._shown, certain)
+        return self.text[shown:certain]
 
-    def _decode(self, tokens: list[int]) -> str:
-        known = str(self._tokenizer.decode(tokens[self._before : self._read], skip_special_tokens=True))
-        longer = str(self._tokenizer.decode(tokens[self._before :], skip_special_tokens=True))
-        text = self._fixed + longer[len(known) :]
-        if len(longer) > len(known) and not longer.endswith("\N{REPLACEMENT CHARACTER}"):
-            self._fixed, self._before, self._read = text, self._read, len(tokens)
-        return text
-
-    def _certain(self, text: str) -> int:
-        """The length of `text` without an incomplete character or the beginning of a stop string at its end."""
-        text = text.rstrip("\N{REPLACEMENT CHARACTER}")
+    def _certain(self) -> int:
+        """The length of the text without the beginning of a stop string at its end."""
+        text = self.text
         end = len(text)
         for stop in self._stops:
             at = text.find(stop[0], max(0, len(text) - len(stop) + 1))

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from kameleon.errors import SettingError
+from kameleon.generation.json_schema import closed
 from kameleon.http.errors import ApiError
 from kameleon.settings import Sampling
 
@@ -30,7 +31,7 @@ class Body(BaseModel):
 
 
 class JsonSchema(Body):
-    """The schema of a structured answer. It always holds, whatever `strict` says."""
+    """The schema of a structured answer. It always holds; under `strict` its objects have no other properties."""
 
     name: str = "answer"
     description: str | None = None
@@ -53,7 +54,8 @@ class ResponseFormat(Body):
             case "json_object":
                 return {"json_schema": '{"type": "object"}'}
             case "json_schema" if self.json_schema is not None:
-                return {"json_schema": json.dumps(self.json_schema.schema_)}
+                schema = self.json_schema.schema_
+                return {"json_schema": json.dumps(closed(schema) if self.json_schema.strict else schema)}
             case "regex" if self.regex is not None:
                 return {"regex": self.regex}
         raise ApiError(
@@ -175,7 +177,7 @@ class ChatMessage(Body):
 class FunctionDefinition(Body):
     """A function that the model may call; `parameters` is a JSON schema."""
 
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    name: Annotated[str, Field(min_length=1, max_length=256)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None

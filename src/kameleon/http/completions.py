@@ -16,6 +16,7 @@ from kameleon.http.bodies import MOST_ANSWERS, CompletionBody
 from kameleon.http.errors import ApiError, json_response
 from kameleon.http.events import Events, event_stream
 from kameleon.http.guard import key_of
+from kameleon.http.logprobs import Offsets
 from kameleon.http.request_log import entry_of
 from kameleon.http.service import Service, service_of, user_of
 from kameleon.http.usage import Label, usage_of
@@ -80,30 +81,30 @@ class _Continuation:
             done = await answers.completions()
         return {
             **self._head(),
-            "choices": [self._choice(i, self._echo(i) + one.text, one) for i, one in enumerate(done)],
+            "choices": [self._choice(i, one) for i, one in enumerate(done)],
             "usage": usage_of(done, self._body.answers),
         }
 
     async def events(self) -> Events:
         """The answers as events, one for each piece."""
         done: dict[int, Completion] = {}
-        ends: dict[int, int] = {}  # for each answer, the offset in its text behind the tokens sent so far
+        offsets: dict[int, Offsets] = {}  # of each answer that has begun
         async with Answers(self._service.engine, user=self._user, entry=self._entry) as answers:
             await answers.ask(self._prepare)
             async for index, piece in answers.pieces():
-                text = (self._echo(index) if index not in ends else "") + piece.text
+                echo, prompt = ("", ()) if index in offsets else (self._echo(index), self._encoded_of(index))
+                offsets.setdefault(index, Offsets(len(echo)))
                 finish = piece.completion.finish if piece.completion else None
                 logprobs = None
                 if self._body.logprobs is not None:
-                    prompt = self._encoded_of(index) if index not in ends else []
-                    start = ends.get(index, len(self._echo(index)))
                     logprobs = self._service.texts.completion(
-                        piece.scores, start, prompt=prompt, prompt_scores=piece.prompt_scores
+                        piece.scores,
+                        offsets[index],
+                        prompt=prompt,
+                        prompt_scores=piece.prompt_scores,
+                        prompt_characters=len(echo),
                     )
-                    ends[index] = start + sum(len(self._service.texts.text(one.token)) for one in piece.scores)
-                else:
-                    ends[index] = 0
-                choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+                choice = {"index": index, "text": echo + piece.text, "logprobs": logprobs, "finish_reason": finish}
                 yield {**self._head(), "choices": [choice], **({"usage": None} if self._body.wants_usage else {})}
                 if piece.completion is not None:
                     done[index] = piece.completion
@@ -111,15 +112,17 @@ class _Continuation:
             usage = usage_of([done[index] for index in sorted(done)], self._body.answers)
             yield {**self._head(), "choices": [], "usage": usage}
 
-    def _choice(self, index: int, text: str, completion: Completion) -> dict[str, Any]:
-        logprobs = None
+    def _choice(self, index: int, completion: Completion) -> dict[str, Any]:
+        echo, logprobs = self._echo(index), None
         if self._body.logprobs is not None:
             logprobs = self._service.texts.completion(
                 completion.scores,
-                len(self._echo(index)),
+                Offsets(len(echo)),
                 prompt=self._encoded_of(index),
                 prompt_scores=completion.prompt_scores,
+                prompt_characters=len(echo),
             )
+        text = echo + completion.text
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": completion.finish}
 
     def _encoded_of(self, index: int) -> Sequence[int]:
@@ -132,7 +135,7 @@ class _Continuation:
             return ""
         at = index // self._body.answers
         given = self._prompts[at]
-        return given if isinstance(given, str) else str(self._service.base.tokenizer.decode(self._encoded[at]))
+        return given if isinstance(given, str) else self._service.texts.joined(self._encoded[at])
 
     def _head(self) -> dict[str, Any]:
         assert self._label is not None

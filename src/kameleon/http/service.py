@@ -17,6 +17,7 @@ from kameleon.http.prompts import Prompts
 from kameleon.http.usage import Label
 from kameleon.serving.engine import Engine
 from kameleon.serving.hot_adapters import HotAdapters
+from kameleon.text import TokenBytes
 
 
 class Service:
@@ -28,7 +29,7 @@ class Service:
         self.base, self.engine, self.adapters, self.shelf, self.any_base = base, engine, adapters, shelf, any_base
         self.started = int(time.time())
         self.name = base_name(base.name)
-        self.prompts, self.texts = Prompts(base), TokenTexts(base.tokenizer)
+        self.prompts, self.texts = Prompts(base), TokenTexts(TokenBytes(base.tokenizer))
         self.room_tokens = min(engine.state().cache_tokens, base.config.max_sequence_tokens)
         """The most tokens of a prompt and its answer together: both the base and the cache have room for them."""
 

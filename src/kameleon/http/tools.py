@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from kameleon.generation.json_schema import closed, moved
 from kameleon.http.bodies import ChatBody, NamedTool, Tool
 from kameleon.http.errors import ApiError
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_JSON = json.JSONDecoder(strict=False)  # models write line breaks into strings as they are
+_NOTHING = {"type": "object", "properties": {}, "additionalProperties": False}
+# Without any of these a schema says nothing of an object's parameters.
+_SHAPES = frozenset(
+    {"properties", "patternProperties", "additionalProperties", "propertyNames", "required", "minProperties"}
+    | {"$ref", "allOf", "anyOf", "oneOf", "enum", "const"}
+)
 
 
 class CallStyle(Enum):
@@ -63,7 +71,8 @@ class ToolPlan:
     """The tools of one request: the template's input, and the constraints of the answer."""
 
     rendered: list[dict[str, Any]]
-    names: frozenset[str] = frozenset()
+    parameters: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """For each tool's name the schema of its arguments."""
     style: CallStyle | None = None
     opening: str = ""
     """Text that is put before the answer if a call is demanded; the model goes on from it."""
@@ -88,21 +97,23 @@ def plan_tools(body: ChatBody, template: str | None) -> ToolPlan:
         )
     style = style_of(template)
     most = 1 if body.parallel_tool_calls is False else None
-    plan = ToolPlan([tool.model_dump(exclude_none=True) for tool in body.tools], _names(body.tools), style, most=most)
+    parameters = _by_name(body.tools)
+    plan = ToolPlan([tool.model_dump(exclude_none=True) for tool in body.tools], parameters, style, most=most)
     if choice in (None, "auto"):
         return plan
     if style is None:
         raise _fault("tool_choice", "this base's template does not show how calls are written: only auto and none work")
     if body.response_format is not None and body.response_format.type != "text":
         raise _fault("response_format", "an answer that must be a call cannot have another form as well")
-    demanded = body.tools
+    demanded = parameters
     if isinstance(choice, NamedTool):
-        demanded = [tool for tool in body.tools if tool.function.name == choice.function.name]
-        if not demanded:
-            raise _fault("tool_choice", f"no tool {choice.function.name[:80]!r}; there are {', '.join(plan.names)}")
+        name = choice.function.name
+        if name not in parameters:
+            raise _fault("tool_choice", f"no tool {name[:80]!r}; there are {', '.join(parameters)[:400]}")
+        demanded = {name: parameters[name]}
     opening = f"{_OPEN}\n" if style is CallStyle.TAGGED else ""
     constraints = {"json_schema": json.dumps(_schema(demanded, style))}
-    return ToolPlan(plan.rendered, plan.names, style, opening, constraints, 1)
+    return ToolPlan(plan.rendered, parameters, style, opening, constraints, 1)
 
 
 class CallReader:
@@ -131,15 +142,12 @@ class CallReader:
     def _tagged(self, *, finished: bool) -> list[str | Call]:
         found: list[str | Call] = []
         while (at := self._held.find(_OPEN)) >= 0:
-            end = self._held.find(_CLOSE, at)
-            if end < 0 and not finished:
+            end, call = self._call_behind(at + len(_OPEN), finished=finished)
+            if end is None:
                 break
-            stop = len(self._held) if end < 0 else end + len(_CLOSE)
-            inner = self._held[at + len(_OPEN) : end if end >= 0 else stop]
-            call = self._call(inner)
             before = self._held[:at]
-            found += [before if call is None else before.rstrip(), call or self._held[at:stop]]
-            self._held = self._held[stop:]
+            found += [before if call is None else before.rstrip(), call or self._held[at:end]]
+            self._held = self._held[end:]
             self._is_after_call = call is not None
         else:
             # White space before a call, or behind the last one, is dropped.
@@ -150,38 +158,44 @@ class CallReader:
             self._held = self._held[certain:]
         return found
 
+    def _call_behind(self, start: int, *, finished: bool) -> tuple[int | None, Call | None]:
+        """The place where the call that begins at `start` ends, and the call; its end tag may be missing.
+
+        None for the place where later text decides. Text that is no call ends where the next call may begin.
+        """
+        behind = self._held[start:].lstrip()
+        value, end = _decoded(self._held, start) if behind.startswith("{") else (None, start)
+        if value is None:
+            return (None if not finished and behind[:1] in ("", "{") else start), None
+        call = self._call(value)
+        rest = self._held[end:].lstrip()
+        if call is None:
+            return end, None
+        if not finished and rest != _CLOSE and _CLOSE.startswith(rest):
+            return None, None
+        return (len(self._held) - len(rest) + len(_CLOSE) if rest.startswith(_CLOSE) else end), call
+
     def _whole(self, *, finished: bool) -> list[str | Call]:
         """For answers that are calls as a whole, or text: one that begins as JSON is held until it ends."""
         if not finished and (not self._held.strip() or self._held.lstrip()[0] in "{["):
             return []
         held, self._held = self._held, ""
-        return self._list_of_calls(held) or [held]
+        calls = [self._call(value) for value in _values(held)]
+        return [call for call in calls if call is not None] if calls and None not in calls else [held]
 
-    def _list_of_calls(self, text: str) -> list[str | Call]:
-        calls = []
-        for part in self._objects(text):
-            call = self._call(part)
-            if call is None:
-                return []
-            calls.append(call)
-        return calls
-
-    def _objects(self, text: str) -> list[str]:
-        """The JSON objects in `text`: one, a list, or several with semicolons between them (Llama 3)."""
-        value = _parsed(text)
-        if isinstance(value, list):
-            return [json.dumps(one, ensure_ascii=False) for one in value]
-        return [text] if value is not None else text.split(";")
-
-    def _call(self, text: str) -> Call | None:
-        value = _parsed(text)
+    def _call(self, value: Any) -> Call | None:
         name = value.get("name") if isinstance(value, dict) else None
-        if not isinstance(name, str) or name not in self._plan.names:
+        if not isinstance(name, str) or name not in self._plan.parameters:
             return None
-        arguments = value.get("arguments", value.get("parameters", {}))
-        if not isinstance(arguments, dict):
+        arguments = value.get("arguments", value.get("parameters"))
+        if arguments is None or self._plan.parameters[name] == _NOTHING:
+            arguments = {}
+        try:
+            text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+        except (ValueError, RecursionError):
             return None
-        return Call(f"call_{secrets.token_hex(12)}", name, json.dumps(arguments, ensure_ascii=False))
+        text = text.encode("utf-8", "replace").decode()  # half of a character, as `\\ud83d` alone, is no text
+        return Call(f"call_{secrets.token_hex(12)}", name, text) if isinstance(arguments, dict) else None
 
     def _is_surplus(self, one: str | Call) -> bool:
         if not isinstance(one, Call):
@@ -192,11 +206,25 @@ class CallReader:
         return False
 
 
-def _parsed(text: str) -> Any:
+def _decoded(text: str, start: int) -> tuple[Any, int]:
+    """The JSON value that begins at `start`, behind white space, and the place of its end; None if it is not whole."""
+    start += len(text[start:]) - len(text[start:].lstrip())
     try:
-        return json.loads(text)
+        return _JSON.raw_decode(text, start)
     except (ValueError, RecursionError):
-        return None
+        return None, start
+
+
+def _values(text: str) -> list[Any]:
+    """The JSON objects in `text`: one, a list, or several with semicolons between (Llama 3). None of text."""
+    found, at = list[Any](), 0
+    while text[at:].strip():
+        value, at = _decoded(text, at)
+        if value is None:
+            return []
+        found += value if isinstance(value, list) else [value]
+        at += len(text[at:]) - len(text[at:].lstrip().removeprefix(";"))
+    return found
 
 
 def _certain(text: str) -> int:
@@ -205,33 +233,38 @@ def _certain(text: str) -> int:
     return len(text[: len(text) - half].rstrip())
 
 
-def _names(tools: Sequence[Tool]) -> frozenset[str]:
-    names = [tool.function.name for tool in tools]
-    if len(set(names)) < len(names):
+def _by_name(tools: Sequence[Tool]) -> dict[str, dict[str, Any]]:
+    found = {tool.function.name: _parameters(tool) for tool in tools}
+    if len(found) < len(tools):
         raise _fault("tools", "two tools have the same name")
-    return frozenset(names)
+    return found
 
 
-def _schema(tools: Sequence[Tool], style: CallStyle) -> dict[str, Any]:
-    """The JSON schema of one call. Definitions move to its root, because references begin there."""
-    calls, shared = [], dict[str, dict[str, Any]]()
-    for tool in tools:
-        parameters = dict(tool.function.parameters or {"type": "object"})
-        for place in ("$defs", "definitions"):
-            definitions = parameters.pop(place, {})
-            known = shared.setdefault(place, {})
-            if not isinstance(definitions, dict) or any(known.get(k, v) != v for k, v in definitions.items()):
-                raise _fault("tools", f"{place} of {tool.function.name} is no object, or differs from another tool's")
-            known.update(definitions)
-        calls.append(
-            {
-                "type": "object",
-                "properties": {"name": {"const": tool.function.name}, style.arguments_key: parameters},
-                "required": ["name", style.arguments_key],
-                "additionalProperties": False,
-            }
-        )
-    return {**(calls[0] if len(calls) == 1 else {"anyOf": calls}), **{k: v for k, v in shared.items() if v}}
+def _parameters(tool: Tool) -> dict[str, Any]:
+    """The schema of a tool's arguments, an object with no other properties than it names; of a tool that says nothing
+    of its parameters, the empty object."""
+    given = tool.function.parameters or {}
+    schema = {"type": "object", **closed(given)}
+    says_nothing = not given.keys() & _SHAPES
+    allows_nothing = schema.keys() & _SHAPES <= {"properties", "required", "additionalProperties"} and not (
+        schema.get("properties") or schema.get("additionalProperties", True)
+    )
+    return _NOTHING if says_nothing or allows_nothing else schema
+
+
+def _schema(demanded: Mapping[str, dict[str, Any]], style: CallStyle) -> dict[str, Any]:
+    """The JSON schema of one call: of each tool its name and its parameters, which lie in `$defs`."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": name}, style.arguments_key: {"$ref": f"#/$defs/{at}"}},
+            "required": ["name", style.arguments_key],
+            "additionalProperties": False,
+        }
+        for at, name in enumerate(demanded)
+    ]
+    definitions = {str(at): moved(schema, f"#/$defs/{at}") for at, schema in enumerate(demanded.values())}
+    return {**(calls[0] if len(calls) == 1 else {"anyOf": calls}), "$defs": definitions}
 
 
 def _fault(param: str, message: str) -> ApiError:

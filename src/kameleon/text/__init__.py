@@ -2,9 +2,11 @@
 
 from kameleon.text.go_template import go_template
 from kameleon.text.template import ChatTemplate, with_system
+from kameleon.text.token_bytes import TokenBytes
 
 __all__ = [
     "ChatTemplate",
+    "TokenBytes",
     "go_template",
     "with_system",
 ]
