@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kameleon.data import Record, Row, make_row, with_answer
-from kameleon.data.rows import kinds
+from kameleon.data.rows import kinds, learned_answers
 from kameleon.errors import DataError
 
 USER, ANSWER = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}
@@ -31,7 +31,7 @@ def test_messages_are_kept_as_they_are():
 def test_tools_calls_and_their_results_are_kept():
     result = {"role": "tool", "content": "12:00"}
     got = row(messages=[USER, CALL, result, ANSWER], tools=[TOOL])
-    assert got.messages == (USER, CALL, result, ANSWER) and got.tools == (TOOL,)
+    assert got.messages == (USER, {**CALL, "content": None}, result, ANSWER) and got.tools == (TOOL,)
 
 
 @pytest.mark.parametrize("broken", ['{"zone": "CE', "zone", "[" * 100_000], ids=["cut", "word", "deep"])
@@ -51,7 +51,9 @@ def test_another_right_answer_takes_the_place_of_the_completion():
 
 
 def test_prompt_and_completion_may_be_messages():
-    assert row(prompt=[USER], completion=[ANSWER]) == Row(7, (USER, ANSWER), learned=frozenset([1]))
+    assert row(prompt=[USER], completion=[ANSWER]) == Row(7, (USER, ANSWER))
+    earlier = row(prompt=[USER, ANSWER, USER], completion=[ANSWER])
+    assert earlier == Row(7, (USER, ANSWER, USER, ANSWER), learned=frozenset([3]))
     assert row(prompt=[USER], completion=[ANSWER], tools=[TOOL]).tools == (TOOL,)
 
 
@@ -109,10 +111,6 @@ def test_text_is_kept_as_it_is():
     assert row(text=" plain\n") == Row(7, text=" plain\n")
 
 
-def test_other_fields_are_ignored():
-    assert row(text="plain", id=3, source="here") == row(text="plain")
-
-
 def test_lists_may_be_written_as_json_text():
     assert row(messages='[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]') == row(
         messages=[USER, ANSWER]
@@ -154,7 +152,8 @@ def test_lists_may_be_written_as_json_text():
         ({"messages": [USER, ANSWER], "tools": {"name": "clock"}}, "'tools' is dict"),
         ({"conversations": [{"from": "narrator", "value": "a"}]}, "unknown role 'narrator'"),
         ({"conversations": [{"from": ["gpt"], "value": "a"}]}, "unknown role ['gpt']"),
-        ({"conversations": [{"role": "user", "content": "a"}]}, "needs 'from' and 'value'"),
+        ({"conversations": [{"value": "a"}]}, "message 1 is not an object with a 'role' (or 'from')"),
+        ({"conversations": [{"role": "user", "content": "a"}]}, "no assistant message"),
         ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": ""}]}, "empty answer"),
         ({"prompt": [USER]}, "'completion' is NoneType"),
         ({"prompt": [USER], "completion": "Ho"}, "'completion' is text"),
@@ -192,4 +191,5 @@ def test_whatever_the_record_it_is_a_row_with_text_answers_or_a_data_error(value
         return
     assert got.number == 7 and (got.text is None) == bool(got.messages)
     for message in got.messages:
-        assert isinstance(message.get("content"), str) or message.get("tool_calls")
+        assert isinstance(message["content"], str) or message["tool_calls"]
+    assert all(got.messages[place]["role"] == "assistant" for place in learned_answers(got))

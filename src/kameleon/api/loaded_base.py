@@ -16,7 +16,7 @@ from kameleon.adapters.resident import Bank
 from kameleon.api.prompts import Prompt, encode_prompt
 from kameleon.api.runs import new_run, plan_run
 from kameleon.bases import Base, load_base
-from kameleon.data import Corpus, read_corpus
+from kameleon.data import Corpus, read_corpus, shared_tools, unread_fields
 from kameleon.errors import SettingError
 from kameleon.evaluation import Score, TestSet, evaluate_as_trained, make_test_set
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
@@ -191,7 +191,8 @@ class LoadedBase:
         Nothing is printed otherwise.
 
         Ctrl-C, or interrupting a notebook's kernel, saves the run after the current step and raises
-        RunInterruptedError. Warns of too few rows or steps, and of held-out rows that are also learned.
+        RunInterruptedError. Warns of fields that are not read, of too few rows or steps, and of held-out rows that are
+        also learned.
         Raises DataError, TrainingError, SettingError, AdapterError.
         """
         recipe = Recipe() if recipe is None else recipe
@@ -221,7 +222,8 @@ class LoadedBase:
             )
         if on_plan:
             on_plan(plan)
-        for told in plan.workload.warnings:
+        seen = [found.text for found in (unread_fields(data.unread), shared_tools(data.rows)) if found is not None]
+        for told in (*seen, *plan.workload.warnings):
             warnings.warn(told, stacklevel=2)
         overwrite = overwrite and not resume
         run = new_run(

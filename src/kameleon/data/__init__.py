@@ -5,7 +5,7 @@ from kameleon.data.doctor import examine
 from kameleon.data.encode import Encoded, Example, encode_records, encode_row, require_trainable
 from kameleon.data.faults import Fault, by_reason
 from kameleon.data.formats import Record, describe_empty, find_data, read_records
-from kameleon.data.overview import Observation, observe, observe_system_prompt
+from kameleon.data.overview import Observation, observe, observe_system_prompt, shared_tools, unread_fields
 from kameleon.data.packing import PackedPass, RowSpan, pack, pack_groups
 from kameleon.data.rows import Row, make_row, with_answer
 from kameleon.data.sample import sample
@@ -37,6 +37,8 @@ __all__ = [
     "read_rows",
     "require_trainable",
     "sample",
+    "shared_tools",
     "split_held_out",
+    "unread_fields",
     "with_answer",
 ]

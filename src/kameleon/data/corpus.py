@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -47,6 +47,8 @@ class Corpus:
     """The system message of every row of the file; None where they differ, or one has none."""
     rows: tuple[Row, ...] = field(default=(), repr=False)
     """The rows that were encoded, so that another system prompt can be put in; () where examples come without rows."""
+    unread: Mapping[str, int] = field(default_factory=dict, repr=False)
+    """How many rows of the file hold a field that is not read, by its name."""
 
     def pick(self, places: Sequence[int]) -> Corpus:
         """The rows at these places, as a corpus of its own."""
@@ -120,7 +122,8 @@ def read_corpus(
     if _stamps(paths) != before:  # the hash would be of other rows
         raise DataError(f"{source} was changed while it was read: try again when nothing writes to it any more")
     origin = Origin(str(source), sha256, len(examples), trained_tokens, raw, of_rows)
-    return Corpus(examples, alternatives, origin, examine(encoded), shared_system_prompt(sources), sources)
+    prompt = shared_system_prompt(sources)
+    return Corpus(examples, alternatives, origin, examine(encoded), prompt, sources, encoded.unread)
 
 
 def _reservoir(records: Iterable[Record], rows: int, seed: int) -> tuple[list[Record], int]:

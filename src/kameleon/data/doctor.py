@@ -42,4 +42,5 @@ def _repeats(rows: Sequence[Row], test_rows: Sequence[Row]) -> Iterator[Fault]:
 
 
 def _content(row: Row) -> str:
-    return json.dumps([row.messages, row.tools, row.text], sort_keys=True, default=str)
+    learned = None if row.learned is None else sorted(row.learned)
+    return json.dumps([row.messages, row.tools, row.text, learned], sort_keys=True, default=str)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from kameleon.data.faults import Fault
 from kameleon.data.formats import Record
-from kameleon.data.rows import Row, answers_apart, kinds, make_row, with_answer
+from kameleon.data.rows import Row, answers_apart, kinds, make_row, unread_fields, with_answer
 from kameleon.errors import DataError, RewrittenTurnsError
 from kameleon.text import ChatTemplate
 
@@ -47,6 +47,8 @@ class Encoded:
     these rows have the number of their conversation."""
     mixed: Mapping[tuple[str, ...], int] = field(default_factory=dict)
     """How many records hold several kinds of row, by those kinds. The first kind was taken."""
+    unread: Mapping[str, int] = field(default_factory=dict)
+    """How many records hold a field that is not read, by its name ("messages[].FIELD" for a field of messages)."""
 
     @property
     def tokens(self) -> int:
@@ -77,7 +79,7 @@ def encode_row(row: Row, template: ChatTemplate, *, raw: bool = False, max_token
         trained = (False,) * len(template.opening) + (True,) * len(learned)
     elif raw:
         if row.prompt is None or row.completion is None:
-            raise DataError("--raw (in Python raw=True) needs prompt and completion as text; these are messages")
+            raise DataError("--raw (in Python raw=True) needs prompt and completion as text alone; these are messages")
         prompt = (*template.opening, *template.encode_text(row.prompt))
         answer = (*template.encode_after(row.prompt, row.completion), _end_token(template))
         tokens, trained = (*prompt, *answer), (False,) * len(prompt) + (True,) * len(answer)
@@ -104,9 +106,11 @@ def encode_records(
     alternatives: list[tuple[Example, ...]] = []
     refused: list[Fault] = []
     mixed: Counter[tuple[str, ...]] = Counter()
+    unread: Counter[str] = Counter()
     split = 0
     for record in records:
         mixed[tuple(kinds(record))] += 1
+        unread.update(unread_fields(record))
         try:
             parts = _encode(make_row(record), template, raw=raw, max_tokens=max_tokens)
             others = [tuple(_alternatives(row, template, raw=raw, max_tokens=max_tokens)) for row, _ in parts]
@@ -119,7 +123,7 @@ def encode_records(
             rows.append(row)
             examples.append(example)
     several = {held: count for held, count in mixed.items() if len(held) > 1}
-    return Encoded(tuple(rows), tuple(examples), tuple(alternatives), tuple(refused), split, several)
+    return Encoded(tuple(rows), tuple(examples), tuple(alternatives), tuple(refused), split, several, unread)
 
 
 def _encode(row: Row, template: ChatTemplate, *, raw: bool, max_tokens: int) -> list[tuple[Row, Example]]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
 
 from kameleon.data.encode import Encoded, Example
-from kameleon.data.rows import Row, system_prompt_of
+from kameleon.data.rows import KNOWN_FIELDS, Row, learned_answers, system_prompt_of
 from kameleon.data.sample import sample
 from kameleon.settings import DEFAULT_MICRO_BATCH_TOKENS
 from kameleon.text import ChatTemplate
-from kameleon.words import first_few
+from kameleon.words import did_you_mean, first_few
 
 _MOST_NAMED = 8
 """A sentence names this many rows and counts the others."""
@@ -50,7 +50,9 @@ def observe(encoded: Encoded, template: ChatTemplate, *, test_rows: Sequence[Row
     """All observations about a file, and about the test set beside it."""
     rows = encoded.rows
     found = (
+        unread_fields(encoded.unread),
         observe_system_prompt(rows),
+        shared_tools(rows),
         contradictions(rows),
         dominant_answer(rows),
         long_rows(encoded.examples),
@@ -79,6 +81,42 @@ def observe_system_prompt(rows: Sequence[Row]) -> Observation | None:
         f"{_share(count, len(rows))} rows have the system prompt {_quoted(prompt)}, but not {_named(others)}: an "
         "adapter keeps a system prompt only if all rows have it",
         others,
+    )
+
+
+def unread_fields(unread: Mapping[str, int]) -> Observation | None:
+    """Fields that hold something and are not read, as `Encoded.unread` counts them."""
+    if not unread:
+        return None
+    of_rows = {field: count for field, count in unread.items() if "[]." not in field}
+    of_messages = {field: count for field, count in unread.items() if field not in of_rows}
+    told = [f"fields that are not read, so nothing of them is learned: {_counted(of_rows)}"] if of_rows else []
+    if of_messages:
+        told.append(
+            f"fields of messages that are not known, so only a chat template reads them: {_counted(of_messages)}"
+        )
+    return Observation("unread_fields", ". ".join(told))
+
+
+def _counted(fields: Mapping[str, int]) -> str:
+    """ "'sytem' in 3 rows (did you mean 'system'?), 'id' in 1 row"."""
+    hints = {field: did_you_mean(field, KNOWN_FIELDS, cutoff=0.8) for field in fields}
+    told = (
+        f"{field!r} in {count:,} row{'s' if count != 1 else ''}{hints[field] and f' ({hints[field]})'}"
+        for field, count in fields.items()
+    )
+    return first_few(told, _MOST_NAMED)
+
+
+def shared_tools(rows: Sequence[Row]) -> Observation | None:
+    """The same tools in all rows: unlike a system prompt, an adapter does not keep them."""
+    first = rows[0].tools if rows else ()
+    if not first or any(row.tools != first for row in rows):
+        return None
+    names = first_few((repr(tool.get("function", tool).get("name")) for tool in first), _MOST_NAMED)
+    return Observation(
+        "shared_tools",
+        f"all rows have the same tools ({names}), which the adapter does not keep: give them with every request",
     )
 
 
@@ -223,7 +261,7 @@ def _answer(row: Row) -> str:
 
 
 def _last_answer(row: Row) -> int:
-    return max(i for i, message in enumerate(row.messages) if message["role"] == "assistant")
+    return (learned_answers(row) or learned_answers(replace(row, learned=None)))[-1]
 
 
 def _answer_text(example: Example, template: ChatTemplate) -> str:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kameleon.data.formats import Record
+from kameleon.data.turns import is_nothing, listed, read_messages, read_tools, unknown_fields
 from kameleon.errors import DataError
 from kameleon.text import with_system
+from kameleon.text.template import Message
 
-_ROLES = ("system", "user", "assistant", "tool")
-_SHAREGPT = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "tool": "tool",
-}
 # From the most to the least structured. A record that has several kinds is read as the first of them.
 KINDS = {
     "messages": "OpenAI chat",
@@ -34,6 +26,26 @@ _FIELDS = {
     "instruction": ("instruction", "output"),
     "conversations": ("conversations",),
     "text": ("text",),
+}
+_SYSTEM = ("system", "system_prompt")
+_TOOLS = ("tools", "functions")  # the latter is OpenAI's older name
+_BESIDE = (*_SYSTEM, *_TOOLS)
+# Fields that may stand beside those of each kind.
+_MORE_FIELDS = {
+    "messages": _BESIDE,
+    "prompt": (*_BESIDE, "history", "also"),
+    "instruction": (*_BESIDE, "input", "history", "also"),
+    "conversations": _BESIDE,
+    "text": (),
+}
+KNOWN_FIELDS = sorted({field for fields in (*_FIELDS.values(), *_MORE_FIELDS.values()) for field in fields})
+_TURNS = ("messages", "conversations", "prompt", "completion")
+# Fields that would change what is learned, with what to do where they are not read.
+_NEVER_LOST = {
+    "history": "put the earlier turns into it",
+    "input": "put it into the question",
+    "also": "other right answers belong to rows of a question and its answer, both as text",
+    "weight": "rows cannot be weighted; leave a row out, or give an answer of 'messages' the weight 0",
 }
 
 
@@ -60,48 +72,55 @@ def kinds(record: Record) -> list[str]:
 
     The original Alpaca records are an example: each holds its row a second time, as rendered text.
     """
-    return [kind for kind, fields in _FIELDS.items() if all(record.value.get(field) is not None for field in fields)]
+    value = _given(record)
+    return [kind for kind, fields in _FIELDS.items() if all(field in value for field in fields)]
 
 
 def make_row(record: Record) -> Row:
     """The record as a row. Raises DataError with the reason, without the row's number, which the caller knows."""
     if record.fault:
         raise DataError(record.fault)
-    value, number = record.value, record.number
-    begun = [*kinds(record), *(kind for kind in _FIELDS if kind in value)]
-    if not begun:
-        held = ", ".join(map(str, value)) or "nothing"
-        raise DataError(f"it has only {held}; a row is one of: {'; '.join(KINDS)} (rename its fields or columns)")
-    kind = begun[0]
+    kind, value, number = _kind(record), _given(record), record.number
+    for field in _unread(record):
+        if field in _NEVER_LOST and (kind != "text" or field == "weight"):
+            raise DataError(f"{field!r} is not read beside {kind!r}: {_NEVER_LOST[field]}")
     if kind == "text":
         return Row(number, text=_text(value, "text"))
-    if kind == "messages":
-        return Row(number, _messages(value["messages"]), tuple(_listed(value.get("tools") or [], "tools")))
-    if kind == "conversations":
-        return Row(number, _messages(_from_sharegpt(value)), tuple(_listed(value.get("tools") or [], "tools")))
-    if kind == "instruction":
-        parts = [_text(value, "instruction", may_be_empty=True)]
-        parts += [_text(value, "input")] if value.get("input") else []
-        prompt, completion = "\n\n".join(part for part in parts if part), _text(value, "output")
-        if not prompt.strip():
-            raise DataError("'instruction' is empty, and there is no 'input'")
-    elif isinstance(value["prompt"], list):  # conversational: both sides are messages
-        answers = _messages(_listed(value.get("completion"), "completion"))
-        messages = _messages([*value["prompt"], *answers])
-        tools = tuple(_listed(value.get("tools") or [], "tools"))
-        return Row(number, messages, tools, learned=_answers(messages, first=len(value["prompt"])))
-    else:
-        prompt, completion = _text(value, "prompt"), _text(value, "completion")
-    also = tuple(str(one) for one in _listed(value.get("also") or [], "also"))
+    if kind in ("messages", "conversations"):
+        return _conversation(number, read_messages(value.get(kind), kind), value)
+    if kind == "prompt" and isinstance(value.get("prompt"), list):  # conversational: both sides are messages
+        asked = read_messages(value["prompt"], "prompt")
+        answered = read_messages(value.get("completion"), "completion")
+        return _conversation(number, [*asked, *answered], value, first=len(asked))
+    prompt, completion = (
+        _asked(value) if kind == "instruction" else _text(value, "prompt"),
+        _text(value, _FIELDS[kind][1]),
+    )
+    also = tuple(str(one) for one in listed(value.get("also") or [], "also"))
     if not all(one.strip() for one in also):
         raise DataError("empty answer ('also')")
-    return Row(number, _pair(prompt, completion), prompt=prompt, completion=completion, also=also)
+    row = _conversation(number, [*_history(value), *_pair(prompt, completion)], value)
+    if len(row.messages) > 2 or row.tools:
+        return replace(row, also=also)
+    return replace(row, prompt=prompt, completion=completion, also=also)
+
+
+def unread_fields(record: Record) -> list[str]:
+    """Names of fields of a record that hold something and are not read; "messages[].FIELD" for a field of messages.
+
+    Fields of whole kinds that were left aside are not among them.
+    """
+    if record.fault or not _begun(record):
+        return []
+    value = _given(record)
+    inner = (f"{field}[].{one}" for field in _TURNS if field in value for one in sorted(unknown_fields(value[field])))
+    return [*_unread(record), *inner]
 
 
 def with_answer(row: Row, completion: str) -> Row:
     """The same question with another right answer."""
-    assert row.prompt is not None
-    return Row(row.number, _pair(row.prompt, completion), prompt=row.prompt, completion=completion)
+    messages = (*row.messages[:-1], {"role": "assistant", "content": completion})
+    return replace(row, messages=messages, completion=row.completion and completion, also=())
 
 
 def with_system_prompt(row: Row, system_prompt: str) -> Row:
@@ -124,18 +143,103 @@ def shared_system_prompt(rows: Sequence[Row]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def learned_answers(row: Row) -> list[int]:
+    """The places of the messages that are learned."""
+    return _answers(row.messages) if row.learned is None else sorted(row.learned)
+
+
 def answers_apart(row: Row) -> list[Row]:
     """One row for each learned answer of a conversation: it ends with that answer, and all before it is its prompt."""
-    learned = _answers(row.messages) if row.learned is None else row.learned
-    return [replace(row, messages=row.messages[: i + 1], learned=frozenset([i])) for i in sorted(learned)]
+    return [
+        replace(row, messages=row.messages[: place + 1], learned=frozenset([place])) for place in learned_answers(row)
+    ]
 
 
-def _answers(messages: Sequence[Mapping[str, Any]], first: int = 0) -> frozenset[int]:
-    """The places of the assistant's messages, from place `first` on."""
-    return frozenset(i for i, message in enumerate(messages) if message["role"] == "assistant" and i >= first)
+def _given(record: Record) -> dict[str, Any]:
+    """The fields of a record that hold something."""
+    return {field: value for field, value in record.value.items() if not is_nothing(value)}
 
 
-def _pair(prompt: str, completion: str) -> tuple[dict[str, Any], ...]:
+def _begun(record: Record) -> list[str]:
+    """The kinds of row that a record holds, whole ones first, then those of which it holds the first field."""
+    return [*kinds(record), *(kind for kind in _FIELDS if kind in record.value)]
+
+
+def _kind(record: Record) -> str:
+    begun = _begun(record)
+    if not begun:
+        held = ", ".join(map(str, record.value)) or "nothing"
+        raise DataError(f"it has only {held}; a row is one of: {'; '.join(KINDS)} (rename its fields or columns)")
+    return begun[0]
+
+
+def _unread(record: Record) -> list[str]:
+    """Fields that hold something and belong neither to the kind that is taken nor to one that is whole too."""
+    read = {field for kind in kinds(record) or _begun(record)[:1] for field in (*_FIELDS[kind], *_MORE_FIELDS[kind])}
+    return [str(field) for field, value in _given(record).items() if field not in read and value not in ("", [], {})]
+
+
+def _conversation(number: int, messages: list[Message], value: Mapping[str, Any], *, first: int = 0) -> Row:
+    """A row of messages, with what stands beside them. Answers before place `first` or of weight 0 are not learned."""
+    if not any(message["role"] == "assistant" for message in messages[first:]):
+        raise DataError("it has no assistant message, so nothing would be learned")
+    if any(message.get("weight") == 1 for message in messages[:first]):
+        raise DataError("a message of 'prompt' has weight 1, but only 'completion' is learned: use 'messages'")
+    system = _system(value, messages)
+    before: list[Message] = [] if system is None else [{"role": "system", "content": system}]
+    learned = [place for place in _answers(messages) if place >= first and messages[place].get("weight") != 0]
+    whole = tuple({key: one for key, one in message.items() if key != "weight"} for message in [*before, *messages])
+    every = learned == _answers(messages)
+    return Row(number, whole, _tools(value), learned=None if every else frozenset(len(before) + at for at in learned))
+
+
+def _answers(messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The places of the assistant's messages."""
+    return [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+
+
+def _system(value: Mapping[str, Any], messages: Sequence[Message]) -> str | None:
+    """The system prompt that stands beside the turns; None where there is none, or where they begin with the same."""
+    told = {_text(value, field) for field in _SYSTEM if value.get(field) not in (None, "")}
+    own = [message["content"] for message in messages if message["role"] == "system"]
+    if len(told | set(own)) > 1 and told:
+        raise DataError("it has two system prompts that differ: keep one")
+    return next(iter(told)) if told and not own else None
+
+
+def _tools(value: Mapping[str, Any]) -> tuple[Any, ...]:
+    held = [field for field in _TOOLS if value.get(field)]
+    if len(held) > 1:
+        raise DataError(f"it has both {' and '.join(map(repr, held))}: keep one")
+    return read_tools(value[held[0]], held[0]) if held else ()
+
+
+def _history(value: Mapping[str, Any]) -> list[Message]:
+    """Alpaca's earlier turns, in pairs of question and answer."""
+    turns: list[Message] = []
+    for pair in listed(value.get("history") or [], "history"):
+        if (
+            not isinstance(pair, list)
+            or len(pair) != 2
+            or not all(isinstance(one, str) and one.strip() for one in pair)
+        ):
+            raise DataError("'history' holds what is no pair of question and answer, both as text")
+        turns += _pair(*pair)
+    return turns
+
+
+def _asked(value: Mapping[str, Any]) -> str:
+    """Alpaca's question: the instruction, and the input below it."""
+    parts = [_text(value, "instruction", may_be_empty=True)]
+    if value.get("input") and str(value["input"]).strip():
+        parts.append(_text(value, "input"))
+    prompt = "\n\n".join(part for part in parts if part)
+    if not prompt.strip():
+        raise DataError("'instruction' is empty, and there is no 'input'")
+    return prompt
+
+
+def _pair(prompt: str, completion: str) -> tuple[Message, Message]:
     return {"role": "user", "content": prompt}, {"role": "assistant", "content": completion}
 
 
@@ -146,59 +250,3 @@ def _text(value: Mapping[str, Any], key: str, *, may_be_empty: bool = False) -> 
     if not may_be_empty and not got.strip():
         raise DataError(f"empty answer ({key!r})" if key in ("completion", "output") else f"{key!r} is empty")
     return got
-
-
-def _listed(value: Any, key: str) -> Sequence[Any]:
-    if isinstance(value, str):  # CSV has no lists
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{key!r} is text that is not a JSON list") from error
-    if not isinstance(value, list):
-        raise DataError(f"{key!r} is {type(value).__name__}; expected a list")
-    return value
-
-
-def _from_sharegpt(value: Mapping[str, Any]) -> list[Any]:
-    system = value.get("system")  # some files have it beside the turns
-    messages: list[Any] = [{"role": "system", "content": system}] if system else []
-    for turn in _listed(value["conversations"], "conversations"):
-        if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
-            raise DataError("a turn of 'conversations' needs 'from' and 'value'")
-        if turn["from"] not in tuple(_SHAREGPT):
-            raise DataError(f"unknown role {turn['from']!r}; expected one of {', '.join(_SHAREGPT)}")
-        messages.append({"role": _SHAREGPT[turn["from"]], "content": turn["value"]})
-    return messages
-
-
-def _check_arguments(calls: Any, at: int) -> None:
-    """Raises DataError for arguments that are text but not JSON: an adapter would learn to write broken calls."""
-    for call in calls if isinstance(calls, list) else ():
-        function = call.get("function") if isinstance(call, dict) else None
-        arguments = function.get("arguments") if isinstance(function, dict) else None
-        if isinstance(arguments, str) and arguments.strip():
-            try:
-                json.loads(arguments)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"the arguments of a call in message {at} are not JSON: {error}") from error
-
-
-def _messages(value: Any) -> tuple[dict[str, Any], ...]:
-    messages = _listed(value, "messages")
-    answers = 0
-    for at, message in enumerate(messages, start=1):
-        if not isinstance(message, dict) or "role" not in message:
-            raise DataError(f"message {at} is not an object with a 'role'")
-        role, content = message["role"], message.get("content")
-        if role not in _ROLES:
-            raise DataError(f"unknown role {role!r} in message {at}; expected one of {', '.join(_ROLES)}")
-        if role == "assistant":
-            answers += 1
-            if not message.get("tool_calls") and not str(content or "").strip():
-                raise DataError(f"empty answer (message {at})")
-            _check_arguments(message.get("tool_calls"), at)
-        if not isinstance(content, str) and (content is not None or role != "assistant"):
-            raise DataError(f"message {at} has no text in 'content'")
-    if not answers:
-        raise DataError("it has no assistant message, so nothing would be learned")
-    return tuple(messages)

@@ -1,0 +1,155 @@
+"""Turns of conversations, as files of OpenAI's, ShareGPT's and LLaMA-Factory's kind have them, to OpenAI's messages."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kameleon.errors import DataError
+from kameleon.text.template import Message
+
+_ROLES = {
+    "system": "system",
+    "developer": "system",  # OpenAI's newer name, which the server reads so too
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
+}
+_CALLS = ("function_call", "tool_call")
+"""Roles whose text is the call of a function, or several, as JSON."""
+_NAMES = {"from": "role", "value": "content"}  # ShareGPT's
+_LEARN = ("train", "training", "trainable", "loss", "mask")
+"""Fields of other programs that say whether an answer is learned."""
+_KNOWN = {
+    *("role", "content", "weight", "name", "tool_calls", "tool_call_id", "function_call"),
+    *("reasoning_content", "reasoning", "thinking"),
+    *_NAMES,
+    *_LEARN,
+}
+
+
+def is_nothing(value: Any) -> bool:
+    """Whether a field says nothing: null, or not a number, as tables write an empty cell."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def listed(value: Any, field: str) -> list[Any]:
+    """A list, or its JSON text (CSV has no lists). Raises DataError."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{field!r} is text that is not a JSON list") from error
+    if not isinstance(value, list):
+        raise DataError(f"{field!r} is {type(value).__name__}; expected a list")
+    return value
+
+
+def read_messages(value: Any, field: str) -> list[Message]:
+    """The turns of `field` as messages with OpenAI's names. Each has `role` and `content`: text, or None beside calls.
+
+    An assistant's `weight` (0 or 1) stays on its message. Raises DataError.
+    """
+    return [_message(turn, f"message {at}") for at, turn in enumerate(listed(value, field), start=1)]
+
+
+def unknown_fields(value: Any) -> set[str]:
+    """Names of fields of turns that hold something and are not known here. Only a chat template could read them."""
+    turns = [turn for turn in value if isinstance(turn, dict)] if isinstance(value, list) else []
+    return {str(key) for turn in turns for key, one in turn.items() if not is_nothing(one)} - _KNOWN
+
+
+def read_tools(value: Any, field: str) -> tuple[Any, ...]:
+    """Definitions of tools in OpenAI's form; a bare function is put into it. Raises DataError."""
+    tools = listed(value, field)
+    if not all(isinstance(tool, dict) for tool in tools):
+        raise DataError(f"{field!r} holds what is no object; a tool is an object with its name and parameters")
+    return tuple({"type": "function", "function": tool} if _is_bare(tool) else tool for tool in tools)
+
+
+def _is_bare(tool: Mapping[str, Any]) -> bool:
+    return "name" in tool and "function" not in tool
+
+
+def _message(turn: Any, where: str) -> Message:
+    held = {str(key): one for key, one in turn.items() if not is_nothing(one)} if isinstance(turn, dict) else {}
+    message: Message = {_NAMES.get(key, key): one for key, one in held.items()}
+    if len(message) < len(held):
+        raise DataError(f"{where} holds both OpenAI's names ('role', 'content') and ShareGPT's ('from', 'value')")
+    if "role" not in message:
+        raise DataError(f"{where} is not an object with a 'role' (or 'from')")
+    told = message["role"]
+    if told not in tuple(_ROLES):
+        raise DataError(f"unknown role {told!r} in {where}; expected one of {', '.join(_ROLES)}")
+    message |= {"role": _ROLES[told], "content": _content(message.get("content"), where)}
+    _check_learning(message, where)
+    if told in _CALLS:
+        message["function_call"], message["content"] = message["content"], None
+    if "function_call" in message:
+        if "tool_calls" in message:
+            raise DataError(f"{where} holds both 'function_call' and 'tool_calls'")
+        message["tool_calls"] = _calls(message.pop("function_call"), where)
+    _check_arguments(message.get("tool_calls"), where)
+    empty = not (message["content"] or "").strip()
+    if message["role"] == "assistant" and empty and not message.get("tool_calls"):
+        raise DataError(f"empty answer ({where})")
+    if message["role"] != "assistant" and message["content"] is None:
+        raise DataError(f"{where} has no text in 'content'")
+    return message
+
+
+def _check_learning(message: Message, where: str) -> None:
+    marks = [mark for mark in _LEARN if mark in message]
+    if marks:
+        raise DataError(f"{where} has {marks[0]!r}, which is not known here; an answer of 'weight' 0 is not learned")
+    if message.get("weight", 1) not in (0, 1):
+        raise DataError(f"{where} has weight {message['weight']!r}; it is 0 (only context) or 1 (learned)")
+    if message.get("weight") == 1 and message["role"] != "assistant":
+        raise DataError(f"{where} has weight 1, but only the assistant's messages can be learned")
+
+
+def _check_arguments(calls: Any, where: str) -> None:
+    """Raises DataError for arguments that are text but not JSON: an adapter would learn to write broken calls."""
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        arguments = function.get("arguments") if isinstance(function, dict) else None
+        if isinstance(arguments, str) and arguments.strip():
+            try:
+                json.loads(arguments)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"the arguments of a call in {where} are not JSON: {error}") from error
+
+
+def _content(content: Any, where: str) -> str | None:
+    """The text of a message; text that is written in parts is joined, as the server does."""
+    if content is None or isinstance(content, str):
+        return content
+    parts: Sequence[Any] = content if isinstance(content, list) else [content]
+    for part in parts:
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            kind = f" but {part['type']!r}" if isinstance(part, dict) and part.get("type") not in (None, "text") else ""
+            raise DataError(f"{where} has no text in 'content'{kind}")
+    return "".join(part["text"] for part in parts)
+
+
+def _calls(value: Any, where: str) -> list[dict[str, Any]]:
+    """Calls of functions, as objects or as JSON text, as OpenAI's `tool_calls`."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{where} is the call of a function, but not in JSON") from error
+    functions = value if isinstance(value, list) else [value]
+    if not functions or not all(isinstance(one, dict) and "name" in one and "arguments" in one for one in functions):
+        raise DataError(f"{where} is the call of a function, but not an object with 'name' and 'arguments'")
+    return [{"type": "function", "function": function} for function in functions]
