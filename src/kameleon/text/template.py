@@ -19,6 +19,7 @@ _REWRITTEN = (
     "the base's chat template rewrites earlier turns, so the answers of this conversation cannot be trained as one row"
 )
 _WITHOUT_TEMPLATE = "use rows with `text`, or --raw (in Python raw=True) for prompt and completion"
+_ANCHORS = ("\n", ".", "a", "é")  # text that seldom joins with what follows
 # Errors that a template's program raises, on purpose or not.
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
@@ -137,10 +138,23 @@ class ChatTemplate:
         """Tokens of `text` behind `prompt`; the tokens of `prompt` do not depend on `text`.
 
         They are cut from the tokens of both together, because a SentencePiece tokenizer puts a space before a text that
-        stands alone. If one token would span the border, `text` is tokenised alone. Raises DataError.
+        stands alone. If one token would span the border, `text` is tokenised so that both together still decode to the
+        same text: alone, or behind a letter. Raises DataError.
         """
         before, together = self.encode_text(prompt), self.encode_text(prompt + text)
-        return together[len(before) :] if together[: len(before)] == before else self.encode_text(text)
+        if together[: len(before)] == before:
+            return together[len(before) :]
+        ways = [self.encode_text(text), *filter(None, (self._encode_behind(anchor, text) for anchor in _ANCHORS))]
+        whole = self._decode(together)
+        return next((tokens for tokens in ways if self._decode((*before, *tokens)) == whole), ways[-1])
+
+    def _encode_behind(self, anchor: str, text: str) -> tuple[int, ...] | None:
+        """Tokens of `text` behind a letter with which no token of it joins; None where one does."""
+        before, together = self.encode_text(anchor), self.encode_text(anchor + text)
+        return together[len(before) :] if together[: len(before)] == before else None
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
 
     @cached_property
     def end_token_ids(self) -> frozenset[int]:
