@@ -159,6 +159,32 @@ def test_parquet_gives_its_rows_without_missing_values(tmp_path):
     assert values(path) == [{"messages": rows[0]["messages"]}, {"text": "b"}]
 
 
+def test_parquet_gives_objects_without_the_fields_that_only_other_rows_have(tmp_path):
+    """Arrow gives each object of a column the fields of all. Nulls in lists and in JSON text were written."""
+    rows = [
+        {
+            "messages": [
+                {"role": "assistant", "calls": [{"name": "send", "arguments": {"to": "A", "ccs": ["B", None]}}]}
+            ]
+        },
+        {"messages": [{"role": "user", "content": "Hi"}], "tools": [{"properties": {"zone": {"type": "string"}}}]},
+        {
+            "messages": [{"role": "assistant", "calls": [{"name": "clock", "arguments": {"zone": "B"}}]}],
+            "text": "[null]",
+        },
+    ]
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, _schema_of(rows)), path)
+    assert [record.value for record in read_records(path)] == rows
+
+
+def _schema_of(rows):
+    return pyarrow.unify_schemas(
+        [pyarrow.Table.from_pylist([{key: row[key]}]).schema for row in rows for key in row],
+        promote_options="permissive",
+    )
+
+
 def test_parquet_that_python_will_not_read_is_a_data_error(tmp_path):
     path = tmp_path / "rows.parquet"
     places, letters = pyarrow.py_buffer(bytes(4) + b"\1" + bytes(3)), pyarrow.py_buffer(b"\xff")

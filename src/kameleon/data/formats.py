@@ -184,6 +184,16 @@ def _csv(path: Path) -> Iterator[Record]:
         yield Record(number + 1, {}, f"broken CSV at line {reader.reader.line_num}: {error}")
 
 
+def without_filled(value: Any) -> Any:
+    """A value out of Arrow without the fields that are null: Arrow fills in each field that any row has.
+
+    Nulls in lists stay, and so do those in JSON text.
+    """
+    if isinstance(value, dict):
+        return {key: without_filled(one) for key, one in value.items() if one is not None}
+    return [without_filled(one) for one in value] if isinstance(value, list) else value
+
+
 def _parquet(path: Path) -> Iterator[Record]:
     try:
         import pyarrow
@@ -196,7 +206,7 @@ def _parquet(path: Path) -> Iterator[Record]:
         with pyarrow.parquet.ParquetFile(path) as file:
             values = (value for batch in file.iter_batches(_PARQUET_ROWS) for value in batch.to_pylist())
             for number, value in enumerate(values, start=1):
-                yield _record(number, {key: one for key, one in value.items() if one is not None})
+                yield _record(number, without_filled(value))
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a whole Parquet file: {error}") from error
     except (ValueError, OverflowError) as error:  # text that is not UTF-8, a time that Python does not know
