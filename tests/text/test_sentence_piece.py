@@ -56,8 +56,10 @@ def sentence_piece(request, tmp_path_factory):
     return theirs, load(path)
 
 
-def write_pieces(path, tokens, scores, kinds, add_space_prefix=None, add_bos=None, leave_out=(), **ids):
+def write_pieces(path, tokens, scores, kinds, add_space_prefix=None, add_bos=None, leave_out=(), template=None, **ids):
     writer = gguf.GGUFWriter(path, "llama")
+    if template is not None:
+        writer.add_chat_template(template)
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     if "scores" not in leave_out:
@@ -132,6 +134,19 @@ def test_special_tokens_cut_sentencepiece_text_and_a_space_follows_them_where_on
     ids = tokenizer.encode("<turn>hello<turn>", add_special_tokens=False)
     assert tokenizer.convert_ids_to_tokens(ids) == ["<turn>", after, "<turn>"]
     assert tokenizer.decode(ids, skip_special_tokens=True) == "hello"
+
+
+def test_a_sentencepiece_file_that_types_control_tokens_as_text_cuts_them_no_more(tmp_path):
+    """But `<he>` is joined of other pieces, so it is text."""
+    pieces, kinds = [*PIECES, "<", "<he", ">", "<he>"], [2, 1, 1, *PIECE_KINDS[3:-1], 1, 1, 1, 1, 1]
+    path = write_pieces(
+        tmp_path / "a.gguf", pieces, [*PIECE_SCORES, -9.0, -8.0, -9.0, -7.0], kinds, template="<turn><he>"
+    )
+    with pytest.warns(UserWarning, match="types <s>, </s>, <turn> as ordinary text"):
+        tokenizer = load(path)
+    ids = tokenizer.encode("<turn>hello <he></s>", add_special_tokens=False)
+    assert tokenizer.convert_ids_to_tokens(ids) == ["<turn>", "▁hello", "▁", "<he>", "</s>"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "hello <he>"
 
 
 @pytest.mark.parametrize(

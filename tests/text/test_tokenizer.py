@@ -164,6 +164,34 @@ def test_control_and_user_defined_tokens_are_single_and_only_control_ones_specia
     assert tokenizer.decode(ids, skip_special_tokens=True) == "hello<think>"
 
 
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("deepseek-r1-qwen", "qwen2"),
+        ("megrez", "qwen2"),
+        ("llama3", "llama-bpe"),
+        ("falcon3", "llama-bpe"),
+        ("phi-2", "gpt-2"),
+    ],
+)
+def test_other_names_of_a_known_pre_tokenizer_cut_text_as_it_does(tmp_path, alias, name):
+    ours, known = load(write(tmp_path / "a.gguf", alias)), load(write(tmp_path / "b.gguf", name))
+    for text in TEXTS:
+        assert ours(text)["input_ids"] == known(text)["input_ids"]
+
+
+@pytest.mark.parametrize("wrong", [1, 5])
+def test_control_tokens_that_a_file_types_as_text_are_control_tokens_and_named(tmp_path, wrong):
+    """`<|end|>` is the end token, and the template writes `<|start|>`, but not `<think>`."""
+    kinds = [*KINDS[:-3], wrong, wrong, wrong]
+    path = write(tmp_path / "a.gguf", kinds=kinds, template="<|start|>{{ messages }}", bos_token_id=0)
+    with pytest.warns(UserWarning, match=r"types <\|start\|>, <\|end\|> as ordinary text; read as control tokens"):
+        tokenizer = load(path)
+    ids = tokenizer.encode("<|start|>hello<think><|end|>", add_special_tokens=False)
+    assert tokenizer.convert_ids_to_tokens(ids) == ["<|start|>", "hello", *"<think>", "<|end|>"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "hello<think>"
+
+
 def test_roles_and_the_chat_template_are_set(tmp_path):
     tokenizer = load(write(tmp_path / "a.gguf"))
     assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<|start|>", "<|end|>", "<|end|>")

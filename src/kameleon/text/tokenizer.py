@@ -6,7 +6,9 @@ several times as long.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +19,10 @@ from kameleon.errors import UnsupportedArchitectureError, WeightsError
 from kameleon.weights import GgufFile, Metadata, WeightFile
 
 _SENTENCE_PIECE, _BYTE_PAIRS = "llama", "gpt2"  # kinds of tokenizers, as `tokenizer.ggml.model` names them
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # token types of the GGUF specification
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE = 1, 2, 3, 4, 6  # token types of the GGUF specification
+_CONTROL_FORM = re.compile(
+    r"<[^<>\s]*\w[^<>\s]*>|\[/?[A-Z_]+\]"
+)  # as control tokens are written: <|im_start|>, </s>, [INST]
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # SentencePiece's letter for a space
 
 
@@ -59,6 +64,13 @@ _PRE_TOKENIZERS = {
     "qwen2": _PreTokenizer(lambda: _split(r"\p{N}"), normalizers.NFC),
     "gpt-2": _PreTokenizer(lambda: pre_tokenizers.ByteLevel(add_prefix_space=False)),
 }
+# Names that llama.cpp gives to the same pre-tokenizer.
+_ALIASES = {
+    "llama-bpe": ("llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    "qwen2": ("deepseek-r1-qwen", "megrez", "kormo", "f2llmv2"),
+    "gpt-2": ("phi-2", "gigachat", "a.x-4.0", "mellum", "exaone4"),
+}
+_PRE_TOKENIZERS |= {alias: _PRE_TOKENIZERS[name] for name, aliases in _ALIASES.items() for alias in aliases}
 
 
 def load_tokenizer(path: Path, weights: WeightFile | None) -> PreTrainedTokenizerBase:
@@ -90,7 +102,7 @@ def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
             "take a newer conversion, or the base's folder in Hugging Face layout"
         )
     tokens = metadata.row("tokenizer.ggml.tokens", str)
-    kinds = metadata.row("tokenizer.ggml.token_type", int, len(tokens))
+    kinds = _token_kinds(file, tokens)
     vocab = {token: index for index, token in enumerate(tokens)}
     if len(vocab) < len(tokens):
         twice = next(token for index, token in enumerate(tokens) if vocab[token] != index)
@@ -118,6 +130,37 @@ def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
     )
     fast.add_bos_token = metadata.find("tokenizer.ggml.add_bos_token", bool, begins)  # llama.cpp's defaults
     return fast
+
+
+def _token_kinds(file: GgufFile, tokens: Sequence[str]) -> list[int]:
+    """The type of each token.
+
+    Some files type control tokens as ordinary text, which would cut them to pieces. Tokens that look like control
+    tokens become control tokens if they begin or end a text, or if the chat template writes them. A warning names them.
+    """
+    metadata = file.metadata
+    kinds = metadata.row("tokenizer.ggml.token_type", int, len(tokens))
+    names = ("bos", "eos", "eot", "eom")
+    ids = {_token_id(metadata, f"tokenizer.ggml.{name}_token_id", len(tokens)) for name in names}
+    found = _templates(metadata) or ""
+    written = found if isinstance(found, str) else "".join(found.values())
+    typed = list(zip(tokens, kinds, strict=True))
+    text = {token for token, kind in typed if kind == _NORMAL} if "tokenizer.ggml.scores" in metadata else set[str]()
+    control = {
+        index
+        for index, (token, kind) in enumerate(typed)
+        if kind not in (_UNKNOWN, _CONTROL, _USER_DEFINED, _BYTE) and _CONTROL_FORM.fullmatch(token)
+        if index in ids or (token in written and not _is_joined(token, text))
+    }
+    if control:
+        told = ", ".join(tokens[index] for index in sorted(control))
+        warnings.warn(f"{file.path} types {told} as ordinary text; read as control tokens", stacklevel=2)
+    return [_CONTROL if index in control else kind for index, kind in enumerate(kinds)]
+
+
+def _is_joined(token: str, pieces: Collection[str]) -> bool:
+    """Whether SentencePiece could join the token of two pieces of text. Byte pairs never join signs and letters so."""
+    return any(token[:at] in pieces and token[at:] in pieces for at in range(1, len(token)))
 
 
 def _templates(metadata: Metadata) -> str | dict[str, str] | None:
