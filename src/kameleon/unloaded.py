@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 
 from kameleon.adapters import Adapter
-from kameleon.data import Corpus, Example, read_corpus, split_held_out
+from kameleon.data import Corpus, Example, read_corpus, require_fit, split_held_out
 from kameleon.errors import WeightsError
 from kameleon.home import runs_dir
+from kameleon.model import DecoderConfig
 from kameleon.plan import (
     COMMON_NAMES,
     Plan,
@@ -83,7 +84,9 @@ def plan(
             header.template()
     else:
         template = header.template()
-        corpus, aside = rows_of_run(template, data, held_out=held_out, recipe=recipe, raw=raw, parent=parent)
+        corpus, aside = rows_of_run(
+            template, header.config, data, held_out=held_out, recipe=recipe, raw=raw, parent=parent
+        )
         examples, watched = corpus.examples, aside.examples
 
     def workload(watch: Watch, execution: Execution) -> Workload:
@@ -109,6 +112,7 @@ def plan(
 
 def rows_of_run(
     template: ChatTemplate,
+    config: DecoderConfig,
     data: str | Path | Corpus,
     *,
     held_out: str | Path | Corpus | None,
@@ -118,7 +122,8 @@ def rows_of_run(
 ) -> tuple[Corpus, Corpus]:
     """The rows to learn from and those to watch the run with; files are read here.
 
-    Rows without a system message get the one that the run's parent was trained with.
+    Rows without a system message get the one that the run's parent was trained with. Raises DataError, also for rows
+    that a base of this config cannot take.
     """
     if not isinstance(data, Corpus):
         data = read_corpus(
@@ -126,11 +131,14 @@ def rows_of_run(
         )
     if parent is not None:
         data = data.with_system_prompt(template, parent.card.system_prompt)
+    require_fit(data, config)
     if held_out is None:
         return split_held_out(data, recipe.seed)
     if not isinstance(held_out, Corpus):
         held_out = read_corpus(held_out, template, raw=raw, max_tokens=recipe.max_row_tokens)
-    return data, held_out.with_system_prompt(template, data.system_prompt)
+    held_out = held_out.with_system_prompt(template, data.system_prompt)
+    require_fit(held_out, config)
+    return data, held_out
 
 
 def resumed(name: str, watch: Watch, execution: Execution) -> tuple[Watch, Execution]:

@@ -75,6 +75,21 @@ def test_data_check_names_the_row_of_another_answer_that_is_no_text(on_tiny, tmp
     assert "row 2: it holds text that is not UTF-8" in " ".join(err.split())
 
 
+def test_data_check_names_a_row_longer_than_the_base_takes_and_fields_that_are_not_read(on_tiny, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": "b " * 300, "source": "a book"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, out, _ = on_tiny("data", "check", path, "--json")
+    told = json.loads(out)
+    assert status == 1
+    assert [(fault["row"], fault["fatal"]) for fault in told["faults"]] == [(2, True)]
+    assert told["faults"][0]["reason"].startswith("longer than the base's context of 256 tokens")
+    assert any(
+        "not read, so nothing of them is learned: 'source' in 1 row" in one["text"] for one in told["observations"]
+    )
+    assert on_tiny("data", "check", path, "--max-row-tokens", "256")[0] == 0
+
+
 def test_data_check_refuses_negative_numbers_and_names_the_broken_row_of_a_test_set(on_tiny, rows, tmp_path):
     test = tmp_path / "test.jsonl"
     test.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "cut')

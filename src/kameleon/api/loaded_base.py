@@ -16,7 +16,7 @@ from kameleon.adapters.resident import Bank
 from kameleon.api.prompts import Prompt, encode_prompt
 from kameleon.api.runs import new_run, plan_run
 from kameleon.bases import Base, load_base
-from kameleon.data import Corpus, read_corpus, shared_tools, unread_fields
+from kameleon.data import Corpus, read_corpus, require_fit, shared_tools, unread_fields
 from kameleon.errors import SettingError
 from kameleon.evaluation import Score, TestSet, evaluate_as_trained, make_test_set
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
@@ -206,7 +206,9 @@ class LoadedBase:
             resumed_compute(runs_dir() / name, compute_name(self.base.compute_dtype))
         elif not overwrite:
             require_free(name, self.shelf, parent)
-        data, watched = rows_of_run(self.base.template, data, held_out=held_out, recipe=recipe, raw=raw, parent=parent)
+        data, watched = rows_of_run(
+            self.base.template, self.base.config, data, held_out=held_out, recipe=recipe, raw=raw, parent=parent
+        )
         if plan is None:
             if resume:
                 watch, execution = resumed(name, watch, execution)
@@ -259,6 +261,7 @@ class LoadedBase:
         false. Raises DataError.
         """
         corpus = data if isinstance(data, Corpus) else self.read(data)
+        require_fit(corpus, self.base.config)
         made = make_test_set(self.base, name, corpus.examples, corpus.alternatives)
         return replace(made, corpus=corpus) if as_trained else made
 

@@ -47,6 +47,7 @@ def check(
     from kameleon.data import (
         Encoded,
         Observation,
+        beyond_base,
         describe_empty,
         encode_records,
         examine,
@@ -68,9 +69,10 @@ def check(
         show(_document(Encoded(), (), [empty]), Text(empty.text, style="red"), as_json=json)
         sys.exit(1)
     in_test = read_rows(test) if test else []
-    template = read_base_header(base).template()
+    header = read_base_header(base)
+    template = header.template()
     encoded = encode_records(records, template, raw=raw, max_tokens=max_row_tokens)
-    faults = examine(encoded, in_test)
+    faults = (*beyond_base(encoded.examples, header.config), *examine(encoded, in_test))
     observations = [*observe(encoded, template, test_rows=in_test), *_too_few(encoded, recipe)]
     shown: list[RenderableType] = []
     if taken := sample([e for e in encoded.examples if e.trained_tokens], rows):
@@ -79,7 +81,7 @@ def check(
         shown += [Text(f"row {example.row}", style="bold"), _mask(example, template), Text("")]
     shown += _about(encoded, faults, observations)
     show(_document(encoded, faults, observations), Group(*shown), as_json=json)
-    if encoded.refused or not encoded.trained_tokens:
+    if any(fault.fatal for fault in faults) or not encoded.trained_tokens:
         sys.exit(1)
 
 

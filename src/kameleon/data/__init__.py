@@ -1,7 +1,7 @@
 """Rows of text to packed passes, and the data doctor. The base's chat template is known here, adapters are not."""
 
-from kameleon.data.corpus import Corpus, Origin, read_corpus, read_rows, split_held_out
-from kameleon.data.doctor import examine
+from kameleon.data.corpus import Corpus, Origin, read_corpus, read_rows, require_fit, split_held_out
+from kameleon.data.doctor import beyond_base, examine
 from kameleon.data.encode import Encoded, Example, encode_records, encode_row, require_trainable
 from kameleon.data.faults import Fault, by_reason
 from kameleon.data.formats import Record, describe_empty, find_data, read_records
@@ -21,6 +21,7 @@ __all__ = [
     "Record",
     "Row",
     "RowSpan",
+    "beyond_base",
     "by_reason",
     "describe_empty",
     "encode_records",
@@ -35,6 +36,7 @@ __all__ = [
     "read_corpus",
     "read_records",
     "read_rows",
+    "require_fit",
     "require_trainable",
     "sample",
     "shared_tools",

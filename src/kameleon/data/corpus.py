@@ -7,14 +7,16 @@ import random
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
-from kameleon.data.doctor import examine
+from kameleon.data.doctor import beyond_base, examine
 from kameleon.data.encode import Example, encode_records, encode_row, require_trainable
 from kameleon.data.faults import Fault, by_reason
 from kameleon.data.formats import Record, describe_empty, find_data, read_records
 from kameleon.data.rows import Row, make_row, shared_system_prompt, with_answer, with_system_prompt
 from kameleon.errors import DataError
+from kameleon.model import DecoderConfig
 from kameleon.text import ChatTemplate
 from kameleon.words import first_few
 
@@ -124,6 +126,12 @@ def read_corpus(
     origin = Origin(str(source), sha256, len(examples), trained_tokens, raw, of_rows)
     prompt = shared_system_prompt(sources)
     return Corpus(examples, alternatives, origin, examine(encoded), prompt, sources, encoded.unread)
+
+
+def require_fit(corpus: Corpus, config: DecoderConfig) -> None:
+    """Raise DataError, naming the rows, for rows that the base cannot take: too long, or with an unknown token."""
+    examples = chain(corpus.examples, *corpus.alternatives)
+    _refuse(corpus.origin.path, beyond_base(examples, config))
 
 
 def _reservoir(records: Iterable[Record], rows: int, seed: int) -> tuple[list[Record], int]:

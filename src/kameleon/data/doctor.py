@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from kameleon.data.encode import Encoded, Example
 from kameleon.data.faults import Fault
 from kameleon.data.rows import Row
+from kameleon.model import DecoderConfig
 
 
 def examine(encoded: Encoded, test_rows: Sequence[Row] = ()) -> tuple[Fault, ...]:
@@ -18,6 +19,26 @@ def examine(encoded: Encoded, test_rows: Sequence[Row] = ()) -> tuple[Fault, ...
     doubts = (Fault(example.row, reason, fatal=False) for example in encoded.examples for reason in _doubts(example))
     faults = [*encoded.refused, *doubts, *_repeats(encoded.rows, test_rows)]
     return tuple(sorted(faults, key=lambda fault: fault.row))
+
+
+def beyond_base(examples: Iterable[Example], config: DecoderConfig) -> tuple[Fault, ...]:
+    """Fatal faults: rows that are longer than the base's context, or hold a token that has no embedding there."""
+    return tuple(Fault(e.row, reason, fatal=True) for e in examples if (reason := _beyond(e, config)))
+
+
+def _beyond(example: Example, config: DecoderConfig) -> str | None:
+    context, vocabulary = config.max_sequence_tokens, config.vocab_size
+    if len(example.tokens) > context:
+        return (
+            f"longer than the base's context of {context:,} tokens: shorten it, or let --max-row-tokens {context} (in "
+            f"Python max_row_tokens={context}) cut it"
+        )
+    if (highest := max(example.tokens, default=0)) >= vocabulary:
+        return (
+            f"holds token {highest:,}, but the base has embeddings for {vocabulary:,} tokens only: its tokenizer does "
+            "not belong to its weights; leave that token's text out, or take another copy of the base"
+        )
+    return None
 
 
 def _doubts(example: Example) -> Iterator[str]:
