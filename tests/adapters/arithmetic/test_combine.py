@@ -6,13 +6,15 @@ import pytest
 import torch
 from fakes import random_adapter
 from peft import PeftModel
-from tiny import reference_model
+from tiny import reference_model, save_base
 
+import kameleon
 from kameleon.adapters import LoraFactors, Parent
 from kameleon.adapters.arithmetic import METHODS, combine
 from kameleon.adapters.formats import write_adapter
 from kameleon.errors import AdapterMismatchError, SettingError, WrongBaseError
 
+ADAPTERS = {"one": {}, "two": {"alpha": 3.0}, "uneven": {}, "uneven-too": {"alpha": 5.0}, "few": {"alpha": 2.0}}
 PRUNED = [method for method in METHODS if any(word in method for word in ("ties", "dare", "prune"))]
 
 
@@ -72,40 +74,83 @@ def test_parents_stay_as_they_were(pair):
     assert [replace(adapter).fingerprint for adapter in pair] == before
 
 
-@pytest.mark.parametrize("weights", [(0.7, 0.4), (1.5, -0.8)])
-@pytest.mark.parametrize("method", METHODS)
-def test_as_peft_combines(method, weights, pair, tmp_path, monkeypatch):
+COMPANIES = {
+    "two scalings": {"one": 0.7, "two": 0.4},
+    "one is subtracted": {"one": 1.5, "two": -0.8},
+    "alone": {"one": 0.7},
+    "alone and subtracted": {"uneven": -0.5},
+    "ranks and alphas by pattern": {"uneven": 0.7, "uneven-too": 1.2},
+    "three, of which one has few modules": {"one": 1.0, "few": 2.0, "two": -0.5},
+    "other ranks": {"one": 1.0, "uneven": 0.5},
+}
+
+
+@pytest.fixture(scope="module")
+def in_company(tmp_path_factory):
+    """Adapters by name, and a PEFT model that holds them all."""
+    save_base(tmp_path_factory.mktemp("bases") / "tiny")
+    base = kameleon.load(str(next(tmp_path_factory.getbasetemp().glob("bases*/tiny"))), dtype=torch.float32).base
+    made = {name: random_adapter(base, name, seed=i, **settings) for i, (name, settings) in enumerate(ADAPTERS.items())}
+    for name in ("uneven", "uneven-too"):
+        sizes = {module: 2 + i % 3 for i, module in enumerate(made[name].modules)}
+        parts = {m: replace(f, a=f.a[: sizes[m]], b=f.b[:, : sizes[m]]) for m, f in made[name].modules.items()}
+        made[name] = replace(made[name], modules={m: replace(f, alpha=f.alpha + f.rank) for m, f in parts.items()})
+    made["few"] = replace(made["few"], modules=dict(list(made["few"].modules.items())[2:5]))
+    folder = tmp_path_factory.mktemp("peft")
+    for name, adapter in made.items():
+        write_adapter(adapter, folder / name)
+    model = PeftModel.from_pretrained(reference_model("llama tied"), folder / "one", adapter_name="one")
+    for name in list(made)[1:]:
+        model.load_adapter(folder / name, name)
+    return made, model
+
+
+@pytest.mark.filterwarnings("ignore:.* is the only adapter:UserWarning")
+@pytest.mark.parametrize(
+    ("method", "company"),
+    [(m, c) for m in METHODS for c in COMPANIES if c != "other ranks" or m == "cat" or m.endswith("svd")],
+)
+def test_as_peft_combines(method, company, in_company, monkeypatch):
     """Dropping at random is made the same in both: each number is kept or not by its place."""
 
     def by_place(shares, generator=None):
         return (torch.arange(shares.numel()) * 7 % 10 < 10 * float(shares.flatten()[0])).view(shares.shape).float()
 
     monkeypatch.setattr(torch, "bernoulli", by_place)
+    made, model = in_company
+    weights = COMPANIES[company]
     density = 0.6 if method in PRUNED else None
-    model = reference_model("llama tied")
-    for adapter in pair:
-        write_adapter(adapter, tmp_path / adapter.name)
-    model = PeftModel.from_pretrained(model, tmp_path / "one", adapter_name="one")
-    model.load_adapter(tmp_path / "two", "two")
     model.add_weighted_adapter(
-        ["one", "two"], list(weights), "both", combination_type=method, density=density, svd_full_matrices=False
+        list(weights), list(weights.values()), "both", combination_type=method, density=density, svd_full_matrices=False
     )
     expected = {
         name.removeprefix("base_model.model."): module.get_delta_weight("both")
         for name, module in model.named_modules()
-        if hasattr(module, "get_delta_weight")
+        if "both" in getattr(module, "lora_A", ())
     }
-    got = deltas(combine(pair, "both", weights=weights, method=method, density=density))
+    model.delete_adapter("both")
+    parts = [made[name] for name in weights]
+    got = deltas(combine(parts, "both", weights=list(weights.values()), method=method, density=density))
     assert_same(got, expected, 3e-5)
+
+
+def test_one_adapter_alone_is_multiplied_and_nothing_is_said_in_vain(pair):
+    with pytest.warns(UserWarning, match="'one' is the only adapter.*ties and density have no effect"):
+        alone = combine(pair[:1], "x", weights=[2.0], method="ties", density=0.5)
+    assert_same(deltas(alone), {name: 2 * delta for name, delta in deltas(pair[0]).items()})
+    assert alone.card.recipe == {"method": "linear"}
+    with pytest.raises(SettingError, match="nothing to combine 'one' with; for another rank"):
+        combine(pair[:1], "x", method="svd", rank=2)
 
 
 def test_dare_keeps_its_share_repeats_with_its_seed_and_is_right_on_average(pair):
     pair = [replace(adapter, modules=dict(list(adapter.modules.items())[:2])) for adapter in pair]
-    one = combine(pair[:1], "x", method="dare_linear", density=0.3, seed=1)
+    half = {"weights": (1.0, 0.0), "method": "dare_linear", "density": 0.3}
+    one = combine(pair, "x", **half, seed=1)
     kept = torch.cat([f.a.flatten() for f in one.modules.values()]).count_nonzero()
     assert 0.2 < float(kept) / sum(f.a.numel() for f in one.modules.values()) < 0.4
-    assert one.fingerprint == combine(pair[:1], "x", method="dare_linear", density=0.3, seed=1).fingerprint
-    assert one.fingerprint != combine(pair[:1], "x", method="dare_linear", density=0.3, seed=2).fingerprint
+    assert one.fingerprint == combine(pair, "x", **half, seed=1).fingerprint
+    assert one.fingerprint != combine(pair, "x", **half, seed=2).fingerprint
     exact = combine(pair, "x", method="linear")
     draws = [combine(pair, "x", method="dare_linear", density=0.5, seed=s) for s in range(200)]
     for name, factors in exact.modules.items():

@@ -37,7 +37,7 @@ def combine(
     """Σ wᵢ Δᵢ, or one of its approximations, as a new adapter with scaling 1 and its parents in the card.
 
     * `cat`: the exact sum, its rank the sum of the ranks.
-    * `svd`: the nearest matrix of `rank` (by default the largest of the ranks) to the exact sum.
+    * `svd`: the nearest matrix of `rank` (by default the largest rank of any module) to the exact sum.
     * `linear`: sums A and B apart, √|wᵢ sᵢ| in each and the sign in A. Ranks stay, but (ΣA)(ΣB) holds products of one
       adapter's B with another's A: an approximation that is good only for adapters that are nearly alike.
     * `ties` (arXiv:2306.01708): of each number's trimmed contributions the mean of those with the majority's sign.
@@ -45,8 +45,9 @@ def combine(
     * `magnitude_prune`: keeps the largest.
 
     The last four keep the share `density` of each tensor, and work on A and B apart as `linear` does; with `_svd`
-    behind the name, on the deltas, whose result is then truncated to `rank`. `weights` are 1 where not given and may
-    be negative. A module that only some adapters have is made of those. The system prompt is kept if all have the same;
+    behind the name, on the deltas, whose result is then truncated to `rank`. One adapter alone is multiplied by its
+    weight, whatever the method, as in PEFT; a warning says so. `weights` are 1 where not given and may be negative.
+    A module that only some adapters have is made of those. The system prompt is kept if all have the same;
     otherwise the result has none, and a warning says so.
 
     Raises SettingError for settings that do not go together, WrongBaseError for adapters of different bases unless
@@ -61,21 +62,23 @@ def combine(
         )
     for adapter in adapters:
         adapter.require_plain("combining")
+    if len(adapters) == 1 and method != "linear":
+        method, density = _alone(adapters[0], method, rank), None
     names = list(dict.fromkeys(module for adapter in adapters for module in adapter.modules))
     present = {m: [(a.modules[m], w) for a, w in zip(adapters, weights, strict=True) if m in a.modules] for m in names}
     _check_shapes(present, one_rank=method in ("linear", *_PRUNED))
-    ranks = {m: rank or max(f.rank for f, _ in parts) for m, parts in present.items()}
+    svd_rank = rank or max(f.rank for parts in present.values() for f, _ in parts)
 
     def made(module: str) -> LoraFactors:
         parts = present[module]
         if method == "cat":
             return _concatenated(parts)
         if method == "svd":
-            return spectrum(_concatenated(parts)).truncated(ranks[module])
+            return spectrum(_concatenated(parts)).truncated(svd_rank)
         mix = _mix(method.removesuffix("_svd"), density or 1.0, _generator(seed, module))
         if method.endswith("_svd"):
             delta = mix([f.delta() for f, _ in parts], torch.tensor([w for _, w in parts]))
-            return spectrum_of(delta).truncated(ranks[module])
+            return spectrum_of(delta).truncated(svd_rank)
         return _mixed_apart(parts, mix)
 
     recipe = {"method": method, "rank": rank, "density": density, "seed": seed if "dare" in method else None}
@@ -103,6 +106,21 @@ def _check(
     if pruned != (density is not None) or (density is not None and not 0 < density <= 1):
         wanted = "above 0 and at most 1" if pruned else "left out"
         raise SettingError(f"density is {density} with {method}; it must be {wanted}")
+
+
+def _alone(adapter: Adapter, method: str, rank: int | None) -> str:
+    """The method for an adapter with none beside it. Warns where the given one would have changed its numbers."""
+    if rank is not None:
+        raise SettingError(
+            f"there is nothing to combine {adapter.name!r} with; for another rank: kameleon adapter resize"
+        )
+    if method not in ("cat", "svd"):
+        warnings.warn(
+            f"{adapter.name!r} is the only adapter, so nothing is dropped: it is multiplied by its weight (linear), as "
+            f"in PEFT, and {method} and density have no effect",
+            stacklevel=3,
+        )
+    return "linear"
 
 
 def _shared_system_prompt(adapters: Sequence[Adapter], name: str) -> str | None:
