@@ -58,10 +58,11 @@ def merge(
     compute: Compute = None,
     unpacked: Annotated[
         bool,
-        Parameter(help="From a quantised .gguf: write the changed weights unpacked, in BF16."),
+        Parameter(help="Write the changed weights of a .gguf, or all of a folder, in BF16."),
     ] = False,
     requantise: Annotated[
-        str | None, Parameter(help="From a quantised .gguf: write the changed weights in this kind, such as Q8_0.")
+        str | None,
+        Parameter(help="Write them in this kind: such as Q8_0 from a .gguf, BF16, F16 or F32 from a folder."),
     ] = None,
     whole: Annotated[bool, Parameter(help="Write the matrices that do not change in that kind too.")] = False,
     any_base: AnyBase = False,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -34,48 +35,73 @@ WRITABLE = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0")
 """The kinds of GGUF blocks that the `gguf` package can write."""
 
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".onnx", ".index.json")
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_LARGEST_F16 = 65504.0  # which is also the type of the scales of packed blocks
 _MORE_TEMPLATES = "additional_chat_templates/*.jinja"  # transformers keeps all but the default there
 _FILE_TYPE, _UINT32 = "general.file_type", 4
 _EMBEDDING, _HEAD = f"{EMBEDDING}.weight", f"{HEAD}.weight"
 
 
-def as_stored(tensor: Tensor, kind: str) -> bytes:
-    """An fp32 matrix [rows, columns] in one of `WRITABLE`; rows are whole blocks."""
+def as_stored(tensor: Tensor, kind: str, name: str) -> bytes:
+    """An fp32 matrix [rows, columns] in one of `WRITABLE`; rows are whole blocks.
+
+    Raises WeightsError, with its `name`, where a number is too large for the kind and would be infinite in the file.
+    """
     if kind in FLOATS:
-        return _bytes(tensor.to(FLOATS[kind]))
-    return gguf.quantize(tensor.contiguous().numpy(), gguf.GGMLQuantizationType[kind]).tobytes()
+        stored = _bytes(tensor.to(FLOATS[kind]))
+    else:
+        with np.errstate(all="ignore"):  # what overflows is refused below
+            stored = gguf.quantize(tensor.contiguous().numpy(), gguf.GGMLQuantizationType[kind]).tobytes()
+    largest = float(tensor.abs().max())
+    if (
+        largest > _LARGEST_F16
+        and (tensor.isfinite() & ~read_stored(stored, kind, tuple(tensor.shape)).isfinite()).any()
+    ):
+        raise WeightsError(
+            f"{name} holds numbers up to {largest:.3g}, which would be infinite as {kind}; write it as "
+            f"{'F32' if kind == 'BF16' else 'BF16 or F32'}, which hold larger ones"
+        )
+    return stored
 
 
-def read_stored(stored: bytes, kind: str, shape: tuple[int, ...]) -> Tensor:
+def read_stored(stored: bytes | memoryview, kind: str, shape: tuple[int, ...]) -> Tensor:
     """The inverse of `as_stored`, in fp32."""
     if kind in FLOATS:
         return torch.frombuffer(bytearray(stored), dtype=FLOATS[kind]).view(shape).float()
     rows = np.frombuffer(stored, np.uint8).reshape(shape[0], -1)
-    return torch.from_numpy(gguf.dequantize(rows, gguf.GGMLQuantizationType[kind])).view(shape)
+    with np.errstate(all="ignore"):
+        return torch.from_numpy(gguf.dequantize(rows, gguf.GGMLQuantizationType[kind])).view(shape)
 
 
-def copy_folder(source: SafetensorsFolder, target: Path, fresh: Fresh) -> None:
+def copy_folder(source: SafetensorsFolder, target: Path, fresh: Fresh, *, kind: str | None = None) -> None:
     """Write the whole model, in shards like those of `source`, to a new folder that is complete or does not exist.
 
-    Replaced tensors are rounded once to their stored type. Everything beside the weights (config, tokenizer, template,
-    licence) is copied. Raises WeightsError for a type that cannot be written, SettingError if the disk is too small.
+    Replaced tensors are rounded once to their stored type; with a `kind` ("BF16", "F16", "F32") all tensors are of that
+    type, and the config says so. Everything beside the weights (config, tokenizer, template,
+    licence) is copied. Raises WeightsError for a type that cannot be written and for numbers too large for theirs,
+    SettingError if the disk is too small.
     """
     shards, untied = source.shards, _unties(source, fresh)
     beside = [f for f in source.path.iterdir() if f.is_file() and not f.name.startswith(".")]
     beside = [f for f in beside if f.name.endswith("safetensors.index.json") or not f.name.endswith(_WEIGHTS)]
     beside += source.path.glob(_MORE_TEMPLATES)
-    check_space(target, sum(f.stat().st_size for f in [*shards, *beside]))
+    grown = (_size_bytes(t, kind) - t.size_bytes for shard in shards for t in read_safetensors_header(shard).tensors)
+    check_space(target, sum(f.stat().st_size for f in [*shards, *beside]) + sum(grown))
     with atomic_folder(target) as folder:
         for shard in shards:
             with (folder / shard.name).open("wb") as file:
-                for piece in _shard_pieces(shard, fresh, untied=untied):
+                for piece in _shard_pieces(shard, fresh, untied=untied, kind=kind):
                     file.write(piece)
         for file in beside:
             copy = folder / file.relative_to(source.path)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, copy)
+        changes: dict[str, Any] = {"dtype": _DTYPES[kind], "torch_dtype": _DTYPES[kind]} if kind else {}
+        if _HEAD in fresh:
+            changes["tie_word_embeddings"] = False
+        _change_config(folder, changes)
         if untied:
-            _untie(folder)
+            _list_head(folder)
 
 
 def _unties(source: SafetensorsFolder | GgufFile, fresh: Fresh) -> bool:
@@ -83,18 +109,30 @@ def _unties(source: SafetensorsFolder | GgufFile, fresh: Fresh) -> bool:
     return _HEAD in fresh and _HEAD not in source.names()
 
 
-def _untie(folder: Path) -> None:
-    """Write into the copy's config and index that it has a head of its own."""
+def _change_config(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Write into the copy's config what is otherwise than in the source's."""
     config = json.loads(read_text(folder / "config.json"))
-    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}, indent=2) + "\n")
+    # Of the type's two names the older is written only where it stands already.
+    changed = config | {key: value for key, value in changes.items() if key != "torch_dtype" or key in config}
+    if changed != config:
+        (folder / "config.json").write_text(json.dumps(changed, indent=2) + "\n")
+
+
+def _list_head(folder: Path) -> None:
+    """Write into the copy's index where its own head is."""
     for index in folder.glob("*.safetensors.index.json"):
         places = json.loads(read_text(index))
         places["weight_map"][_HEAD] = places["weight_map"][_EMBEDDING]
         index.write_text(json.dumps(places, indent=2) + "\n")
 
 
-def _shard_pieces(shard: Path, fresh: Fresh, *, untied: bool) -> Iterator[bytes | memoryview]:
-    """The file's bytes from first to last. Without a new head the header stays: shapes and types do not change."""
+def _size_bytes(tensor: TensorInfo, kind: str | None) -> int:
+    """The size of the tensor in a folder of that kind; what is no float keeps its type."""
+    return math.prod(tensor.shape) * FLOATS[kind].itemsize if kind and tensor.kind in FLOATS else tensor.size_bytes
+
+
+def _shard_pieces(shard: Path, fresh: Fresh, *, untied: bool, kind: str | None) -> Iterator[bytes | memoryview]:
+    """The file's bytes from first to last. Without a new head or kind the header stays."""
     header = read_safetensors_header(shard)
     with shard.open("rb") as file:
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -102,16 +140,21 @@ def _shard_pieces(shard: Path, fresh: Fresh, *, untied: bool) -> Iterator[bytes 
     embedding = next((tensor for tensor in tensors if tensor.name == _EMBEDDING), None)
     if untied and embedding:
         tensors.append(replace(embedding, name=_HEAD))
-        yield header_bytes({t.name: (t.kind, t.shape, t.size_bytes) for t in tensors}, header.metadata)
+    kinds = {tensor.name: kind if kind and tensor.kind in FLOATS else tensor.kind for tensor in tensors}
+    if kind or len(tensors) > len(header.tensors):
+        listed = {t.name: (kinds[t.name], t.shape, _size_bytes(t, kind)) for t in tensors}
+        yield header_bytes(listed, header.metadata)
     else:
         yield data[: len(data) - sum(tensor.size_bytes for tensor in tensors)]
     for tensor in tensors:
-        if tensor.name not in fresh:
-            yield data[tensor.offset : tensor.offset + tensor.size_bytes]
-        elif tensor.kind not in FLOATS:
+        raw = data[tensor.offset : tensor.offset + tensor.size_bytes]
+        if tensor.name in fresh and tensor.kind not in FLOATS:
             raise WeightsError(f"{tensor.name} in {shard} is stored as {tensor.kind}, which cannot be written here")
+        if tensor.name not in fresh and kinds[tensor.name] == tensor.kind:
+            yield raw
         else:
-            yield _bytes(fresh[tensor.name]().to(FLOATS[tensor.kind]))
+            made = fresh[tensor.name]() if tensor.name in fresh else read_stored(raw, tensor.kind, tensor.shape)
+            yield as_stored(made, kinds[tensor.name], tensor.name)
 
 
 def copy_gguf(source: GgufFile, target: Path, *, kind: str, fresh: Fresh, whole: bool = False) -> None:
@@ -149,7 +192,9 @@ def copy_gguf(source: GgufFile, target: Path, *, kind: str, fresh: Fresh, whole:
         file.write(begin.ljust(_aligned(len(begin), header.alignment), b"\0"))
         for (tensor, data), (_, stored_kind, size) in zip(stored, plans, strict=True):
             name = hf_name(tensor.name)
-            file.write(as_stored(source.stored_order(name, fresh[name]()), stored_kind) if name in fresh else data)
+            file.write(
+                as_stored(source.stored_order(name, fresh[name]()), stored_kind, name) if name in fresh else data
+            )
             file.write(b"\0" * (_aligned(size, header.alignment) - size))
 
 

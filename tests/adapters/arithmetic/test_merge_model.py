@@ -8,17 +8,19 @@ import pytest
 import torch
 from fakes import random_adapter
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, reference_model, save_base, save_gguf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import kameleon
+from kameleon.adapters import EndChange, LoraFactors
 from kameleon.adapters.arithmetic import merge
 from kameleon.adapters.formats import write_adapter
 from kameleon.adapters.proof import probe_logits
 from kameleon.cli import main
-from kameleon.errors import AdapterMismatchError, SettingError, WrongBaseError
+from kameleon.errors import AdapterMismatchError, SettingError, WeightsError, WrongBaseError
 from kameleon.model import open_gguf, open_weights
+from kameleon.weights import HEAD
 
 UP = "model.layers.0.mlp.up_proj"
 
@@ -87,6 +89,57 @@ def test_bf16_is_kept_and_what_it_rounds_away_is_measured(tmp_path):
     report = merge(base, adapter, out=tmp_path / "merged")
     assert report.survived == pytest.approx(1, abs=0.01)
     assert load_file(tmp_path / "merged" / "model.safetensors")[f"{UP}.weight"].dtype == torch.bfloat16
+
+
+def too_large_for_fp16(folder):
+    """A base in fp16, and an adapter that makes one number of it larger than fp16 holds."""
+    save_base(folder)
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16).save_pretrained(folder)
+    base = load(folder)
+    adapter = random_adapter(base, "mine")
+    a, b = adapter.modules[UP].a.clone(), adapter.modules[UP].b.clone()
+    a[0, 0], b[0, 0], alpha = 300.0, 300.0, 4.0
+    return base, replace(adapter, modules={UP: replace(adapter.modules[UP], a=a, b=b, alpha=alpha)})
+
+
+def test_a_number_too_large_for_fp16_is_refused_and_written_in_other_types(tmp_path):
+    base, adapter = too_large_for_fp16(tmp_path / "base")
+    with pytest.raises(
+        WeightsError, match=rf"{UP}.weight holds numbers up to 9e\+04, .* as F16; write it as BF16 or F32"
+    ):
+        merge(base, adapter, out=tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+    for kind, dtype in (("BF16", torch.bfloat16), ("F32", torch.float32)):
+        report = merge(base, adapter, out=tmp_path / kind, kind=kind)
+        assert report.survived == pytest.approx(1, abs=0.01)
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / kind, dtype="auto")
+        assert {p.dtype for p in theirs.parameters()} == {dtype}
+        assert all(p.isfinite().all() for p in theirs.parameters())
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q4_1"])
+def test_a_number_too_large_for_a_gguf_kind_is_refused(kind, tmp_path):
+    save_gguf(tmp_path / "base.gguf", "F32")
+    base = load(tmp_path / "base.gguf")
+    adapter = random_adapter(base, "mine")
+    huge = replace(adapter.modules[UP], b=adapter.modules[UP].b * 1e6)
+    for whole in (False, True):
+        with pytest.raises(WeightsError, match=f"would be infinite as {kind}; write it as BF16 or F32"):
+            merge(base, replace(adapter, modules={UP: huge}), out=tmp_path / "merged.gguf", kind=kind, whole=whole)
+    assert not (tmp_path / "merged.gguf").exists()
+
+
+def test_a_base_that_stores_its_embedding_as_head_too_gets_another_head(tmp_path):
+    save_base(tmp_path / "base")
+    path = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, path)
+    base = load(tmp_path / "base")
+    adapter = random_adapter(base, "mine")
+    head = EndChange(factors=LoraFactors(torch.ones(2, 64) * 0.1, torch.ones(320, 2).tril() * 0.1, 2.0))
+    report = merge(base, replace(adapter, ends={HEAD: head}), out=tmp_path / "merged")
+    assert report.logit_gap_max < 1e-4 < 0.05 < report.logits_moved_max
+    assert not json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"]
 
 
 def test_a_quantised_base_is_refused_with_the_reason_and_the_ways_out(tmp_path):

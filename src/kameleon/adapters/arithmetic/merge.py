@@ -45,10 +45,11 @@ def merge(
 ) -> MergeReport:
     """Write W + Δ as a full model to `out`; the base itself is only read.
 
-    A base in Hugging Face layout gives such a folder, sharded and typed as it is. A `.gguf` base gives a `.gguf` file,
+    A base in Hugging Face layout gives such a folder, sharded as it is; with a `kind` of BF16, F16 or F32 all weights
+    are of that type, else of their own. A `.gguf` base gives a `.gguf` file,
     in which the matrices that change are of `kind` (one of `weights.WRITABLE`; BF16 is an unpacked copy) and all other
     tensors keep their bytes; with `whole` every matrix is of `kind`. Where the base is quantised, a kind must be given:
-    rounding eats part of the change.
+    rounding eats part of the change. Raises WeightsError where a merged number is too large for its type.
     Raises SettingError without one, or when `out` exists or does not fit its disk; WrongBaseError and
     AdapterMismatchError as `Bank.add` does; AdapterError when it cannot be written.
     """
@@ -69,14 +70,15 @@ def merge(
 
     try:
         if isinstance(weights, SafetensorsFolder):
-            if kind is not None or whole:
-                raise SettingError(f"{base.name} is not quantised: merge without a kind")
-            copy_folder(weights, out, fresh(lambda name, w: w.to(weights.tensor(name).dtype).float()))
+            if whole or kind not in (None, *FLOATS):
+                raise SettingError(f"{base.name} is not quantised: merge without a kind, or as {', '.join(FLOATS)}")
+            dtype = lambda name: FLOATS[kind] if kind else weights.tensor(name).dtype  # noqa: E731
+            copy_folder(weights, out, fresh(lambda name, w: w.to(dtype(name)).float()), kind=kind)
         elif isinstance(weights, GgufFile):
             chosen = kind or _float_kind(base, adapter)
             if out.suffix != ".gguf":
                 raise SettingError(f"{out} must be a .gguf file, as the base is one")
-            trip = lambda _, w: read_stored(as_stored(w, chosen), chosen, tuple(w.shape))  # noqa: E731
+            trip = lambda name, w: read_stored(as_stored(w, chosen, name), chosen, tuple(w.shape))  # noqa: E731
             copy_gguf(weights, out, kind=chosen, fresh=fresh(trip), whole=whole)
         else:
             raise SettingError(
