@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from fakes import random_adapter
+from safetensors.torch import load_file, save_file
 from tiny import save_base
 
 import kameleon
@@ -193,6 +194,28 @@ def test_what_no_adapter_can_hold_is_reported(tiny, tmp_path):
     assert got.modules.keys() == {UP}
     assert report.left_out.keys() == {"model.norm.weight"}
     assert report.left_out["model.norm.weight"] > 0.1
+
+
+@pytest.mark.parametrize("who", ["base", "tuned"])
+def test_a_file_may_hold_the_head_that_is_its_embedding(who, tiny, tmp_path):
+    """As torch's own files of tied models do, and those of programs that write what they find."""
+    base, tuned = tuned_by(tmp_path, random_adapter(tiny.base, "taught", rank=2), also=["model.embed_tokens.weight"])
+    path = tmp_path / who / "model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, path)
+    base, tuned = kameleon.load(str(tmp_path / "base"), dtype=torch.float32).base, open_weights(tmp_path / "tuned")
+    got, report = extract(base, tuned, "got", rank=2)
+    assert got.modules.keys() == module_shapes(base.config).keys()
+    assert report.left_out.keys() == {"model.embed_tokens.weight"}
+
+
+def test_a_head_that_was_the_embedding_and_learned_by_itself_is_left_out(tiny, tmp_path):
+    base, _ = tuned_by(tmp_path, random_adapter(tiny.base, "taught", rank=2))
+    path = tmp_path / "tuned" / "model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] * 1.5}, path)
+    _, report = extract(base, open_weights(tmp_path / "tuned"), "got", rank=2)
+    assert report.left_out == {"lm_head.weight": pytest.approx(0.5)}
 
 
 @pytest.mark.parametrize("name", [f"{UP}.weight", "model.norm.weight"])

@@ -14,8 +14,10 @@ from kameleon.adapters.card import Card
 from kameleon.bases import Base
 from kameleon.errors import AdapterMismatchError, SettingError
 from kameleon.model import module_shapes
-from kameleon.weights import WeightFile
+from kameleon.weights import EMBEDDING, HEAD, WeightFile
 from kameleon.words import first_few
+
+_EMBEDDING, _HEAD = f"{EMBEDDING}.weight", f"{HEAD}.weight"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def extract(
     """
     if (rank is None) == (error is None) or (rank is not None and rank < 1) or not 0 <= (error or 0) < 1:
         raise SettingError(f"rank is {rank} and error {error}: give a rank of at least 1, or an error from 0 up to 1")
-    _check_alike(base, tuned)
+    pairs = _alike(base, tuned)
     factors: dict[str, LoraFactors] = {}
     kept: dict[str, Truncation] = {}
     for module, shape in module_shapes(base.config).items():
@@ -56,31 +58,46 @@ def extract(
         raise AdapterMismatchError(f"no projection of {tuned.path} differs from {base.name}: nothing to extract")
     projections = {f"{module}.weight" for module in module_shapes(base.config)}
     left_out = {}
-    for tensor in base.weights.names():
+    for tensor, own in pairs.items():
         if tensor not in projections:
-            change = float(_change(base.weights, tuned, tensor).norm())
+            change = float(_change(base.weights, tuned, tensor, own=own).norm())
             if change:
-                left_out[tensor] = change / max(float(base.weights.tensor(tensor).float().norm()), 1e-30)
+                left_out[tensor] = change / max(float(base.weights.tensor(own).float().norm()), 1e-30)
     settings = {"method": "extract", "tuned": str(tuned.path), "tuned_fingerprint": tuned.fingerprint()}
     settings |= {"rank": rank} if error is None else {"error": error}
     card = Card(base.name, base.fingerprint, base.template.hash, recipe=settings)
     return Adapter(name, factors, card), Extraction(kept, left_out)
 
 
-def _check_alike(base: Base, tuned: WeightFile) -> None:
-    ours, theirs = set(base.weights.names()), set(tuned.names())
-    faults = [f"it lacks {name}" for name in sorted(ours - theirs)]
-    faults += [f"the base has no {name}" for name in sorted(theirs - ours)]
-    for name in sorted(ours & theirs):
-        if base.weights.shape(name) != tuned.shape(name):
-            faults.append(f"{name} is {tuned.shape(name)}, the base's {base.weights.shape(name)}")
+def _alike(base: Base, tuned: WeightFile) -> dict[str, str]:
+    """The tensors of the tuned model, each with that of the base which it takes the place of.
+
+    Where the base's head is its embedding, either file may hold the head too; one that differs takes the embedding's
+    place. Raises AdapterMismatchError for other tensors or sizes.
+    """
+    tied = base.config.tie_word_embeddings
+    ours = {name: name for name in base.weights.names() if not (tied and name == _HEAD)}
+    theirs = set(tuned.names())
+    if tied and _HEAD in theirs:
+        if torch.equal(tuned.tensor(_HEAD), tuned.tensor(_EMBEDDING)):
+            theirs.remove(_HEAD)
+        else:
+            ours[_HEAD] = _EMBEDDING
+    faults = [f"it lacks {name}" for name in sorted(ours.keys() - theirs)]
+    faults += [f"the base has no {name}" for name in sorted(theirs - ours.keys())]
+    for name in sorted(ours.keys() & theirs):
+        if base.weights.shape(ours[name]) != tuned.shape(name):
+            faults.append(f"{name} is {tuned.shape(name)}, the base's {base.weights.shape(ours[name])}")
     if faults:
         shown = first_few(faults, 5, separator="; ")
         raise AdapterMismatchError(f"{tuned.path} is no fine-tune of {base.name}: {shown}")
+    return ours
 
 
-def _change(base: WeightFile, tuned: WeightFile, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
-    change = tuned.tensor(name, shape).to(torch.float32) - base.tensor(name, shape).to(torch.float32)
+def _change(
+    base: WeightFile, tuned: WeightFile, name: str, shape: tuple[int, ...] | None = None, *, own: str | None = None
+) -> Tensor:
+    change = tuned.tensor(name, shape).to(torch.float32) - base.tensor(own or name, shape).to(torch.float32)
     if not change.isfinite().all():
         raise AdapterMismatchError(f"{tuned.path}: {name} differs from the base's by NaN or infinity; it is broken")
     return change
