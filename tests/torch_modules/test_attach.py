@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch_modules.models import PICTURES, SmallCnn, disturb, same, snapshot
+from torch_modules.models import PICTURES, SmallCnn, disturb, gpt2_output, mamba, same, snapshot
 
 from kameleon.errors import LoraError
 from kameleon.torch_modules import LoraConfig, attach, count, detach, layers, lora_state_dict
@@ -19,6 +19,25 @@ def test_a_fresh_side_path_changes_nothing_to_the_bit(subject):
     assert torch.equal(subject.run(subject.model), before)
     assert torch.equal(subject.run(detach(subject.model)), before)
     assert not list(layers(subject.model))
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_attached_mamba_says_what_frozen_mamba_says(grad):
+    """Its mixer multiplies with a bare weight, where torch looks whether that gets gradients."""
+    torch.manual_seed(0)
+    model = mamba()
+    with torch.set_grad_enabled(grad):
+        frozen = gpt2_output(model.requires_grad_(requires_grad=False))
+        assert torch.equal(gpt2_output(attach(model.requires_grad_(), LoraConfig(targets=("in_proj",)))), frozen)
+
+
+def test_where_torch_takes_another_way_for_frozen_weights_only_last_bits_change():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    model, x = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval(), torch.randn(2, 3, 32)
+    trainable = model(x)
+    attached = attach(model, LoraConfig(targets=("linear1",)))(x)
+    torch.testing.assert_close(attached, trainable, rtol=1e-5, atol=1e-5)
 
 
 def test_every_side_path_trains_and_the_base_stays_as_it_was_after_detaching(subject):

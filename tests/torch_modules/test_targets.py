@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from torch_modules.models import SmallCnn, bert, gpt2
+from torch_modules.models import SmallCnn, bert, gpt2, mixtral
 
 from kameleon.errors import LoraError
 from kameleon.torch_modules import LoraConfig, attach, layers
@@ -21,6 +21,17 @@ def test_all_linear_takes_every_linear_layer_but_the_output_head():
     ]  # fmt: skip
     assert names(SmallCnn()) == ["head"]
     assert len(names(bert(), targets="all-linear")) == 2 * 6 + 1  # the pooler too
+
+
+def test_experts_that_are_no_layers_are_left_out_by_name():
+    left_out = ("model.layers.*.mlp.gate.weight", "model.layers.*.mlp.experts.gate_up_proj",
+                "model.layers.*.mlp.experts.down_proj")  # fmt: skip
+    with pytest.warns(UserWarning, match="leaves out what is no layer of its own") as told:
+        found = names(mixtral())
+    assert {name.rpartition(".")[2] for name in found} == {"q_proj", "k_proj", "v_proj", "o_proj"}
+    assert sorted(str(told[0].message).rpartition(": ")[2].split(", ")) == sorted(left_out)
+    with pytest.raises(LoraError, match="'gate_up_proj' is a bare parameter and no layer"):
+        attach(mixtral(), LoraConfig(targets=("gate_up_proj",)))
 
 
 def test_names_fit_at_a_dot_and_globs_fit_whole_names():

@@ -16,8 +16,11 @@ from kameleon.torch_modules.targets import find_targets, fits
 
 
 def attach(model: nn.Module, config: LoraConfig) -> nn.Module:
-    """Freeze `model` and give every target a fresh side path, in place; the output is the same to the bit.
+    """Freeze `model` and give every target a fresh side path, in place; it adds nothing to the output.
 
+    The output is the same to the bit where torch computes frozen weights as others. It chooses some kernels by whether
+    weights get gradients (nn.TransformerEncoder; a product with a bare weight, as in Mamba): there the last bits can
+    change, as they do by `model.requires_grad_(False)` alone.
     Normalisation layers that gather statistics while training are held still too: they normalise with what they have.
     A module that stands in two places gets one side path, in both; a weight that two layers share stays shared, and
     only the targeted layer's output changes.

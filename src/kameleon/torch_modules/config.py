@@ -17,7 +17,8 @@ class LoraConfig:
 
     targets: Sequence[str] = (ALL_LINEAR,)
     """Ends of dotted names ("query", "layer.1.dense"), globs over whole names ("*.layer.1.*"), or "all-linear": every
-    linear layer but the output head that a transformers model declares and the inside of nn.MultiheadAttention."""
+    linear layer but the output head that a transformers model declares and the inside of nn.MultiheadAttention. A
+    warning names matrices that are no layers of their own, such as the experts of a mixture: they are left out."""
     rank: int = 8
     """Width of the side path."""
     alpha: float = 16.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -32,6 +34,12 @@ def find_targets(model: nn.Module, config: LoraConfig) -> list[str]:
                 faults.append(f"{setting} {pattern!r} matches none of the targets; they are {first_few(names, 8)}")
     if faults:
         raise LoraError(first_few(faults, 8, separator="; "))
+    bare = _bare_matrices(model) if ALL_LINEAR in config.targets else []
+    if bare:
+        warnings.warn(
+            f"'{ALL_LINEAR}' leaves out what is no layer of its own and stays frozen: {first_few(bare, 8)}",
+            stacklevel=3,
+        )
     return names
 
 
@@ -52,6 +60,24 @@ def _matches(model: nn.Module, target: str) -> list[str]:
     return [n for n, m in named.items() if fits(n, target) and (wrapper_for(m) or not _is_glob(target))]
 
 
+def _bare_matrices(model: nn.Module) -> list[str]:
+    """Parameters that modules multiply with by themselves, as experts and routers do, with * for the layers' numbers.
+
+    It counts if it is called a weight, is an expert's, or holds several matrices; torch's own modules have none.
+    """
+    found = []
+    for owner, module in model.named_modules():
+        if type(module).__module__.startswith("torch.nn.") or wrapper_for(module):
+            continue
+        for name, parameter in module.named_parameters(owner, recurse=False):
+            leaf = name.rpartition(".")[2]
+            several = parameter.dim() > 2 and parameter.shape[0] > 1
+            single = parameter.dim() == 2 and (leaf == "weight" or "expert" in name)
+            if (several or single) and not leaf.endswith("bias"):
+                found.append(re.sub(r"(?<=\.)\d+(?=\.)", "*", name))
+    return list(dict.fromkeys(found))
+
+
 def _is_glob(pattern: str) -> bool:
     return any(c in pattern for c in "*?[")
 
@@ -66,6 +92,8 @@ def _output_head(model: nn.Module) -> nn.Module | None:
 def _no_match(model: nn.Module, target: str) -> str:
     names = [name for name, module in model.named_modules() if wrapper_for(module)]
     ends = dict.fromkeys(name.rpartition(".")[2] for name in names)
+    if any(fits(name, target) for name, _ in model.named_parameters() if name.rpartition(".")[0] not in names):
+        return f"target {target!r} is a bare parameter and no layer: nothing can take its place"
     near = nearest(target, [*ends, *names], most=3) or list(ends)
     held = first_few(near, 8) or "none that could carry a side path"
     return f"target {target!r} matches no layer; this model has {held}"

@@ -98,6 +98,12 @@ def test_the_layout_is_mlx_lms(tiny, tmp_path):
         ({"fine_tune_type": "dora"}, {}, "dora has"),
         ({}, {f"{UP}.lora_a": torch.full((64, 4), torch.inf)}, "NaN or infinity"),
         ({}, {"model.norm.weight": torch.ones(64)}, "has weight"),
+        (
+            {},
+            {"model.embed_tokens.lora_a": torch.ones(320, 4), "model.embed_tokens.lora_b": torch.ones(4, 64)},
+            "changes model.embed_tokens, which is read from PEFT's files alone",
+        ),
+        ({}, {"lm_head.lora_a": torch.ones(64, 4), "lm_head.lora_b": torch.ones(4, 320)}, "changes lm_head"),
         ({}, {f"{UP}.lora_a": torch.ones(64, 4, dtype=torch.int64)}, "not floating-point"),
     ],
 )

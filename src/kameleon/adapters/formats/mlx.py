@@ -22,7 +22,7 @@ from kameleon.adapters.formats.peft import read_tensors
 from kameleon.bases import Base
 from kameleon.errors import AdapterError, AdapterFileError
 from kameleon.home import atomic_folder
-from kameleon.weights import ModuleName
+from kameleon.weights import EMBEDDING, HEAD, ModuleName
 
 _CONFIG, _TENSORS = "adapter_config.json", "adapters.safetensors"
 _KINDS = {"lora": {"lora_a", "lora_b"}, "dora": {"lora_a", "lora_b", "m"}}
@@ -80,8 +80,8 @@ def write_mlx_adapter(adapter: Adapter, base: Base, folder: Path) -> None:
 def read_mlx_adapter(folder: Path, name: str) -> Adapter:
     """An adapter that mlx-lm trained; its card says nothing of where it comes from.
 
-    Raises AdapterFileError for a damaged file, a full fine-tune, a config without a scale (the adapter would be applied
-    with another strength), or tensors that are not what the config says.
+    Raises AdapterFileError for a damaged file, a full fine-tune, factors of the embedding or the head, a config without
+    a scale (the adapter would be applied with another strength), or tensors that are not what the config says.
     """
     path = folder / _CONFIG
     config = read_json(read_text(path), str(path))
@@ -97,6 +97,12 @@ def read_mlx_adapter(folder: Path, name: str) -> Adapter:
         module, _, what = key.rpartition(".")
         found.setdefault(module, {})[what] = tensor
     modules = {}
+    ends = [module for module in found if module.endswith((EMBEDDING, HEAD)) and "lora_a" in found[module]]
+    if ends:
+        raise AdapterFileError(
+            f"{folder / _TENSORS} changes {' and '.join(ends)}, which is read from PEFT's files alone (in mlx-lm an "
+            "embedding's LoRA changes a tied head too): train it without the embedding and the head among its keys"
+        )
     for module, parts in found.items():
         if parts.keys() != _KINDS[kind]:
             raise AdapterFileError(
