@@ -197,12 +197,14 @@ def test_what_no_adapter_can_hold_is_reported(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("who", ["base", "tuned"])
-def test_a_file_may_hold_the_head_that_is_its_embedding(who, tiny, tmp_path):
-    """As torch's own files of tied models do, and those of programs that write what they find."""
+def test_a_file_may_hold_the_head_that_is_its_embedding_and_frequencies(who, tiny, tmp_path):
+    """As older files do, and those of programs that write all that they find."""
     base, tuned = tuned_by(tmp_path, random_adapter(tiny.base, "taught", rank=2), also=["model.embed_tokens.weight"])
     path = tmp_path / who / "model.safetensors"
     tensors = load_file(path)
-    save_file({**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"].clone()}, path)
+    more = {"lm_head.weight": tensors["model.embed_tokens.weight"].clone()}
+    more |= {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    save_file(tensors | more, path)
     base, tuned = kameleon.load(str(tmp_path / "base"), dtype=torch.float32).base, open_weights(tmp_path / "tuned")
     got, report = extract(base, tuned, "got", rank=2)
     assert got.modules.keys() == module_shapes(base.config).keys()

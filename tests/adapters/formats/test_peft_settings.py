@@ -1,5 +1,8 @@
 """Any patterns and targets: the same side paths, with the same scaling, in PEFT and in both readers of its files."""
 
+import copy
+import json
+
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, reject, settings
@@ -9,7 +12,9 @@ from torch import nn
 
 from kameleon.adapters.formats import read_adapter
 from kameleon.errors import AdapterFileError, LoraError
-from kameleon.torch_modules import layers, load_peft
+from kameleon.torch_modules import LoraConfig as OurConfig
+from kameleon.torch_modules import attach, layers, load_peft, save_peft
+from kameleon.torch_modules.peft_settings import WITHOUT_EFFECT
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what PEFT says of targets that it does not find
 
@@ -91,6 +96,41 @@ def test_each_module_has_the_scaling_that_peft_gives_it(config, tmp_path_factory
     assert {name: layer.scaling for name, layer in layers(load_peft(tower(), folder))} == pytest.approx(expected)
 
 
+INNOCENT = {
+    "task_type": "SEQ_CLS",
+    "auto_mapping": {"base_model_class": "x", "parent_library": "y"},
+    "peft_version": "99.0",
+    "base_model_name_or_path": "somewhere/else",
+    "revision": "other",
+    "inference_mode": False,
+    "lora_dropout": 0.5,
+    "runtime_config": {"ephemeral_gpu_offload": True},
+    "eva_config": {"rho": 3.0},
+    "lora_ga_config": {"direction": "random"},
+    "corda_config": {"corda_method": "kpm"},
+    "loftq_config": {"loftq_bits": 2},
+    "qalora_group_size": 2,
+    "megatron_core": "other",
+    "ensure_weight_tying": True,
+    "fan_in_fan_out": True,
+}
+
+
+@pytest.mark.parametrize("key", WITHOUT_EFFECT)
+def test_what_is_said_to_have_no_effect_has_none_in_peft(key, tmp_path):
+    model = get_peft_model(tower(), LoraConfig(target_modules=["lin"], r=2, init_lora_weights=False))
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: INNOCENT[key]}))
+    merged = PeftModel.from_pretrained(tower(), tmp_path).merge_and_unload().state_dict()
+    for name, tensor in model.merge_and_unload().state_dict().items():
+        assert torch.equal(merged[name], tensor)
+    ours = load_peft(tower(), tmp_path)
+    for name, layer in layers(ours):
+        torch.testing.assert_close(layer.weight, merged[f"{name}.weight"])
+    assert read_adapter(tmp_path).modules.keys() == dict(layers(ours)).keys()
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -113,3 +153,16 @@ def test_factors_that_peft_would_leave_out_are_refused(change, tmp_path):
         read_adapter(tmp_path)
     with pytest.raises(LoraError, match=r"net.layers.\d.lin has factors, and the config does not target it"):
         load_peft(tower(), tmp_path)
+
+
+def test_names_that_expressions_would_confuse_are_written_apart(tmp_path):
+    """As an expression a dot is any letter: a.lin also fits a_lin."""
+    parts = {"a": nn.ModuleDict({"lin": nn.Linear(9, 9)}), "a_lin": nn.Linear(9, 9), "b": nn.Linear(9, 9)}
+    model = nn.ModuleDict(parts)
+    config = OurConfig(rank_pattern={"a.lin": 2, "a_lin": 3}, alpha_pattern={"a.lin": 5, "a_lin": 7})
+    ours = attach(copy.deepcopy(model), config)
+    save_peft(ours, tmp_path / "ours")
+    expected = {name: layer.scaling for name, layer in layers(ours)}
+    assert {name: one.scaling for name, one in layers(load_peft(copy.deepcopy(model), tmp_path / "ours"))} == expected
+    theirs = PeftModel.from_pretrained(model, tmp_path / "ours").base_model.model
+    assert {name: m.scaling["default"] for name, m in theirs.named_modules() if hasattr(m, "scaling")} == expected

@@ -33,6 +33,7 @@ ends = st.sampled_from(
         {"target_modules": ["embed_tokens", "up_proj"], "modules_to_save": ["lm_head"]},
         {"target_modules": ["embed_tokens", "lm_head", "down_proj"], "rank_pattern": {"embed_tokens": 3}},
         {"target_modules": ["embed_tokens", "v_proj"], "ensure_weight_tying": True},
+        {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
     ]
 )
 

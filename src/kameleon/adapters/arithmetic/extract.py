@@ -18,6 +18,7 @@ from kameleon.weights import EMBEDDING, HEAD, WeightFile
 from kameleon.words import first_few
 
 _EMBEDDING, _HEAD = f"{EMBEDDING}.weight", f"{HEAD}.weight"
+_FREQUENCIES = ".rotary_emb.inv_freq"
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,15 @@ def _alike(base: Base, tuned: WeightFile) -> dict[str, str]:
     """The tensors of the tuned model, each with that of the base which it takes the place of.
 
     Where the base's head is its embedding, either file may hold the head too; one that differs takes the embedding's
-    place. Raises AdapterMismatchError for other tensors or sizes.
+    place. Frequencies, which older files hold beside the weights, follow from the config.
+
+    Raises AdapterMismatchError for other tensors or sizes.
     """
     tied = base.config.tie_word_embeddings
-    ours = {name: name for name in base.weights.names() if not (tied and name == _HEAD)}
-    theirs = set(tuned.names())
+    ours = {name: name for name in base.weights.names() if not name.endswith(_FREQUENCIES)}
+    if tied:
+        ours.pop(_HEAD, None)
+    theirs = {name for name in tuned.names() if not name.endswith(_FREQUENCIES)}
     if tied and _HEAD in theirs:
         if torch.equal(tuned.tensor(_HEAD), tuned.tensor(_EMBEDDING)):
             theirs.remove(_HEAD)
