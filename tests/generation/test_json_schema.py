@@ -73,7 +73,7 @@ NAMES = {
 def test_names_of_properties_follow_their_schema(tiny, kind):
     names, expression = NAMES[kind]
     bounded = {"type": "object", "propertyNames": names, "additionalProperties": {"type": "boolean"}}
-    schema = {**bounded, "$defs": {"Name": {"enum": ["ab", "cd"]}}}
+    schema = {**bounded, "$defs": {"Name": {"enum": ["ab", "cd"], "description": "d"}}}
     for seed in range(3):
         wish = Sampling(max_tokens=60, temperature=1.0, seed=seed, json_schema=json.dumps(schema))
         text = tiny.generate(["hello"], sampling=wish)[0].text
@@ -117,13 +117,30 @@ def test_a_nullable_value_may_be_null(tiny, schema):
 PYDANTIC_DECIMAL = {"anyOf": [{"type": "number"}, {"type": "string", "pattern": r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"}]}
 ZOD_EMAIL = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
 SAMPLES = ["a@b.cd", "a.b@c.de", ".a@b.cd", "a..b@c.de", "a.@b.cd", "a'@b.cd", "'a@b.cd", "@b.cd", "a@b..cd", "a@b.c"]
+ZOD_DURATION = r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?)$"
+TIMES = [
+    "P",
+    "P1W",
+    "P1Y2M3D",
+    "P2M",
+    "P3D",
+    "P1YT1H",
+    "PT",
+    "PT1H2M3.5S",
+    "PT2M",
+    "PT3,5S",
+    "P1D1W",
+    "P1YT",
+    "PT1",
+    "P1M1Y",
+]
 NUMBERS = ["1", "-1.5", "+.5", "5.", ".", "-", "", "+.", "0012.30", "1.2.3", "1e5"]
 
 
 @pytest.mark.parametrize(
     ("pattern", "texts"),
-    [(ZOD_EMAIL, SAMPLES), (PYDANTIC_DECIMAL["anyOf"][1]["pattern"], NUMBERS)],
-    ids=["zod", "pydantic"],
+    [(ZOD_EMAIL, SAMPLES), (ZOD_DURATION, TIMES), (PYDANTIC_DECIMAL["anyOf"][1]["pattern"], NUMBERS)],
+    ids=["e-mail", "duration", "decimal"],
 )
 def test_known_patterns_with_look_ahead_have_the_same_meaning_without_it(pattern, texts):
     same = computable({"pattern": pattern})["pattern"]

@@ -62,7 +62,8 @@ class Constraint:
         Raises SettingError where the library meets one of its own limits of time and size, or no token can follow
         although the answer is not whole.
         """
-        if self._matcher.consume_token(token) and self._matcher.is_stopped():
+        self._matcher.consume_token(token)
+        if self._matcher.is_stopped() and not self._matcher.is_error():
             return True
         self._allowed = self._next_allowed()
         return False

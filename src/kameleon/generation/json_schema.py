@@ -14,15 +14,21 @@ Schema = dict[str, Any]
 _MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 _LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
 _PARTS = frozenset({"items", "additionalItems", "additionalProperties", "propertyNames", "not", "if", "then", "else"})
+_ANNOTATIONS = frozenset({"title", "description", "default", "examples", "deprecated", "$comment"})
 # Those that the library holds answers to. By the standard, others say nothing about what is valid.
 _FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
 _BEYOND = frozenset({"additionalProperties", "patternProperties", "unevaluatedProperties"})
+_DAYS, _SECONDS = r"\d+Y(\d+M)?(\d+D)?|\d+M(\d+D)?|\d+D", r"(\d+([.,]\d+)?S)"
 # Patterns with look-ahead, which no grammar has, and the same without it.
 _SAME_PATTERN = {
     # zod's e-mail address
     r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$": (
         r"^([A-Za-z0-9_'+\-]+\.)*[A-Za-z0-9_'+\-]*[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
     ),
+    # zod's duration
+    (
+        r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?)$"
+    ): rf"^P(\d+W|{_DAYS}|({_DAYS})?T(\d+H(\d+M)?{_SECONDS}?|\d+M{_SECONDS}?|{_SECONDS}))$",
     # pydantic's decimal number
     r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$": r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)$",
 }
@@ -151,7 +157,7 @@ def _or_null(node: Schema) -> Schema:
 
 def _with_names(node: Schema, names: Any) -> Schema:
     """An object schema whose names must follow the schema `names`."""
-    says = {key: value for key, value in names.items() if key != "title"} if isinstance(names, dict) else names
+    says = {key: value for key, value in names.items() if key not in _ANNOTATIONS} if isinstance(names, dict) else names
     if says is True or says == {} or says == {"type": "string"}:
         return node
     value = node.get("additionalProperties", True)

@@ -123,7 +123,8 @@ class CallReader:
     """
 
     def __init__(self, plan: ToolPlan) -> None:
-        self._plan, self._held, self._is_after_call = plan, "", False
+        self._plan, self._held = plan, ""
+        self._is_after_call = self._is_text = False  # whether what is behind us is a call, or text that began an answer
         self.calls = 0
         """Calls found so far."""
 
@@ -177,10 +178,11 @@ class CallReader:
 
     def _whole(self, *, finished: bool) -> list[str | Call]:
         """For answers that are calls as a whole, or text: one that begins as JSON is held until it ends."""
-        if not finished and (not self._held.strip() or self._held.lstrip()[0] in "{["):
+        if not finished and not self._is_text and self._held.lstrip()[:1] in ("", "{", "["):
             return []
         held, self._held = self._held, ""
-        calls = [self._call(value) for value in _values(held)]
+        calls = [] if self._is_text else [self._call(value) for value in _values(held)]
+        self._is_text = True
         return [call for call in calls if call is not None] if calls and None not in calls else [held]
 
     def _call(self, value: Any) -> Call | None:
