@@ -21,7 +21,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 LEVEL = os.environ.get("KAMELEON_NATIVE", "")
 RESULT = Path(__file__).with_suffix(f".{LEVEL}.json" if LEVEL else ".json")
@@ -40,7 +40,7 @@ class Case:
     rows: int
     tokens: int
     checkpoint_layers: int = 0
-    quantize: str | None = None
+    quantize: Literal["nf4"] | None = None
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ ORDER = (
     "waiting",
     "machine",
     "words",
+    "arguments",
     "settings",
     "ops",
     "torch_modules",
@@ -157,13 +158,17 @@ def files_only(imports: Imports, root: Path) -> Imports:
 
 
 def public_definitions(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
-    """Functions, classes and methods without an underscore in front. A method of a derived class may be an override."""
+    """Functions, classes and methods without an underscore in front.
+
+    A method of a derived class may be an override; an overload is explained by the definition that follows it.
+    """
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
     for node in tree.body:
         if isinstance(node, kinds) and not node.name.startswith("_"):
             yield node
             if isinstance(node, ast.ClassDef) and not node.bases:
-                yield from (n for n in node.body if isinstance(n, kinds) and not n.name.startswith("_"))
+                inner = (n for n in node.body if isinstance(n, kinds) and not n.name.startswith("_"))
+                yield from (n for n in inner if "overload" not in map(ast.unparse, n.decorator_list))
 
 
 IMPORTS = imports_of(SOURCE)

@@ -2,6 +2,7 @@
 
     KameleonError
     ├── SettingError (ValueError)         a setting that is unknown, out of range, or contradicts another
+    │   └── WrongTypeError (TypeError)    an argument of another type than expected, or with an unknown name
     ├── DataError (ValueError)            rows that cannot be read or that would teach nothing
     │   └── RewrittenTurnsError           the template changes earlier turns of a conversation when later ones follow
     ├── MissingExtraError (ImportError)   an optional library is needed; the message holds the install command
@@ -34,6 +35,10 @@ class KameleonError(Exception):
 
 class SettingError(KameleonError, ValueError):
     """A setting is unknown, out of range, or contradicts another."""
+
+
+class WrongTypeError(SettingError, TypeError):
+    """An argument or a setting is of another type than expected, or has an unknown name."""
 
 
 class DataError(KameleonError, ValueError):

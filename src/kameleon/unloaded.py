@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from kameleon.adapters import Adapter
-from kameleon.data import Corpus, Example, read_corpus, require_fit, split_held_out
+from kameleon.data import Corpus, Data, Example, read_corpus, require_fit, split_held_out
 from kameleon.errors import WeightsError
 from kameleon.home import runs_dir
 from kameleon.model import DecoderConfig
@@ -34,7 +33,7 @@ _ASSUMED_ROWS, _ASSUMED_ROW_TOKENS = 1000, 512
 
 def read(
     ref: str,
-    data: str | Path,
+    data: Data,
     *,
     raw: bool = False,
     max_row_tokens: int = 2048,
@@ -50,7 +49,7 @@ def read(
 
 def plan(
     ref: str,
-    data: str | Path | Corpus | None = None,
+    data: Data | Corpus | None = None,
     *,
     recipe: Recipe | None = None,
     watch: Watch | None = None,
@@ -58,7 +57,7 @@ def plan(
     memory_bytes: int | None = None,
     quantize: str | None = None,
     raw: bool = False,
-    held_out: str | Path | Corpus | None = None,
+    held_out: Data | Corpus | None = None,
     dtype: torch.dtype | None = None,
     keep_passes: bool = False,
     parent: Adapter | None = None,
@@ -113,9 +112,9 @@ def plan(
 def rows_of_run(
     template: ChatTemplate,
     config: DecoderConfig,
-    data: str | Path | Corpus,
+    data: Data | Corpus,
     *,
-    held_out: str | Path | Corpus | None,
+    held_out: Data | Corpus | None,
     recipe: Recipe,
     raw: bool,
     parent: Adapter | None,

@@ -1,9 +1,10 @@
-"""Parts of messages that many files share: the nearest known name, and the first few of a long list."""
+"""Parts of messages that many files share: the nearest known name, the first few of a long list, a value that came."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from numbers import Number
 
 
 def nearest(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
@@ -24,3 +25,19 @@ def first_few(words: Iterable[str], most: int, *, separator: str = ", ", rest: s
     if len(words) <= most:
         return shown
     return f"{shown}{'' if separator == ', ' else separator.rstrip()} and {len(words) - most} {rest}"
+
+
+def came(value: object) -> str:
+    """A value that is not of the expected type, in a few words: "None", "3 (int)", "a DataFrame"."""
+    kind = type(value).__name__
+    if value is None:
+        return "None"
+    if isinstance(value, str | bytes | Number):
+        shown = repr(value)
+        return f"{shown if len(shown) <= 60 else shown[:59] + '…'} ({kind})"
+    return with_article(kind)
+
+
+def with_article(noun: str) -> str:
+    """ "a list", "an ndarray"."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

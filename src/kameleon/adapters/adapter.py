@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kameleon.adapters.card import Card, Parent
+from kameleon.arguments import check_types
 from kameleon.errors import AdapterError
 
 
@@ -102,6 +103,7 @@ class Adapter:
     ends: dict[str, EndChange] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_name(self.name)
 
     def __repr__(self) -> str:

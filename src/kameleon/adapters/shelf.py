@@ -23,9 +23,10 @@ from filelock import FileLock, Timeout
 from kameleon.adapters.adapter import Adapter, check_name
 from kameleon.adapters.card import Card, read_card
 from kameleon.adapters.formats.peft import read_adapter, write_adapter
+from kameleon.arguments import checked
 from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError, SettingError
 from kameleon.home import adapters_dir, atomic_write
-from kameleon.words import did_you_mean
+from kameleon.words import did_you_mean, first_few
 
 _CURRENT = "current"
 _LOCK_TIMEOUT_S = 60.0
@@ -57,8 +58,12 @@ class ShelfVersion:
 class Shelf:
     """A folder of adapters, by default the one in Kameleon's home. Safe for several processes at once."""
 
-    def __init__(self, root: Path | None = None) -> None:
-        self.root = root or adapters_dir()
+    @checked()
+    def __init__(self, root: str | Path | None = None) -> None:
+        self.root = adapters_dir() if root is None else Path(root)
+
+    def __repr__(self) -> str:
+        return f"Shelf({str(self.root)!r}: {first_few(self.names(), 8) or 'no adapters'})"
 
     def names(self) -> list[str]:
         """Names in order; folders whose name starts with a dot, or that have no version yet, are unfinished writes."""
@@ -66,11 +71,13 @@ class Shelf:
             return []
         return sorted(p.name for p in self.root.iterdir() if _is_there(p))
 
+    @checked()
     def has(self, name: str) -> bool:
         """Whether an adapter of exactly this name is there: a file system may take Law for law."""
         check_name(name)
         return self.root.is_dir() and name in os.listdir(self.root) and _is_there(self.root / name)
 
+    @checked()
     def require_free(self, name: str) -> None:
         """Raise SettingError for a name that is taken, before the work for an adapter that could not be kept."""
         if self.has(name):
@@ -83,22 +90,26 @@ class Shelf:
         """The current version of every adapter with its card; a broken one is listed with its fault."""
         return [self._current_entry(name) for name in self.names()]
 
+    @checked()
     def entry(self, name: str) -> ShelfEntry:
         """One of `entries`. Raises AdapterNotFoundError."""
         self._check_there(name)
         return self._current_entry(name)
 
+    @checked()
     def history(self, name: str) -> list[ShelfEntry]:
         """All versions of an adapter, oldest first. Raises AdapterNotFoundError, AdapterFileError."""
         self._check_there(name)
         current = self._current(name)
         return [replace(self._entry(name, v), current=v == current) for v in self._versions(name)]
 
+    @checked()
     def path(self, name: str) -> Path:
         """The folder of an adapter's current version. Raises AdapterNotFoundError, naming the nearest."""
         self._check_there(name)
         return self._folder(name, self._current(name))
 
+    @checked()
     def current(self, name: str) -> ShelfVersion:
         """The version that a name means now, whatever others do to the shelf meanwhile.
 
@@ -116,15 +127,18 @@ class Shelf:
             else:
                 return ShelfVersion(path, int(path.name), found.st_ino, found.st_mtime_ns)
 
+    @checked()
     def folder(self, name: str) -> Path:
         """The folder of an adapter with all its versions, broken or not. Raises AdapterNotFoundError."""
         self._check_there(name)
         return self.root / name
 
+    @checked()
     def load(self, name: str) -> Adapter:
         """Raises AdapterNotFoundError, AdapterFileError."""
         return read_adapter(self.path(name), name=name)
 
+    @checked()
     def save(self, adapter: Adapter, *, overwrite: bool = True) -> Path:
         """Put an adapter on the shelf under its own name, as the name's newest and current version.
 
@@ -140,6 +154,7 @@ class Shelf:
             self._point(adapter.name, folder)
         return folder
 
+    @checked()
     def rollback(self, name: str, version: int | None = None) -> int:
         """Make an earlier version current (by default the one before), and return its number. Nothing is deleted.
 
@@ -157,6 +172,7 @@ class Shelf:
             self._point(name, self._folder(name, version))
         return version
 
+    @checked()
     def remove(self, name: str) -> None:
         """Delete an adapter with all its versions. Raises AdapterNotFoundError."""
         with self._locked():

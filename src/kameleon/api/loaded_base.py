@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal, overload
 
 import torch
 
@@ -13,11 +14,11 @@ from kameleon.adapters import Adapter, Proof, Shelf, prove
 from kameleon.adapters.fit import check_base
 from kameleon.adapters.formats import read_adapter
 from kameleon.adapters.resident import Bank
-from kameleon.api.prompts import Prompt, encode_prompt
+from kameleon.api.prompts import Prompt, encode_prompt, listed, one_for_each
 from kameleon.api.runs import new_run, plan_run
+from kameleon.arguments import checked
 from kameleon.bases import Base, load_base
-from kameleon.data import Corpus, read_corpus, require_fit, shared_tools, unread_fields
-from kameleon.errors import SettingError
+from kameleon.data import Corpus, Data, read_corpus, require_fit, shared_tools, unread_fields
 from kameleon.evaluation import Score, TestSet, evaluate_as_trained, make_test_set
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
 from kameleon.home import runs_dir
@@ -37,12 +38,13 @@ from kameleon.training import (
 from kameleon.unloaded import resumed, rows_of_run
 
 
+@checked()
 def load(
-    ref: str = "smollm2",
+    ref: str | Path = "smollm2",
     dtype: torch.dtype | None = None,
     *,
     on_progress: Callable[[str, int, int], None] | None = None,
-    quantize: str | None = None,
+    quantize: Literal["nf4"] | None = None,
 ) -> LoadedBase:
     """The base that `ref` names, ready for adapters: "smollm2", a folder, a `.gguf` file or a Hugging Face id.
 
@@ -50,7 +52,7 @@ def load(
     `on_progress(what, done, total)` reports fetching and loading. `quantize` "nf4" packs the matrices of a folder in
     Hugging Face layout to 4 bits, once, into the cache. Raises BaseModelError, SettingError.
     """
-    return LoadedBase(load_base(ref, dtype, on_progress=on_progress, quantize=quantize))
+    return LoadedBase(load_base(str(ref), dtype, on_progress=on_progress, quantize=quantize))
 
 
 class LoadedBase:
@@ -65,6 +67,7 @@ class LoadedBase:
         compute = compute_name(self.base.compute_dtype)
         return f"LoadedBase({self.base.name!r}, compute={compute!r}, adapters={self.bank.names()})"
 
+    @checked()
     def load_adapter(self, adapter: str | Path | Adapter, *, any_base: bool = False) -> Proof:
         """Make an adapter resident: a name on the shelf, a folder in PEFT's format, or an `Adapter`.
 
@@ -83,8 +86,9 @@ class LoadedBase:
     def _warn_of_template(self, adapter: Adapter) -> None:
         if adapter.card.template_hash not in (None, self.base.template.hash):
             told = f"adapter {adapter.name!r} was trained on another chat template than {self.base.name} has now"
-            warnings.warn(told, stacklevel=3)
+            warnings.warn(told, stacklevel=4)
 
+    @checked(apart=["prompt"])
     def encode_prompt(self, prompt: Prompt, *, raw: bool = False, system_prompt: str | None = None) -> tuple[int, ...]:
         """Token ids of a prompt: chat messages, or a string, which becomes a user's message.
 
@@ -93,64 +97,90 @@ class LoadedBase:
         """
         return encode_prompt(self.base.template, prompt, raw=raw, system_prompt=system_prompt)
 
+    @checked(apart=["prompts"])
     def stream(
         self,
-        prompts: Sequence[Prompt],
-        adapters: Sequence[str | None] | None = None,
+        prompts: Prompt | Sequence[Prompt],
+        adapters: str | Sequence[str | None] | None = None,
         *,
         sampling: Sampling | Sequence[Sampling] | None = None,
         raw: bool = False,
         as_trained: bool = True,
     ) -> Iterator[Piece]:
         """Like `generate`, but yields pieces of text as soon as later tokens cannot change them."""
-        return stream(self.base, self.bank, self._requests(prompts, adapters, sampling, raw=raw, as_trained=as_trained))
+        asked, _ = listed(prompts)
+        return stream(self.base, self.bank, self._requests(asked, adapters, sampling, raw=raw, as_trained=as_trained))
 
-    def generate(
+    @overload
+    def generate(  # pyright: ignore[reportOverlappingOverload] (a string is a sequence of strings)
         self,
-        prompts: Sequence[Prompt],
-        adapters: Sequence[str | None] | None = None,
+        prompts: Prompt,
+        adapters: str | Sequence[str | None] | None = None,
         *,
         sampling: Sampling | Sequence[Sampling] | None = None,
         raw: bool = False,
         as_trained: bool = True,
-    ) -> list[Completion]:
-        """Answer all prompts in one batch, each with its own adapter (None: the plain base).
+    ) -> Completion: ...
 
+    @overload
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        adapters: str | Sequence[str | None] | None = None,
+        *,
+        sampling: Sampling | Sequence[Sampling] | None = None,
+        raw: bool = False,
+        as_trained: bool = True,
+    ) -> list[Completion]: ...
+
+    @checked(apart=["prompts"])
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        adapters: str | Sequence[str | None] | None = None,
+        *,
+        sampling: Sampling | Sequence[Sampling] | None = None,
+        raw: bool = False,
+        as_trained: bool = True,
+    ) -> Completion | list[Completion]:
+        """The answer to one prompt, or the answers to a list of prompts in their order, computed in one batch.
+
+        A prompt is a string or a conversation in OpenAI's form, [{"role": "user", "content": "Hi"}]. `adapters` names
+        one adapter for all prompts, or one for each in a list (None: the plain base); so does `sampling`.
         A chat without a system message gets the system prompt that its adapter was trained with; with `as_trained`
         false, the default of the base's template. Adapters that are not resident yet are loaded from the shelf.
-        Raises AdapterError, SettingError.
+        Raises AdapterError, SettingError, DataError.
         """
-        return generate(
-            self.base, self.bank, self._requests(prompts, adapters, sampling, raw=raw, as_trained=as_trained)
-        )
+        asked, one = listed(prompts)
+        requests = self._requests(asked, adapters, sampling, raw=raw, as_trained=as_trained)
+        answers = generate(self.base, self.bank, requests)
+        return answers[0] if one else answers
 
     def _requests(
         self,
         prompts: Sequence[Prompt],
-        adapters: Sequence[str | None] | None,
+        adapters: str | Sequence[str | None] | None,
         sampling: Sampling | Sequence[Sampling] | None,
         *,
         raw: bool,
         as_trained: bool,
     ) -> list[Request]:
-        if isinstance(prompts, str):
-            raise SettingError("prompts is one string; give a list of prompts")
-        names = [None] * len(prompts) if adapters is None else list(adapters)
-        if sampling is None:
-            sampling = Sampling()
-        wishes = list(sampling) if isinstance(sampling, Sequence) else [sampling] * len(prompts)
-        if not len(prompts) == len(names) == len(wishes):
-            raise SettingError(f"{len(prompts)} prompts, {len(names)} adapters, {len(wishes)} samplings: one of each")
-        for name in dict.fromkeys(names):
-            if name is not None and name not in self.bank.names():
-                self.load_adapter(name)
+        names = one_for_each(adapters, len(prompts), "adapters")
+        wishes = one_for_each(Sampling() if sampling is None else sampling, len(prompts), "sampling")
+        self._make_resident(names)
         systems = [self.bank.system_prompt(name) if as_trained else None for name in names]
         encoded = [self.encode_prompt(p, raw=raw, system_prompt=s) for p, s in zip(prompts, systems, strict=True)]
         return [Request(tokens, name, wish) for tokens, name, wish in zip(encoded, names, wishes, strict=True)]
 
+    def _make_resident(self, names: Sequence[str | None]) -> None:
+        for name in dict.fromkeys(names):
+            if name is not None and name not in self.bank.names():
+                self.load_adapter(name)
+
+    @checked(apart=["data"])
     def read(
         self,
-        data: str | Path,
+        data: Data,
         *,
         raw: bool = False,
         max_row_tokens: int = 2048,
@@ -160,12 +190,13 @@ class LoadedBase:
         """Rows of a file or hub id, encoded for this base; with `rows`, a sample of that size. Raises DataError."""
         return read_corpus(data, self.base.template, raw=raw, max_tokens=max_row_tokens, rows=rows, seed=seed)
 
+    @checked(apart=["data", "held_out"])
     def train(
         self,
-        data: str | Path | Corpus,
+        data: Data | Corpus,
         name: str,
         *,
-        held_out: str | Path | Corpus | None = None,
+        held_out: Data | Corpus | None = None,
         recipe: Recipe | None = None,
         watch: Watch | None = None,
         execution: Execution | None = None,
@@ -226,7 +257,7 @@ class LoadedBase:
             on_plan(plan)
         seen = [found.text for found in (unread_fields(data.unread), shared_tools(data.rows)) if found is not None]
         for told in (*seen, *plan.workload.warnings):
-            warnings.warn(told, stacklevel=2)
+            warnings.warn(told, stacklevel=3)
         overwrite = overwrite and not resume
         run = new_run(
             self.base,
@@ -254,7 +285,8 @@ class LoadedBase:
         self._warn_of_template(adapter)
         return adapter
 
-    def test_set(self, name: str, data: str | Path | Corpus, *, as_trained: bool = True) -> TestSet:
+    @checked(apart=["data"])
+    def test_set(self, name: str, data: Data | Corpus, *, as_trained: bool = True) -> TestSet:
         """Rows of a file, or an encoded corpus, as a test set for `evaluate`.
 
         Rows without a system message get the system prompt that each adapter was trained with, unless `as_trained` is
@@ -265,6 +297,7 @@ class LoadedBase:
         made = make_test_set(self.base, name, corpus.examples, corpus.alternatives)
         return replace(made, corpus=corpus) if as_trained else made
 
+    @checked()
     def evaluate(
         self, adapters: Sequence[str | None], tests: Sequence[TestSet], *, on_rows: Callable[[int], None] | None = None
     ) -> list[Score]:
@@ -272,7 +305,5 @@ class LoadedBase:
 
         `on_rows(count)` reports rows that are scored.
         """
-        for name in adapters:
-            if name is not None and name not in self.bank.names():
-                self.load_adapter(name)
+        self._make_resident(adapters)
         return [s for test in tests for s in evaluate_as_trained(self.base, self.bank, adapters, test, on_rows=on_rows)]

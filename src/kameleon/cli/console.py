@@ -165,7 +165,7 @@ def _time(task: Task, *, between: str = " elapsed, ") -> str:
     return f"{spent}{between}{left} left"
 
 
-def open_base(ref: str, quantize: str | None = None, *, compute: ComputeName | None = None) -> LoadedBase:
+def open_base(ref: str, quantize: Quantize = None, *, compute: ComputeName | None = None) -> LoadedBase:
     """Load a base with a bar, and print where it came from, its compute type and the kernels."""
     from kameleon.api import load
     from kameleon.ops import COMPUTE_TYPES, kernels

@@ -5,6 +5,7 @@ from kameleon.data.doctor import beyond_base, examine
 from kameleon.data.encode import Encoded, Example, encode_records, encode_row, require_trainable
 from kameleon.data.faults import Fault, by_reason
 from kameleon.data.formats import Record, describe_empty, find_data, read_records
+from kameleon.data.memory import Data, Rows
 from kameleon.data.overview import Observation, observe, observe_system_prompt, shared_tools, unread_fields
 from kameleon.data.packing import PackedPass, RowSpan, pack, pack_groups
 from kameleon.data.rows import Row, make_row, with_answer
@@ -12,6 +13,7 @@ from kameleon.data.sample import sample
 
 __all__ = [
     "Corpus",
+    "Data",
     "Encoded",
     "Example",
     "Fault",
@@ -21,6 +23,7 @@ __all__ = [
     "Record",
     "Row",
     "RowSpan",
+    "Rows",
     "beyond_base",
     "by_reason",
     "describe_empty",

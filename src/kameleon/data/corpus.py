@@ -14,6 +14,7 @@ from kameleon.data.doctor import beyond_base, examine
 from kameleon.data.encode import Example, encode_records, encode_row, require_trainable
 from kameleon.data.faults import Fault, by_reason
 from kameleon.data.formats import Record, describe_empty, find_data, read_records
+from kameleon.data.memory import Data, RowsInMemory
 from kameleon.data.rows import Row, make_row, shared_system_prompt, with_answer, with_system_prompt
 from kameleon.errors import DataError
 from kameleon.model import DecoderConfig
@@ -90,7 +91,7 @@ def _again(row: Row, before: Example, template: ChatTemplate) -> Example:
 
 
 def read_corpus(
-    source: str | Path,
+    source: Data,
     template: ChatTemplate,
     *,
     raw: bool = False,
@@ -98,14 +99,17 @@ def read_corpus(
     rows: int | None = None,
     seed: int = 0,
 ) -> Corpus:
-    """Rows of a local file or hub data set, ready for training or evaluation; rows with nothing to learn are left out.
+    """Rows of a file, of a hub data set or in memory, encoded for training or evaluation.
+
+    Rows with nothing to learn are left out.
 
     With `rows`, only a sample of that size is held and encoded; `seed` decides which rows it has.
     Raises DataError, naming the rows that cannot be used.
     """
-    paths = find_data(source)
+    paths, held = _found(source)
     before = _stamps(paths)
-    records, of_rows = read_records(*paths), None
+    records, of_rows = held.records if held else read_records(*paths), None
+    source = held.name if held else str(source)
     if rows is not None:
         records, of_rows = _reservoir(records, rows, seed)
     encoded = encode_records(records, template, raw=raw, max_tokens=max_tokens)
@@ -120,10 +124,10 @@ def read_corpus(
     kept = [(example, others, row) for example, others, row in parts if example.trained_tokens]
     examples, alternatives, sources = zip(*kept, strict=True)
     trained_tokens = sum(example.trained_tokens for example in examples)
-    sha256 = _sha256(paths)
+    sha256 = held.sha256 if held else _sha256(paths)
     if _stamps(paths) != before:  # the hash would be of other rows
         raise DataError(f"{source} was changed while it was read: try again when nothing writes to it any more")
-    origin = Origin(str(source), sha256, len(examples), trained_tokens, raw, of_rows)
+    origin = Origin(source, sha256, len(examples), trained_tokens, raw, of_rows)
     prompt = shared_system_prompt(sources)
     return Corpus(examples, alternatives, origin, examine(encoded), prompt, sources, encoded.unread)
 
@@ -132,6 +136,13 @@ def require_fit(corpus: Corpus, config: DecoderConfig) -> None:
     """Raise DataError, naming the rows, for rows that the base cannot take: too long, or with an unknown token."""
     examples = chain(corpus.examples, *corpus.alternatives)
     _refuse(corpus.origin.path, beyond_base(examples, config))
+
+
+def _found(source: Data) -> tuple[tuple[Path, ...], RowsInMemory | None]:
+    """The files that hold the rows, or the rows where they are in memory."""
+    if isinstance(source, str | Path):
+        return find_data(source), None
+    return (), RowsInMemory.of(source)
 
 
 def _reservoir(records: Iterable[Record], rows: int, seed: int) -> tuple[list[Record], int]:
@@ -167,12 +178,13 @@ def _sha256(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def read_rows(source: str | Path) -> list[Row]:
-    """Rows of a local file or hub data set, not encoded. Raises DataError, naming the rows that cannot be read."""
+def read_rows(source: Data) -> list[Row]:
+    """Rows of a file, of a hub data set or in memory, not encoded. Raises DataError, naming the rows at fault."""
     rows: list[Row] = []
     faults: list[Fault] = []
-    paths = find_data(source)
-    for record in read_records(*paths):
+    paths, held = _found(source)
+    source = held.name if held else str(source)
+    for record in held.records if held else read_records(*paths):
         try:
             rows.append(make_row(record))
         except DataError as error:
@@ -183,7 +195,7 @@ def read_rows(source: str | Path) -> list[Row]:
     return rows
 
 
-def _refuse(source: str | Path, fatal: Sequence[Fault]) -> None:
+def _refuse(source: str, fatal: Sequence[Fault]) -> None:
     if fatal:
         told = (f"row {rows}: {fault.reason}" for rows, fault in by_reason(fatal))
         shown = first_few(told, 5, separator="; ", rest="more reasons (see `kameleon data check`)")

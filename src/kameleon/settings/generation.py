@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from kameleon.arguments import check_types
 from kameleon.errors import SettingError
 from kameleon.settings.values import SEEDS, check
 
@@ -43,6 +44,7 @@ class Sampling:
     """Stop before any of these strings; the base's own end tokens always stop."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check(
             self,
             ("max_tokens", "0 or more", self.max_tokens >= 0),

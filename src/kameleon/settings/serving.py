@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from kameleon.arguments import check_types
 from kameleon.settings.values import check
 
 
@@ -31,6 +32,7 @@ class Limits:
     """Prompt tokens computed in one step beside running answers: what a long prompt puts between two tokens."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check(
             self,
             (
@@ -67,6 +69,7 @@ class HttpSettings:
     """Seconds that running answers may go on for after SIGTERM or Ctrl-C, before they are cut."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check(
             self,
             ("port", "from 0 to 65535", 0 <= self.port < 2**16),

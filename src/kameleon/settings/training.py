@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from kameleon.arguments import check_types
 from kameleon.settings.values import MOST_ALPHA, MOST_RANK, SEEDS, check, within
 
 DEFAULT_MICRO_BATCH_TOKENS = 1024
@@ -52,6 +53,7 @@ class Recipe:
     """Decides the first A and the order of the rows: the same seed gives the same adapter, bit for bit."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check(
             self,
             ("rank", f"from 1 to {MOST_RANK}", 1 <= self.rank <= MOST_RANK),
@@ -93,6 +95,7 @@ class Watch:
     """Seconds between checkpoints: a power cut loses at most this much work."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check(
             self,
             ("eval_every", "at least 1, or None (eight looks)", self.eval_every is None or self.eval_every >= 1),
@@ -114,6 +117,7 @@ class Execution:
     bits, and each takes a third longer. By default 0, and more where a memory budget asks for it."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         tokens, layers = self.micro_batch_tokens, self.checkpoint_layers
         check(
             self,

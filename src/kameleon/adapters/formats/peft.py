@@ -27,6 +27,7 @@ from kameleon.adapters.formats.peft_config import (
     read_config_text,
 )
 from kameleon.adapters.formats.safetensors_views import ReadBuffer, raw_bytes, views
+from kameleon.arguments import checked
 from kameleon.errors import AdapterFileError, LoraError
 from kameleon.home import atomic_folder
 from kameleon.torch_modules.peft_settings import PeftSettings
@@ -50,6 +51,7 @@ _ENDS = (EMBEDDING, HEAD)
 _EXTRA_KEYS = {"magnitude": "lora_magnitude_vector", "b_bias": "lora_B.bias"}
 
 
+@checked()
 def write_adapter(adapter: Adapter, folder: str | Path) -> None:
     """Write PEFT's two files and the card; `folder` is at every moment either as before or complete.
 
@@ -91,6 +93,7 @@ def _end_tensors(module: str, end: EndChange) -> dict[str, Tensor]:
     return tensors
 
 
+@checked()
 def read_adapter(folder: str | Path, *, name: str | None = None) -> Adapter:
     """The adapter in a folder of PEFT's files, with or without a card; what cannot be applied exactly is refused.
 
