@@ -1,7 +1,7 @@
 """The border between two texts that are tokenised one after the other: together they decode to both."""
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -83,6 +83,7 @@ TEMPLATES = {kind: template_of(kind) for kind in KINDS}
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=40)
 @given(
     prompt=st.text(LETTERS, max_size=12).filter(str.strip), completion=st.text(LETTERS, max_size=12).filter(str.strip)
 )

@@ -65,7 +65,10 @@ def read_messages(value: Any, field: str) -> list[Message]:
 
 def unknown_fields(value: Any) -> set[str]:
     """Names of fields of turns that hold something and are not known here. Only a chat template could read them."""
-    turns = [turn for turn in value if isinstance(turn, dict)] if isinstance(value, list) else []
+    try:
+        turns = [turn for turn in listed(value, "turns") if isinstance(turn, dict)]
+    except DataError:  # text, not turns
+        return set()
     return {str(key) for turn in turns for key, one in turn.items() if not is_nothing(one)} - _KNOWN
 
 
