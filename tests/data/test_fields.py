@@ -42,7 +42,8 @@ def test_an_answer_of_weight_0_is_context_and_the_others_are_learned(chatml, fie
 
 def test_a_row_in_which_all_weights_are_0_is_left_out_and_told(chatml):
     encoded = encode_records(records({"messages": [ASK, {**SAY, "weight": 0}]}, pair("a")), chatml)
-    assert [fault.reason for fault in examine(encoded)] == ["all masked: none of its tokens would be learned"]
+    told = ["all masked: none of its tokens would be learned (each answer has weight 0)"]
+    assert [fault.reason for fault in examine(encoded)] == told
     observe(encoded, chatml, test_rows=encoded.rows)
 
 

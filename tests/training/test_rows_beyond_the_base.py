@@ -1,12 +1,14 @@
 """Rows that a base cannot take are named before a run begins, and so are fields that it will not learn."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from kameleon import Recipe, unloaded
 from kameleon.data import Record, beyond_base, encode_records, examine
 from kameleon.errors import DataError
+from kameleon.evaluation import evaluate_as_trained
 
 QUICK = Recipe(rank=2, layers=1, epochs=1)
 FINE = [{"prompt": f"What comes after {i}?", "completion": f"It is {i + 1}."} for i in range(40)]
@@ -47,6 +49,9 @@ def test_a_row_that_a_system_prompt_makes_too_long_is_named(tiny, write):
     longer = corpus.with_system_prompt(tiny.base.template, "c" * 100)
     with pytest.raises(DataError, match="row 41: longer"):
         tiny.train(longer, "x", recipe=QUICK)
+    prompted = SimpleNamespace(system_prompt=lambda name: "c" * 100)
+    with pytest.raises(DataError, match="row 41: longer"):
+        evaluate_as_trained(tiny.base, prompted, ["prompted"], tiny.test_set("rows", corpus))
 
 
 def test_rows_that_are_cut_to_the_context_fit(tiny, write):

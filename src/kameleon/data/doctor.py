@@ -16,7 +16,8 @@ def examine(encoded: Encoded, test_rows: Sequence[Row] = ()) -> tuple[Fault, ...
 
     The latter: an answer that is cut or has no trained token, a duplicate, a row that also stands in the test set.
     """
-    doubts = (Fault(example.row, reason, fatal=False) for example in encoded.examples for reason in _doubts(example))
+    pairs = zip(encoded.examples, encoded.rows, strict=True)
+    doubts = (Fault(row.number, reason, fatal=False) for example, row in pairs for reason in _doubts(example, row))
     faults = [*encoded.refused, *doubts, *_repeats(encoded.rows, test_rows)]
     return tuple(sorted(faults, key=lambda fault: fault.row))
 
@@ -41,11 +42,11 @@ def _beyond(example: Example, config: DecoderConfig) -> str | None:
     return None
 
 
-def _doubts(example: Example) -> Iterator[str]:
+def _doubts(example: Example, row: Row) -> Iterator[str]:
     if not example.trained_tokens:
-        yield "all masked: none of its tokens would be learned" + (
-            " (the prompt fills it)" if example.cut_tokens else ""
-        )
+        unlearned = row.learned is not None and not row.learned
+        why = " (each answer has weight 0)" if unlearned else " (the prompt fills it)" if example.cut_tokens else ""
+        yield f"all masked: none of its tokens would be learned{why}"
     elif example.cut_tokens:
         yield f"truncated: its last {example.cut_tokens} tokens do not fit, so its answer has no end"
 

@@ -95,7 +95,7 @@ def unread_fields(unread: Mapping[str, int]) -> Observation | None:
         told.append(
             f"fields of messages that are not known, so only a chat template reads them: {_counted(of_messages)}"
         )
-    return Observation("unread_fields", ". ".join(told))
+    return Observation("unread_fields", "; ".join(told))
 
 
 def _counted(fields: Mapping[str, int]) -> str:

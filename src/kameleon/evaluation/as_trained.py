@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
+from kameleon.data import require_fit
 from kameleon.evaluation.scores import Score, TestSet, evaluate, make_test_set
 
 
@@ -20,7 +21,7 @@ def evaluate_as_trained(
     """Like `evaluate`, but rows without a system message get the system prompt of the adapter that is scored.
 
     Adapters that get the same tokens are scored together, so that layers below them run once. Raises DataError when the
-    base's template refuses a system prompt.
+    base's template refuses a system prompt, or rows get too long with it.
     """
     prompts = {name: bank.system_prompt(name) for name in adapters}
     encoded = {prompt: _encoded(base, test, prompt) for prompt in dict.fromkeys(prompts.values())}
@@ -39,4 +40,5 @@ def _encoded(base: Base, test: TestSet, system_prompt: str | None) -> TestSet:
     corpus = test.corpus.with_system_prompt(base.template, system_prompt)
     if corpus is test.corpus:
         return test
+    require_fit(corpus, base.config)
     return make_test_set(base, test.name, corpus.examples, corpus.alternatives)
