@@ -178,6 +178,13 @@ def test_parquet_gives_objects_without_the_fields_that_only_other_rows_have(tmp_
     assert [record.value for record in read_records(path)] == rows
 
 
+def test_a_map_of_parquet_is_an_object(tmp_path):
+    arguments = pyarrow.array([[("zone", "B"), ("at", None)]], pyarrow.map_(pyarrow.string(), pyarrow.string()))
+    pyarrow.parquet.write_table(pyarrow.table({"arguments": arguments}), tmp_path / "rows.parquet")
+    (record,) = read_records(tmp_path / "rows.parquet")
+    assert record.value == {"arguments": {"zone": "B", "at": None}}
+
+
 def _schema_of(rows):
     return pyarrow.unify_schemas(
         [pyarrow.Table.from_pylist([{key: row[key]}]).schema for row in rows for key in row],

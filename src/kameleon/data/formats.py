@@ -191,7 +191,11 @@ def without_filled(value: Any) -> Any:
     """
     if isinstance(value, dict):
         return {key: without_filled(one) for key, one in value.items() if one is not None}
-    return [without_filled(one) for one in value] if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    if value and all(isinstance(one, tuple) for one in value):  # pairs of a map, which is an object in JSON
+        return {str(key): without_filled(one) for key, one in value}
+    return [without_filled(one) for one in value]
 
 
 def _parquet(path: Path) -> Iterator[Record]:
