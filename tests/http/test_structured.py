@@ -113,9 +113,15 @@ def tool_base(request, tiny_folder, tmp_path_factory):
     """The tiny base with a chat template that tells of tools as Hermes' does: its only one, or one for tools alone."""
     folder = tmp_path_factory.mktemp("bases") / "tiny"
     shutil.copytree(tiny_folder, folder)
-    told = "{% if tools %}{% for tool in tools %}{{ tool.function.name }} {% endfor %}<tool_call>{% endif %}"
+    told = (
+        "{% if tools %}{% for tool in tools %}"
+        "{{ tool.function.name ~ ((tool.function.parameters or {}).properties or {}) | join(',') }} "
+        "{% endfor %}<tool_call>{% endif %}"
+    )
+    call = "{{ m['content'] or '' }}{% for c in m.tool_calls or [] %}{{ c.function.name ~ c.function.arguments }}"
+    chatml = CHATML.replace("{{ m['content'] }}", call + "{% endfor %}")
     (folder / request.param).parent.mkdir(exist_ok=True)
-    (folder / request.param).write_text(told + CHATML)
+    (folder / request.param).write_text(told + chatml)
     return folder
 
 
@@ -165,7 +171,8 @@ def test_calls_and_their_results_can_be_sent_back(tool_client, arguments):
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_1", "content": "done"},
     ]
-    assert chat(tool_client, messages=messages, tools=[TOOLS[1]], max_tokens=4).status_code == 200
+    got = chat(tool_client, messages=messages, tools=[TOOLS[1]], max_tokens=4)
+    assert got.status_code == 200, got.text
 
 
 def test_the_openai_client_streams_a_demanded_call(tool_service, listen):

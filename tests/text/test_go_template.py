@@ -1,5 +1,6 @@
 """Chat templates in Ollama's language: rendered by Go itself, they give what the base's own template gives."""
 
+import datetime
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from data.chat_templates import CHATML, LLAMA3, make_tokenizer
+from text.published_templates import PUBLISHED
 from tiny import CHATML as WITH_PREAMBLE
 
 from kameleon.errors import SettingError
@@ -33,6 +35,7 @@ TEMPLATES = {
     "braces and quotes": AWKWARD,
     "none": None,
 }
+DATED = LLAMA3.replace("{% for", "Today \"is\" {{ strftime_now('%d %b %Y') }}.\n{% for")
 COUNTING = CHATML.replace("{{ m['role'] }}", "{{ m['role'] }} {{ loop.index }}")
 
 PROGRAM = """
@@ -79,6 +82,13 @@ def test_templates_that_put_text_around_messages_can_be_written(name):
 def test_a_template_that_does_more_is_refused(source):
     with pytest.raises(SettingError, match="does more than put text around messages"):
         go_template(made(source))
+
+
+def test_a_date_stays_a_variable():
+    written = go_template(made(DATED))
+    assert '{{ "Today \\"is\\" " }}{{ currentDate }}{{ ".\\n' in written
+    assert not any(year in written for year in ("2000", str(datetime.datetime.now(datetime.UTC).year)))
+    assert "Today Date: {{ currentDate }}\n" in go_template(PUBLISHED["Llama 3.2"].make())
 
 
 def go():

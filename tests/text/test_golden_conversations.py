@@ -3,6 +3,7 @@
 `python tests/text/test_golden_conversations.py` writes them anew; the difference is for a person to read.
 """
 
+import datetime
 import hashlib
 import json
 import sys
@@ -23,7 +24,7 @@ FILE = Path(__file__).with_name("golden_conversations.json")
 def encoded(name, conversation):
     """The examples of one conversation: their marked text and a hash of tokens and marks; or why it is refused."""
     messages, tools = conversation if isinstance(conversation, tuple) else (conversation, [])
-    template = PUBLISHED[name].make()
+    template = PUBLISHED[name].make().on(datetime.date(2026, 12, 1))
     found = encode_records([Record(1, {"messages": messages, "tools": tools})], template)
     if found.refused:
         return [f"refused: {fault.reason}" for fault in found.refused]

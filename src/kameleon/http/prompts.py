@@ -33,9 +33,8 @@ class Prompts:
         """
         template = self._base.template
         begun = with_system([_plain(m) for m in messages], system_prompt)
-        rendered = template.render(begun, tools, add_generation_prompt=True)
-        self._check_length(len(rendered))
-        return self._checked(list(template.encode_text(rendered + opening)), "messages")
+        tokens = template.encode_prompt(begun, tools, opening=opening, check_length=self._check_length)
+        return self._checked(list(tokens), "messages")
 
     def of_text(self, text: str | Sequence[int]) -> list[int]:
         """Tokens of a text, behind those with which the tokenizer begins a text; or given tokens as they are.

@@ -6,6 +6,7 @@ Rendering marked conversations finds that text. A template that the found text d
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import json
 from collections.abc import Sequence
@@ -14,7 +15,18 @@ from dataclasses import dataclass
 from kameleon.errors import DataError, SettingError
 from kameleon.text.template import ChatTemplate, Message
 
+_DATE = "Kmldate"
 _SYSTEM, _USER, _ANSWER = "Kmlsystem", "Kmluser", "Kmlanswer"
+
+
+class _TheDay(datetime.date):
+    """A date that is written as a mark, whatever form a template wants it in."""
+
+    def strftime(self, format: str) -> str:
+        return _DATE
+
+
+_THE_DAY = _TheDay(2000, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -49,13 +61,22 @@ class _Around:
 def go_template(template: ChatTemplate) -> str:
     """The template for a conversation that ends with a user's message; for a base without a template the bare prompt.
 
+    Where the base's template writes today's date, Ollama writes it too, in its own form (2026-11-30).
     Space around a message is kept, even if the base's own template would trim it. Tokens that the tokenizer puts before
     every text are left out, because llama.cpp and Ollama add them.
     Raises SettingError for a template that does more than put text around messages.
     """
     if template.hash is None:
         return "{{ .Prompt }}"
-    around = _found(template)
+    try:
+        around = _found(template)
+        _require_same(around, template)
+    except DataError as error:
+        raise _too_much() from error
+    return around.as_go()
+
+
+def _require_same(around: _Around, template: ChatTemplate) -> None:
     takes_system = "system" in around.before
     for turns, system in itertools.product((1, 2, 4), (False, True) if takes_system else (False,)):
         messages: list[Message] = [{"role": "system", "content": "Be brief."}] if system else []
@@ -64,7 +85,6 @@ def go_template(template: ChatTemplate) -> str:
             messages.append({"role": "assistant", "content": f"Answer {turn}."})
         if around.render(messages[:-1]) != _rendered(template, messages[:-1]):
             raise _too_much()
-    return around.as_go()
 
 
 def _found(template: ChatTemplate) -> _Around:
@@ -88,7 +108,7 @@ def _found(template: ChatTemplate) -> _Around:
 
 def _rendered(template: ChatTemplate, messages: Sequence[Message]) -> str:
     opening = str(template.tokenizer.decode(list(template.opening)))
-    return template.render(messages, add_generation_prompt=True).removeprefix(opening)
+    return template.on(_THE_DAY).render(messages, add_generation_prompt=True).removeprefix(opening)
 
 
 def _pieces(text: str) -> list[str]:
@@ -114,5 +134,8 @@ def _too_much() -> SettingError:
 
 
 def _literal(text: str) -> str:
-    """The text; as a Go string if it would open an action or end the Modelfile's quotes."""
-    return f"{{{{ {json.dumps(text, ensure_ascii=False)} }}}}" if "{{" in text or '"' in text else text
+    """The text with Ollama's date in place of the mark; as Go strings where it would open an action or end the
+    Modelfile's quotes."""
+    quoted = "{{" in text or '"' in text
+    pieces = (f"{{{{ {json.dumps(piece, ensure_ascii=False)} }}}}" if quoted else piece for piece in text.split(_DATE))
+    return "{{ currentDate }}".join(pieces)

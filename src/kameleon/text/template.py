@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
-import json
-from collections.abc import Collection, Sequence
-from functools import cached_property
+import re
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from kameleon.errors import DataError, RewrittenTurnsError
+from kameleon.errors import DataError
+from kameleon.text.control import ControlTokens
+from kameleon.text.forms import Forms
+from kameleon.text.turns import Message, Turns, find_turns
 
-Message = dict[str, Any]
+Encode = Callable[[str], tuple[int, ...]]
 
-_REWRITTEN = (
-    "the base's chat template rewrites earlier turns, so the answers of this conversation cannot be trained as one row"
-)
 _WITHOUT_TEMPLATE = "use rows with `text`, or --raw (in Python raw=True) for prompt and completion"
 _ANCHORS = ("\n", ".", "a", "é")  # text that seldom joins with what follows
+_DATE_FORMATS = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1""")
+_DATE_MACRO = (
+    "{%- macro strftime_now(format) -%}"
+    "{{ dates[format] if format in dates else raise_exception('it computes the form of its date') }}"
+    "{%- endmacro %}\n"  # the line break belongs to the tag
+)
 # Errors that a template's program raises, on purpose or not.
 _REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
@@ -52,33 +59,53 @@ class ChatTemplate:
         """The template's text; None for a base without a template."""
         self.tools_source: str | None = named.get("tool_use", self.source)
         """The template of conversations with tools; some bases have a separate one."""
+        self.date: datetime.date | None = None
+        """The date that a template writes which asks for it; None: the day on which it is rendered."""
 
     @property
     def hash(self) -> str | None:
         """sha256 of the template's text; None for a base without a template."""
         return None if self.source is None else f"sha256:{hashlib.sha256(self.source.encode()).hexdigest()}"
 
+    @property
+    def is_dated(self) -> bool:
+        """Whether the template writes a date, today's unless `on` fixes another one."""
+        return any("strftime_now" in (source or "") for source in (self.source, self.tools_source))
+
+    def on(self, date: datetime.date | None) -> ChatTemplate:
+        """The same template with this date in place of today's; None: today's."""
+        if date == self.date:
+            return self
+        template = ChatTemplate(self.tokenizer)
+        template.date = date
+        return template
+
     def render(
         self, messages: Sequence[Message], tools: Sequence[Any] | None = None, *, add_generation_prompt: bool = False
     ) -> str:
-        """The conversation as text. Raises DataError without a template, or if the template refuses the messages."""
-        if self.source is None:
-            raise DataError(f"this base has no chat template: {_WITHOUT_TEMPLATE}")
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    [_with_parsed_arguments(message) for message in messages],
-                    tools=list(tools) if tools else None,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                )
-            )
-        except _REFUSALS as error:
-            raise DataError(f"the base's chat template refuses these messages: {error}") from error
+        """The conversation as text.
 
-    def encode_prompt(self, messages: Sequence[Message], tools: Sequence[Any] | None = None) -> tuple[int, ...]:
-        """Tokens of a conversation up to the start of the assistant's answer."""
-        return self.encode_text(self.render(messages, tools, add_generation_prompt=True))
+        Raises DataError without a template, or if the template refuses the messages or leaves out a part of them.
+        """
+        return self._control.restore(self._render(messages, tools or (), add_generation_prompt=add_generation_prompt))
+
+    def encode_prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Any] | None = None,
+        *,
+        opening: str = "",
+        check_length: Callable[[int], None] | None = None,
+    ) -> tuple[int, ...]:
+        """Tokens of a conversation up to the start of the assistant's answer, which begins with `opening`.
+
+        Control tokens that are spelled in a message are encoded as text. `check_length` gets the number of characters
+        before they are tokenised, and may raise.
+        """
+        rendered = self._render(messages, tools or (), add_generation_prompt=True) + opening
+        if check_length is not None:
+            check_length(len(rendered))
+        return self._encode(rendered)
 
     def encode_conversation(
         self,
@@ -92,37 +119,88 @@ class ChatTemplate:
 
         An answer is the text that rendering adds after its generation prompt, and its tokens follow the prompt's, as in
         generation. Raises RewrittenTurnsError if the template changes earlier turns, which makes that impossible, and
-        DataError for a template whose answers end without a special token.
+        DataError for a template whose answers end without a special token, and for an answer that is only its end.
         """
+        places = [
+            i
+            for i, message in enumerate(messages)
+            if message["role"] == "assistant" and (learned is None or i in learned)
+        ]
+        said, known = self._control.protect((messages, tools or ()))
+        turns_of = partial(self._turns, learned=places)
+        form = self._forms.find(said, known, places, turns_of)
+        turns, rest = turns_of([form.of(message) for message in said], known)
         tokens: list[int] = []
         trained: list[bool] = []
-        done = ""
-        for i, message in enumerate(messages):
-            if message["role"] != "assistant" or (learned is not None and i not in learned):
-                continue
-            before = self.render(messages[:i], tools, add_generation_prompt=True)
-            after = self.render(messages[: i + 1], tools)
-            if not before.startswith(done) or not after.startswith(before):
-                raise RewrittenTurnsError(_REWRITTEN)
-            prompt = self.encode_after(done, before[len(done) :])
-            answer = self.encode_after(before, after[len(before) :])
+        before = ""
+        for place, turn in zip(places, turns, strict=True):
+            prompt = self._encode_after(before, turn.prompt)
+            before = self._control.since_last(before + turn.prompt)
+            answer = self._encode_after(before, turn.answer)
+            before = self._control.since_last(before + turn.answer)
             end = self._end(answer)
+            if end == 1:
+                raise DataError(f"the answer (message {place + 1}) is empty: only the token that ends it is left")
             tokens += [*prompt, *answer]
             trained += [False] * len(prompt) + [at < end for at in range(len(answer))]
-            done = after
-        whole = self.render(messages, tools)
-        if not whole.startswith(done):
-            raise RewrittenTurnsError(_REWRITTEN)
-        rest = self.encode_after(done, whole[len(done) :])
-        return Encoded((*tokens, *rest), (*trained, *(False for _ in rest)))
+        behind = self._encode_after(before, rest)
+        return Encoded((*tokens, *behind), (*trained, *(False for _ in behind)))
+
+    def _turns(self, messages: Sequence[Message], tools: Sequence[Any], *, learned: Sequence[int]) -> Turns:
+        return find_turns(partial(self._apply, tools=tools), messages, learned)
+
+    def _render(self, messages: Sequence[Message], tools: Sequence[Any], *, add_generation_prompt: bool) -> str:
+        """The conversation as text, in the form that the template reads, with stand-ins for spelled control tokens."""
+        if self.source is None:
+            raise DataError(f"this base has no chat template: {_WITHOUT_TEMPLATE}")
+
+        def turns_of(messages: Sequence[Message], tools: Sequence[Any]) -> Turns:
+            return Turns([], self._apply(messages, tools=tools, add_generation_prompt=add_generation_prompt))
+
+        messages, tools = self._control.protect((messages, tools))
+        form = self._forms.find(messages, tools, (), turns_of)
+        return turns_of([form.of(message) for message in messages], tools).text
+
+    def _apply(self, messages: Sequence[Message], *, tools: Sequence[Any], add_generation_prompt: bool = False) -> str:
+        """What the template's program makes of the messages."""
+        if self.source is None:
+            raise DataError(f"this base has no chat template: {_WITHOUT_TEMPLATE}")
+        source = self.tools_source if tools else self.source
+        dated: dict[str, Any] = {} if self.date is None else _dated(source or "", self.date)
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    list(messages),
+                    tools=list(tools) or None,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    **dated,
+                )
+            )
+        except _REFUSALS as error:
+            raise DataError(f"the base's chat template refuses these messages: {error}") from error
+
+    @cached_property
+    def _control(self) -> ControlTokens:
+        return ControlTokens(self.tokenizer)
+
+    @cached_property
+    def _forms(self) -> Forms:
+        named = self.tokenizer.get_vocab()
+        return Forms(knows_thoughts="</think>" in named or "</think>" in (self.source or ""))
+
+    def spelled_control_tokens(self, value: Any) -> list[str]:
+        """The control tokens that are spelled in messages, each once. They are encoded as text, and end no turn."""
+        return self._control.spelled_in(value)
 
     def encode_text(self, text: str) -> tuple[int, ...]:
         """Tokens of the text alone, without any special token around it. Raises DataError if it is not UTF-8."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"it holds text that is not UTF-8: {error.reason} at character {error.start}") from error
+        _require_utf8(text)
         return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _encode(self, rendered: str) -> tuple[int, ...]:
+        _require_utf8(rendered)
+        return tuple(self._control.encode(rendered))
 
     @cached_property
     def opening(self) -> tuple[int, ...]:
@@ -141,17 +219,18 @@ class ChatTemplate:
         stands alone. If one token would span the border, `text` is tokenised so that both together still decode to the
         same text: alone, or behind a letter. Raises DataError.
         """
-        before, together = self.encode_text(prompt), self.encode_text(prompt + text)
+        return self._behind(self.encode_text, prompt, text)
+
+    def _encode_after(self, rendered: str, text: str) -> tuple[int, ...]:
+        return self._behind(self._encode, rendered, text) if text else ()
+
+    def _behind(self, encode: Encode, prompt: str, text: str) -> tuple[int, ...]:
+        before, together = encode(prompt), encode(prompt + text)
         if together[: len(before)] == before:
             return together[len(before) :]
-        ways = [self.encode_text(text), *filter(None, (self._encode_behind(anchor, text) for anchor in _ANCHORS))]
+        ways = [encode(text), *filter(None, (_behind_anchor(encode, anchor, text) for anchor in _ANCHORS))]
         whole = self._decode(together)
         return next((tokens for tokens in ways if self._decode((*before, *tokens)) == whole), ways[-1])
-
-    def _encode_behind(self, anchor: str, text: str) -> tuple[int, ...] | None:
-        """Tokens of `text` behind a letter with which no token of it joins; None where one does."""
-        before, together = self.encode_text(anchor), self.encode_text(anchor + text)
-        return together[len(before) :] if together[: len(before)] == before else None
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False))
@@ -170,14 +249,9 @@ class ChatTemplate:
             ends.add([token for token, trained in zip(*encoded, strict=True) if trained][-1])
         return frozenset(ends)
 
-    @cached_property
-    def _special_token_ids(self) -> frozenset[int]:
-        added = self.tokenizer.added_tokens_decoder.items()
-        return frozenset(self.tokenizer.all_special_ids) | {token for token, entry in added if entry.special}
-
     def _end(self, answer: Sequence[int]) -> int:
         """The number of trained tokens of a rendered answer: up to the special token that ends the turn."""
-        last = max((at for at, token in enumerate(answer) if token in self._special_token_ids), default=-1)
+        last = max((at for at, token in enumerate(answer) if token in self._control.ids), default=-1)
         after = str(self.tokenizer.decode(list(answer[last + 1 :])))
         if last < 0 or after.strip():
             raise DataError(
@@ -187,21 +261,20 @@ class ChatTemplate:
         return last + 1
 
 
-def _with_parsed_arguments(message: Message) -> Message:
-    """Tool calls with their arguments as an object: OpenAI sends JSON text, which templates would quote a second time.
-
-    Clients send empty text for a call without arguments. Text that is not JSON stays text.
-    """
-    calls = message.get("tool_calls")
-    return {**message, "tool_calls": [_with_parsed_call(call) for call in calls]} if calls else message
+def _behind_anchor(encode: Encode, anchor: str, text: str) -> tuple[int, ...] | None:
+    """Tokens of `text` behind a letter with which no token of it joins; None where one does."""
+    before, together = encode(anchor), encode(anchor + text)
+    return together[len(before) :] if together[: len(before)] == before else None
 
 
-def _with_parsed_call(call: dict[str, Any]) -> dict[str, Any]:
-    function = call["function"]
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
+def _dated(source: str, date: datetime.date) -> dict[str, Any]:
+    """What a template is given so that it writes this date: transformers gives templates data, and no functions."""
+    texts = {written: date.strftime(written) for _, written in _DATE_FORMATS.findall(source)}
+    return {"chat_template": _DATE_MACRO + source, "dates": texts}
+
+
+def _require_utf8(text: str) -> None:
     try:
-        arguments = json.loads(function["arguments"].strip() or "{}")
-    except (ValueError, RecursionError):
-        return call
-    return {**call, "function": {**function, "arguments": arguments}}
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"it holds text that is not UTF-8: {error.reason} at character {error.start}") from error

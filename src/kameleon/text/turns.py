@@ -1,0 +1,165 @@
+"""Where the answers of a conversation begin and end in its rendered text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
+
+from kameleon.errors import DataError, RewrittenTurnsError
+
+Message = dict[str, Any]
+
+_REWRITTEN = (
+    "the base's chat template rewrites earlier turns, so the answers of this conversation cannot be trained as one row"
+)
+_OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
+_THOUGHT = re.compile(r"\A\s*(?:<think>)?(.*?)</think>", re.DOTALL)
+_FIRST_ROUNDS, _LAST_ROUNDS = 2, 3
+"""A long conversation is looked at through windows of its first and its latest rounds."""
+
+
+class Render(Protocol):
+    """Messages to text, in the form in which the template reads them."""
+
+    def __call__(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str: ...
+
+
+class Turn(NamedTuple):
+    """The text between the answer before and this one, and the answer with all that ends its turn."""
+
+    prompt: str
+    answer: str
+
+
+class Turns(NamedTuple):
+    """The learned answers of a conversation in their order, and the text behind the last."""
+
+    turns: list[Turn]
+    rest: str
+
+    @property
+    def text(self) -> str:
+        """The whole conversation."""
+        return "".join(turn.prompt + turn.answer for turn in self.turns) + self.rest
+
+
+def thought_of(message: Message) -> str:
+    """What an assistant thought before its answer: beside the content, or in tags at its beginning; else ""."""
+    for key in ("reasoning_content", "thinking", "reasoning"):
+        if isinstance(beside := message.get(key), str) and beside:
+            return beside
+    content = message.get("content")
+    inside = _THOUGHT.match(content) if isinstance(content, str) else None
+    return inside[1] if inside else ""
+
+
+def find_turns(render: Render, messages: Sequence[Message], learned: Sequence[int]) -> Turns:
+    """The turns of the answers at the places `learned`, in rising order. Each begins where generation would begin it.
+
+    Takes time linear in the number of messages, unless the template makes that impossible.
+    Raises RewrittenTurnsError if the template changes earlier turns, and what `render` raises.
+    """
+    if learned == [len(messages) - 1]:
+        return _of_last(render, messages)
+    if len(learned) > _FIRST_ROUNDS + _LAST_ROUNDS and (found := _by_windows(render, messages, learned)):
+        return found
+    return _by_prefixes(render, messages, learned)
+
+
+def _by_windows(render: Render, messages: Sequence[Message], learned: Sequence[int]) -> Turns | None:
+    """By rendering only the rounds around each answer, in linear time. None where that is not the whole's text."""
+    whole = render(messages)
+    try:
+        turns = [_turn(render, *_window(messages, *pair)) for pair in pairwise([-1, *learned])]
+    except RewrittenTurnsError:
+        raise
+    except DataError:  # the template refuses a conversation without its middle
+        return None
+    found = Turns(turns, whole[sum(len(turn.prompt + turn.answer) for turn in turns) :])
+    return found if found.text == whole else None
+
+
+def _by_prefixes(render: Render, messages: Sequence[Message], learned: Sequence[int]) -> Turns:
+    """By rendering the conversation up to each answer, and up to its end: exact, in quadratic time."""
+    turns = [_turn(render, messages, *pair) for pair in pairwise([-1, *learned])]
+    text = "".join(turn.prompt + turn.answer for turn in turns)
+    whole = render(messages)
+    if not whole.startswith(text):
+        raise RewrittenTurnsError(_REWRITTEN)
+    return Turns(turns, whole[len(text) :])
+
+
+def _turn(render: Render, messages: Sequence[Message], previous: int, place: int) -> Turn:
+    """The answer at `place`, and the text since the answer at `previous` (-1: since the beginning)."""
+    done = render(messages[: previous + 1]) if previous >= 0 else ""
+    before, after = _before(render, messages, place), render(messages[: place + 1])
+    if not before.startswith(done) or not after.startswith(before):
+        raise RewrittenTurnsError(_REWRITTEN)
+    return Turn(before[len(done) :], after[len(before) :])
+
+
+def _before(render: Render, messages: Sequence[Message], place: int) -> str:
+    """The text before an answer, with the generation prompt.
+
+    No template renders an empty conversation, so before a first message this is what precedes its content.
+    """
+    if place:
+        return render(messages[:place], add_generation_prompt=True)
+    asked = [{"role": "user", "content": "?"}]
+    generation_prompt = render(asked, add_generation_prompt=True).removeprefix(render(asked))
+    written = _OPENED_THOUGHT.sub("", generation_prompt)
+    head, found, _ = render(messages[:1]).partition(written or generation_prompt)
+    if not found:
+        raise RewrittenTurnsError(_REWRITTEN)
+    return head + generation_prompt
+
+
+def _window(messages: Sequence[Message], previous: int, place: int) -> tuple[list[Message], int, int]:
+    """The conversation without its middle rounds, and the two places in it. A round ends with an assistant's message.
+
+    The round behind the gap begins with the same role as the first round in it, so that roles alternate as before.
+    """
+    ends = [i for i, message in enumerate(messages[:place]) if message["role"] == "assistant"]
+    starts = [0, *(end + 1 for end in ends)]
+    rounds_done = sum(start <= previous for start in starts)
+    behind = range(rounds_done - _LAST_ROUNDS, _FIRST_ROUNDS, -1)
+    role = messages[starts[_FIRST_ROUNDS]]["role"] if behind else None
+    cut = next((starts[at] - starts[_FIRST_ROUNDS] for at in behind if messages[starts[at]]["role"] == role), 0)
+    kept = messages[: starts[_FIRST_ROUNDS]] if cut else []
+    return [*kept, *messages[len(kept) + cut : place + 1]], previous - cut, place - cut
+
+
+def _of_last(render: Render, messages: Sequence[Message]) -> Turns:
+    """The last answer after its prompt as in generation, also where the template would write that prompt differently.
+
+    Some templates write a thought's beginning only into the generation prompt (DeepSeek R1's), or the system prompt
+    only before a question (Mistral's). The answer is the text that depends on it, in the same place behind the
+    generation prompt; a thought that the prompt opens is written out and closed.
+    """
+    place = len(messages) - 1
+    before, after = _before(render, messages, place), render(messages)
+    if after.startswith(before):
+        return Turns([Turn(before, after[len(before) :])], "")
+    content = messages[place].get("content")
+    if not isinstance(content, str):
+        raise RewrittenTurnsError(_REWRITTEN)
+    opened = _OPENED_THOUGHT.search(before)
+    # Two answers that differ from their first letter on show where the template begins to write one.
+    others = (render([*messages[:place], {"role": "assistant", "content": other}]) for other in ("x", "y"))
+    head = _common_start(*others)
+    prompt = render(messages[:place]) if place else ""
+    generation_prompt = before.removeprefix(prompt)[: opened.start() - len(prompt) if opened else None]
+    if not before.startswith(prompt) or not head.endswith(generation_prompt) or not after.startswith(head):
+        raise RewrittenTurnsError(_REWRITTEN)
+    answer = after[len(head) :]
+    if opened:
+        thought = thought_of(messages[place]).strip()
+        answer = f"{thought}\n</think>\n\n{answer.lstrip()}"
+    return Turns([Turn(before, answer)], "")
+
+
+def _common_start(first: str, second: str) -> str:
+    same = next((i for i, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]), None)
+    return first[:same]

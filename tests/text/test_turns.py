@@ -1,0 +1,100 @@
+"""Where answers begin and end, also in long conversations and behind a prompt that opens a thought."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from text.conversations import chat, marked
+from text.published_templates import PUBLISHED
+
+from kameleon.errors import DataError, RewrittenTurnsError
+from kameleon.text.turns import _by_prefixes, find_turns
+
+MADE = {name: one.make() for name, one in PUBLISHED.items()}
+LONG = ["SmolLM2", "Llama 3.2", "Qwen2.5", "Gemma 3", "Mistral", "plain"]  # templates that keep earlier turns
+
+
+def rounds(draw):
+    """A long conversation of questions, calls and their results."""
+    messages = []
+    for at in range(draw(st.integers(7, 12))):
+        messages.append({"role": "user", "content": f"Q{at}"})
+        for step in range(draw(st.integers(0, 3))):
+            call = {
+                "id": "abcdef123",
+                "type": "function",
+                "function": {"name": "f", "arguments": {"a": f"{at}.{step}"}},
+            }
+            messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+            messages.append({"role": "tool", "content": f"R{at}.{step}", "tool_call_id": "abcdef123"})
+        messages.append({"role": "assistant", "content": f"A{at}"})
+    return messages
+
+
+@pytest.mark.parametrize("name", LONG)
+@settings(max_examples=8)
+@given(data=st.data())
+def test_a_long_conversation_has_the_turns_that_every_prefix_gives(name, data):
+    def render(messages, *, add_generation_prompt=False):
+        return MADE[name]._apply(messages, tools=[], add_generation_prompt=add_generation_prompt)
+
+    messages = rounds(data.draw)
+    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    learned = [place for place in answers if data.draw(st.integers(0, 9)) > 1] or answers
+    try:
+        expected = _by_prefixes(render, messages, learned)
+    except DataError as error:
+        with pytest.raises(type(error)):
+            find_turns(render, messages, learned)
+        return
+    assert find_turns(render, messages, learned) == expected
+
+
+def test_the_work_for_a_long_conversation_grows_with_its_length():
+    """Counted in messages that are rendered."""
+
+    def work(turns):
+        rendered = 0
+
+        def render(messages, *, add_generation_prompt=False):
+            nonlocal rendered
+            rendered += len(messages)
+            return MADE["SmolLM2"]._apply(messages, tools=[], add_generation_prompt=add_generation_prompt)
+
+        messages = chat(*(f"m{i}" for i in range(turns)))
+        find_turns(render, messages, list(range(1, turns, 2)))
+        return rendered
+
+    assert work(320) - work(160) == 2 * (work(160) - work(80))
+
+
+def test_a_thought_that_the_prompt_opens_is_learned_and_closed():
+    template = MADE["R1-Distill"]
+    for answer in (
+        {"content": "<think>\nHm.\n</think>\n\nHo"},
+        {"content": "Hm.</think>Ho"},
+        {"content": "Ho", "reasoning_content": "Hm."},
+        {"content": "Ho", "thinking": "\nHm.\n"},
+    ):
+        encoded = template.encode_conversation([*chat("Hi"), {"role": "assistant", **answer}])
+        assert marked(template, *encoded).endswith("<｜Assistant｜><think>\n⟦Hm.\n</think>\n\nHo<｜end▁of▁sentence｜>⟧")
+    plain = template.encode_conversation(chat("Hi", "Ho"))
+    assert marked(template, *plain).endswith("<｜Assistant｜><think>\n⟦\n</think>\n\nHo<｜end▁of▁sentence｜>⟧")
+
+
+def test_a_prompt_that_opens_a_thought_can_be_generated_from():
+    template = MADE["R1-Distill"]
+    assert template.tokenizer.decode(template.encode_prompt(chat("Hi"))).endswith("<｜Assistant｜><think>\n")
+    assert template.tokenizer.convert_ids_to_tokens(list(template.end_token_ids)) == ["<｜end▁of▁sentence｜>"]
+
+
+def test_a_system_prompt_that_only_a_question_shows_stays_before_the_answer():
+    system = {"role": "system", "content": "Be brief."}
+    encoded = MADE["Mistral"].encode_conversation([system, *chat("Hi", "Ho")])
+    prompt = MADE["Mistral"].encode_prompt([system, *chat("Hi")])
+    assert encoded.tokens[: len(prompt)] == prompt
+    assert "Be brief." in MADE["Mistral"].tokenizer.decode(prompt)
+
+
+def test_several_answers_that_are_written_otherwise_later_are_refused_as_one_row():
+    with pytest.raises(RewrittenTurnsError):
+        MADE["R1-Distill"].encode_conversation(chat("Hi", "Ho", "Ho?", "Hi!"))
