@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from kameleon.adapters import Adapter
+from kameleon.adapters import Adapter, fit
 from kameleon.data import Corpus, Data, Example, read_corpus, require_fit, split_held_out
 from kameleon.errors import WeightsError
 from kameleon.home import runs_dir
@@ -107,6 +107,12 @@ def plan(
         dtype=dtype,
         keep_passes=keep_passes,
     )
+
+
+def check_shapes(ref: str, adapter: Adapter) -> None:
+    """Raise AdapterMismatchError, naming all faults, for an adapter that does not fit the base that `ref` names."""
+    header = read_base_header(ref)
+    fit.check_shapes(ref, header.config, header.tensors, adapter)
 
 
 def rows_of_run(

@@ -70,14 +70,14 @@ def test_the_limit_of_an_answer_is_told_at_the_start(chat):
 def test_an_answer_that_the_limit_cuts_is_told(run, tiny_folder, monkeypatch):
     said = iter(["hello", "/compare hello", "/quit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(said))
-    status, out, _ = run("chat", "--base", tiny_folder, "--max-tokens", "2", "--logit-bias", "65", "100")
-    assert (status, out.count("cut at 2 tokens")) == (0, 2)
+    status, _, err = run("chat", "--base", tiny_folder, "--max-tokens", "2", "--logit-bias", "65", "100")
+    assert (status, err.count("cut at 2 tokens")) == (0, 2)
 
 
 def test_a_command_that_does_not_exist_and_a_comparison_of_nothing_are_told(run, tiny_folder, monkeypatch):
     said = iter(["/reset", "/compare", "/quit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(said))
-    status, out, _ = run("chat", "--base", tiny_folder)
+    status, _, err = run("chat", "--base", tiny_folder)
     assert status == 0
-    assert "no command /reset: /help lists them" in out
-    assert "/compare needs a question" in out
+    assert "no command /reset; " in err and "all are /use, " in err
+    assert "/compare needs a question" in err

@@ -44,6 +44,24 @@ def test_wrong_words_are_told_on_standard_error_with_status_2(on_tiny, words):
     assert err
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trian"], 'error: unknown command "trian". Did you mean "train"?'),
+        (["train", "--name", "x"], "error: kameleon train needs DATA: Rows to learn from"),
+        (["train", "rows.jsonl"], "error: kameleon train needs --name: The adapter's name on the shelf"),
+        (["train", "rows.jsonl", "--nme", "x"], "(did you mean --name instead of --nme?)"),
+        (["train", "rows.jsonl", "--name", "x", "--rank", "y"], 'unable to convert "y" into a whole number'),
+        (["train", "rows.jsonl", "more.jsonl", "--name", "x"], "does not know what to do with more.jsonl"),
+        (["adapter", "shwo"], 'Did you mean "show"?'),
+    ],
+)
+def test_a_mistake_in_the_words_is_one_line_that_says_where_help_is(run, words, told):
+    status, out, err = run(*words)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert told in err and " --help shows what can be given" in err
+
+
 @pytest.mark.parametrize("words", [["train", "--name", "x", "--data"], ["data", "check"]])
 def test_rows_that_are_not_there_are_told_before_a_base_is_loaded(on_tiny, tmp_path, words):
     status, _, err = on_tiny(*words, tmp_path / "absent.jsonl", "--base", tmp_path / "no-base", base=False)

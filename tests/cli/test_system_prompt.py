@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 from fakes import random_adapter
 
-from kameleon import api
 from kameleon.adapters import Shelf
 from kameleon.generation import Completion, Piece
 
@@ -56,11 +55,11 @@ def talk(on_tiny, monkeypatch, tiny):
 
         given = iter([*lines, "/quit"])
         monkeypatch.setattr("builtins.input", lambda prompt: next(given))
-        monkeypatch.setattr(api, "generate", answered)
-        monkeypatch.setattr(api, "stream", streamed)
+        monkeypatch.setattr("kameleon.api.loaded_base.generate", answered)
+        monkeypatch.setattr("kameleon.api.loaded_base.stream", streamed)
         status, out, err = on_tiny("chat", *words)
         assert status == 0, err
-        return " ".join(out.split()), asked
+        return " ".join((out + err).split()), asked
 
     return chat
 
@@ -109,24 +108,24 @@ def test_going_on_says_what_became_of_the_adapters_system_prompt(systems, told, 
 
 
 def test_chat_answers_with_the_adapters_system_prompt_and_follows_a_switch(shelved, talk):
-    out, asked = talk("Hi", "/use cook", "Hi", "/use plain", "Hi", "/use none", "Hi", words=("--adapter", "pirate"))
+    said, asked = talk("Hi", "/use cook", "Hi", "/use plain", "Hi", "/use none", "Hi", words=("--adapter", "pirate"))
     assert [name for name, _ in asked] == ["pirate", "cook", "plain", None]
     for (_, prompt), system in zip(asked, (STYLE, COOK, DEFAULT, DEFAULT), strict=True):
         assert prompt.startswith(opening(system))
-    assert out.count("system prompt of the adapter: ") == 2
-    assert f"system prompt of the adapter: {STYLE}" in out
+    assert said.count("system prompt of the adapter: ") == 2
+    assert f"system prompt of the adapter: {STYLE}" in said
 
 
 def test_a_system_prompt_that_a_person_sets_stays_when_the_adapter_changes(shelved, talk):
     lines = ["/system", "/system Be kind.", "Hi", "/use cook", "Hi", "/system none", "Hi", "/system"]
     lines += ["/system adapter", "Hi"]
-    out, asked = talk(*lines, words=("--adapter", "pirate"))
+    said, asked = talk(*lines, words=("--adapter", "pirate"))
     systems = ("Be kind.", "Be kind.", DEFAULT, COOK)
     assert all(prompt.startswith(opening(s)) for (_, prompt), s in zip(asked, systems, strict=True))
-    assert f"system prompt of the adapter pirate: {STYLE}" in out
-    assert "system prompt, given by you: Be kind." in out
-    assert "no system prompt: the base's template puts its own there" in out
-    assert f"system prompt of the adapter cook: {COOK}" in out
+    assert f"system prompt of the adapter pirate: {STYLE}" in said
+    assert "system prompt, given by you: Be kind." in said
+    assert "no system prompt: the base's template puts its own there" in said
+    assert f"system prompt of the adapter cook: {COOK}" in said
 
 
 @pytest.mark.parametrize(
@@ -199,7 +198,7 @@ def test_a_terminal_gets_no_control_codes_out_of_a_card(on_tiny, tiny, talk):
     card = replace(adapter.card, system_prompt=evil, base_id="b\x1b[2J", base_fingerprint=adapter.card.base_fingerprint)
     Shelf().save(replace(adapter, card=card))
     shown = [on_tiny("adapter", *words, base=False)[1] for words in (("list",), ("show", "evil"), ("history", "evil"))]
-    out, asked = talk("Hi", "/system", words=("--adapter", "evil"))
-    assert not any(mark in text for text in (*shown, out) for mark in ("\x1b", "\u202e"))
-    assert out.count("Be \\x1b[2J brief.\\u202e") == 2
+    said, asked = talk("Hi", "/system", words=("--adapter", "evil"))
+    assert not any(mark in text for text in (*shown, said) for mark in ("\x1b", "\u202e"))
+    assert said.count("Be \\x1b[2J brief.\\u202e") == 2
     assert asked[0][1].startswith(opening(evil))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from kameleon.adapters.adapter import Adapter
 from kameleon.bases import Base
 from kameleon.errors import AdapterMismatchError, WrongBaseError
-from kameleon.model import module_shapes
+from kameleon.model import DecoderConfig, module_shapes
 from kameleon.words import first_few
 
 
@@ -25,9 +27,12 @@ def check_base(base: Base, adapter: Adapter, *, any_base: bool = False) -> None:
     )
 
 
-def misfits(base: Base, adapter: Adapter) -> list[str]:
-    """Why an adapter does not fit a base: every name and shape that is not one of its projections."""
-    shapes = module_shapes(base.config)
+def misfits(config: DecoderConfig, tensors: Collection[str], adapter: Adapter) -> list[str]:
+    """Why an adapter does not fit a base: every name and shape that is not one of its projections.
+
+    `tensors` are the names of the base's.
+    """
+    shapes = module_shapes(config)
     faults = [f"{name}: the base has no such projection" for name in adapter.modules if name not in shapes]
     for name, factors in adapter.modules.items():
         if name in shapes and (got := (factors.b.shape[0], factors.a.shape[1])) != shapes[name]:
@@ -36,11 +41,11 @@ def misfits(base: Base, adapter: Adapter) -> list[str]:
             f"{name}: its {f} has {len(t)} numbers" for f, t in factors.extras.items() if len(t) != len(factors.b)
         ]
     for name, bias in adapter.biases.items():
-        if f"{name}.bias" not in base.weights.names() or name not in shapes:
+        if f"{name}.bias" not in tensors or name not in shapes:
             faults.append(f"{name}: it replaces a bias that the base does not have")
         elif len(bias) != shapes[name][0]:
             faults.append(f"{name}: its bias has {len(bias)} numbers, the base's has {shapes[name][0]}")
-    vocab = (base.config.vocab_size, base.config.hidden_size)
+    vocab = (config.vocab_size, config.hidden_size)
     for name, end in adapter.ends.items():
         if end.instead is not None and (got := tuple(end.instead.shape)) != vocab:
             faults.append(f"{name}: it replaces a matrix of {got[0]} × {got[1]}, the base has {vocab[0]} × {vocab[1]}")
@@ -53,7 +58,12 @@ def misfits(base: Base, adapter: Adapter) -> list[str]:
 
 def check_fit(base: Base, adapter: Adapter) -> None:
     """Raise AdapterMismatchError, naming all faults, unless every module of the adapter is one of the base's."""
-    faults = misfits(base, adapter)
+    check_shapes(base.name, base.config, base.weights.names(), adapter)
+
+
+def check_shapes(base: str, config: DecoderConfig, tensors: Collection[str], adapter: Adapter) -> None:
+    """`check_fit` for the base of that name, of which only the header is read."""
+    faults = misfits(config, tensors, adapter)
     if faults:
         shown = first_few(faults, 5, separator="; ")
-        raise AdapterMismatchError(f"adapter {adapter.name!r} does not fit {base.name}: {shown}")
+        raise AdapterMismatchError(f"adapter {adapter.name!r} does not fit {base}: {shown}")

@@ -75,7 +75,7 @@ def verify(base: Base, adapter: Adapter, *, any_base: bool = False) -> tuple[Che
     A check that fails raises nothing, and the others are still made. With `any_base`, another base or
     none in the card counts as wanted. The base's fingerprint is computed from its bytes afterwards.
     """
-    faults, shapes, card = misfits(base, adapter), module_shapes(base.config), adapter.card
+    faults, shapes, card = misfits(base.config, base.weights.names(), adapter), module_shapes(base.config), adapter.card
     parts = {**adapter.modules, **adapter.ends}
     broken = [m for m, part in parts.items() if not all(torch.isfinite(t).all() for t in part.tensors)]
     left, dead = [name for name in shapes if name not in adapter.modules], adapter.dead_modules

@@ -18,7 +18,8 @@ from typing import Any
 import cyclopts
 from cyclopts import App, Parameter
 
-from kameleon.cli import adapters, arithmetic, bases, data
+from kameleon.cli import adapters, arithmetic, bases, data, wrong_words
+from kameleon.cli.ask import ask
 from kameleon.cli.chat import chat
 from kameleon.cli.console import notes
 from kameleon.cli.doctor import doctor
@@ -54,6 +55,7 @@ app.command(data.app)
 app.command(plan)
 app.command(train)
 app.command(evaluate, name="eval")
+app.command(ask)
 app.command(chat)
 app.command(serve)
 arithmetic.register(adapters.app)
@@ -101,8 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if sys.stdout is None:
             raise SettingError("standard output is closed, where results go; to have none of them give >/dev/null")
         app.config = _config(words)
-        app(zeros_to_none(words), exit_on_error=False)
-    except cyclopts.CycloptsError:  # cyclopts has printed what is wrong with the words
+        app(zeros_to_none(words), exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        notes.print(printable(f"error: {wrong_words.told(error)}"), style="red", highlight=False)
         sys.exit(2)
     except RunInterruptedError as error:
         notes.print(str(error), style="yellow", highlight=False)

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from kameleon.cli.answering import base_of
 from kameleon.cli.console import Compute, Json, MemoryBudget, Quantize, Raw, memory_budget, notes, open_base
 from kameleon.cli.plan import tell_plan
 from kameleon.cli.settings import GivenExecution, GivenRecipe, GivenWatch
 from kameleon.cli.told_run import tell_result, tell_rows, tell_settings, tell_system_prompt, training_bar
-from kameleon.errors import MissingExtraError, SettingError
+from kameleon.errors import MissingExtraError
 from kameleon.home import runs_dir
 from kameleon.settings import Execution, Recipe, Watch
 
 if TYPE_CHECKING:
-    from kameleon.adapters import Adapter
     from kameleon.plan import Plan
 
 
@@ -158,15 +158,3 @@ def train(
         curve = None
         notes.print(f"no loss curve: {error}", style="yellow")
     tell_result(loaded, result, folder=folder, curve=curve, as_json=json)
-
-
-def base_of(parent: Adapter | None, quantize: Quantize) -> tuple[str, Quantize]:
-    """The base that `parent` was trained on, and how it is packed; without a parent smollm2."""
-    from kameleon.bases import reference_of
-
-    if parent is None:
-        return "smollm2", quantize
-    if parent.card.base_id is None:
-        raise SettingError(f"adapter {parent.name!r} does not say which base it was trained on: give it as --base")
-    ref, packed = reference_of(parent.card.base_id)
-    return ref, quantize if packed is None else packed

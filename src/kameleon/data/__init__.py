@@ -8,10 +8,12 @@ from kameleon.data.formats import Record, describe_empty, find_data, read_record
 from kameleon.data.memory import Data, Rows
 from kameleon.data.overview import Observation, observe, observe_system_prompt, shared_tools, unread_fields
 from kameleon.data.packing import PackedPass, RowSpan, pack, pack_groups
+from kameleon.data.prompts import AskedRow, read_prompts
 from kameleon.data.rows import Row, make_row, with_answer
 from kameleon.data.sample import sample
 
 __all__ = [
+    "AskedRow",
     "Corpus",
     "Data",
     "Encoded",
@@ -37,6 +39,7 @@ __all__ = [
     "pack",
     "pack_groups",
     "read_corpus",
+    "read_prompts",
     "read_records",
     "read_rows",
     "require_fit",

@@ -1,0 +1,57 @@
+"""Arrow keys and a history of lines at a prompt, kept from one conversation to the next."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from kameleon.cli.console import notes
+from kameleon.home import home
+
+_MOST_LINES = 1000
+
+
+@contextmanager
+def line_editing() -> Iterator[None]:
+    """Inside the block `read_line` edits lines, and arrow up brings earlier ones back, where a person types them.
+
+    They are kept in `chat_history` in Kameleon's home, which only its owner can read.
+    """
+    try:
+        import readline
+    except ImportError:  # Python for Windows has none; its console edits lines itself
+        yield
+        return
+    if not sys.stdin.isatty():
+        yield
+        return
+    path = home() / "chat_history"
+    readline.clear_history()
+    readline.set_history_length(_MOST_LINES)
+    with suppress(OSError):
+        readline.read_history_file(path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # a history that cannot be written loses no answer
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            os.chmod(path, 0o600)
+            readline.write_history_file(path)
+
+
+def read_line(prompt: str) -> str | None:
+    """A line of standard input; None at its end. The prompt is shown to a person only, never among the answers.
+
+    Raises KeyboardInterrupt.
+    """
+    shown = prompt if sys.stdin.isatty() else ""
+    if not sys.stdout.isatty():
+        notes.print(shown, end="")
+        shown = ""
+    try:
+        return input(shown)
+    except EOFError:
+        return None
