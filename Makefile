@@ -13,7 +13,7 @@ all: check test
 # does not answer, pip takes what its own settings name (find-links, extra-index-url), or ends.
 .stamp-install: .venv/bin/python pyproject.toml constraints.txt $(wildcard native/*)
 	$(PIP) --no-deps --retries 1 --timeout 10 --index-url https://download.pytorch.org/whl/cpu torch
-	$(PIP) --editable ".[plot,parquet]" && touch $@
+	$(PIP) --editable ".[plot,parquet,serve]" && touch $@
 
 .stamp-dev: .stamp-install
 	$(PIP) --editable ".[dev]" && touch $@

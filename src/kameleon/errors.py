@@ -28,6 +28,10 @@ A class in brackets is Python's own, which is inherited too. A message says what
 to do next. A command prints any of these errors in one line on standard error, and its exit status is 2.
 """
 
+import shlex
+import sys
+from importlib.util import find_spec
+
 
 class KameleonError(Exception):
     """Root of the tree: catch this to catch everything Kameleon raises on purpose."""
@@ -50,7 +54,21 @@ class RewrittenTurnsError(DataError):
 
 
 class MissingExtraError(KameleonError, ImportError):
-    """An optional library is needed; the message holds the install command."""
+    """An optional library is needed: `what` cannot be done without it. The message holds a command that installs it."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what}: {install_command(extra)}")
+
+
+def install_command(extra: str) -> str:
+    """A command that installs an extra beside this Kameleon, from any folder, whether its environment is active or not.
+
+    Environments of uv have no pip.
+    """
+    python = shlex.quote(sys.executable or "python")
+    if find_spec("pip") is None:
+        return f'uv pip install --python {python} "kameleon[{extra}]"'
+    return f'{python} -m pip install "kameleon[{extra}]"'
 
 
 class BaseModelError(KameleonError):

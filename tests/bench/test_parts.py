@@ -16,7 +16,7 @@ from kameleon.bench.contenders import Memory, seat_together
 from kameleon.bench.floor import Floor
 from kameleon.bench.packed_bases import MIXES, write_packed_shape
 from kameleon.bench.peers import padded
-from kameleon.errors import SettingError
+from kameleon.errors import SettingError, install_command
 from kameleon.ops import Segments, native
 
 
@@ -46,7 +46,7 @@ def test_kameleon_always_takes_part_and_unknown_contenders_are_named():
 
 def test_whoever_is_missing_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(contenders_module, "find_spec", lambda name: None)
-    assert CONTENDERS["trl"].missing() == ('trl is not installed (pip install -c constraints.txt "kameleon[bench]")')
+    assert CONTENDERS["trl"].missing() == f"trl is not installed ({install_command('bench')})"
     assert CONTENDERS["kameleon"].missing() is CONTENDERS["gemm_floor"].missing() is None
     monkeypatch.setattr(contenders_module, "find_spec", lambda name: name)
     monkeypatch.setattr(contenders_module.shutil, "which", lambda name: None)

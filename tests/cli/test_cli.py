@@ -143,3 +143,15 @@ def test_what_needs_torch_is_found_in_the_package_when_asked_for():
     assert all(hasattr(kameleon, name) for name in kameleon.__all__)
     with pytest.raises(AttributeError, match="'kameleon' has no attribute 'lode'"):
         kameleon.lode  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), PermissionError(13, "Permission denied", "x")]
+)
+def test_what_the_system_refuses_anywhere_is_one_line(on_tiny, monkeypatch, error):
+    def refused(*_, **__):
+        raise error
+
+    monkeypatch.setattr("kameleon.adapters.Shelf.entries", refused)
+    status, out, err = on_tiny("adapter", "list", base=False)
+    assert (status, out, err) == (2, "", f"error: the system refused: {error}\n")

@@ -7,6 +7,7 @@ import pytest
 from fakes import random_adapter
 
 from kameleon.adapters import Card, Shelf
+from kameleon.settings import Sampling
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,31 @@ def test_eval_of_the_shelf_leaves_adapters_of_other_bases_out_and_says_so(on_tin
     status, out, err = on_tiny("eval", rows, "--adapters", "foreign")
     assert (status, out) == (2, "")
     assert "error: adapter 'foreign' was trained on other" in err
+
+
+def test_a_few_answers_stand_side_by_side_and_the_columns_are_explained(on_tiny, rows, tiny, monkeypatch):
+    Shelf().save(random_adapter(tiny.base, "mine"))
+    words = ("eval", f"numbers={rows}", "--rows", "4", "--answers", "2", "--compute", "fp32")
+    (first, second) = json.loads(on_tiny(*words, "--json")[1])["answers"]["numbers"]
+    sampling = Sampling(max_tokens=48)
+    for row in (first, second):
+        said = tiny.generate([row["question"]] * 2, [None, "mine"], sampling=sampling)
+        assert row["answers"] == {"base": said[0].text.strip(), "mine": said[1].text.strip()}
+        assert row["right"] == str(int(row["question"].split()[-1][:-1]) + 1)
+    out = on_tiny(*words)[1]
+    assert "numbers: what each answers" in out and first["question"] in " ".join(out.split())
+    assert "first number: share of right rows" in out and "second number: bits per byte" in out
+
+
+def test_no_answers_are_shown_where_none_are_wanted(on_tiny, rows):
+    document = json.loads(on_tiny("eval", rows, "--rows", "2", "--answers", "0", "--json")[1])
+    assert document["answers"] == {"rows": []}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [(("absent.jsonl",), "error: there is no file absent.jsonl"), (("--adapters", "lew"), "error: no adapter 'lew'")],
+)
+def test_what_is_absent_is_told_before_the_base_is_loaded(on_tiny, rows, monkeypatch, words, told):
+    monkeypatch.setattr("kameleon.api.load", lambda *_, **__: pytest.fail("the base is loaded"))
+    assert on_tiny("eval", rows, *words)[2].startswith(told)

@@ -198,3 +198,14 @@ def test_a_log_that_cannot_be_written_is_a_clear_error(tmp_path):
     with pytest.raises(CheckpointError, match="cannot write the run's log"):
         log.write({"step": 1})
     log.close()
+
+
+def test_an_adapter_that_the_disk_does_not_take_is_kept_when_the_run_is_resumed(tiny, rows, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=r"No space left.*make room.*--resume"):
+        patch.setattr("kameleon.adapters.Shelf.save", full)
+        tiny.train(rows, "count", recipe=RECIPE)
+    assert tiny.train(rows, "count", recipe=RECIPE, resume=True).steps > 0
+    assert tiny.shelf.has("count")

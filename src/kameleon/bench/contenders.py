@@ -15,7 +15,7 @@ from kameleon.bench.floor import multiply
 from kameleon.bench.ours import train_on_unpacked, train_with_kameleon
 from kameleon.bench.peers import train_with_compiled_peft, train_with_nf4, train_with_peft, train_with_trl
 from kameleon.bench.turns import Run
-from kameleon.errors import SettingError
+from kameleon.errors import SettingError, install_command
 from kameleon.model import DecoderConfig, module_shapes
 
 KAMELEON, PEFT, PEFT_COMPILED, TRL, FLOOR = "kameleon", "peft", "peft_compiled", "trl", "gemm_floor"
@@ -60,7 +60,7 @@ class Contender:
         """Why it cannot take part here, as a sentence; None if it can."""
         for library in self.libraries:
             if find_spec(library) is None:
-                return f'{library} is not installed (pip install -c constraints.txt "kameleon[bench]")'
+                return f"{library} is not installed ({install_command('bench')})"
         if self.needs_compiler and not any(map(shutil.which, _COMPILERS)):
             return "torch.compile needs a C++ compiler (apt-get install g++)"
         return None

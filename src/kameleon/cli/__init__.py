@@ -21,7 +21,7 @@ from cyclopts import App, Parameter
 from kameleon.cli import adapters, arithmetic, bases, data, wrong_words
 from kameleon.cli.ask import ask
 from kameleon.cli.chat import chat
-from kameleon.cli.console import notes
+from kameleon.cli.console import notes, results
 from kameleon.cli.doctor import doctor
 from kameleon.cli.evaluate import evaluate
 from kameleon.cli.lab import lab
@@ -112,6 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
     except KameleonError as error:
         notes.print(printable(f"error: {error}"), style="red", highlight=False)
+        sys.exit(2)
+    except BrokenPipeError:
+        results.on_broken_pipe()  # ends as rich does when the reader has gone
+    except OSError as error:  # a full disk, a folder that cannot be written
+        notes.print(printable(f"error: the system refused: {error}"), style="red", highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
         notes.print("interrupted", style="yellow")

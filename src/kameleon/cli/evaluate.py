@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+from rich.console import Group
 from rich.table import Table
 
 from kameleon.cli.console import (
@@ -22,6 +24,7 @@ from kameleon.cli.console import (
     notes,
     open_base,
     progress,
+    results,
     show,
     table,
 )
@@ -29,7 +32,10 @@ from kameleon.errors import SettingError, WrongBaseError
 
 if TYPE_CHECKING:
     from kameleon.api import LoadedBase
-    from kameleon.evaluation import Score, TestSet
+    from kameleon.evaluation import AnsweredRow, Score, TestSet
+
+_ANSWER_COLUMNS = 20
+"""Columns of the terminal that an answer needs beside others."""
 
 
 def evaluate(
@@ -42,6 +48,9 @@ def evaluate(
     rows: Annotated[
         int, Parameter(help="Score only a sample of this many rows of each set, the same each time. 0 means all.")
     ] = 0,
+    answers: Annotated[
+        int, Parameter(help="Show what each answers to this many rows of each set, side by side. 0 shows none.")
+    ] = 3,
     raw: Raw = False,
     general: Annotated[
         Path | None, Parameter(help="Text on which forgetting is measured; by default two dozen short everyday texts.")
@@ -59,13 +68,9 @@ def evaluate(
 
     Try: kameleon eval law=law-test.jsonl code=code-test.jsonl --adapters law --adapters code
     """
-    from kameleon.evaluation import GENERAL_TEXT
+    from kameleon.evaluation import GENERAL_TEXT, answer_rows
 
-    if rows < 0:
-        raise SettingError(f"rows is {rows}; it must be 0 (all) or more")
-    twice = [name for name, count in Counter(_named(spec)[0] for spec in tests).items() if count > 1]
-    if twice:
-        raise SettingError(f"{twice[0]!r} names several test sets; tell them apart as NAME=FILE")
+    _check(tests, adapters or (), rows, answers)
     loaded = open_base(base, quantize, compute=compute)
     names: list[str | None] = [None]
     for name in adapters if adapters is not None else loaded.shelf.names():
@@ -83,17 +88,65 @@ def evaluate(
     sets = [_test_set(loaded, spec, rows, raw=raw) for spec in tests]
     sets.append(loaded.test_set("general text", loaded.read(general or GENERAL_TEXT), as_trained=False))
     *scores, forgotten = _scored(loaded, names, sets)
+    answered = {
+        one.name: answer_rows(loaded.base, loaded.bank, names, one, rows=answers) if answers else []
+        for one in sets[:-1]
+    }
     document = {
         "base": loaded.base.name,
         "rows": [as_document(score) for group in scores for score in group],
         "forgetting": {s.adapter: s.loss - forgotten[0].loss for s in forgotten if s.adapter is not None},
+        "answers": {name: [_answers_document(row, names) for row in some] for name, some in answered.items()},
     }
-    show(document, score_table([s for group in scores for s in group], forgotten), as_json=json)
+    shown = [_answer_table(name, some, names) for name, some in answered.items() if some]
+    scored = score_table([s for group in scores for s in group], forgotten)
+    show(document, Group(*chain.from_iterable((one, "") for one in shown), scored), as_json=json)
+
+
+def _check(tests: Sequence[str], adapters: Sequence[str], rows: int, answers: int) -> None:
+    """Raise SettingError, DataError or AdapterNotFoundError for what can be told before the base is loaded."""
+    from kameleon.adapters import Shelf
+    from kameleon.data import find_data
+
+    if rows < 0:
+        raise SettingError(f"rows is {rows}; it must be 0 (all) or more")
+    if answers < 0:
+        raise SettingError(f"answers is {answers}; it must be 0 (none) or more")
+    twice = [name for name, count in Counter(_named(spec)[0] for spec in tests).items() if count > 1]
+    if twice:
+        raise SettingError(f"{twice[0]!r} names several test sets; tell them apart as NAME=FILE")
+    for spec in tests:
+        find_data(_named(spec)[1])
+    for name in adapters:
+        Shelf().path(name)
 
 
 def as_document(score: Score) -> dict[str, Any]:
     """A score for scripts; the base is called "base"."""
     return {**asdict(score), "adapter": score.adapter or "base"}
+
+
+def _answers_document(row: AnsweredRow, names: Sequence[str | None]) -> dict[str, Any]:
+    by_name = dict(zip((name or "base" for name in names), row.answers, strict=True))
+    return {"row": row.row, "question": row.question, "right": row.right, "answers": by_name}
+
+
+def _answer_table(name: str, rows: Sequence[AnsweredRow], names: Sequence[str | None]) -> Table:
+    """A line for each row, a column for what each answers; in a narrow terminal a line for each answer."""
+    title = f"{name}: what each answers"
+    who = [one or "base" for one in names]
+    if results.width < _ANSWER_COLUMNS * (len(who) + 2):
+        shown = table(">row", "who", "says", title=title)
+        for row in rows:
+            for at, (label, text) in enumerate(
+                zip(("question", "right", *who), (row.question, row.right, *row.answers), strict=True)
+            ):
+                shown.add_row("" if at else str(row.row), label, in_one_line(text))
+        return shown
+    shown = table(">row", "question", "right answer", *who, title=title)
+    for row in rows:
+        shown.add_row(str(row.row), *map(in_one_line, (row.question, row.right, *row.answers)))
+    return shown
 
 
 def _named(spec: str) -> tuple[str, str]:
@@ -129,9 +182,14 @@ def score_table(scores: Sequence[Score], forgotten: Sequence[Score]) -> Table:
         told = (f"{_quoted(score)}, {score.bits_per_byte:.2f}" for score in row)
         change = general.loss - forgotten[0].loss
         shown.add_row(general.adapter or "base", *told, "" if general.adapter is None else f"{change:+.3f}")
-    shown.caption = "score, then bits per byte of the right answers; forgetting in nats per token of general text"
+    shown.caption = (
+        "first number: share of right rows, from 0 to 1; choice: the likeliest of the set's answers is right; exact: "
+        "the answer word for word\n"
+        "second number: bits per byte, how badly the right answers are predicted; less is better\n"
+        "forgetting: how much worse than the base general text is predicted, in nats per token; 0 is nothing forgotten"
+    )
     if any(score.choice_by == "whole_answer" for score in scores):
-        shown.caption += "; choice whole: by the log-probability of whole answers, in brackets by that per byte"
+        shown.caption += "\nchoice whole: by the log-probability of whole answers, in brackets by that per byte"
     shown.caption_justify = "left"
     return shown
 

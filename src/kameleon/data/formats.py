@@ -203,7 +203,7 @@ def _parquet(path: Path) -> Iterator[Record]:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingExtraError('reading Parquet needs pyarrow: pip install "kameleon[parquet]"') from error
+        raise MissingExtraError("reading Parquet needs pyarrow", "parquet") from error
     try:
         if not path.stat().st_size:
             return

@@ -35,7 +35,7 @@ class Constraint:
         try:
             from llguidance import LLMatcher
         except ImportError:
-            raise MissingExtraError("json_schema and regex need a library: pip install 'kameleon[serve]'") from None
+            raise MissingExtraError("json_schema and regex need llguidance", "serve") from None
         self._what = "json_schema" if sampling.json_schema is not None else "regex"
         schema = None if sampling.json_schema is None else computable(_parsed(sampling.json_schema))
         try:

@@ -8,7 +8,7 @@ from kameleon.errors import MissingExtraError
 
 _missing = [name for name in ("fastapi", "uvicorn", "prometheus_client", "python_multipart") if find_spec(name) is None]
 if _missing:
-    raise MissingExtraError(f'serving needs {", ".join(_missing)}: pip install -c constraints.txt "kameleon[serve]"')
+    raise MissingExtraError(f"serving needs {', '.join(_missing)}", "serve")
 
 from kameleon.http.app import create_app  # noqa: E402
 from kameleon.http.keys import Key, KeyRing  # noqa: E402

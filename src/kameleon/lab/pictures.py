@@ -22,7 +22,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError('the lab\'s pictures need matplotlib: pip install "kameleon[plot]"') from error
+        raise MissingExtraError("the lab's pictures need matplotlib", "plot") from error
 
 
 def save_pictures(report: LabReport, out_dir: Path) -> tuple[Path, ...]:

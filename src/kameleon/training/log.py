@@ -74,7 +74,7 @@ def draw_loss_curve(folder: Path, name: str) -> Path:
         matplotlib.use("Agg")
         from matplotlib import pyplot
     except ImportError as error:
-        raise MissingExtraError('the loss curve needs matplotlib: pip install "kameleon[plot]"') from error
+        raise MissingExtraError("the loss curve needs matplotlib", "plot") from error
     records = read_log(folder)
     steps = [r["step"] for r in records if "loss" in r]
     losses = [r["loss"] for r in records if "loss" in r]

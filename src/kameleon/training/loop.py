@@ -20,7 +20,7 @@ from kameleon.adapters.formats import read_adapter, write_adapter
 from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
 from kameleon.data import Example, pack, require_trainable, sample
-from kameleon.errors import CheckpointError, NonFiniteLossError, RunInterruptedError, TrainingError
+from kameleon.errors import AdapterFileError, CheckpointError, NonFiniteLossError, RunInterruptedError, TrainingError
 from kameleon.machine import peak_bytes
 from kameleon.ops import compute_name, kernels
 from kameleon.settings import Execution, Recipe, Watch
@@ -118,8 +118,15 @@ class Run:
         trains in it, RunInterruptedError after Ctrl-C (the state is saved), NonFiniteLossError, CheckpointError.
         """
         with self._alone(), resumed_threads(self.folder) if resume else nullcontext():
-            result = self._run(on_step, resume=resume)
-            keep(result.adapter)
+            progress, result = self._run(on_step, resume=resume)
+            try:
+                keep(result.adapter)
+            except (AdapterFileError, OSError) as error:
+                save_checkpoint(self.folder, self.trainees, progress, self.identity)
+                raise CheckpointError(
+                    f"{error}; the run is saved in {self.folder}: make room, then the same command with --resume (in "
+                    "Python resume=True) keeps the adapter"
+                ) from error
             remove_checkpoint(self.folder)
             return result
 
@@ -142,7 +149,7 @@ class Run:
         finally:
             lock.release()
 
-    def _run(self, on_step: Callable[[StepReport], None] | None, *, resume: bool) -> RunResult:
+    def _run(self, on_step: Callable[[StepReport], None] | None, *, resume: bool) -> tuple[Progress, RunResult]:
         progress = self._begin(resume=resume)
         log = RunLog(self.folder, progress.step)
         saved_at, started = time.perf_counter(), time.perf_counter() - progress.seconds
@@ -187,7 +194,7 @@ class Run:
         finally:
             log.close()
         self._drop_other_bests(progress)
-        return self._result(progress, stopped_early=not over)
+        return progress, self._result(progress, stopped_early=not over)
 
     def _begin(self, *, resume: bool) -> Progress:
         """Where the run stands now: at its last checkpoint if it is resumed, else at step 0."""

@@ -51,7 +51,7 @@ def draw_norms(name: str, parts: Mapping[str, ModuleOverview], path: Path) -> No
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError('the picture needs matplotlib: pip install "kameleon[plot]"') from error
+        raise MissingExtraError("the picture needs matplotlib", "plot") from error
     layers, kinds = list(norms_by(parts, 0)), list(norms_by(parts, 1))
     grid = [[float("nan")] * len(kinds) for _ in layers]
     for module, part in parts.items():

@@ -20,7 +20,7 @@ from kameleon.bench.serving.servers import ADAPTER_BYTES, KameleonServer, LlamaS
 from kameleon.bench.serving.settings import OWN_MIXES, POWER_LAW, ServeBenchSettings, spread
 from kameleon.bench.serving.stage import set_stage
 from kameleon.bench.serving.workers import OpenVino, Peft
-from kameleon.errors import ContenderError, SettingError
+from kameleon.errors import ContenderError, SettingError, install_command
 
 OURS, OURS_GGUF, PEFT, LLAMA, VLLM, OPENVINO = "kameleon", "kameleon_gguf", "peft", "llama_server", "vllm", "openvino"
 TITLES = {
@@ -52,7 +52,7 @@ def find_contenders(names: str) -> tuple[dict[str, Start], dict[str, str]]:
     found: dict[str, Start | str] = {
         OURS: KameleonServer,
         OURS_GGUF: lambda stage: KameleonServer(stage, gguf=True),
-        PEFT: Peft if find_spec("peft") else 'peft is not installed (pip install -c constraints.txt "kameleon[bench]")',
+        PEFT: Peft if find_spec("peft") else f"peft is not installed ({install_command('bench')})",
         LLAMA: (lambda stage: LlamaServer(stage, llama))
         if llama
         else "no llama-server on PATH, and KAMELEON_LLAMA_SERVER names none",
