@@ -5,7 +5,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from kameleon.errors import KameleonError
-from kameleon.settings import Execution, Recipe, Sampling, Watch
+from kameleon.settings import Execution, Reading, Recipe, Sampling, Watch
 from kameleon.waiting import spin_shortly
 
 spin_shortly()
@@ -16,6 +16,7 @@ __all__ = [
     "Execution",
     "KameleonError",
     "LoadedBase",
+    "Reading",
     "Recipe",
     "Sampling",
     "Shelf",

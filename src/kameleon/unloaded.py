@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from kameleon.adapters import Adapter, fit
-from kameleon.data import Corpus, Data, Example, read_corpus, require_fit, split_held_out
+from kameleon.data import Corpus, Data, Example, fitting, read_corpus, split_held_out
 from kameleon.errors import WeightsError
 from kameleon.home import runs_dir
 from kameleon.model import DecoderConfig
@@ -24,7 +24,7 @@ from kameleon.plan import (
     read_base_header,
     workload_of,
 )
-from kameleon.settings import Execution
+from kameleon.settings import Execution, Reading
 from kameleon.text import ChatTemplate
 from kameleon.training import Recipe, Watch, recipe_from, saved_identity
 
@@ -39,12 +39,14 @@ def read(
     max_row_tokens: int = 2048,
     rows: int | None = None,
     seed: int = 0,
+    reading: Reading | None = None,
 ) -> Corpus:
     """Rows of a file or hub id, encoded for the base that `ref` names, of which only the tokenizer must be here.
 
     With `rows`, a sample of that size. Raises BaseModelError, DataError.
     """
-    return read_corpus(data, read_base_header(ref).template(), raw=raw, max_tokens=max_row_tokens, rows=rows, seed=seed)
+    template = read_base_header(ref).template()
+    return read_corpus(data, template, raw=raw, max_tokens=max_row_tokens, rows=rows, seed=seed, reading=reading)
 
 
 def plan(
@@ -61,6 +63,7 @@ def plan(
     dtype: torch.dtype | None = None,
     keep_passes: bool = False,
     parent: Adapter | None = None,
+    reading: Reading | None = None,
 ) -> Plan:
     """The memory and time that a run on `data` would need on this machine. Of the base only the header must be here.
 
@@ -84,7 +87,14 @@ def plan(
     else:
         template = header.template()
         corpus, aside = rows_of_run(
-            template, header.config, data, held_out=held_out, recipe=recipe, raw=raw, parent=parent
+            template,
+            header.config,
+            data,
+            held_out=held_out,
+            recipe=recipe,
+            raw=raw,
+            parent=parent,
+            reading=reading,
         )
         examples, watched = corpus.examples, aside.examples
 
@@ -124,26 +134,33 @@ def rows_of_run(
     recipe: Recipe,
     raw: bool,
     parent: Adapter | None,
+    reading: Reading | None = None,
 ) -> tuple[Corpus, Corpus]:
     """The rows to learn from and those to watch the run with; files are read here.
 
     Rows without a system message get the one that the run's parent was trained with. Raises DataError, also for rows
-    that a base of this config cannot take.
+    that a base of this config cannot take; `reading.skip_bad` leaves those out too.
     """
+    skip_bad = reading is not None and reading.skip_bad
     if not isinstance(data, Corpus):
         data = read_corpus(
-            data, template, raw=raw, max_tokens=recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed
+            data,
+            template,
+            raw=raw,
+            max_tokens=recipe.max_row_tokens,
+            rows=recipe.rows,
+            seed=recipe.seed,
+            reading=reading,
         )
     if parent is not None:
         data = data.with_system_prompt(template, parent.card.system_prompt)
-    require_fit(data, config)
+    data = fitting(data, config, skip_bad=skip_bad)
     if held_out is None:
         return split_held_out(data, recipe.seed)
     if not isinstance(held_out, Corpus):
-        held_out = read_corpus(held_out, template, raw=raw, max_tokens=recipe.max_row_tokens)
+        held_out = read_corpus(held_out, template, raw=raw, max_tokens=recipe.max_row_tokens, reading=reading)
     held_out = held_out.with_system_prompt(template, data.system_prompt)
-    require_fit(held_out, config)
-    return data, held_out
+    return data, fitting(held_out, config, skip_bad=skip_bad)
 
 
 def resumed(name: str, watch: Watch, execution: Execution) -> tuple[Watch, Execution]:

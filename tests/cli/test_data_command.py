@@ -5,6 +5,7 @@ import json
 import pytest
 from data.chat_templates import CHATML, make_tokenizer
 
+from kameleon.adapters import Shelf
 from kameleon.cli import data
 from kameleon.data import Record, encode_row, make_row
 from kameleon.text import ChatTemplate
@@ -44,16 +45,71 @@ def test_data_check_shows_the_mask_counts_and_names_bad_rows(on_tiny, rows):
 
 def test_columns_with_other_names_are_told_once_and_what_to_do(on_tiny, tmp_path):
     path = tmp_path / "rows.csv"
-    path.write_text("question,answer\n" + "".join(f"q{n},a{n}\n" for n in range(60)))
+    path.write_text("nr,notes\n" + "".join(f"q{n},a{n}\n" for n in range(60)))
     status, out, _ = on_tiny("data", "check", path)
     assert status == 1
-    assert out.count("it has only") == 1
+    assert out.count("its columns are 'nr', 'notes'") == 1
     status, _, err = on_tiny("train", "--data", path, "--name", "x")
     told = " ".join(err.split())
     assert status == 2
-    assert "row 1, 2, 3 and 57 more: it has only question, answer;" in told
-    assert told.count("it has only") == 1
-    assert "rename its fields or columns" in told
+    assert "row 1: its columns are 'nr', 'notes'; expected prompt and completion" in told
+    assert told.count("its columns") == 1 and "--prompt-column NAME" in told
+
+
+@pytest.fixture
+def export(tmp_path):
+    """What Excel writes on a Polish Windows; one answer is empty."""
+    path = tmp_path / "pytania.csv"
+    lines = ["Pytanie;Odpowiedź", *(f"Ile to {n} + {n}, proszę?;Będzie {2 * n}." for n in range(9)), "Dlaczego?;"]
+    path.write_bytes("\r\n".join([*lines, ""]).encode("cp1250"))
+    return path
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_an_export_of_excel_is_checked_and_trained_as_it_is(on_tiny, export):
+    told = ("is not UTF-8: it is read as Windows-1250", "'Pytanie' as prompt and 'Odpowiedź' as completion")
+    left_out = "1 of 10 rows are left out. row 11: empty cell ('Odpowiedź')"
+    status, out, err = on_tiny("data", "check", export)
+    assert status == 0 and all(one in err for one in told)
+    assert "9 rows, " in out and "rows left out: 1" in out and "row left out" in out
+    found = json.loads(on_tiny("data", "check", export, "--json")[1])
+    wanted = {"row": 11, "reason": "empty cell ('Odpowiedź')", "fatal": False, "skipped": True}
+    assert found["skipped"] == 1 and wanted in found["faults"]
+    status, _, err = on_tiny("train", "--data", export, "--name", "sums", "--rank", "2", "--epochs", "1")
+    assert status == 0 and left_out in err and all(one in err for one in told)
+    data = Shelf().load("sums").card.data
+    assert (data["rows"], data["skipped"]) == (9, 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*held-out rows")
+def test_columns_can_be_named_for_every_command_that_reads_rows(on_tiny, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("x,y\nq1,a1\nq2,a2\n")
+    columns = ("--completion-column", "Y", "--prompt-column")
+    assert on_tiny("data", "check", path, "--test", path, *columns, "x")[0] == 0
+    words = ("train", "--data", path, "--held-out", path, "--name", "x", "--rank", "2", "--epochs", "1")
+    assert on_tiny(*words, *columns, "x")[0] == 0
+    assert Shelf().load("x").card.data["columns"] == ["x", "Y"]
+    for words in (("plan", "--data", path), ("eval", path), ("train", "--name", "y", "--data", path)):
+        status, _, err = on_tiny(*words, *columns, "z")
+        assert status == 2 and "row 1: there is no 'z' (--prompt-column); it has 'x', 'y'" in err
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_bad_rows_stop_a_command_unless_they_are_to_be_skipped(on_tiny, rows):
+    with rows.open("a") as file:
+        file.write('{"prompt": "x", "completion": ""}\n{"prompt": "cut')
+    status, _, err = on_tiny("eval", rows)
+    assert status == 2 and "to go on without bad rows: --skip-bad (in Python reading=Reading(skip_bad=True))" in err
+    left_out = "2 of 32 rows are left out. row 31: empty answer ('completion'); row 32: broken JSON"
+    for words in (("eval",), ("train", "--name", "x", "--rank", "2", "--epochs", "1", "--data")):
+        status, _, err = on_tiny(*words, rows, "--skip-bad")
+        assert status == 0 and left_out in err
+    status, out, _ = on_tiny("data", "check", rows, "--skip-bad", "--json")
+    assert (status, json.loads(out)["skipped"]) == (0, 2)
+    rows.write_text('{"prompt": "cut')
+    status, _, err = on_tiny("train", "--name", "y", "--data", rows, "--skip-bad")
+    assert status == 2 and "no row is left. row 1: broken JSON" in err
 
 
 def test_half_of_a_surrogate_pair_in_a_row_is_no_traceback(on_tiny, tmp_path):
@@ -160,7 +216,7 @@ def test_the_document_for_scripts_holds_counts_lengths_kinds_and_faults(on_tiny,
     assert found["row_tokens"].keys() == {"shortest", "median", "p90", "longest"}
     assert found["tokens"] == 3 * found["row_tokens"]["median"] > found["trained_tokens"] > 0
     assert found["mixed"] == [{"taken": "instruction", "left": ["text"], "rows": 3}]
-    assert found["faults"] == [{"row": 4, "reason": "empty answer ('completion')", "fatal": True}]
+    assert found["faults"] == [{"row": 4, "reason": "empty answer ('completion')", "fatal": True, "skipped": False}]
 
 
 def test_the_coloured_mask_marks_the_learned_tokens_and_no_others():

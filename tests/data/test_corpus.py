@@ -1,14 +1,27 @@
 """A file of rows for training: what is kept, what is refused, and what is held out."""
 
 import hashlib
+from types import SimpleNamespace
 
 import pytest
 from data.records import pair
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kameleon.data import Corpus, Example, Origin, corpus, encode_row, make_row, read_corpus, read_rows, split_held_out
-from kameleon.data.formats import Record
+from kameleon import Reading
+from kameleon.data import (
+    Corpus,
+    Example,
+    Origin,
+    corpus,
+    encode_row,
+    fitting,
+    make_row,
+    read_corpus,
+    read_rows,
+    split_held_out,
+)
+from kameleon.data.records import Record
 from kameleon.errors import DataError
 
 
@@ -73,7 +86,22 @@ def test_fatal_rows_are_named_by_reason_the_first_five(chatml, write):
         read_corpus(write([pair("a"), *wrong, *([pair("b", "")] * 4)]), chatml)
     told = str(caught.value)
     assert "rows.jsonl: row 2, 9, 10 and 2 more: empty answer ('completion'); row 3: unknown role 'r0'" in told
-    assert told.endswith("; and 2 more reasons (see `kameleon data check`)")
+    assert "; and 2 more reasons (see `kameleon data check`); to go on without bad rows: --skip-bad (in" in told
+
+
+@pytest.mark.filterwarnings("always::UserWarning")
+def test_bad_rows_are_skipped_on_request_also_those_that_a_base_cannot_take(chatml, write):
+    path = write([pair("a"), pair("b", ""), pair("c" * 80), pair("d")])
+    with pytest.warns(UserWarning, match=r"1 of 4 rows are left out. row 2: empty answer"):
+        whole = read_corpus(path, chatml, reading=Reading(skip_bad=True))
+    config = SimpleNamespace(max_sequence_tokens=100, vocab_size=10**6)
+    with pytest.raises(DataError, match=r"row 3: longer than the base's context of 100 tokens.*--skip-bad"):
+        fitting(whole, config)
+    with pytest.warns(UserWarning, match=r"1 of 3 rows are left out. row 3: longer"):
+        fit = fitting(whole, config, skip_bad=True)
+    assert [example.row for example in fit.examples] == [1, 4]
+    assert (fit.origin.rows, fit.origin.skipped) == (2, 2)
+    assert fitting(fit, config) is fit
 
 
 def test_one_broken_line_stops_training_and_is_named(chatml, write):

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kameleon.data import Row, corpus, encode_row, read_corpus
-from kameleon.data.formats import Record
+from kameleon.data.records import Record
 from kameleon.errors import DataError
 
 ROWS = [{"prompt": f"{i}?", "completion": f"{i}" + "." * 2000} for i in range(2000)]

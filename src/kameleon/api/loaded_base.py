@@ -18,13 +18,13 @@ from kameleon.api.prompts import Prompt, encode_prompt, listed, one_for_each
 from kameleon.api.runs import new_run, plan_run
 from kameleon.arguments import checked
 from kameleon.bases import Base, load_base
-from kameleon.data import Corpus, Data, read_corpus, require_fit, shared_tools, unread_fields
+from kameleon.data import Corpus, Data, fitting, read_corpus, shared_tools, unread_fields
 from kameleon.evaluation import Score, TestSet, evaluate_as_trained, make_test_set
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
 from kameleon.home import runs_dir
 from kameleon.ops import compute_name
 from kameleon.plan import Plan
-from kameleon.settings import Execution
+from kameleon.settings import Execution, Reading
 from kameleon.training import (
     Recipe,
     RunResult,
@@ -186,9 +186,16 @@ class LoadedBase:
         max_row_tokens: int = 2048,
         rows: int | None = None,
         seed: int = 0,
+        reading: Reading | None = None,
     ) -> Corpus:
-        """Rows of a file or hub id, encoded for this base; with `rows`, a sample of that size. Raises DataError."""
-        return read_corpus(data, self.base.template, raw=raw, max_tokens=max_row_tokens, rows=rows, seed=seed)
+        """Rows of a file or hub id, encoded for this base; with `rows`, a sample of that size.
+
+        `reading` says which columns are taken, and whether bad rows are skipped. Warns of what was guessed and of rows
+        that are left out. Raises DataError.
+        """
+        template = self.base.template
+        corpus = read_corpus(data, template, raw=raw, max_tokens=max_row_tokens, rows=rows, seed=seed, reading=reading)
+        return fitting(corpus, self.base.config, skip_bad=True) if reading and reading.skip_bad else corpus
 
     @checked(apart=["data", "held_out"])
     def train(
@@ -208,6 +215,7 @@ class LoadedBase:
         on_plan: Callable[[Plan], None] | None = None,
         plan: Plan | None = None,
         from_adapter: str | Path | Adapter | None = None,
+        reading: Reading | None = None,
     ) -> RunResult:
         """Train one adapter on rows, put it on the shelf under `name`, and make it resident.
 
@@ -216,6 +224,7 @@ class LoadedBase:
         in another type is refused.
         `from_adapter`: a name on the shelf, a folder or an `Adapter` to go on from. Its rank, alpha, targets, layers
         and variant are kept. Under the same `name` the shelf gets a new version.
+        `reading`: how files are read; `Reading(skip_bad=True)` leaves bad rows out.
         `memory_bytes`: fields of `execution` that are None are chosen so that the process stays inside it.
         `plan`: made beforehand for the same rows, recipe and memory, in place of `memory_bytes`.
         `on_plan` gets the plan before the first step, `on_step` a report of each step; `on_step=print` shows them.
@@ -238,7 +247,14 @@ class LoadedBase:
         elif not overwrite:
             require_free(name, self.shelf, parent)
         data, watched = rows_of_run(
-            self.base.template, self.base.config, data, held_out=held_out, recipe=recipe, raw=raw, parent=parent
+            self.base.template,
+            self.base.config,
+            data,
+            held_out=held_out,
+            recipe=recipe,
+            raw=raw,
+            parent=parent,
+            reading=reading,
         )
         if plan is None:
             if resume:
@@ -293,7 +309,7 @@ class LoadedBase:
         false. Raises DataError.
         """
         corpus = data if isinstance(data, Corpus) else self.read(data)
-        require_fit(corpus, self.base.config)
+        corpus = fitting(corpus, self.base.config)
         made = make_test_set(self.base, name, corpus.examples, corpus.alternatives)
         return replace(made, corpus=corpus) if as_trained else made
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from kameleon.cli.console import BaseRef, Json, Raw, show, table
 from kameleon.errors import SettingError
-from kameleon.settings import Execution, Recipe, Watch
+from kameleon.settings import Execution, Reading, Recipe, Watch
 from kameleon.terminal import printable
 
 if TYPE_CHECKING:
@@ -26,13 +26,16 @@ _MOST_SHOWN = 20
 
 @app.command
 def check(
-    file: Annotated[str, Parameter(help="JSONL, JSON, CSV or Parquet; or a hub data set owner/name.")],
+    file: Annotated[
+        str, Parameter(help="JSONL, JSON, CSV, TSV or Parquet; or a hub data set, owner/name or owner/name:SPLIT.")
+    ],
     *,
     base: BaseRef = "smollm2",
     test: Annotated[
         str | None, Parameter(help="Your test set: rows that are in both files are counted and named.")
     ] = None,
     rows: Annotated[int, Parameter(help="How many rows to show token by token, a sample of all.")] = 2,
+    reading: Annotated[Reading, Parameter(name="*")] = Reading(),  # noqa: B008 (frozen)
     raw: Raw = False,
     max_row_tokens: Annotated[int, Parameter(help="Rows are cut here, as in training.")] = 2048,
     json: Json = False,
@@ -63,16 +66,19 @@ def check(
         raise SettingError(f"rows is {rows}; it must be 0 (none) or more")
     recipe = Recipe(max_row_tokens=max_row_tokens)  # refuses what training refuses
     paths = find_data(file)
-    records = list(read_records(*paths))  # a broken file is told before a base is opened
+    records = list(read_records(*paths, reading=reading))  # a broken file is told before a base is opened
     if not records:
         empty = Observation("empty", describe_empty(file, paths))
         show(_document(Encoded(), (), [empty]), Text(empty.text, style="red"), as_json=json)
         sys.exit(1)
-    in_test = read_rows(test) if test else []
+    in_test = read_rows(test, reading) if test else []
     header = read_base_header(base)
     template = header.template()
-    encoded = encode_records(records, template, raw=raw, max_tokens=max_row_tokens)
-    faults = (*beyond_base(encoded.examples, header.config), *examine(encoded, in_test))
+    encoded = encode_records(records, template, raw=raw, max_tokens=max_row_tokens, skip_bad=reading.skip_bad)
+    beyond = beyond_base(encoded.examples, header.config)
+    if reading.skip_bad:
+        beyond = [replace(fault, fatal=False, skipped=True) for fault in beyond]
+    faults = (*beyond, *examine(encoded, in_test))
     observations = [*observe(encoded, template, test_rows=in_test), *_too_few(encoded, recipe)]
     shown: list[RenderableType] = []
     if taken := sample([e for e in encoded.examples if e.trained_tokens], rows):
@@ -114,6 +120,8 @@ def _about(encoded: Encoded, faults: Sequence[Fault], observations: Sequence[Obs
         f"{len(encoded.rows)} rows, {encoded.tokens:,} tokens, of which {encoded.trained_tokens:,} are learned; "
         f"tokens a row: {lengths}"
     )
+    if skipped := _skipped(faults):
+        yield Text(f"rows left out: {skipped}, see below")
     if encoded.split:
         yield Text(f"{encoded.split} conversations are a row for each answer: the template rewrites earlier turns")
     for (taken, *left), count in encoded.mixed.items():
@@ -124,10 +132,14 @@ def _about(encoded: Encoded, faults: Sequence[Fault], observations: Sequence[Obs
     if faults:
         listed, reasons = table(">row", "stops training", "reason"), by_reason(faults)
         for numbers, fault in reasons[:_MOST_SHOWN]:
-            listed.add_row(numbers, "yes" if fault.fatal else "no", fault.reason)
+            listed.add_row(numbers, "yes" if fault.fatal else "row left out" if fault.skipped else "no", fault.reason)
         yield from (Text(""), listed)
         if len(reasons) > _MOST_SHOWN:
             yield Text(f"and {len(reasons) - _MOST_SHOWN} more (see --json)")
+
+
+def _skipped(faults: Sequence[Fault]) -> int:
+    return len({fault.row for fault in faults if fault.skipped})
 
 
 def _document(encoded: Encoded, faults: Sequence[Fault], observations: Sequence[Observation]) -> dict[str, object]:
@@ -135,6 +147,7 @@ def _document(encoded: Encoded, faults: Sequence[Fault], observations: Sequence[
         "rows": len(encoded.rows),
         "tokens": encoded.tokens,
         "trained_tokens": encoded.trained_tokens,
+        "skipped": _skipped(faults),
         "row_tokens": encoded.row_tokens(),
         "split": encoded.split,
         "mixed": [{"taken": k[0], "left": list(k[1:]), "rows": count} for k, count in encoded.mixed.items()],

@@ -29,6 +29,7 @@ from kameleon.cli.console import (
     table,
 )
 from kameleon.errors import SettingError, WrongBaseError
+from kameleon.settings import Reading
 
 if TYPE_CHECKING:
     from kameleon.api import LoadedBase
@@ -39,7 +40,9 @@ _ANSWER_COLUMNS = 20
 
 
 def evaluate(
-    tests: Annotated[list[str], Parameter(help="Test sets: FILE or NAME=FILE.")],
+    tests: Annotated[
+        list[str], Parameter(help="Test sets: FILE or NAME=FILE; FILE may be a hub data set, owner/name:SPLIT.")
+    ],
     *,
     adapters: Annotated[list[str] | None, Parameter(help="Adapters to score; by default all of this base.")] = None,
     base: BaseRef = "smollm2",
@@ -51,6 +54,7 @@ def evaluate(
     answers: Annotated[
         int, Parameter(help="Show what each answers to this many rows of each set, side by side. 0 shows none.")
     ] = 3,
+    reading: Annotated[Reading, Parameter(name="*")] = Reading(),  # noqa: B008 (frozen)
     raw: Raw = False,
     general: Annotated[
         Path | None, Parameter(help="Text on which forgetting is measured; by default two dozen short everyday texts.")
@@ -85,7 +89,7 @@ def evaluate(
             if (own := loaded.bank.system_prompt(name)) is not None:
                 told = f"system prompt of the adapter {name}, for test rows without one: {in_one_line(own)}"
                 notes.print(told, highlight=False)
-    sets = [_test_set(loaded, spec, rows, raw=raw) for spec in tests]
+    sets = [_test_set(loaded, spec, rows, raw=raw, reading=reading) for spec in tests]
     sets.append(loaded.test_set("general text", loaded.read(general or GENERAL_TEXT), as_trained=False))
     *scores, forgotten = _scored(loaded, names, sets)
     answered = {
@@ -157,11 +161,11 @@ def _named(spec: str) -> tuple[str, str]:
     return name, file
 
 
-def _test_set(loaded: LoadedBase, spec: str, rows: int, *, raw: bool) -> TestSet:
+def _test_set(loaded: LoadedBase, spec: str, rows: int, *, raw: bool, reading: Reading) -> TestSet:
     from kameleon.data import sample
 
     name, file = _named(spec)
-    corpus = loaded.read(file, raw=raw)
+    corpus = loaded.read(file, raw=raw, reading=reading)
     return loaded.test_set(name, corpus.pick(sample(range(len(corpus.examples)), rows)) if rows else corpus)
 
 

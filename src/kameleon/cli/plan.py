@@ -20,7 +20,7 @@ from kameleon.cli.console import (
     table,
 )
 from kameleon.cli.settings import GivenRecipe
-from kameleon.settings import Execution, Recipe, Watch
+from kameleon.settings import Execution, Reading, Recipe, Watch
 
 if TYPE_CHECKING:
     from kameleon.plan import CommonBase, Memory, Option, Plan
@@ -45,6 +45,7 @@ def plan(
     given_recipe: Annotated[GivenRecipe, Parameter(name="*")] = GivenRecipe(),  # noqa: B008 (frozen)
     watch: Annotated[Watch, Parameter(name="*")] = Watch(),  # noqa: B008 (frozen)
     execution: Annotated[Execution, Parameter(name="*")] = Execution(),  # noqa: B008 (frozen)
+    reading: Annotated[Reading, Parameter(name="*")] = Reading(),  # noqa: B008 (frozen)
     raw: Raw = False,
     json: Json = False,
 ) -> None:
@@ -76,6 +77,7 @@ def plan(
         raw=raw,
         held_out=held_out,
         dtype=dtype,
+        reading=reading,
     )
     room = budget if budget is not None else available_memory_bytes()
     bases = common_bases(recipe, made.dtype, process_bytes=made.process_bytes, room_bytes=room)

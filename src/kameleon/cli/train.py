@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -14,14 +14,17 @@ from kameleon.cli.settings import GivenExecution, GivenRecipe, GivenWatch
 from kameleon.cli.told_run import tell_result, tell_rows, tell_settings, tell_system_prompt, training_bar
 from kameleon.errors import MissingExtraError
 from kameleon.home import runs_dir
-from kameleon.settings import Execution, Recipe, Watch
+from kameleon.settings import Execution, Reading, Recipe, Watch
 
 if TYPE_CHECKING:
     from kameleon.plan import Plan
 
 
 def train(
-    data: Annotated[str, Parameter(help="Rows to learn from: JSONL, JSON, CSV, Parquet, or a hub data set.")],
+    data: Annotated[
+        str,
+        Parameter(help="Rows to learn from: JSONL, JSON, CSV, TSV or Parquet; or a hub data set, owner/name(:SPLIT)."),
+    ],
     *,
     name: Annotated[str, Parameter(help="The adapter's name on the shelf.")],
     base: Annotated[
@@ -52,6 +55,7 @@ def train(
     given_recipe: Annotated[GivenRecipe, Parameter(name="*")] = GivenRecipe(),  # noqa: B008 (frozen)
     given_watch: Annotated[GivenWatch, Parameter(name="*")] = GivenWatch(),  # noqa: B008 (frozen)
     given_execution: Annotated[GivenExecution, Parameter(name="*")] = GivenExecution(),  # noqa: B008 (frozen)
+    reading: Annotated[Reading, Parameter(name="*")] = Reading(),  # noqa: B008 (frozen)
     raw: Raw = False,
     resume: Annotated[
         bool, Parameter(help="Go on with an interrupted run; the adapter is the same, bit for bit.")
@@ -105,8 +109,9 @@ def train(
     if parent is not None:
         recipe = recipe_from(parent, shape, recipe, given=given)
     target_modules(shape, recipe)
-    corpus = read(base, data, raw=raw, max_row_tokens=recipe.max_row_tokens, rows=recipe.rows, seed=recipe.seed)
-    watched = None if held_out is None else read(base, held_out, raw=raw, max_row_tokens=recipe.max_row_tokens)
+    how: dict[str, Any] = {"raw": raw, "max_row_tokens": recipe.max_row_tokens, "reading": reading}
+    corpus = read(base, data, rows=recipe.rows, seed=recipe.seed, **how)
+    watched = None if held_out is None else read(base, held_out, **how)
     planned = None
     if budget is not None:  # planned before the base is loaded, so that the promise of `kameleon plan` holds
         kept = resumed(name, watch, execution) if resume else (watch, execution)
@@ -124,6 +129,7 @@ def train(
             dtype=dtype,
             keep_passes=resume,
             parent=parent,
+            reading=reading,
         )
         quantize = "nf4" if planned.chosen.quantize else None
     loaded = open_base(base, quantize, compute=compute)
@@ -150,6 +156,7 @@ def train(
             on_plan=tell,
             plan=planned,
             from_adapter=parent,
+            reading=reading,
         )
     folder = runs_dir() / name
     try:

@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
 from kameleon.data.doctor import beyond_base, examine
 from kameleon.data.encode import Example, encode_records, encode_row, require_trainable
-from kameleon.data.faults import Fault, by_reason
-from kameleon.data.formats import Record, describe_empty, find_data, read_records
+from kameleon.data.faults import Fault, describe_faults
+from kameleon.data.formats import describe_empty, read_records, usual_fields
 from kameleon.data.memory import Data, RowsInMemory
+from kameleon.data.records import Record
 from kameleon.data.rows import Row, make_row, shared_system_prompt, with_answer, with_system_prompt
+from kameleon.data.sources import find_data
 from kameleon.errors import DataError
 from kameleon.model import DecoderConfig
+from kameleon.settings import Reading
 from kameleon.text import ChatTemplate
-from kameleon.words import first_few
 
 _HELD_OUT_SHARE, _LEAST_HELD_OUT, _MOST_HELD_OUT = 0.05, 16, 200
 
@@ -35,6 +38,10 @@ class Origin:
     raw: bool
     of_rows: int | None = None
     """How many rows the file has, where a sample of them was asked for; else None."""
+    skipped: int = 0
+    """How many rows were left out because a cell is empty, or because they are bad and bad ones are to be skipped."""
+    columns: tuple[str | None, str | None] | None = None
+    """The columns that were chosen as prompt and completion, where they were."""
 
 
 @dataclass(frozen=True)
@@ -98,22 +105,26 @@ def read_corpus(
     max_tokens: int = 2048,
     rows: int | None = None,
     seed: int = 0,
+    reading: Reading | None = None,
 ) -> Corpus:
     """Rows of a file, of a hub data set or in memory, encoded for training or evaluation.
 
     Rows with nothing to learn are left out.
 
+    Rows of a table with an empty cell are left out too, and with `reading.skip_bad` all bad ones: a warning names them.
+
     With `rows`, only a sample of that size is held and encoded; `seed` decides which rows it has.
     Raises DataError, naming the rows that cannot be used.
     """
+    reading = Reading() if reading is None else reading
     paths, held = _found(source)
     before = _stamps(paths)
-    records, of_rows = held.records if held else read_records(*paths), None
     source = held.name if held else str(source)
+    records, of_rows = _records(paths, held, reading), None
     if rows is not None:
         records, of_rows = _reservoir(records, rows, seed)
-    encoded = encode_records(records, template, raw=raw, max_tokens=max_tokens)
-    _refuse(source, encoded.refused)
+    encoded = encode_records(records, template, raw=raw, max_tokens=max_tokens, skip_bad=reading.skip_bad)
+    _refuse(source, encoded.refused, encoded.skipped, good=len({example.row for example in encoded.examples}))
     if not encoded.examples:
         raise DataError(describe_empty(source, paths))
     try:
@@ -127,15 +138,28 @@ def read_corpus(
     sha256 = held.sha256 if held else _sha256(paths)
     if _stamps(paths) != before:  # the hash would be of other rows
         raise DataError(f"{source} was changed while it was read: try again when nothing writes to it any more")
-    origin = Origin(source, sha256, len(examples), trained_tokens, raw, of_rows)
+    chosen = (reading.prompt_column, reading.completion_column)
+    columns = None if chosen == (None, None) else chosen
+    origin = Origin(source, sha256, len(examples), trained_tokens, raw, of_rows, len(encoded.skipped), columns)
+    doubts = tuple(fault for fault in examine(encoded) if not fault.skipped)
     prompt = shared_system_prompt(sources)
-    return Corpus(examples, alternatives, origin, examine(encoded), prompt, sources, encoded.unread)
+    return Corpus(examples, alternatives, origin, doubts, prompt, sources, encoded.unread)
 
 
-def require_fit(corpus: Corpus, config: DecoderConfig) -> None:
-    """Raise DataError, naming the rows, for rows that the base cannot take: too long, or with an unknown token."""
-    examples = chain(corpus.examples, *corpus.alternatives)
-    _refuse(corpus.origin.path, beyond_base(examples, config))
+def fitting(corpus: Corpus, config: DecoderConfig, *, skip_bad: bool = False) -> Corpus:
+    """The corpus, all of whose rows the base can take: none is too long, or has an unknown token.
+
+    Other rows raise DataError, which names them, or are left out with `skip_bad`.
+    """
+    beyond = beyond_base(chain(corpus.examples, *corpus.alternatives), config)
+    bad = {fault.row for fault in beyond}
+    good = [place for place, example in enumerate(corpus.examples) if example.row not in bad]
+    count = len({corpus.examples[place].row for place in good})
+    _refuse(corpus.origin.path, *((), beyond) if skip_bad else (beyond, ()), good=count)
+    if not bad:
+        return corpus
+    fit = corpus.pick(good)
+    return replace(fit, origin=replace(fit.origin, skipped=fit.origin.skipped + len(bad)))
 
 
 def _found(source: Data) -> tuple[tuple[Path, ...], RowsInMemory | None]:
@@ -143,6 +167,12 @@ def _found(source: Data) -> tuple[tuple[Path, ...], RowsInMemory | None]:
     if isinstance(source, str | Path):
         return find_data(source), None
     return (), RowsInMemory.of(source)
+
+
+def _records(paths: Sequence[Path], held: RowsInMemory | None, reading: Reading) -> Iterator[Record]:
+    if held:
+        return usual_fields(held.name, held.records, reading)
+    return read_records(*paths, reading=reading)
 
 
 def _reservoir(records: Iterable[Record], rows: int, seed: int) -> tuple[list[Record], int]:
@@ -178,28 +208,37 @@ def _sha256(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def read_rows(source: Data) -> list[Row]:
+def read_rows(source: Data, reading: Reading | None = None) -> list[Row]:
     """Rows of a file, of a hub data set or in memory, not encoded. Raises DataError, naming the rows at fault."""
+    reading = Reading() if reading is None else reading
     rows: list[Row] = []
-    faults: list[Fault] = []
+    refused: list[Fault] = []
+    skipped: list[Fault] = []
     paths, held = _found(source)
     source = held.name if held else str(source)
-    for record in held.records if held else read_records(*paths):
+    for record in _records(paths, held, reading):
         try:
             rows.append(make_row(record))
         except DataError as error:
-            faults.append(Fault(record.number, str(error), fatal=True))
-    _refuse(source, faults)
+            faults = skipped if reading.skip_bad or record.empty else refused
+            faults.append(Fault(record.number, str(error), fatal=faults is refused))
+    _refuse(source, refused, skipped, good=len(rows))
     if not rows:
         raise DataError(describe_empty(source, paths))
     return rows
 
 
-def _refuse(source: str, fatal: Sequence[Fault]) -> None:
-    if fatal:
-        told = (f"row {rows}: {fault.reason}" for rows, fault in by_reason(fatal))
-        shown = first_few(told, 5, separator="; ", rest="more reasons (see `kameleon data check`)")
-        raise DataError(f"{source}: {shown}")
+def _refuse(source: str, refused: Sequence[Fault], skipped: Sequence[Fault], *, good: int) -> None:
+    """Raise DataError for refused rows, and when all are skipped; else warn of those that are."""
+    if refused:
+        how = "; to go on without bad rows: --skip-bad (in Python reading=Reading(skip_bad=True))" if good else ""
+        raise DataError(f"{source}: {describe_faults(refused)}{how}")
+    if skipped and not good:
+        raise DataError(f"{source}: no row is left. {describe_faults(skipped)}")
+    if skipped:
+        count = len({fault.row for fault in skipped})
+        told = f"{count:,} of {good + count:,} rows are left out"
+        warnings.warn(f"{source}: {told}. {describe_faults(skipped)}", stacklevel=3)
 
 
 def split_held_out(corpus: Corpus, seed: int) -> tuple[Corpus, Corpus]:

@@ -12,13 +12,13 @@ from kameleon.model import DecoderConfig
 
 
 def examine(encoded: Encoded, test_rows: Sequence[Row] = ()) -> tuple[Fault, ...]:
-    """All faults of a file, in the order of its rows: the refused rows (fatal), and those that a person should look at.
+    """All faults of a file, in the order of its rows: the refused rows (fatal), the skipped ones, and doubts.
 
-    The latter: an answer that is cut or has no trained token, a duplicate, a row that also stands in the test set.
+    Doubts: an answer that is cut or has no trained token, a duplicate, a row that also stands in the test set.
     """
     pairs = zip(encoded.examples, encoded.rows, strict=True)
     doubts = (Fault(row.number, reason, fatal=False) for example, row in pairs for reason in _doubts(example, row))
-    faults = [*encoded.refused, *doubts, *_repeats(encoded.rows, test_rows)]
+    faults = [*encoded.refused, *encoded.skipped, *doubts, *_repeats(encoded.rows, test_rows)]
     return tuple(sorted(faults, key=lambda fault: fault.row))
 
 

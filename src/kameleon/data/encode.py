@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kameleon.data.faults import Fault
-from kameleon.data.formats import Record
+from kameleon.data.records import Record
 from kameleon.data.rows import Row, answers_apart, kinds, make_row, unread_fields, with_answer
 from kameleon.errors import DataError, RewrittenTurnsError
 from kameleon.text import ChatTemplate
@@ -42,6 +42,8 @@ class Encoded:
     """For each row its other right answers, encoded."""
     refused: tuple[Fault, ...] = ()
     """Fatal faults: the records that could not be read or encoded, which are in none of the above."""
+    skipped: tuple[Fault, ...] = ()
+    """Faults of the rows that are left out: those with an empty cell of a table; with `skip_bad` all bad ones."""
     split: int = 0
     """Conversations that became several rows, one for each answer, because the template rewrites earlier turns. All of
     these rows have the number of their conversation."""
@@ -98,13 +100,22 @@ def _end_token(template: ChatTemplate) -> int:
 
 
 def encode_records(
-    records: Iterable[Record], template: ChatTemplate, *, raw: bool = False, max_tokens: int = 2048
+    records: Iterable[Record],
+    template: ChatTemplate,
+    *,
+    raw: bool = False,
+    max_tokens: int = 2048,
+    skip_bad: bool = False,
 ) -> Encoded:
-    """Every record as an example, or refused: it cannot be read, has an unknown role or kind, or an empty answer."""
+    """Every record as an example, or refused: it cannot be read, has an unknown role or kind, or an empty answer.
+
+    With `skip_bad` the latter are skipped, as rows of a table with an empty cell always are.
+    """
     rows: list[Row] = []
     examples: list[Example] = []
     alternatives: list[tuple[Example, ...]] = []
     refused: list[Fault] = []
+    skipped: list[Fault] = []
     mixed: Counter[tuple[str, ...]] = Counter()
     unread: Counter[str] = Counter()
     split = 0
@@ -115,7 +126,9 @@ def encode_records(
             parts = _encode(make_row(record), template, raw=raw, max_tokens=max_tokens)
             others = [tuple(_alternatives(row, template, raw=raw, max_tokens=max_tokens)) for row, _ in parts]
         except DataError as error:
-            refused.append(Fault(record.number, str(error), fatal=True))
+            is_left_out = skip_bad or record.empty
+            fault = Fault(record.number, str(error), fatal=not is_left_out, skipped=is_left_out)
+            (skipped if is_left_out else refused).append(fault)
             continue
         split += len(parts) > 1
         alternatives += others
@@ -123,7 +136,8 @@ def encode_records(
             rows.append(row)
             examples.append(example)
     several = {held: count for held, count in mixed.items() if len(held) > 1}
-    return Encoded(tuple(rows), tuple(examples), tuple(alternatives), tuple(refused), split, several, unread)
+    faults = tuple(refused), tuple(skipped)
+    return Encoded(tuple(rows), tuple(examples), tuple(alternatives), *faults, split, several, unread)
 
 
 def _encode(row: Row, template: ChatTemplate, *, raw: bool, max_tokens: int) -> list[tuple[Row, Example]]:

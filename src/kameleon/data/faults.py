@@ -11,11 +11,19 @@ from kameleon.words import first_few
 @dataclass(frozen=True)
 class Fault:
     """What is wrong with one row. A fatal fault stops training. Any other is only reported; its row is left out of
-    training if it has no trained token."""
+    training if it is skipped or has no trained token."""
 
     row: int
     reason: str
     fatal: bool
+    skipped: bool = False
+    """Whether the row is left out, because a cell is empty or bad rows are to be skipped."""
+
+
+def describe_faults(faults: Iterable[Fault]) -> str:
+    """The first five reasons in one line: "row 2, 3, 4 and 57 more: empty answer; row 9: ..."."""
+    told = (f"row {rows}: {fault.reason}" for rows, fault in by_reason(faults))
+    return first_few(told, 5, separator="; ", rest="more reasons (see `kameleon data check`)")
 
 
 def by_reason(faults: Iterable[Fault]) -> list[tuple[str, Fault]]:

@@ -1,123 +1,99 @@
-"""Files to records: JSONL, JSON, CSV and Parquet, local or on the hub. What a record means is not known here."""
+"""Files to records: JSONL, JSON, CSV, TSV and Parquet. What a record means is not known here."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download, list_repo_files
-from huggingface_hub.errors import (
-    HFValidationError,
-    HTTPError,  # of the HTTP client that this version uses  # pyright: ignore[reportPrivateImportUsage]
-    RepositoryNotFoundError,
-)
-
+from kameleon.data.columns import describe_names, empty_cells, field_names, guessed_names, is_understood
+from kameleon.data.records import Record
+from kameleon.data.tables import read_table
 from kameleon.errors import DataError, MissingExtraError
+from kameleon.settings import Reading
 from kameleon.words import first_few
 
-_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 _PARQUET_ROWS = 1000  # read at a time
 
 
-@dataclass(frozen=True)
-class Record:
-    """One row as it stands in the file. `fault` says why it could not be read; `value` is then empty."""
-
-    number: int
-    """Its line in JSONL, elsewhere its place, from 1. The numbers go on from part to part of a file in parts."""
-    value: dict[str, Any]
-    fault: str | None = None
-
-
-def find_data(source: str | Path, split: str = "train") -> tuple[Path, ...]:
-    """The files that `source` names: a local path, a hub data set (owner/name), or a file of one (owner/name:FILE).
-
-    For a data set, this is the file with `split` in its name or folder, or all of that file's parts in their order, or
-    else the only file. Raises DataError, also when the files with `split` in their names are not the parts of one file.
-    """
-    try:
-        path = Path(source).expanduser()
-        is_file = path.is_file()
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~NAME of no user
-        raise DataError(f"{source} cannot be read: {error}") from error
-    if is_file:
-        if path.suffix not in _SUFFIXES:
-            raise DataError(f"{path} ends in {path.suffix or 'nothing'}; expected one of {', '.join(_SUFFIXES)}")
-        return (path,)
-    name, _, wanted = str(source).partition(":")
-    if path.exists() or name.count("/") != 1 or name.endswith(_SUFFIXES) or name.startswith((".", "/", "~")):
-        raise DataError(f"there is no file {path}; give a local file, or a hub data set owner/name")
-    try:
-        files = sorted(f for f in list_repo_files(name, repo_type="dataset") if f.endswith(_SUFFIXES))
-        chosen = _choose(name, files, wanted, split)
-        return tuple(Path(hf_hub_download(name, file, repo_type="dataset")) for file in chosen)
-    except RepositoryNotFoundError as error:
-        raise DataError(f"there is neither a file {path} nor a hub data set {name}") from error
-    except (HTTPError, HFValidationError, OSError) as error:
-        raise DataError(f"there is no file {path}, and the hub did not deliver a data set {name}: {error}") from error
-
-
-def _choose(name: str, files: list[str], wanted: str, split: str) -> list[str]:
-    held = first_few(files, 8) or "none"
-    if wanted:
-        if wanted not in files:
-            raise DataError(f"the hub's data set {name} has no file {wanted!r}: it holds {held}")
-        return [wanted]
-    # The split must be a word of its own: "constraints.jsonl" is no file for "train".
-    word = re.compile(rf"(?<![a-z]){re.escape(split)}(?![a-z])")
-    chosen = [f for f in files if word.search(f)] or (files if len(files) == 1 else [])
-    if not chosen:
-        raise DataError(f"the hub's data set {name} has no file for {split!r}: it holds {held}; name one: {name}:FILE")
-    parts = {f: _part(f, word) for f in chosen}
-    if len({shape for shape, _ in parts.values()}) > 1 or not _are_all_there(chosen):
-        raise DataError(
-            f"the hub's data set {name} has files for {split!r} that are not the parts of one, or not all of them: "
-            f"it holds {held}; name one: {name}:FILE"
-        )
-    return sorted(chosen, key=lambda f: parts[f][1])
-
-
-def _part(file: str, word: re.Pattern[str]) -> tuple[str, list[int]]:
-    """A file's name with "#" for each number behind the split's name (equal for the parts of one), and the numbers."""
-    found = word.search(file)
-    end = found.end() if found else 0
-    return file[:end] + re.sub(r"\d+", "#", file[end:]), [int(number) for number in re.findall(r"\d+", file[end:])]
-
-
-def _are_all_there(files: list[str]) -> bool:
-    """Whether there are as many parts as their names say (train-00000-of-00003). Other names say nothing."""
-    told = {int(total) for file in files for total in re.findall(r"\d-of-(\d+)", file)}
-    return told <= {len(files)}
-
-
-def read_records(*paths: Path) -> Iterator[Record]:
+def read_records(*paths: Path, reading: Reading | None = None) -> Iterator[Record]:
     """All records of one file, or of the parts of one, in order. A record that cannot be read has a fault.
 
-    Records are read one at a time; only a JSON list is held whole. Numbers go on from part to part. Raises DataError
-    for a file that cannot be read at all, when its turn comes.
+    Records are read one at a time; only a JSON list is held whole. Numbers go on from part to part. What had to be
+    guessed (an encoding, which column is the prompt) is a warning. Raises DataError for a file that cannot be read at
+    all, when its turn comes.
     """
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    reading = Reading() if reading is None else reading
     number = 0
     for path in paths:
         before = number
-        for record in readers[path.suffix](path):
+        for record in usual_fields(str(path), _records(path, reading), reading, is_table=_is_table(path)):
             number = before + record.number
             yield replace(record, number=number)
+
+
+def _records(path: Path, reading: Reading) -> Iterator[Record]:
+    suffix = path.suffix.lower()
+    if suffix in (".csv", ".tsv"):
+        return read_table(path, reading)
+    return _parquet(path) if suffix == ".parquet" else _json(path)
+
+
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in (".csv", ".tsv", ".parquet")
+
+
+def usual_fields(
+    origin: str, records: Iterable[Record], reading: Reading, *, is_table: bool = False
+) -> Iterator[Record]:
+    """The records with the usual names of fields. A table whose columns are not understood is one fault, not many.
+
+    `origin` names the file in warnings. All records of a table have the same fields; a row with an empty one is empty.
+    """
+    told = set[str]()
+    for record in records:
+        names = tuple(record.value)
+        if record.fault is not None:
+            yield record
+            continue
+        try:
+            renamed = field_names(names, reading)
+            if is_table and not is_understood(names, reading):
+                raise DataError(describe_names(names))
+        except DataError as error:
+            yield Record(1 if is_table else record.number, {}, str(error))
+            if is_table:
+                return
+            continue
+        shown = " and ".join(f"{name!r} as {field}" for name, field in guessed_names(names, reading).items())
+        if shown and shown not in told:
+            told.add(shown)
+            warnings.warn(f"{origin}: it is read with {shown}", stacklevel=2)
+        yield _renamed(record, renamed, is_table=is_table)
+
+
+def _renamed(record: Record, renamed: Mapping[str, str | None], *, is_table: bool) -> Record:
+    fields = {name: renamed.get(name, name) for name in record.value}
+    value = {field: record.value[name] for name, field in fields.items() if field is not None}
+    if not is_table:
+        return replace(record, value=value)
+    empty = empty_cells(value, list(value))
+    if empty:
+        names = [name for name, field in fields.items() if field in empty]
+        return Record(record.number, {}, f"empty cell ({', '.join(map(repr, names))})", empty=True)
+    return replace(record, value={field: one for field, one in value.items() if one is not None})
 
 
 def describe_empty(source: str | Path, paths: Sequence[Path]) -> str:
     """One line that says why a source holds no record."""
     texts = {path: path.read_bytes().removeprefix(b"\xef\xbb\xbf").strip() for path in paths}
-    reasons = {".csv": "a header and no rows", ".json": "a list of no rows", ".parquet": "a table of no rows"}
+    reasons = {".json": "a list of no rows", ".parquet": "a table of no rows"}
+    reasons |= dict.fromkeys((".csv", ".tsv"), "a header and no rows")
     blank = "only blank lines" if any(path.stat().st_size for path in paths) else "0 bytes"
-    reason = next((reasons.get(path.suffix, blank) for path, text in texts.items() if text), blank)
+    reason = next((reasons.get(path.suffix.lower(), blank) for path, text in texts.items() if text), blank)
     return f"{source} is empty: {reason}"
 
 
@@ -154,34 +130,35 @@ def _jsonl(path: Path) -> Iterator[Record]:
 
 
 def _json(path: Path) -> Iterator[Record]:
+    """JSON lines, or a list of rows: the file's first line decides, whatever its name says."""
+    first = next((line for line in _lines(path) if line.strip()), "")
+    over_lines = first.strip() == "{" or (path.suffix.lower() == ".json" and not _is_json(first))
+    if not first.lstrip().startswith("[") and not over_lines:
+        yield from _jsonl(path)
+        return
     text = "".join(_lines(path))
     if not text.strip():
-        return iter(())
+        return
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: broken JSON: {error.msg}") from error
+        several = text.lstrip().startswith("{") and error.msg == "Extra data"
+        told = "a second object; write each object in one line, or all into one list" if several else error.msg
+        raise DataError(f"{path}, line {error.lineno}, column {error.colno}: broken JSON: {told}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} holds JSON that Python does not read: {error}") from error
     if not isinstance(values, list):
-        raise DataError(f"{path} holds {type(values).__name__}; expected a list of rows")
-    return (_record(number, value) for number, value in enumerate(values, start=1))
+        held = f"one object with {first_few(values, 5)}" if isinstance(values, dict) else type(values).__name__
+        raise DataError(f"{path} holds {held}; expected a list of rows, or one object a line")
+    yield from (_record(number, value) for number, value in enumerate(values, start=1))
 
 
-def _csv(path: Path) -> Iterator[Record]:
-    csv.field_size_limit(2**31 - 1)  # of the whole process; else a cell of more than 131,072 characters is refused
-    lines = chain.from_iterable(io.StringIO(line, newline="") for line in _lines(path))  # a lone \r ends one too
-    reader = csv.DictReader(lines, strict=True)
-    number = 0
+def _is_json(text: str) -> bool:
     try:
-        for number, value in enumerate(reader, start=1):
-            if None in value or None in value.values():
-                count = len(reader.fieldnames or [])
-                yield Record(number, {}, f"the row has another number of fields than the header ({count})")
-            else:
-                yield Record(number, dict(value))
-    except csv.Error as error:
-        yield Record(number + 1, {}, f"broken CSV at line {reader.reader.line_num}: {error}")
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def without_filled(value: Any) -> Any:
@@ -210,7 +187,7 @@ def _parquet(path: Path) -> Iterator[Record]:
         with pyarrow.parquet.ParquetFile(path) as file:
             values = (value for batch in file.iter_batches(_PARQUET_ROWS) for value in batch.to_pylist())
             for number, value in enumerate(values, start=1):
-                yield _record(number, without_filled(value))
+                yield _record(number, {key: without_filled(one) for key, one in value.items()})
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a whole Parquet file: {error}") from error
     except (ValueError, OverflowError) as error:  # text that is not UTF-8, a time that Python does not know

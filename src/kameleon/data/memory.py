@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from kameleon.data.formats import Record
+from kameleon.data.records import Record
 from kameleon.errors import DataError, WrongTypeError
 from kameleon.words import came
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from kameleon.data.columns import KNOWN_FIELDS
 from kameleon.data.encode import Encoded, Example
-from kameleon.data.rows import KNOWN_FIELDS, Row, learned_answers, system_prompt_of
+from kameleon.data.rows import Row, learned_answers, system_prompt_of
 from kameleon.data.sample import sample
 from kameleon.settings import DEFAULT_MICRO_BATCH_TOKENS
 from kameleon.text import ChatTemplate

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kameleon.data.formats import find_data, read_records
+from kameleon.data.formats import read_records
+from kameleon.data.sources import find_data
 from kameleon.errors import DataError
 
 _ANSWER = ("answer", "finish")

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kameleon.data.formats import Record
+from kameleon.data.columns import FIELDS, MORE_FIELDS, SYSTEM_FIELDS, TOOLS_FIELDS
+from kameleon.data.records import Record
 from kameleon.data.turns import is_nothing, listed, read_messages, read_tools, unknown_fields
 from kameleon.errors import DataError
 from kameleon.text import with_system
@@ -20,25 +21,6 @@ KINDS = {
     "conversations": "ShareGPT",
     "text": "plain text, all of it learned",
 }
-_FIELDS = {
-    "messages": ("messages",),
-    "prompt": ("prompt", "completion"),
-    "instruction": ("instruction", "output"),
-    "conversations": ("conversations",),
-    "text": ("text",),
-}
-_SYSTEM = ("system", "system_prompt")
-_TOOLS = ("tools", "functions")  # the latter is OpenAI's older name
-_BESIDE = (*_SYSTEM, *_TOOLS)
-# Fields that may stand beside those of each kind.
-_MORE_FIELDS = {
-    "messages": _BESIDE,
-    "prompt": (*_BESIDE, "history", "also"),
-    "instruction": (*_BESIDE, "input", "history", "also"),
-    "conversations": _BESIDE,
-    "text": (),
-}
-KNOWN_FIELDS = sorted({field for fields in (*_FIELDS.values(), *_MORE_FIELDS.values()) for field in fields})
 _TURNS = ("messages", "conversations", "prompt", "completion")
 # Fields that would change what is learned, with what to do where they are not read.
 _NEVER_LOST = {
@@ -73,7 +55,7 @@ def kinds(record: Record) -> list[str]:
     The original Alpaca records are an example: each holds its row a second time, as rendered text.
     """
     value = _given(record)
-    return [kind for kind, fields in _FIELDS.items() if all(field in value for field in fields)]
+    return [kind for kind, fields in FIELDS.items() if all(field in value for field in fields)]
 
 
 def make_row(record: Record) -> Row:
@@ -94,7 +76,7 @@ def make_row(record: Record) -> Row:
         return _conversation(number, [*asked, *answered], value, first=len(asked))
     prompt, completion = (
         _asked(value) if kind == "instruction" else _text(value, "prompt"),
-        _text(value, _FIELDS[kind][1]),
+        _text(value, FIELDS[kind][1]),
     )
     also = tuple(str(one) for one in listed(value.get("also") or [], "also"))
     if not all(one.strip() for one in also):
@@ -162,7 +144,7 @@ def _given(record: Record) -> dict[str, Any]:
 
 def _begun(record: Record) -> list[str]:
     """The kinds of row that a record holds, whole ones first, then those of which it holds the first field."""
-    return [*kinds(record), *(kind for kind in _FIELDS if kind in record.value)]
+    return [*kinds(record), *(kind for kind in FIELDS if kind in record.value)]
 
 
 def _kind(record: Record) -> str:
@@ -175,7 +157,7 @@ def _kind(record: Record) -> str:
 
 def _unread(record: Record) -> list[str]:
     """Fields that hold something and belong neither to the kind that is taken nor to one that is whole too."""
-    read = {field for kind in kinds(record) or _begun(record)[:1] for field in (*_FIELDS[kind], *_MORE_FIELDS[kind])}
+    read = {field for kind in kinds(record) or _begun(record)[:1] for field in (*FIELDS[kind], *MORE_FIELDS[kind])}
     return [str(field) for field, value in _given(record).items() if field not in read and value not in ("", [], {})]
 
 
@@ -200,7 +182,7 @@ def _answers(messages: Sequence[Mapping[str, Any]]) -> list[int]:
 
 def _system(value: Mapping[str, Any], messages: Sequence[Message]) -> str | None:
     """The system prompt that stands beside the turns; None where there is none, or where they begin with the same."""
-    told = {_text(value, field) for field in _SYSTEM if value.get(field) not in (None, "")}
+    told = {_text(value, field) for field in SYSTEM_FIELDS if value.get(field) not in (None, "")}
     own = [message["content"] for message in messages if message["role"] == "system"]
     if len(told | set(own)) > 1 and told:
         raise DataError("it has two system prompts that differ: keep one")
@@ -208,7 +190,7 @@ def _system(value: Mapping[str, Any], messages: Sequence[Message]) -> str | None
 
 
 def _tools(value: Mapping[str, Any]) -> tuple[Any, ...]:
-    held = [field for field in _TOOLS if value.get(field)]
+    held = [field for field in TOOLS_FIELDS if value.get(field)]
     if len(held) > 1:
         raise DataError(f"it has both {' and '.join(map(repr, held))}: keep one")
     return read_tools(value[held[0]], held[0]) if held else ()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
-from kameleon.data import require_fit
+from kameleon.data import fitting
 from kameleon.evaluation.scores import Score, TestSet, evaluate, make_test_set
 
 
@@ -40,5 +40,5 @@ def _encoded(base: Base, test: TestSet, system_prompt: str | None) -> TestSet:
     corpus = test.corpus.with_system_prompt(base.template, system_prompt)
     if corpus is test.corpus:
         return test
-    require_fit(corpus, base.config)
+    corpus = fitting(corpus, base.config)
     return make_test_set(base, test.name, corpus.examples, corpus.alternatives)

@@ -4,6 +4,7 @@
 """
 
 from kameleon.settings.generation import Sampling
+from kameleon.settings.reading import Reading
 from kameleon.settings.serving import HttpSettings, Limits
 from kameleon.settings.training import DEFAULT_MICRO_BATCH_TOKENS, Execution, Recipe, Watch
 from kameleon.settings.values import MOST_ALPHA, MOST_RANK, SEEDS, ComputeName, parse_bytes
@@ -17,6 +18,7 @@ __all__ = [
     "Execution",
     "HttpSettings",
     "Limits",
+    "Reading",
     "Recipe",
     "Sampling",
     "Watch",
