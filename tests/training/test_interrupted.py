@@ -13,7 +13,7 @@ from safetensors import safe_open
 from tiny import reference_model
 from training.counting import card_of, write_rows
 
-from kameleon import Recipe, Watch
+from kameleon import Reading, Recipe, Watch
 from kameleon.adapters import Shelf
 from kameleon.adapters.formats import write_adapter
 from kameleon.adapters.proof import PROBE, probe_logits
@@ -35,7 +35,7 @@ RECIPE = Recipe(rank=4, rows_per_step=4, learning_rate=1e-2, epochs=3)
 
 SCRIPT = """
 import os, signal, sys, threading, torch, kameleon
-from kameleon import Recipe, Watch
+from kameleon import Reading, Recipe, Watch
 torch.set_num_threads(1)
 base, rows, resume, end = sys.argv[1], sys.argv[2], sys.argv[3] == "resume", int(sys.argv[4])
 loaded = kameleon.load(base, dtype=torch.float32)
@@ -147,8 +147,29 @@ def test_resuming_another_run_is_refused_naming_the_difference(tiny, rows):
     with pytest.raises(CheckpointError, match=r"rank: was 4, is 8"):
         tiny.train(rows, "count", recipe=replace(RECIPE, rank=8), resume=True)
     write_rows(rows, 44)
-    with pytest.raises(CheckpointError, match="data: was"):
+    with pytest.raises(
+        CheckpointError, match=r"the data has other bytes: was .*rows.jsonl with sha256 \w{12}…, is .* with "
+    ):
         tiny.train(rows, "count", recipe=RECIPE, resume=True)
+
+
+def test_a_run_goes_on_with_the_same_bytes_wherever_the_files_lie(tiny, rows, watched, tmp_path, monkeypatch):
+    def stop(report):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    recipe = replace(RECIPE, epochs=0.5)
+    whole = tiny.train(rows, "whole", held_out=watched, recipe=recipe).adapter
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RunInterruptedError):
+        tiny.train(str(rows), "parts", held_out=str(watched), recipe=recipe, on_step=stop)
+    with pytest.raises(RunInterruptedError):
+        tiny.train(rows.name, "parts", held_out=f"./{watched.name}", recipe=recipe, resume=True, on_step=stop)
+    moved, aside = rows.rename(tmp_path / "moved.jsonl"), watched.rename(tmp_path / "aside.jsonl")
+    with pytest.raises(CheckpointError, match=r"columns of the data: was None, is \['prompt', None\]"):
+        tiny.train(moved, "parts", recipe=recipe, resume=True, reading=Reading(prompt_column="prompt"))
+    resumed = tiny.train(moved, "parts", held_out=aside, recipe=recipe, resume=True).adapter
+    assert resumed.fingerprint == whole.fingerprint
+    assert resumed.card.data["path"] == str(moved)
 
 
 def test_resuming_with_other_held_out_rows_is_refused(tiny, rows, watched):
@@ -157,7 +178,7 @@ def test_resuming_with_other_held_out_rows_is_refused(tiny, rows, watched):
             rows, "count", held_out=watched, recipe=RECIPE, on_step=lambda r: os.kill(os.getpid(), signal.SIGINT)
         )
     watched.write_text(watched.read_text().replace("row 44", "row 99"))
-    with pytest.raises(CheckpointError, match=r"\(held_out: was '\w+', is '\w+'\)"):
+    with pytest.raises(CheckpointError, match=r"\(the held-out rows are others\)"):
         tiny.train(rows, "count", held_out=watched, recipe=RECIPE, resume=True)
 
 

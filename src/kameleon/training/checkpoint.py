@@ -138,6 +138,27 @@ def _identity(metadata: dict[str, str] | None) -> dict[str, Any]:
     return identity
 
 
+def _differences(saved: dict[str, Any], identity: dict[str, Any]) -> str:
+    """What differs between two runs, in words; "" if nothing does. Data is compared by its bytes, wherever it lies."""
+    before, now = saved.get("data", {}), identity.get("data", {})
+    told = []
+    if before.get("sha256") != now.get("sha256"):
+        told.append(
+            f"the data has other bytes: was {before.get('path')} with sha256 {str(before.get('sha256'))[:12]}…, is "
+            f"{now.get('path')} with {str(now.get('sha256'))[:12]}…"
+        )
+    else:
+        # A checkpoint of an earlier version has no entry for what was added to the data's description since.
+        keys = sorted((before.keys() | now.keys()) - {"path", "sha256"})
+        changed = [key for key in keys if (before.get(key) or None) != (now.get(key) or None)]
+        told += [f"{key} of the data: was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
+        if not changed and saved.get("held_out") != identity.get("held_out"):
+            told.append("the held-out rows are others")
+    others = sorted((saved.keys() | identity.keys()) - {"data", "held_out"})
+    differing = [key for key in others if saved.get(key) != identity.get(key)]
+    return "; ".join([*told, *(f"{key}: was {saved.get(key)!r}, is {identity.get(key)!r}" for key in differing)])
+
+
 def _key(name: str, trainee: int) -> str:
     """The first trainee's keys have no number; the second's are `weights.1` and so on."""
     return f"{name}.{trainee}" if trainee else name
@@ -165,9 +186,7 @@ def load_checkpoint(folder: Path, trainees: Sequence[Trainee], identity: dict[st
             f"the checkpoint {path} cannot be read: {error}; start again with --overwrite (in Python overwrite=True)"
         ) from error
     saved = _identity(metadata)
-    differing = sorted(key for key in saved.keys() | identity.keys() if saved.get(key) != identity.get(key))
-    if differing:
-        told = "; ".join(f"{key}: was {saved.get(key)!r}, is {identity.get(key)!r}" for key in differing)
+    if told := _differences(saved, json.loads(json.dumps(identity))):
         raise CheckpointError(
             f"this is not the run that was interrupted ({told}); resume it unchanged, or start again with "
             "--overwrite (in Python overwrite=True)"
