@@ -2,7 +2,8 @@
 
     KameleonError
     ├── SettingError (ValueError)         a setting that is unknown, out of range, or contradicts another
-    │   └── WrongTypeError (TypeError)    an argument of another type than expected, or with an unknown name
+    │   ├── WrongTypeError (TypeError)    an argument of another type than expected, or with an unknown name
+    │   └── ContextLengthError            a prompt and its answer are longer than the base's context, or the cache
     ├── DataError (ValueError)            rows that cannot be read or that would teach nothing
     │   └── RewrittenTurnsError           the template changes earlier turns of a conversation when later ones follow
     ├── MissingExtraError (ImportError)   an optional library is needed; the message holds the install command
@@ -43,6 +44,16 @@ class SettingError(KameleonError, ValueError):
 
 class WrongTypeError(SettingError, TypeError):
     """An argument or a setting is of another type than expected, or has an unknown name."""
+
+
+class ContextLengthError(SettingError):
+    """A prompt and its answer are longer than the base's context, or than the cache.
+
+    The message begins as OpenAI's does, because clients look for its words. `found` goes on after "However, ".
+    """
+
+    def __init__(self, limit_tokens: int, found: str) -> None:
+        super().__init__(f"This model's maximum context length is {limit_tokens} tokens. However, {found}")
 
 
 class DataError(KameleonError, ValueError):

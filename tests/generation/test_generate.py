@@ -118,7 +118,7 @@ def test_choices_of_the_sampler():
         ({"max_tokens": -1}, "max_tokens"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
         ({"top_k": -1}, "top_k"),
         ({"stop": ("",)}, "stop string"),
     ],
@@ -141,7 +141,7 @@ def test_a_raw_prompt_begins_as_the_tokenizer_begins_a_text_and_a_rendered_one_d
 def test_bad_requests_are_refused_before_anything_is_computed(tiny):
     with pytest.raises(AdapterNotFoundError, match="no adapter 'gren'"):
         tiny.generate(["hello"], ["gren"])
-    with pytest.raises(SettingError, match="takes fewer than 256"):
+    with pytest.raises(SettingError, match="maximum context length is 256 tokens"):
         tiny.generate(["a" * 300])
     with pytest.raises(SettingError, match="is empty"):
         tiny.generate([""], raw=True)

@@ -214,7 +214,7 @@ def test_what_can_never_be_answered_is_refused_by_submit(tiny, serve):
     engine = serve()
     with pytest.raises(AdapterNotFoundError, match="nobody"):
         ask(engine, tiny, "hello", "nobody")
-    with pytest.raises(SettingError, match="fewer than 256"):
+    with pytest.raises(SettingError, match="maximum context length is 256 tokens"):
         ask(engine, tiny, "a" * 300)
     with pytest.raises(SettingError, match="regex"):
         ask(engine, tiny, "hello", regex="(")

@@ -13,7 +13,7 @@ import torch
 
 from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
-from kameleon.errors import SettingError
+from kameleon.errors import ContextLengthError, SettingError
 from kameleon.generation.pages import PagePool, page_bytes
 from kameleon.generation.request import Finish, Piece, Request
 from kameleon.generation.sampling import Choice, Chooser, scores_of
@@ -47,22 +47,24 @@ class Batch:
     def check(self, request: Request) -> Chooser:
         """The chooser of the request's tokens; call it from any thread, since compiling a grammar takes time.
 
-        Raises SettingError for a prompt that is empty, too long for the base or never fits the cache, for tokens that
-        there are not, and for a grammar that cannot be followed; MissingExtraError where the grammars' library is not.
+        Raises ContextLengthError for a prompt that is too long for the base or never fits the cache; SettingError for
+        one that is empty, for tokens that there are not, and for a grammar that cannot be followed; MissingExtraError
+        where the grammars' library is not.
         """
         limit, held = self._base.config.max_sequence_tokens, len(request.prompt)
         if not held:
             raise SettingError("the prompt is empty; give it at least one token")
         if held >= limit:
-            raise SettingError(f"the prompt has {held} tokens; this base takes fewer than {limit}")
+            raise ContextLengthError(limit, f"the prompt alone has {held}; shorten it, and leave room for the answer")
         if not (request.sampling.max_tokens or request.embed or request.score_prompt):
             raise SettingError("max_tokens is 0, so nothing would come of this; ask for at least one token")
         longest = held if request.embed else min(held + request.sampling.max_tokens, limit)
         room = self.pool.pages * PAGE_TOKENS
         if longest > room:
-            raise SettingError(
-                f"prompt and answer may reach {longest} tokens, the cache holds {room}; "
-                "ask for fewer max_tokens, or give the cache more memory"
+            raise ContextLengthError(
+                room,
+                f"prompt and answer may reach {longest}, which is more than the cache holds; "
+                "ask for fewer max_tokens, or give the cache more memory",
             )
         vocabulary = self._base.config.vocab_size
         for token in (*request.prompt, *(token for token, _ in request.sampling.logit_bias)):

@@ -19,7 +19,7 @@ class Sampling:
     temperature: float = 0.0
     """0 is greedy; 1 samples from the model's own distribution; higher is wilder."""
     top_p: float = 1.0
-    """Sample only from the most likely tokens that together reach this probability (arXiv:1904.09751)."""
+    """Sample only from the most likely tokens that together reach this probability (arXiv:1904.09751); 0 is greedy."""
     top_k: int = 0
     """Sample only from this many most likely tokens; 0 means all."""
     min_p: float = 0.0
@@ -49,7 +49,7 @@ class Sampling:
             self,
             ("max_tokens", "0 or more", self.max_tokens >= 0),
             ("temperature", "0 (greedy) or more", 0 <= self.temperature < math.inf),
-            ("top_p", "above 0 and at most 1", 0 < self.top_p <= 1),
+            ("top_p", "a share from 0 to 1", 0 <= self.top_p <= 1),
             ("top_k", "0 (all) or more", self.top_k >= 0),
             ("min_p", "a share from 0 to 1", 0 <= self.min_p <= 1),
             ("repetition_penalty", "above 0", 0 < self.repetition_penalty < math.inf),
