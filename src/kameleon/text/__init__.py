@@ -2,11 +2,14 @@
 
 from kameleon.text.go_template import go_template
 from kameleon.text.template import ChatTemplate, with_system
+from kameleon.text.thinking import Effort, thinking_arguments
 from kameleon.text.token_bytes import TokenBytes
 
 __all__ = [
     "ChatTemplate",
+    "Effort",
     "TokenBytes",
     "go_template",
+    "thinking_arguments",
     "with_system",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -61,6 +62,8 @@ class ChatTemplate:
         """The template of conversations with tools; some bases have a separate one."""
         self.date: datetime.date | None = None
         """The date that a template writes which asks for it; None: the day on which it is rendered."""
+        self.arguments: Mapping[str, Any] = {}
+        """Further arguments of the template, such as one that switches thinking."""
 
     @property
     def hash(self) -> str | None:
@@ -78,6 +81,12 @@ class ChatTemplate:
             return self
         template = ChatTemplate(self.tokenizer)
         template.date = date
+        return template
+
+    def given(self, arguments: Mapping[str, Any]) -> ChatTemplate:
+        """The same template with these arguments."""
+        template = copy(self)
+        template.arguments = arguments
         return template
 
     def render(
@@ -175,6 +184,7 @@ class ChatTemplate:
                     tokenize=False,
                     add_generation_prompt=add_generation_prompt,
                     **dated,
+                    **self.arguments,
                 )
             )
         except _REFUSALS as error:
