@@ -43,8 +43,24 @@ def test_a_key_is_demanded_and_health_is_not_a_secret(guarded):
     assert say(guarded, "medicine", bearer(ALL)).status_code == 200
     assert guarded.get("/health").status_code == guarded.get("/ready").status_code == 200
     assert guarded.head("/health").status_code == guarded.head("/ready").status_code == 200  # as watchers ask
-    for path in ("/metrics", "/v1/models", "/v1/adapters", "/openapi.json", "/nowhere"):
+    for path in ("/", "/metrics", "/v1/models", "/v1/adapters", "/openapi.json", "/nowhere"):
         assert guarded.get(path).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({}, "an API key is needed"),
+        ({"x-api-key": ALL}, "in the header x-api-key"),
+        ({"api-key": ALL}, "in the header api-key"),
+        ({"Authorization": ALL}, "lacks the word Bearer"),
+        (bearer("wrong"), "does not know the API key"),
+    ],
+)
+def test_a_key_that_came_another_way_is_told_so_and_how_to_send_it(guarded, headers, words):
+    message = say(guarded, "tiny", headers).json()["error"]["message"]
+    assert words in message
+    assert "wrong" in headers.get("Authorization", "") or message.endswith("send the header Authorization: Bearer KEY")
 
 
 def test_a_limited_key_sees_and_uses_only_its_models(guarded):
@@ -91,7 +107,9 @@ def test_without_keys_another_host_name_is_refused(client, host):
 def test_pages_of_other_origins_are_refused_unless_allowed(client, service):
     page = {"origin": "https://app.example"}
     for refused in (page, {"origin": "null"}):
-        assert say(client, "tiny", refused).status_code == 403
+        response = say(client, "tiny", refused)
+        assert response.status_code == 403
+        assert f"--cors-origins {refused['origin']}" in response.json()["error"]["message"]
     assert say(client, "tiny", {"origin": "http://127.0.0.1"}).status_code == 200
     assert "access-control-allow-origin" not in client.get("/v1/models").headers
     settings = HttpSettings(cors_origins=("https://app.example",))
@@ -101,6 +119,37 @@ def test_pages_of_other_origins_are_refused_unless_allowed(client, service):
         assert response.headers["access-control-allow-origin"] == "https://app.example"
         asked = {**page, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
         assert open_to_it.options("/v1/completions", headers=asked).status_code == 200
+        refused = open_to_it.options("/v1/completions", headers={**asked, "origin": "https://other.example"})
+        assert refused.status_code == 403
+        assert "--cors-origins https://other.example" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(("origins", "told"), [(("*",), "*"), (("https://app.example",), "https://app.example")])
+def test_a_page_of_the_internet_may_ask_for_this_machine_if_its_origin_is_allowed(service, origins, told):
+    page = {"origin": "https://app.example"}
+    with TestClient(create_app(service, HttpSettings(cors_origins=origins)), base_url="http://127.0.0.1") as client:
+        asked = {
+            **page,
+            "access-control-request-method": "POST",
+            "access-control-request-headers": "authorization,content-type",
+            "access-control-request-private-network": "true",
+        }
+        allowed = client.options("/v1/chat/completions", headers=asked)
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-private-network"] == "true"
+        assert allowed.headers["access-control-allow-origin"] == told
+        assert say(client, "tiny", page).headers["access-control-allow-origin"] == told
+        assert client.get("/v1/models", headers={**page, "host": "evil.example"}).status_code == 403
+
+
+@pytest.mark.parametrize("origin", ["https://app.example/", "https://app.example/page", "app.example", "**", ""])
+def test_what_no_browser_sends_as_an_origin_is_refused_at_the_start(origin):
+    with pytest.raises(SettingError, match=r"https://example\.org, with no path"):
+        HttpSettings(cors_origins=(origin,))
+
+
+def test_origins_of_desktop_applications_and_extensions_can_be_allowed():
+    HttpSettings(cors_origins=("app://obsidian.md", "tauri://localhost", "chrome-extension://abc", "null"))
 
 
 def test_a_full_queue_says_when_to_come_back(make_service, shelf):
@@ -125,12 +174,6 @@ def test_figures_are_told_by_adapter(client):
     assert "kameleon_resident_adapters 1.0" in text
     assert "process_resident_memory_bytes" in text
     assert "nobody" not in text
-
-
-def test_unknown_paths_and_methods_have_the_one_shape(client):
-    for response in (client.get("/v2"), client.get("/v1/completions")):
-        assert response.status_code in (404, 405)
-        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
 
 
 def test_an_adapter_called_as_the_base_has_series_of_its_own(client, shelf, tiny):

@@ -92,7 +92,7 @@ def test_prompts_are_scored_without_generating_and_in_streams(client):
         ({"prompt": [1, "a"]}, "prompt"),
         ({"prompt": [99999]}, "token 99999 is not one of 320"),
         ({"prompt": [-1]}, "prompt"),
-        ({"prompt": [1] * 256}, "fewer than 256"),
+        ({"prompt": [1] * 256}, "maximum context length is 256 tokens"),
         ({"prompt": "one", "suffix": "three"}, "suffix"),
         ({"prompt": "one", "best_of": 3}, "best_of"),
         ({"prompt": "one", "max_tokens": 0}, "max_tokens is 0"),

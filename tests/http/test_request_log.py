@@ -61,18 +61,22 @@ def test_nothing_that_was_said_is_in_it(client, lines, caplog):
     assert said["choices"][0]["message"]["content"] not in text
 
 
-def test_refusals_are_in_it_too(client, lines):
+def test_refusals_are_in_it_too_with_their_reason(client, lines):
     chat(client, model="lawe")
     chat(client, tool_choice="required")
     client.post("/v1/chat/completions", json={"model": "law"})
+    chat(client, messages=[{"role": "user", "content": "x" * 300}])
+    client.post("/v1/chat/completions", content=b"{}")
     client.get("/nowhere?api_key=s3cret")
     client.get("/v1/models", headers={"host": "elsewhere.example"})
     assert lines() == [
-        "POST /v1/chat/completions 404 model=lawe",
-        "POST /v1/chat/completions 400 model=law",
-        "POST /v1/chat/completions 400",
-        "GET /nowhere 404",
-        "GET /v1/models 403",
+        "POST /v1/chat/completions 404 model=lawe code=model_not_found param=model",
+        "POST /v1/chat/completions 400 model=law code=invalid_value param=tool_choice",
+        "POST /v1/chat/completions 400 model=law code=invalid_value param=messages",
+        "POST /v1/chat/completions 400 model=law code=context_length_exceeded",
+        "POST /v1/chat/completions 415 code=wrong_content_type",
+        "GET /nowhere 404 code=unknown_path",
+        "GET /v1/models 403 code=wrong_host",
     ]
 
 
@@ -81,8 +85,9 @@ def test_a_wrong_key_is_refused_in_the_log_without_the_key(service, lines, tmp_p
     client = TestClient(create_app(service, keys=KeyRing.read(path)), base_url="http://127.0.0.1")
     client.get("/v1/models", headers={"authorization": "Bearer another-key"})
     client.get("/v1/models", headers={"authorization": "Bearer a-key-that-is-long-enough-0123456789"})
-    assert lines() == ["GET /v1/models 401", "GET /v1/models 200"]
-    assert "key" not in caplog.text
+    assert lines() == ["GET /v1/models 401 code=invalid_api_key", "GET /v1/models 200"]
+    assert "another-key" not in caplog.text
+    assert "long-enough" not in caplog.text
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
@@ -108,7 +113,9 @@ def test_a_client_that_leaves_is_told_with_what_it_had(listen, service, lines):
 def test_an_answer_that_fails_says_so(make_service, shelf, tiny, lines):
     client = TestClient(create_app(make_service(replace(LIMITS, max_request_s=1e-9))), base_url="http://127.0.0.1")
     assert chat(client).status_code == 429
-    assert lines() == [f"POST /v1/chat/completions 429 model=law tokens={len(tiny.encode_prompt(HI))}+0 finish=error"]
+    assert lines() == [
+        f"POST /v1/chat/completions 429 model=law tokens={len(tiny.encode_prompt(HI))}+0 finish=error code=queue_full"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -132,4 +139,10 @@ def test_what_a_client_wrote_is_one_short_word_that_no_terminal_obeys(text, show
 def test_names_and_paths_of_clients_are_shown_that_way(client, lines):
     chat(client, model="\x1b]0;owned\x07")
     client.get("/v1/models/%1b%5b2J")
-    assert lines() == [r"POST /v1/chat/completions 404 model=\x1b]0;owned\x07", r"GET /v1/models/\x1b[2J 404"]
+    refusal = "code=model_not_found param=model"
+    assert lines() == [
+        rf"POST /v1/chat/completions 404 model=\x1b]0;owned\x07 {refusal}",
+        rf"GET /v1/models/\x1b[2J 404 {refusal}",
+    ]
+    chat(client, **{"\x1b[2J": 1})
+    assert lines()[-1].endswith(r"400 model=law code=invalid_value param=\x1b[2J")

@@ -9,13 +9,12 @@ from importlib.metadata import version
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.cors import CORSMiddleware
 
-from kameleon.http import adapters, chat, completions, embeddings, health, metrics, models
-from kameleon.http.bodies import FIELDS
-from kameleon.http.errors import install_error_handlers
-from kameleon.http.guard import Guard
+from kameleon.http import adapters, chat, completions, embeddings, health, metrics, models, paths
+from kameleon.http.guard import Cors, Guard
+from kameleon.http.handlers import install_error_handlers
 from kameleon.http.keys import KeyRing
+from kameleon.http.paths import PlainPaths
 from kameleon.http.request_log import LogRequests
 from kameleon.http.service import Service
 from kameleon.settings import HttpSettings
@@ -33,13 +32,20 @@ def create_app(service: Service, settings: HttpSettings | None = None, *, keys: 
         await run_in_threadpool(service.engine.close, settings.drain_s)
 
     # Without FastAPI's pages of documentation, which fetch scripts from other hosts; the schema itself is served.
-    app = FastAPI(title="Kameleon", version=version("kameleon"), docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Kameleon",
+        version=version("kameleon"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
     app.state.service = service
     app.state.registry, responses = metrics.make_registry(service)
     app.state.loading = CapacityLimiter(_LOADS)
-    for part in (chat, completions, embeddings, models, adapters, health, metrics):
+    for part in (chat, completions, embeddings, models, adapters, health, metrics, paths):
         app.include_router(part.router)
-    install_error_handlers(app, FIELDS)
+    install_error_handlers(app)
     origins = list(settings.cors_origins)
 
     def max_bytes(path: str) -> int:
@@ -48,7 +54,8 @@ def create_app(service: Service, settings: HttpSettings | None = None, *, keys: 
     # The last one added is the outermost.
     app.add_middleware(Guard, keys=keys, origins=origins, max_bytes=max_bytes)
     if origins:
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+        app.add_middleware(Cors, origins=origins)
     app.add_middleware(metrics.CountResponses, responses=responses)
+    app.add_middleware(PlainPaths)
     app.add_middleware(LogRequests)
     return app

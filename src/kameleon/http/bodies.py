@@ -1,6 +1,6 @@
 """The bodies of requests, with OpenAI's names of fields and vLLM's. A field that is not known is refused.
 
-Fields for OpenAI's own service (`store`, `metadata` …) are accepted and ignored.
+A field that is null says nothing. Fields for OpenAI's own service (`store`, `metadata` …) are accepted and ignored.
 """
 
 from __future__ import annotations
@@ -9,14 +9,20 @@ import json
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from kameleon.errors import SettingError
 from kameleon.generation.json_schema import closed
+from kameleon.http.elsewhere import unknown_field
 from kameleon.http.errors import ApiError
 from kameleon.settings import Sampling
+from kameleon.text import Effort
 
 MOST_ANSWERS = 64
+_TOLD = 5  # unknown fields of one object
+UNKNOWN_FIELDS = "unknown_fields"
+"""The type of the validation error of fields that a body does not have; `told` has a sentence for each."""
 _Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Count = Annotated[int, Field(ge=0, lt=2**31)]
 _Token = Annotated[int, Field(ge=0, lt=2**31)]
@@ -28,6 +34,20 @@ class Body(BaseModel):
     """Strict: no unknown field, and no text in place of a number."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        """The fields that are not null. Raises PydanticCustomError with a sentence for each that is not known."""
+        if not isinstance(given, dict):
+            return given
+        said = {name: value for name, value in given.items() if value is not None}
+        known = [field.alias or name for name, field in cls.model_fields.items()]
+        if unknown := [name for name in said if name not in known]:
+            routes = _ROUTES if cls in _BODIES.values() else {}
+            told = {name: unknown_field(name, known, routes) for name in unknown[:_TOLD]}  # a hint takes its time
+            raise PydanticCustomError(UNKNOWN_FIELDS, "unknown fields", {"told": told})
+        return said
 
 
 class JsonSchema(Body):
@@ -75,7 +95,7 @@ class Generating(Body):
 
     model: str
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
@@ -96,6 +116,7 @@ class Generating(Body):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
 
     @property
     def answers(self) -> int:
@@ -214,6 +235,8 @@ class ChatBody(Generating):
     tools: list[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
+    modalities: list[Literal["text"]] | None = None
 
 
 class CompletionBody(Generating):
@@ -273,11 +296,12 @@ class UnloadLora(Body):
     lora_int_id: int | None = None
 
 
-FIELDS = frozenset(
-    name
-    for body in (ChatBody, CompletionBody, EmbeddingBody, LoadLora, UnloadLora, ChatMessage, StreamOptions)
-    for name in body.model_fields
-)
+_BODIES: dict[str, type[Body]] = {
+    "/v1/chat/completions": ChatBody,
+    "/v1/completions": CompletionBody,
+    "/v1/embeddings": EmbeddingBody,
+}
+_ROUTES = {path: frozenset(body.model_fields) for path, body in _BODIES.items()}
 
 
 def _several(given: Any) -> Any:

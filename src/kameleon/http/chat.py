@@ -52,7 +52,11 @@ class _Chat:
         self._label = service.label("chatcmpl", "chat.completion", adapter=adapter)
         system_prompt = service.adapters.system_prompt(adapter)
         tokens = service.prompts.of_messages(
-            body.messages, plan.rendered, opening=plan.opening, system_prompt=system_prompt
+            body.messages,
+            plan.rendered,
+            opening=plan.opening,
+            system_prompt=system_prompt,
+            effort=body.reasoning_effort,
         )
         form = body.response_format.constraints() if body.response_format else {}
         self._entry.prompt_tokens = len(tokens)

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import HTTPConnection
 
 from kameleon.errors import (
     AdapterError,
     AdapterNotFoundError,
+    ContextLengthError,
     DataError,
     KameleonError,
     MissingExtraError,
     QueueFullError,
     SettingError,
 )
-from kameleon.http.request_log import word
-from kameleon.words import did_you_mean
+from kameleon.http.request_log import entry_of
 
-_log = logging.getLogger(__name__)
-_CLIENT_GONE = 499  # nginx's number, for the log: no client is left to read it
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -69,6 +63,8 @@ def as_api_error(error: KameleonError) -> ApiError:
             return ApiError(404, message, code="model_not_found", param="model")
         case AdapterError():
             return ApiError(422, message, code="adapter_unusable", param="model")
+        case ContextLengthError():
+            return ApiError(400, message, code="context_length_exceeded")
         case SettingError() | DataError():
             return ApiError(400, message, code="invalid_value")
         case MissingExtraError():
@@ -77,55 +73,16 @@ def as_api_error(error: KameleonError) -> ApiError:
             return ApiError(500, message, code="internal_error")
 
 
-def error_response(error: KameleonError) -> Response:
-    """The response to one of Kameleon's own errors; a full queue says when to come back."""
-    headers = {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))} if isinstance(error, QueueFullError) else {}
-    return as_api_error(error).response(headers)
+def error_response(error: KameleonError, request: HTTPConnection) -> Response:
+    """The response to one of Kameleon's own errors, noted for the log.
 
-
-def install_error_handlers(app: FastAPI, fields: frozenset[str]) -> None:
-    """Make every error of `app` an error object of OpenAI's shape. `fields`: known names of fields, for hints."""
-
-    async def on_own(request: Request, error: Exception) -> Response:
-        assert isinstance(error, KameleonError)
-        return error_response(error)
-
-    async def on_invalid(request: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return _validation_error(error, fields).response()
-
-    async def on_http(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        return ApiError(error.status_code, str(error.detail)).response(error.headers)
-
-    async def on_gone(request: Request, error: Exception) -> Response:
-        return Response(status_code=_CLIENT_GONE)
-
-    async def on_bug(request: Request, error: Exception) -> Response:
-        _log.error("%s %s failed", word(request.method), word(request.url.path), exc_info=error)
-        return ApiError(500, "the server failed at this request; its log says why", code="internal_error").response()
-
-    app.add_exception_handler(KameleonError, on_own)
-    app.add_exception_handler(RequestValidationError, on_invalid)
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(ClientGoneError, on_gone)
-    app.add_exception_handler(ClientDisconnect, on_gone)
-    app.add_exception_handler(Exception, on_bug)
-
-
-def _validation_error(error: RequestValidationError, fields: frozenset[str]) -> ApiError:
-    """Up to five faults in one message, and the first one's field in `param`. Values are left out: they may be huge."""
-    told, first = [], None
-    for fault in list(error.errors())[:5]:
-        words = [str(word)[:80] for word in fault["loc"][1:]]
-        where = ".".join(words)
-        if first is None:
-            first = where or None
-        if fault["type"] == "json_invalid":
-            return ApiError(400, f"the body is not JSON: {fault.get('ctx', {}).get('error', 'it breaks off')}")
-        if fault["type"] == "extra_forbidden":
-            hint = did_you_mean(words[-1], fields)
-            told.append(f"{where}: no such field{hint and '; ' + hint}")
-        else:
-            told.append(f"{where}: {fault['msg']}" if where else str(fault["msg"]))
-    return ApiError(400, "; ".join(told), code="invalid_value", param=first)
+    A full queue says when to come back, and a missing key which kind is wanted.
+    """
+    shown, headers = as_api_error(error), dict[str, str]()
+    if isinstance(error, QueueFullError):
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    if shown.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    refusal = {"code": shown.code, "param": shown.param}
+    entry_of(request).refusal = {name: value for name, value in refusal.items() if value is not None}
+    return shown.response(headers)

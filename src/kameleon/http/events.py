@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from kameleon.errors import KameleonError
 from kameleon.http.answers import unless_client_leaves
-from kameleon.http.errors import ClientGoneError, as_api_error
+from kameleon.http.errors import ClientGoneError, error_response
 
 Events = AsyncGenerator[Mapping[str, Any], None]
 _DONE = b"data: [DONE]\n\n"
@@ -62,7 +62,7 @@ class _EventStream(Response):
             async for event in self._events:
                 await send_part(_event(event))
         except KameleonError as error:  # too late for a status: it becomes the last event
-            last = b"data: " + bytes(as_api_error(error).response().body) + b"\n\n"
+            last = b"data: " + bytes(error_response(error, self._request).body) + b"\n\n"
         await send_part(last)
         await send_part(b"", more=False)
 

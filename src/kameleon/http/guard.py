@@ -1,18 +1,21 @@
-"""Checks of every request before a route sees it: host, origin, key and size."""
+"""Checks of every request before a route sees it: host, origin, key, size and encoding."""
 
 from __future__ import annotations
 
 import ipaddress
+import shlex
 from collections.abc import Callable, Collection
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kameleon.http.errors import ApiError
+from kameleon.http.errors import ApiError, error_response
 from kameleon.http.keys import Key, KeyRing
 
+_OTHER_KEYS = ("api-key", "x-api-key", "x-goog-api-key", "openai-api-key")  # headers in which other servers take keys
 _OPEN_PATHS = ("/health", "/ready")  # asked by programs that watch the process; they tell nothing else
 
 
@@ -22,6 +25,20 @@ def is_local(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+class Cors(CORSMiddleware):
+    """Lets pages of the allowed origins in, from the internet too. Others are left to `Guard`, which says why not."""
+
+    def __init__(self, app: ASGIApp, *, origins: Collection[str]) -> None:
+        super().__init__(
+            app, allow_origins=origins, allow_methods=["*"], allow_headers=["*"], allow_private_network=True
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origin = Headers(scope=scope).get("origin") if scope["type"] == "http" else None
+        knows = origin is not None and self.is_allowed_origin(origin)
+        await (super().__call__ if knows else self.app)(scope, receive, send)
 
 
 class Guard:
@@ -50,9 +67,9 @@ class Guard:
         try:
             self._check_origin(headers)
             scope.setdefault("state", {})["key"] = self._check_key(scope, headers)
-            _check_length(headers.get("content-length"), limit)
+            _check_body(headers, limit)
         except ApiError as error:
-            await error.response(_challenge(error))(scope, receive, send)
+            await error_response(error, HTTPConnection(scope))(scope, receive, send)
             return
         await self._app(scope, _counted(receive, limit), send)
 
@@ -65,20 +82,26 @@ class Guard:
                 code="wrong_host",
             )
         origin = headers.get("origin")
-        if origin is not None and origin not in self._origins and origin.partition("://")[2] != host:
-            raise ApiError(
-                403,
-                f"a page of {origin[:80]!r} may not use this server; allow it with --cors-origins",
-                code="wrong_origin",
-            )
+        if origin is None or self._origins & {origin, "*"} or origin.partition("://")[2] == host:
+            return
+        page = origin[:80]
+        raise ApiError(
+            403,
+            f"a page of {page!r} may not use this server; to let its pages in, start it with "
+            f"--cors-origins {shlex.quote(page)}, or with --cors-origins '*' for all pages",
+            code="wrong_origin",
+        )
 
     def _check_key(self, scope: Scope, headers: Headers) -> Key | None:
         if self._keys is None or scope["path"] in _OPEN_PATHS or scope["method"] == "OPTIONS":
             return None
         scheme, _, presented = headers.get("authorization", "").partition(" ")
-        key = self._keys.find(presented.strip()) if scheme.lower() == "bearer" else None
+        if scheme.lower() != "bearer":
+            message = f"{_came_instead(headers)}; send the header Authorization: Bearer KEY"
+            raise ApiError(401, message, code="invalid_api_key")
+        key = self._keys.find(presented.strip())
         if key is None:
-            raise ApiError(401, "no valid API key: send Authorization: Bearer KEY", code="invalid_api_key")
+            raise ApiError(401, "this server does not know the API key that came", code="invalid_api_key")
         return key
 
 
@@ -87,13 +110,21 @@ def _name(host: str) -> str:
     return host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
 
 
-def _challenge(error: ApiError) -> dict[str, str]:
-    return {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+def _came_instead(headers: Headers) -> str:
+    if "authorization" in headers:
+        return "the header Authorization lacks the word Bearer"
+    other = next((name for name in _OTHER_KEYS if name in headers), None)
+    return f"an API key came in the header {other}, which is not read" if other else "an API key is needed"
 
 
-def _check_length(declared: str | None, limit: int) -> None:
-    if declared is not None and declared.isdecimal() and int(declared[:20]) > limit:
+def _check_body(headers: Headers, limit: int) -> None:
+    """Refuse a body by its headers."""
+    length, encoding = headers.get("content-length", ""), headers.get("content-encoding", "identity")
+    if length.isdecimal() and int(length[:20]) > limit:
         raise ApiError(413, _too_large(limit), code="too_large")
+    if encoding.lower() != "identity":
+        message = f"the header Content-Encoding says {encoding[:40]!r}; send the body as it is, without compression"
+        raise ApiError(415, message, code="wrong_encoding")
 
 
 def _too_large(limit: int) -> str:

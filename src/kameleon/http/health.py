@@ -1,4 +1,4 @@
-"""GET and HEAD of /health and /ready, for programs that watch the process."""
+"""GET /health and /ready, for programs that watch the process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from kameleon.http.service import service_of
 router = APIRouter()
 
 
-@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health() -> Response:
     """Whether the process answers at all."""
     return json_response({"status": "ok"})
 
 
-@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(request: Request) -> Response:
     """Whether it takes requests: not while it shuts down."""

@@ -40,5 +40,5 @@ def _model(service: Service, name: str) -> dict[str, Any]:
         "owned_by": "kameleon",
         "root": service.name,
         "parent": None if is_base else service.name,
-        "max_model_len": service.prompts.max_tokens,
+        "max_model_len": service.room_tokens,
     }

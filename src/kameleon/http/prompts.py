@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from kameleon.bases import Base
+from kameleon.errors import ContextLengthError
 from kameleon.http.bodies import ChatMessage
 from kameleon.http.errors import ApiError
-from kameleon.text import with_system
+from kameleon.text import Effort, thinking_arguments, with_system
 
 
 class Prompts:
@@ -26,12 +27,14 @@ class Prompts:
         *,
         opening: str,
         system_prompt: str | None = None,
+        effort: Effort | None = None,
     ) -> list[int]:
-        """A conversation up to the beginning of the answer, then `opening`. Raises DataError, ApiError.
+        """A conversation up to the beginning of the answer, then `opening`.
 
-        `system_prompt` is put before a conversation that has none of its own.
+        `system_prompt` is put before a conversation that has none of its own. `effort` switches thinking; None leaves
+        it to the template. Raises DataError, ContextLengthError, ApiError.
         """
-        template = self._base.template
+        template = self._base.template.given(self._thinking(effort))
         begun = with_system([_plain(m) for m in messages], system_prompt)
         tokens = template.encode_prompt(begun, tools, opening=opening, check_length=self._check_length)
         return self._checked(list(tokens), "messages")
@@ -39,7 +42,7 @@ class Prompts:
     def of_text(self, text: str | Sequence[int]) -> list[int]:
         """Tokens of a text, behind those with which the tokenizer begins a text; or given tokens as they are.
 
-        Raises DataError, ApiError.
+        Raises DataError, ContextLengthError, ApiError.
         """
         if not isinstance(text, str):
             return self._checked(list(text), "prompt")
@@ -47,23 +50,31 @@ class Prompts:
         template = self._base.template
         return self._checked([*template.opening, *template.encode_text(text)], "prompt")
 
+    def _thinking(self, effort: Effort | None) -> dict[str, str | bool]:
+        found = {} if effort is None else thinking_arguments(self._base.template, effort)
+        if found is None:
+            message = "reasoning_effort: this base's chat template has no thinking to switch; leave it out"
+            raise ApiError(400, message, code="invalid_value", param="reasoning_effort")
+        return found
+
     def _check_length(self, characters: int) -> None:
         if characters > self._max_characters:
-            raise self._too_long(f"{characters:,} characters")
+            raise self._too_long(f"{characters} characters")
 
     def _checked(self, tokens: list[int], where: str) -> list[int]:
         if not tokens:
             raise ApiError(400, "the prompt is empty; give it at least one token", code="invalid_value", param=where)
         if len(tokens) >= self.max_tokens:
-            raise self._too_long(f"{len(tokens):,} tokens")
+            raise self._too_long(str(len(tokens)))
         vocabulary = self._base.config.vocab_size
         if max(tokens) >= vocabulary:
             raise ApiError(400, f"token {max(tokens)} is not one of {vocabulary:,}", code="invalid_value", param=where)
         return tokens
 
-    def _too_long(self, what: str) -> ApiError:
-        message = f"the prompt has {what}; this base takes fewer than {self.max_tokens:,} tokens, the answer included"
-        return ApiError(400, message, code="context_length_exceeded")
+    def _too_long(self, what: str) -> ContextLengthError:
+        return ContextLengthError(
+            self.max_tokens, f"the prompt alone has {what}; shorten it, and leave room for the answer"
+        )
 
 
 def _plain(message: ChatMessage) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import cast
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kameleon.generation import Piece
@@ -29,6 +29,8 @@ class Entry:
     """Why each answer ended, in the order in which they ended."""
     answer_tokens: dict[int, int] = field(default_factory=dict)
     """Tokens of each answer by its number, cut answers included."""
+    refusal: dict[str, str] = field(default_factory=dict)
+    """The `code` of the error that the client got, and the `param` at fault."""
 
     def note(self, answer: int, piece: Piece) -> None:
         """Count a piece of the answer with this number."""
@@ -47,14 +49,11 @@ class LogRequests:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _QUIET:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        entry, started, status = (
-            Entry(),
-            time.perf_counter(),
-            500,
-        )  # the status of an exception, which is made further out
+        entry, started = Entry(), time.perf_counter()
+        status = 500  # of an exception, which is made further out
 
         async def watching(message: Message) -> None:
             nonlocal status
@@ -66,7 +65,8 @@ class LogRequests:
         try:
             await self._app(scope, receive, watching)
         finally:
-            _log.info("%s", _line(scope, status, entry, time.perf_counter() - started))
+            if scope["path"] not in _QUIET:
+                _log.info("%s", _line(scope, status, entry, time.perf_counter() - started))
 
 
 def _line(scope: Scope, status: int, entry: Entry, took_s: float) -> str:
@@ -78,10 +78,11 @@ def _line(scope: Scope, status: int, entry: Entry, took_s: float) -> str:
     words.append(f"ms={took_s * 1000:.0f}")
     if entry.finishes:
         words.append(f"finish={','.join(dict.fromkeys(entry.finishes))}")
+    words += [f"{name}={word(value)}" for name, value in entry.refusal.items()]
     return " ".join(words)
 
 
-def entry_of(request: Request) -> Entry:
+def entry_of(request: HTTPConnection) -> Entry:
     """The entry of a request in the log."""
     return cast(Entry, request.state.entry)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from kameleon.arguments import check_types
 from kameleon.settings.values import check
+
+_ORIGIN = r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+"  # "null" is the origin of a page that is a file
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class HttpSettings:
     api_key_file: Path | None = None
     """Demand a key of every request: one a line, optionally with the models it is for (KEY law,medicine)."""
     cors_origins: tuple[str, ...] = ()
-    """Web pages of these origins (https://example.org) may call the server from a browser; none by default."""
+    """Web pages of these origins may call the server from a browser (https://example.org, or '*' for all pages)."""
     max_request_bytes: int = 4_000_000
     """The largest body of a request: more than any base here reads at once."""
     max_upload_bytes: int = 500_000_000
@@ -73,6 +76,11 @@ class HttpSettings:
         check(
             self,
             ("port", "from 0 to 65535", 0 <= self.port < 2**16),
+            (
+                "cors_origins",
+                "origins as browsers send them (https://example.org, with no path), or '*' for all pages",
+                all(re.fullmatch(_ORIGIN, origin) for origin in self.cors_origins),
+            ),
             ("max_request_bytes", "at least 1000", self.max_request_bytes >= 1000),
             ("max_upload_bytes", "at least 1000", self.max_upload_bytes >= 1000),
             ("drain_s", "0 or more", 0 <= self.drain_s < math.inf),
