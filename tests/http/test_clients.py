@@ -1,4 +1,4 @@
-"""Programs that people point at such a server, run against it as they come: llm, lm-eval, schemathesis."""
+"""Programs that people point at such a server, run against it as they come: lm-eval, schemathesis."""
 
 import json
 import os
@@ -23,17 +23,6 @@ def run(command, folder, words, **environment):
     ended = subprocess.run([path, *map(str, words)], capture_output=True, text=True, env=env, cwd=folder)
     assert ended.returncode == 0, (ended.stdout[-3000:], ended.stderr[-3000:])
     return ended.stdout
-
-
-def test_llm_talks_to_an_adapter(address, tmp_path):
-    (tmp_path / "extra-openai-models.yaml").write_text(
-        f"- model_id: local-law\n  model_name: law\n  api_base: {address}/v1\n"
-        f"- model_id: local-nobody\n  model_name: nobody\n  api_base: {address}/v1\n"
-    )
-    words = ("-m", "local-law", "Hello", "-o", "temperature", "0", "-o", "max_tokens", "12")
-    whole = run("llm", tmp_path, [*words, "--no-stream"], LLM_USER_PATH=str(tmp_path))
-    assert whole.strip("\n")
-    assert run("llm", tmp_path, words, LLM_USER_PATH=str(tmp_path)) == whole
 
 
 def test_lm_eval_scores_generated_answers(address, tmp_path, tiny_folder):
