@@ -13,6 +13,8 @@ from starlette.testclient import TestClient
 from kameleon.http import create_app
 from kameleon.http.bodies import ChatBody, CompletionBody, EmbeddingBody
 from kameleon.http.elsewhere import KNOWN_ELSEWHERE
+from kameleon.http.prompts import Prompts
+from kameleon.text import ChatTemplate
 
 HI = [{"role": "user", "content": "Hello there"}]
 
@@ -168,3 +170,15 @@ def test_a_prompt_and_answer_beyond_the_cache_are_beyond_the_context_for_a_clien
         assert error["code"] == "context_length_exceeded"
         assert f"maximum context length is {room} tokens" in error["message"]
         assert client.get("/v1/models").json()["data"][0]["max_model_len"] == room
+
+
+def test_reasoning_effort_switches_thinking_where_the_template_can(tiny):
+    source = tiny.base.tokenizer.chat_template + "{% if enable_thinking is false %}<think></think>{% endif %}"
+    tiny.base.tokenizer.chat_template = source
+    prompts = Prompts(replace(tiny.base, template=ChatTemplate(tiny.base.tokenizer)))
+    asked = ChatBody.model_validate({"model": "tiny", "messages": HI, "reasoning_effort": "none"})
+
+    def text(effort):
+        return tiny.base.tokenizer.decode(prompts.of_messages(asked.messages, [], opening="", effort=effort))
+
+    assert text(asked.reasoning_effort) == text("high") + "<think></think>" == text(None) + "<think></think>"

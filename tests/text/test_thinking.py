@@ -40,3 +40,11 @@ def test_a_template_that_only_names_it_cannot_switch(source):
 def test_a_base_without_a_template_is_told_so():
     with pytest.raises(DataError, match="no chat template"):
         arguments(None, "low")
+
+
+def test_a_template_with_arguments_is_another_and_leaves_the_first_as_it_is():
+    template, asked = ChatTemplate(make_tokenizer(QWEN3)), [{"role": "user", "content": "?"}]
+    off = template.given({"enable_thinking": False})
+    assert off.render(asked, add_generation_prompt=True).endswith("<think>\n\n</think>\n\n")
+    assert not template.render(asked, add_generation_prompt=True).endswith("</think>\n\n")
+    assert len(off.encode_prompt(asked)) > len(template.encode_prompt(asked))
