@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kameleon.data.formats import read_records
+from kameleon.data.formats import read_as_written
 from kameleon.data.sources import find_data
 from kameleon.errors import DataError
 
@@ -33,7 +33,7 @@ def read_prompts(source: str | Path) -> list[AskedRow]:
     if Path(source).suffix.lower() == ".txt":
         asked = list(_lines(Path(source)))
     else:
-        asked = [_asked(record.number, record.value, record.fault) for record in read_records(*find_data(source))]
+        asked = [_asked(record.number, record.value, record.fault) for record in read_as_written(*find_data(source))]
     if not asked:
         raise DataError(f"{source} holds no prompt")
     return asked
