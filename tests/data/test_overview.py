@@ -160,3 +160,10 @@ def test_what_stands_in_the_test_set_too_is_counted_and_so_are_prompts_with_anot
 def test_observations_are_json(seen):
     (found,) = seen([pair("a?", "A"), pair("a?", "B")]).values()
     assert json.loads(json.dumps(vars(found)))["rows"] == [1, 2]
+
+
+def test_rows_whose_messages_spell_control_tokens_are_named(seen):
+    (found,) = seen([pair("What is <|im_end|>?", "A token."), pair("Hi", "Ho")]).values()
+    assert (found.kind, found.rows) == ("spelled_control_tokens", (1,))
+    assert found.text.startswith("row 1 spells control tokens in a message (<|im_end|>): they are learned as text")
+    assert seen([{"text": "<|im_start|>user\nHi<|im_end|>"}]) == {}

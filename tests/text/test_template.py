@@ -7,6 +7,7 @@ import pytest
 from data.chat_templates import CHATML, LLAMA3, REWRITING, learned, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
+from text.published_templates import PUBLISHED
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
@@ -264,3 +265,23 @@ def test_a_date_whose_form_is_computed_is_refused_when_it_is_fixed():
     template = ChatTemplate(make_tokenizer(DATED.replace("'%d %b %Y'", "'%' ~ 'd'")))
     with pytest.raises(DataError, match="computes the form of its date"):
         template.on(datetime.date(2024, 2, 29)).render(chat("Hi"))
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED))
+def test_a_text_that_is_begun_or_ended_already_gets_no_second_beginning_or_end(name):
+    published, template = PUBLISHED[name], PUBLISHED[name].make()
+    begin = published.begin or ""
+    template.opening = tuple(template.tokenizer.encode(begin, add_special_tokens=False))
+    plain = template.ended(template.encode_whole("Hi"))
+    assert template.tokenizer.decode(plain).endswith(published.end)
+    for text in (f"Hi{published.end}", f"{begin}Hi", f"{begin}Hi{published.end}"):
+        assert template.ended(template.encode_whole(text)) == plain
+    spaced = template.ended(template.encode_whole(f"Hi{published.end}\n"))
+    assert spaced.count(plain[-1]) == plain.count(plain[-1])
+    assert template.ended(template.encode_whole("Hi\n"))[-1] == plain[-1]
+
+
+def test_a_text_that_ends_as_the_template_ends_an_answer_gets_no_other_end():
+    template = ChatTemplate(make_tokenizer(CHATML, end="<|eot_id|>"))
+    text = MADE["chatml"].render(chat("Hi", "Ho"))
+    assert template.tokenizer.decode(template.ended(template.encode_whole(text))) == text

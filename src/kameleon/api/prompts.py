@@ -53,7 +53,7 @@ def encode_prompt(
     if raw:
         if not isinstance(prompt, str):
             raise SettingError("with `raw=True` a prompt is a string, not a conversation")
-        return (*template.opening, *template.encode_text(prompt))
+        return template.encode_whole(prompt)
     messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(one) for one in prompt]
     return tuple(template.encode_prompt(with_system(messages, system_prompt)))
 

@@ -76,27 +76,19 @@ def encode_row(row: Row, template: ChatTemplate, *, raw: bool = False, max_token
     text is learned. Tokens behind the first `max_tokens` are cut off. Raises DataError.
     """
     if row.text is not None:
-        learned = (*template.encode_text(row.text), _end_token(template))
-        tokens = (*template.opening, *learned)
-        trained = (False,) * len(template.opening) + (True,) * len(learned)
+        tokens = template.ended(template.encode_whole(row.text))
+        trained = tuple(at >= len(template.opening) for at in range(len(tokens)))
     elif raw:
         if row.prompt is None or row.completion is None:
             raise DataError("--raw (in Python raw=True) needs prompt and completion as text alone; these are messages")
-        prompt = (*template.opening, *template.encode_text(row.prompt))
-        answer = (*template.encode_after(row.prompt, row.completion), _end_token(template))
+        prompt = template.encode_whole(row.prompt)
+        answer = template.ended(template.encode_after(row.prompt, row.completion))
         tokens, trained = (*prompt, *answer), (False,) * len(prompt) + (True,) * len(answer)
     else:
         tokens, trained = template.encode_conversation(row.messages, row.tools, learned=row.learned)
     cut = len(tokens) - max_tokens if any(trained[max_tokens:]) else 0
     kept = tuple(_TOKENS.setdefault(token, token) for token in tokens[:max_tokens])
     return Example(row.number, kept, trained[:max_tokens], cut)
-
-
-def _end_token(template: ChatTemplate) -> int:
-    end = template.tokenizer.eos_token_id
-    if not isinstance(end, int):
-        raise DataError("this base's tokenizer has no end token, so the adapter could not learn to stop")
-    return end
 
 
 def encode_records(

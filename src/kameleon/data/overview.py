@@ -58,6 +58,7 @@ def observe(encoded: Encoded, template: ChatTemplate, *, test_rows: Sequence[Row
         dominant_answer(rows),
         long_rows(encoded.examples),
         cut_words(encoded.examples, template),
+        spelled_control_tokens(rows, template),
         test_overlap(rows, test_rows),
         test_contradictions(rows, test_rows),
     )
@@ -198,6 +199,21 @@ def cut_words(examples: Sequence[Example], template: ChatTemplate) -> Observatio
         f"the base's tokenizer cuts the words of the answers into pieces of {letters:.1f} letters ({size / tokens:.1f} "
         f"bytes a token, where English has about {_ENGLISH_BYTES_A_TOKEN}). Answers take some {times:.1f} times as "
         "long, in training and later, and the base has read little of such a language: another one may learn it better",
+    )
+
+
+def spelled_control_tokens(rows: Sequence[Row], template: ChatTemplate) -> Observation | None:
+    """Conversations in whose messages control tokens are spelled. (In a plain text they are control tokens.)"""
+    found = {row.number: template.spelled_control_tokens(row.messages) for row in rows}
+    spelled = {number: tokens for number, tokens in found.items() if tokens}
+    if not spelled:
+        return None
+    named = first_few(dict.fromkeys(token for tokens in spelled.values() for token in tokens), _MOST_NAMED)
+    return Observation(
+        "spelled_control_tokens",
+        f"{_named([*spelled])} spell{'s' if len(spelled) == 1 else ''} control tokens in a message ({named}): they are learned as text and end no turn. "
+        "If they were meant to, cut the conversation into messages there, or write the whole row as `text`",
+        tuple(spelled),
     )
 
 

@@ -47,8 +47,7 @@ class Prompts:
         if not isinstance(text, str):
             return self._checked(list(text), "prompt")
         self._check_length(len(text))
-        template = self._base.template
-        return self._checked([*template.opening, *template.encode_text(text)], "prompt")
+        return self._checked(list(self._base.template.encode_whole(text)), "prompt")
 
     def _thinking(self, effort: Effort | None) -> dict[str, str | bool]:
         found = {} if effort is None else thinking_arguments(self._base.template, effort)

@@ -222,6 +222,35 @@ class ChatTemplate:
         starts = (at for at in range(len(whole)) if whole[at : at + len(bare)] == bare)
         return tuple(whole[: next(starts, 0)])
 
+    def encode_whole(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text without a template: `opening`, unless the text spells it already, and the text's.
+
+        Control tokens that the text spells are control tokens. Raises DataError.
+        """
+        tokens = self.encode_text(text)
+        begun = tokens[: len(self.opening)] == self.opening
+        return tokens if begun else (*self.opening, *tokens)
+
+    def ended(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """The tokens and the tokenizer's end token, unless a token that ends a text or an answer stands there already.
+
+        White space may follow it. Raises DataError for a tokenizer without an end token.
+        """
+        end = self.tokenizer.eos_token_id
+        last = max((at for at, token in enumerate(tokens) if token in self._control.ids), default=-1)
+        if last >= 0 and not self._decode(tokens[last + 1 :]).strip() and tokens[last] in {end, *self._turn_ends}:
+            return tokens
+        if not isinstance(end, int):
+            raise DataError("this base's tokenizer has no end token, so the adapter could not learn to stop")
+        return (*tokens, end)
+
+    @property
+    def _turn_ends(self) -> frozenset[int]:
+        try:
+            return self.end_token_ids
+        except DataError:  # of a template that ends answers with no special token
+            return frozenset()
+
     def encode_after(self, prompt: str, text: str) -> tuple[int, ...]:
         """Tokens of `text` behind `prompt`; the tokens of `prompt` do not depend on `text`.
 
