@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -40,12 +41,14 @@ def read(
     rows: int | None = None,
     seed: int = 0,
     reading: Reading | None = None,
+    date: datetime.date | None = None,
 ) -> Corpus:
     """Rows of a file or hub id, encoded for the base that `ref` names, of which only the tokenizer must be here.
 
-    With `rows`, a sample of that size. Raises BaseModelError, DataError.
+    With `rows`, a sample of that size. `date` is what a template writes that asks for a date; None: today's.
+    Raises BaseModelError, DataError.
     """
-    template = read_base_header(ref).template()
+    template = read_base_header(ref).template().on(date)
     return read_corpus(data, template, raw=raw, max_tokens=max_row_tokens, rows=rows, seed=seed, reading=reading)
 
 
@@ -141,6 +144,7 @@ def rows_of_run(
     Rows without a system message get the one that the run's parent was trained with. Raises DataError, also for rows
     that a base of this config cannot take; `reading.skip_bad` leaves those out too.
     """
+    template = template.on_one_day()
     skip_bad = reading is not None and reading.skip_bad
     if not isinstance(data, Corpus):
         data = read_corpus(
@@ -161,6 +165,12 @@ def rows_of_run(
         held_out = read_corpus(held_out, template, raw=raw, max_tokens=recipe.max_row_tokens, reading=reading)
     held_out = held_out.with_system_prompt(template, data.system_prompt)
     return data, fitting(held_out, config, skip_bad=skip_bad)
+
+
+def date_of_run(name: str) -> datetime.date | None:
+    """The date that the template writes into the rows of the unfinished run `name`; None if it writes none."""
+    date = saved_identity(runs_dir() / name).get("data", {}).get("date")
+    return None if date is None else datetime.date.fromisoformat(date)
 
 
 def resumed(name: str, watch: Watch, execution: Execution) -> tuple[Watch, Execution]:

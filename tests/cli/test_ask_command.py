@@ -81,7 +81,7 @@ def test_rows_keep_their_fields_and_their_order(ask, tmp_path):
     [
         ({"question": "x"}, "row 1: expected `prompt` or `messages`, got question"),
         ({"prompt": "x", "system": "y"}, "row 1: system cannot be used here"),
-        ({"prompt": "x", "answer": "y"}, "row 1: answer cannot be used here"),
+        ({"prompt": "x", "finish": "y"}, "row 1: finish cannot be used here"),
         ({"messages": [{"role": "assistant", "content": "y"}]}, "row 1: the last message is the assistant's"),
         ("x", "row 1: expected an object with named fields, got str"),
     ],

@@ -1,13 +1,16 @@
 """A resumed run takes its checkpoint's compute type and threads, whatever this process has by itself."""
 
+import datetime
 import json
 import os
+import shutil
 import signal
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tiny import CHATML
 from training.counting import write_rows
 
 import kameleon
@@ -125,3 +128,26 @@ def test_a_checkpoint_of_another_kameleon_is_one_line_before_a_base_is_loaded(ru
     assert str(error.value) == wanted
     status, out, err = run("train", "--data", rows, "--name", "run", "--base", "nowhere", "--resume")
     assert (status, out, err) == (2, "", f"error: {wanted}\n")
+
+
+@pytest.mark.parametrize("by", ["python", "command"])
+def test_a_run_goes_on_with_the_date_of_its_beginning(run, tiny_folder, rows, monkeypatch, tmp_path, by):
+    """Llama 3.2's template writes today's date; a run that goes on after midnight learns the same bits."""
+    folder = tmp_path / "dated"
+    shutil.copytree(tiny_folder, folder)
+    dated = "{% if true %}<|im_start|>system\nToday is {{ strftime_now('%d %b %Y') }}.<|im_end|>\n{% endif %}"
+    (folder / "chat_template.jinja").write_text(dated + CHATML)
+    monkeypatch.setattr("kameleon.text.template.today", lambda: datetime.date(2026, 11, 30))
+    loaded = kameleon.load(str(folder), dtype=torch.float32)
+    whole = loaded.train(rows, "whole", recipe=RECIPE).adapter
+    assert whole.card.data["date"] == "2026-11-30"
+    interrupt(loaded, rows)
+    monkeypatch.setattr("kameleon.text.template.today", lambda: datetime.date(2026, 12, 1))
+    if by == "python":
+        loaded.train(rows, "run", recipe=RECIPE, resume=True)
+    else:
+        run("train", rows, "--name", "run", "--base", folder, "--compute", "fp32", "--resume", *FLAGS)
+    resumed = loaded.shelf.load("run")
+    assert resumed.card.data["date"] == "2026-11-30"
+    assert all(torch.equal(resumed.modules[name].a, factors.a) for name, factors in whole.modules.items())
+    assert loaded.train(rows, "later", recipe=RECIPE).adapter.card.data["date"] == "2026-12-01"

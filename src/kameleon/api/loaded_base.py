@@ -35,7 +35,7 @@ from kameleon.training import (
     require_free,
     resumed_compute,
 )
-from kameleon.unloaded import resumed, rows_of_run
+from kameleon.unloaded import date_of_run, resumed, rows_of_run
 
 
 @checked()
@@ -247,7 +247,7 @@ class LoadedBase:
         elif not overwrite:
             require_free(name, self.shelf, parent)
         data, watched = rows_of_run(
-            self.base.template,
+            self.base.template.on(date_of_run(name) if resume else None),
             self.base.config,
             data,
             held_out=held_out,

@@ -80,6 +80,7 @@ def train(
     from kameleon.data import find_data
     from kameleon.ops import COMPUTE_TYPES
     from kameleon.plan import read_base_header
+    from kameleon.text import today
     from kameleon.training import (
         draw_loss_curve,
         find_parent,
@@ -88,7 +89,7 @@ def train(
         resumed_compute,
         target_modules,
     )
-    from kameleon.unloaded import plan, read, resumed
+    from kameleon.unloaded import date_of_run, plan, read, resumed
 
     given = given_recipe.given.keys() | given_watch.given.keys() | given_execution.given.keys()
     recipe, watch = Recipe(**given_recipe.given), Watch(**given_watch.given)
@@ -109,7 +110,8 @@ def train(
     if parent is not None:
         recipe = recipe_from(parent, shape, recipe, given=given)
     target_modules(shape, recipe)
-    how: dict[str, Any] = {"raw": raw, "max_row_tokens": recipe.max_row_tokens, "reading": reading}
+    date = date_of_run(name) if resume else today()
+    how: dict[str, Any] = {"raw": raw, "max_row_tokens": recipe.max_row_tokens, "reading": reading, "date": date}
     corpus = read(base, data, rows=recipe.rows, seed=recipe.seed, **how)
     watched = None if held_out is None else read(base, held_out, **how)
     planned = None

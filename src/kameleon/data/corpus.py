@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import random
 import sys
@@ -42,6 +43,8 @@ class Origin:
     """How many rows were left out because a cell is empty, or because they are bad and bad ones are to be skipped."""
     columns: tuple[str | None, str | None] | None = None
     """The columns that were chosen as prompt and completion, where they were."""
+    date: str | None = None
+    """The day (2026-11-30) that the chat template wrote into the rows, if it writes one."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Corpus:
         """
         if system_prompt is None or self.origin.raw:
             return self
+        template = template.on(None if self.origin.date is None else datetime.date.fromisoformat(self.origin.date))
         rows = tuple(with_system_prompt(row, system_prompt) for row in self.rows)
         if all(row is before for row, before in zip(rows, self.rows, strict=True)):
             return self
@@ -117,6 +121,7 @@ def read_corpus(
     Raises DataError, naming the rows that cannot be used.
     """
     reading = Reading() if reading is None else reading
+    template = template.on_one_day()
     paths, held = _found(source)
     before = _stamps(paths)
     source = held.name if held else str(source)
@@ -141,6 +146,8 @@ def read_corpus(
     chosen = (reading.prompt_column, reading.completion_column)
     columns = None if chosen == (None, None) else chosen
     origin = Origin(source, sha256, len(examples), trained_tokens, raw, of_rows, len(encoded.skipped), columns)
+    if template.is_dated and template.date is not None:
+        origin = replace(origin, date=template.date.isoformat())
     doubts = tuple(fault for fault in examine(encoded) if not fault.skipped)
     prompt = shared_system_prompt(sources)
     return Corpus(examples, alternatives, origin, doubts, prompt, sources, encoded.unread)

@@ -211,7 +211,8 @@ def spelled_control_tokens(rows: Sequence[Row], template: ChatTemplate) -> Obser
     named = first_few(dict.fromkeys(token for tokens in spelled.values() for token in tokens), _MOST_NAMED)
     return Observation(
         "spelled_control_tokens",
-        f"{_named([*spelled])} spell{'s' if len(spelled) == 1 else ''} control tokens in a message ({named}): they are learned as text and end no turn. "
+        f"{_named([*spelled])} spell{'s' if len(spelled) == 1 else ''} control tokens in a message ({named}): they are "
+        "learned as text and end no turn. "
         "If they were meant to, cut the conversation into messages there, or write the whole row as `text`",
         tuple(spelled),
     )

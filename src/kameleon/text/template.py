@@ -42,6 +42,11 @@ def with_system(messages: Sequence[Message], system_prompt: str | None) -> list[
     return [*begun, *messages]
 
 
+def today() -> datetime.date:
+    """The day here."""
+    return datetime.datetime.now().astimezone().date()
+
+
 class Encoded(NamedTuple):
     """Tokens, and whether each of them is trained."""
 
@@ -77,16 +82,23 @@ class ChatTemplate:
 
     def on(self, date: datetime.date | None) -> ChatTemplate:
         """The same template with this date in place of today's; None: today's."""
-        if date == self.date:
-            return self
-        template = ChatTemplate(self.tokenizer)
+        template = self._copy()
         template.date = date
         return template
 
+    def on_one_day(self) -> ChatTemplate:
+        """The same template with a fixed date if it writes one: its own, or today's."""
+        return self.on(self.date or today()) if self.is_dated else self
+
     def given(self, arguments: Mapping[str, Any]) -> ChatTemplate:
         """The same template with these arguments."""
-        template = copy(self)
+        template = self._copy()
         template.arguments = arguments
+        return template
+
+    def _copy(self) -> ChatTemplate:
+        template = copy(self)
+        vars(template).pop("_forms", None)  # found with the former date and arguments
         return template
 
     def render(
@@ -174,8 +186,8 @@ class ChatTemplate:
         """What the template's program makes of the messages."""
         if self.source is None:
             raise DataError(f"this base has no chat template: {_WITHOUT_TEMPLATE}")
-        source = self.tools_source if tools else self.source
-        dated: dict[str, Any] = {} if self.date is None else _dated(source or "", self.date)
+        source = self.tools_source if tools and self.tools_source else self.source
+        dated: dict[str, Any] = {} if self.date is None else _dated(source, self.date)
         try:
             return str(
                 self.tokenizer.apply_chat_template(
@@ -238,7 +250,8 @@ class ChatTemplate:
         """
         end = self.tokenizer.eos_token_id
         last = max((at for at, token in enumerate(tokens) if token in self._control.ids), default=-1)
-        if last >= 0 and not self._decode(tokens[last + 1 :]).strip() and tokens[last] in {end, *self._turn_ends}:
+        ends = last >= 0 and (tokens[last] == end or tokens[last] in self._turn_ends)
+        if ends and not self._decode(tokens[last + 1 :]).strip():
             return tokens
         if not isinstance(end, int):
             raise DataError("this base's tokenizer has no end token, so the adapter could not learn to stop")
