@@ -16,6 +16,7 @@ ORDER = (
     "errors",
     "home",
     "terminal",
+    "telemetry",
     "waiting",
     "machine",
     "words",

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from kameleon.errors import KameleonError
 from kameleon.settings import Execution, Reading, Recipe, Sampling, Watch
+from kameleon.telemetry import switch_off
 from kameleon.waiting import spin_shortly
 
 spin_shortly()
+switch_off()
 
 __version__ = version("kameleon")
 __all__ = [

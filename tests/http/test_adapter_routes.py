@@ -210,7 +210,7 @@ def test_an_uploaded_card_brings_its_system_prompt(client, tiny, tmp_path):
     assert answer.json()["usage"]["prompt_tokens"] == len(tiny.encode_prompt(begun))
 
 
-@pytest.mark.parametrize("change", [{"format": 3}, {"system_prompt": 5}, {"system_prompt": "\ud800"}])
+@pytest.mark.parametrize("change", [{"format": 4}, {"system_prompt": 5}, {"system_prompt": "\ud800"}])
 def test_an_upload_whose_card_cannot_be_read_is_refused(change, client, exported):
     card = exported / "kameleon.json"
     card.write_text(json.dumps({**json.loads(card.read_text()), **change}))

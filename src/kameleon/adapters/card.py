@@ -1,8 +1,12 @@
-"""What an adapter says about itself: `kameleon.json`, beside PEFT's two files."""
+"""What an adapter says about itself: `kameleon.json`, beside PEFT's two files.
+
+A card goes wherever its adapter goes, so it holds no folder of the machine that wrote it: paths become file names.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -11,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from kameleon import home
+from kameleon.bases import CATALOGUE, Base, reference_of
 from kameleon.errors import AdapterFileError
 from kameleon.words import did_you_mean
 
 CARD_FILE = "kameleon.json"
-_FORMAT = 2  # 2 added system_prompt
+_FORMAT = 3  # 2 added system_prompt, 3 base_hub_id and base_licence
 _MOST_PROMPT_CHARACTERS = 1 << 20  # of a system prompt: more than the longest texts that bases here read
+_LOCAL = re.compile(r"(?:[A-Za-z]:)?[/\\]|~|\.{1,2}[/\\]|file:")  # how a path of a machine begins
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def _now() -> str:
@@ -42,11 +49,12 @@ class Card:
     """Where an adapter comes from. Most of it is for people; the base's fingerprint is checked at every load."""
 
     base_id: str | None = None
+    """The base's name: in the catalogue, on the hub, or that of its file or folder."""
     base_fingerprint: str | None = None
     """None for adapters that another program made without a card."""
     template_hash: str | None = None
     data: dict[str, Any] = field(default_factory=dict)
-    """Path, sha256, rows and trained tokens of its training data."""
+    """File name or hub id, sha256, rows and trained tokens of its training data."""
     recipe: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     parents: tuple[Parent, ...] = ()
@@ -55,8 +63,14 @@ class Card:
     """The system message of every row that it was trained on, if they shared one: with it the adapter answers."""
     created: str = field(default_factory=_now)
     versions: dict[str, str] = field(default_factory=_versions)
+    base_hub_id: str | None = None
+    """The base on the Hugging Face hub, for PEFT and vLLM; None if it is not known."""
+    base_licence: str | None = None
 
     def __post_init__(self) -> None:
+        values = {"base_id": self.base_id, "base_hub_id": self.base_hub_id, "data": self.data}
+        for name, value in values.items():
+            object.__setattr__(self, name, _without_folders(value))
         if self.system_prompt is None:
             return
         if (count := len(self.system_prompt)) > _MOST_PROMPT_CHARACTERS:
@@ -68,16 +82,23 @@ class Card:
         except UnicodeEncodeError as error:
             raise AdapterFileError(f"the system prompt of {CARD_FILE} is not UTF-8: {error.reason}") from error
 
+    @staticmethod
+    def of_base(base: Base, **values: Any) -> Card:
+        """A card that names `base`, with the other fields as given."""
+        return Card(
+            base.name,
+            base.fingerprint,
+            base.template.hash,
+            base_hub_id=base.hub_id,
+            base_licence=base.licence,
+            **values,
+        )
+
     def derived(self, parents: tuple[Parent, ...], recipe: dict[str, Any], system_prompt: str | None) -> Card:
         """A new card for what is computed from adapters of the same base: its own time, no data, no scores."""
-        return Card(
-            self.base_id,
-            self.base_fingerprint,
-            self.template_hash,
-            recipe=recipe,
-            parents=parents,
-            system_prompt=system_prompt,
-        )
+        base = ("base_id", "base_fingerprint", "base_hub_id", "base_licence", "template_hash")
+        kept = {name: getattr(self, name) for name in base}
+        return Card(**kept, recipe=recipe, parents=parents, system_prompt=system_prompt)
 
     def to_json(self, files: Mapping[str, str] | None = None) -> str:
         """The text of `kameleon.json`; `files` are the sha256 of the files beside it, by name."""
@@ -87,6 +108,23 @@ class Card:
     def from_json(text: str) -> Card:
         """Read `kameleon.json` strictly. Raises AdapterFileError for broken JSON, an unknown key or a newer format."""
         return _parse(text)[0]
+
+
+def known_of_base(base_id: str | None) -> tuple[str | None, str | None]:
+    """Hub id and licence of a base of which a file gives no more than the name, as far as the name says them."""
+    ref = reference_of(base_id or "")[0]
+    if entry := CATALOGUE.get(ref):
+        return entry.hub_id, entry.licence
+    return ref if _HUB_ID.fullmatch(ref) else None, None
+
+
+def _without_folders(value: Any) -> Any:
+    """The value, with the file name in place of each path of this machine in it."""
+    if isinstance(value, dict):
+        return {key: _without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, str) and _LOCAL.match(value):
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
+    return value
 
 
 def read_card(folder: Path) -> tuple[Card, dict[str, str]] | None:
@@ -138,6 +176,8 @@ def _parse(text: str) -> tuple[Card, dict[str, str]]:
             raise AdapterFileError(f"{CARD_FILE} has {key} = {str(value)[:40]!r}; it must be a {kind.__name__}")
     if not isinstance(files, dict) or not all(isinstance(v, str) for v in files.values()):
         raise AdapterFileError(f"{CARD_FILE} has files = {str(files)[:40]!r}; it must give a hash for each name")
+    if "base_hub_id" not in values:  # up to format 2
+        values["base_hub_id"], values["base_licence"] = known_of_base(values.get("base_id"))
     try:
         parents = tuple(Parent(**parent) for parent in values.pop("parents", ()))
     except TypeError as error:

@@ -62,10 +62,8 @@ def new_run(
 
     With `parent`, it begins with that adapter's numbers.
     """
-    card = Card(
-        base_id=base.name,
-        base_fingerprint=base.fingerprint,
-        template_hash=base.template.hash,
+    card = Card.of_base(
+        base,
         data=asdict(data.origin),
         system_prompt=data.system_prompt,
         parents=() if parent is None else (parent.as_parent(1.0, "trained further"),),

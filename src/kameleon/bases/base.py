@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from kameleon.bases.catalogue import CATALOGUE
 from kameleon.bases.fetch import BaseFiles, locate
+from kameleon.bases.places import PACKED, note_place
+from kameleon.bases.provenance import provenance_of
 from kameleon.bases.sampling import recommended_sampling
 from kameleon.model.config import DecoderConfig
 from kameleon.model.decoder import Decoder, build_decoder
@@ -21,8 +23,6 @@ from kameleon.text.template import ChatTemplate
 from kameleon.text.tokenizer import load_tokenizer
 from kameleon.weights import WeightFile
 
-_PACKED = " in "  # between a reference and how its matrices are packed, in the base's name: "PATH in nf4"
-
 
 @dataclass(frozen=True, eq=False)
 class Base:
@@ -32,6 +32,7 @@ class Base:
     """
 
     name: str
+    """Its name in the catalogue, its hub id, or the name of its file or folder; "NAME in nf4" if it was packed."""
     files: BaseFiles
     weights: WeightFile = field(repr=False)
     config: DecoderConfig = field(repr=False)
@@ -45,6 +46,9 @@ class Base:
     """The default sampling of the base and its adapters; `max_tokens` is no part of it."""
     quantize: str | None = None
     """How the matrices of its files were packed when it was loaded: "nf4", or None for as they are stored."""
+    hub_id: str | None = None
+    """The id under which PEFT and vLLM load it; None where its files do not say."""
+    licence: str | None = None
 
     @property
     def stop_token_ids(self) -> frozenset[int]:
@@ -84,10 +88,12 @@ def load_base(
 
     decoder = build_decoder(config, weights, dtype=compute.dtype, on_layer=on_layer)
     tokenizer = load_tokenizer(files.path, weights)
-    name = ref if quantize is None else f"{ref}{_PACKED}{quantize}"
     template, fingerprint = ChatTemplate(tokenizer), weights.fingerprint()
+    known = provenance_of(ref, files.path, weights)
+    if ref not in CATALOGUE and known.hub_id != ref:
+        note_place(fingerprint, files.path)
     return Base(
-        name,
+        known.name if quantize is None else f"{known.name}{PACKED}{quantize}",
         files,
         weights,
         config,
@@ -99,10 +105,6 @@ def load_base(
         compute.reason,
         sampling,
         quantize,
+        known.hub_id,
+        known.licence,
     )
-
-
-def reference_of(name: str) -> tuple[str, Literal["nf4"] | None]:
-    """The `ref` and `quantize` that load the base of this name, as adapters' cards keep it."""
-    ref = name.removesuffix(f"{_PACKED}nf4")
-    return ref, None if ref == name else "nf4"

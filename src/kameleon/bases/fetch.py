@@ -41,7 +41,7 @@ from kameleon.weights.safetensors_header import place_tensors
 from kameleon.weights.tensor_info import TensorInfo
 from kameleon.words import did_you_mean
 
-_SMALL = ["*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.txt"]
+_SMALL = ["*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab.txt", "README.md", "LICENSE*"]
 _BELOW = ["*/*.json", "*/*.model"]  # of copies for other programs (`original/`, `onnx/`); templates may lie in a folder
 _HUB_PROBE_S = 5.0
 _PROGRESS_S = 0.5
@@ -57,6 +57,16 @@ class BaseFiles:
     path: Path
     source: str
     licence: str | None = None
+
+    def parts(self) -> list[Path]:
+        """All files of the base: those in its folder, or the parts of its `.gguf` file."""
+        if self.path.is_dir():
+            return [file for file in self.path.iterdir() if file.is_file() and not file.name.startswith(".")]
+        return sorted(p for p in self.path.parent.glob("*.gguf") if whole_name(p) == whole_name(self.path))
+
+    def size_bytes(self) -> int:
+        """What they take on the disk."""
+        return sum(file.stat().st_size for file in self.parts())
 
 
 def locate(ref: str, on_progress: Progress | None = None) -> BaseFiles:

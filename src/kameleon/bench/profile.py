@@ -74,7 +74,7 @@ def profile_steps(case: Case, settings: BenchSettings) -> dict[str, Any]:
     compute = settings.compute_type()
     base = load_base(str(base_path(case.base)), compute.dtype)
     bank, recipe = Bank(base), recipe_of(settings)
-    card = Card(base_id=base.name, base_fingerprint=base.fingerprint)
+    card = Card.of_base(base)
     slot = bank.add(fresh_adapter(base, "profiled", recipe, card))
     trainee = Trainee(bank, "profiled", recipe)
     layers, rates = base.config.num_layers if case.checkpoint else 0, [settings.learning_rate]

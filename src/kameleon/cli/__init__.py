@@ -24,6 +24,7 @@ from kameleon.cli.chat import chat
 from kameleon.cli.console import notes, results
 from kameleon.cli.doctor import doctor
 from kameleon.cli.evaluate import evaluate
+from kameleon.cli.export import export
 from kameleon.cli.lab import lab
 from kameleon.cli.plan import plan
 from kameleon.cli.serve import serve
@@ -59,6 +60,7 @@ app.command(ask)
 app.command(chat)
 app.command(serve)
 arithmetic.register(adapters.app)
+adapters.app.command(export)
 app.command(adapters.app)
 app.command(
     "kameleon.cli.bench:app",

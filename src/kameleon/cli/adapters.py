@@ -1,11 +1,11 @@
-"""kameleon adapter: list, show, verify, export and import the adapters on the shelf."""
+"""kameleon adapter: list, show, verify and import the adapters on the shelf."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.console import Group
@@ -19,7 +19,6 @@ from kameleon.cli.console import (
     Overwrite,
     Quantize,
     bars,
-    in_one_line,
     megabytes,
     notes,
     open_base,
@@ -33,6 +32,22 @@ if TYPE_CHECKING:
 
 app = App(name="adapter", help="The adapters on the shelf.")
 Name = Annotated[str, Parameter(help="An adapter's name on the shelf.")]
+
+
+def _as_text(value: Any) -> str:
+    """A value for people: "none" for what is missing or empty, a line for each entry of a table, commas in a list."""
+    if isinstance(value, dict):
+        lines = (f"{key.replace('_', ' ')}: {_as_text(inner).replace(chr(10), '; ')}" for key, inner in value.items())
+        return "\n".join(lines) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(_as_text(inner).replace("\n", "; ") for inner in value) or "none"
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _held_out_loss(card: Card | None) -> str:
@@ -94,7 +109,7 @@ def show_adapter(
     }
     facts = table("", "")
     for key, value in {**document, **asdict(adapter.card)}.items():
-        facts.add_row(key.replace("_", " "), printable(str(value)))
+        facts.add_row(key.replace("_", " "), printable(_as_text(value)))
     trained = "–".join(map(str, sorted({ranks[0], ranks[-1]})))
     summary = f"\nrank {trained} trained, 90 % of the change lies in rank {needed}\n"
     layers, kinds = (bars(norms_by(parts, axis), where) for axis, where in enumerate(("layer", "projection")))
@@ -177,48 +192,6 @@ def rollback(
     notes.print(f"{name} is version {Shelf().rollback(name, version)} now", highlight=False)
 
 
-@app.command
-def export(
-    name: Name,
-    *,
-    out: Annotated[Path, Parameter(help="A new folder; for gguf a new .gguf file.")],
-    to: Annotated[
-        Literal["peft", "gguf", "ollama", "mlx"],
-        Parameter(help="The library PEFT; llama.cpp's file; that and a Modelfile for Ollama; mlx-lm."),
-    ] = "peft",
-    base: Annotated[str, Parameter(help="For all but peft: its base, whose sizes and template they need.")] = "smollm2",
-    compute: Compute = None,
-    any_base: AnyBase = False,
-) -> None:
-    """Write an adapter for another program.
-
-    Try: kameleon adapter export mine --to gguf --out mine.gguf; llama-cli -m base.gguf --lora mine.gguf;
-    or kameleon adapter export mine --to ollama --out mine; ollama create mine -f mine/Modelfile
-    """
-    from kameleon.adapters import Shelf, prove
-    from kameleon.adapters.formats import write_adapter, write_gguf_adapter, write_mlx_adapter, write_ollama
-    from kameleon.errors import SettingError
-
-    adapter = Shelf().load(name)
-    if out.exists():
-        raise SettingError(f"{out} is there already; give another place")
-    if to == "peft":
-        if compute is not None:
-            raise SettingError(f"--compute {compute} is for a base that is run; an export to peft runs none")
-        write_adapter(adapter, out)
-    else:
-        loaded = open_base(base, compute=compute).base
-        prove(loaded, adapter, any_base=any_base)
-        {"gguf": write_gguf_adapter, "ollama": write_ollama, "mlx": write_mlx_adapter}[to](adapter, loaded, out)
-    notes.print(f"written to {out}", highlight=False)
-    if adapter.card.system_prompt is not None:
-        where = {"peft": "in kameleon.json beside it", "ollama": "SYSTEM of the Modelfile"}.get(
-            to, "not in this format: give it to the program that answers"
-        )
-        told = f"system prompt of the adapter ({where}): {in_one_line(adapter.card.system_prompt)}"
-        notes.print(told, highlight=False)
-
-
 @app.command(name="import")
 def import_(
     path: Annotated[Path, Parameter(help="A folder in PEFT's or mlx-lm's format, or a .gguf file of llama.cpp's.")],
@@ -252,7 +225,8 @@ def import_(
     if loaded is not None:
         if not prove(loaded, adapter, any_base=adapter.card.base_fingerprint is None).live:
             raise AdapterMismatchError(f"{path} changes nothing on {loaded.name}: it was never trained, or is damaged")
-        card = replace(adapter.card, base_id=loaded.name, base_fingerprint=loaded.fingerprint)
+        known = {"base_hub_id": loaded.hub_id, "base_licence": loaded.licence}
+        card = replace(adapter.card, base_id=loaded.name, base_fingerprint=loaded.fingerprint, **known)
         adapter = replace(adapter, card=card)
     notes.print(f"{name} is on the shelf: {Shelf().save(adapter, overwrite=overwrite)}", highlight=False)
 

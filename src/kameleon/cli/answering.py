@@ -51,7 +51,7 @@ def base_of(adapter: Adapter | None, quantize: Quantize) -> tuple[str, Quantize]
         return "smollm2", quantize
     if adapter.card.base_id is None:
         raise SettingError(f"adapter {adapter.name!r} does not say which base it was trained on: give it as --base")
-    ref, packed = reference_of(adapter.card.base_id)
+    ref, packed = reference_of(adapter.card.base_id, adapter.card.base_fingerprint)
     return ref, quantize if packed is None else packed
 
 

@@ -16,22 +16,13 @@ if TYPE_CHECKING:
 app = App(name="base", help="The frozen base models: fetch one, list them, look at one.")
 
 
-def _size_bytes(path: Path) -> int:
-    """The size of a folder, or of a file with all its parts."""
-    from kameleon.weights import whole_name
-
-    if path.is_dir():
-        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
-    return sum(p.stat().st_size for p in path.parent.glob("*.gguf") if whole_name(p) == whole_name(path))
-
-
 def _as_document(files: BaseFiles) -> dict[str, object]:
     return {
         "ref": files.ref,
         "path": str(files.path),
         "source": files.source,
         "licence": files.licence,
-        "bytes": _size_bytes(files.path),
+        "bytes": files.size_bytes(),
     }
 
 
@@ -52,7 +43,7 @@ def pull(ref: BaseRef, *, json: Json = False) -> None:
         files = locate(ref, on_progress=on_progress)
         bars.update(task, total=1, completed=1)
     document = _as_document(files)
-    said = [f"{ref}: {files.source}", f"{files.path} ({megabytes(_size_bytes(files.path))})"]
+    said = [f"{ref}: {files.source}", f"{files.path} ({megabytes(files.size_bytes())})"]
     show(document, "\n".join([*said, f"licence: {files.licence}"] if files.licence else said), as_json=json)
 
 

@@ -33,6 +33,7 @@ class Origin:
     """Where the examples come from, for the adapter's card."""
 
     path: str
+    """The file's name without its folder, or the id of a data set on the hub."""
     sha256: str
     rows: int
     trained_tokens: int
@@ -143,9 +144,10 @@ def read_corpus(
     sha256 = held.sha256 if held else _sha256(paths)
     if _stamps(paths) != before:  # the hash would be of other rows
         raise DataError(f"{source} was changed while it was read: try again when nothing writes to it any more")
+    name = Path(source).name if Path(source).expanduser().is_file() else source  # of rows in memory it is no path
     chosen = (reading.prompt_column, reading.completion_column)
     columns = None if chosen == (None, None) else chosen
-    origin = Origin(source, sha256, len(examples), trained_tokens, raw, of_rows, len(encoded.skipped), columns)
+    origin = Origin(name, sha256, len(examples), trained_tokens, raw, of_rows, len(encoded.skipped), columns)
     if template.is_dated and template.date is not None:
         origin = replace(origin, date=template.date.isoformat())
     doubts = tuple(fault for fault in examine(encoded) if not fault.skipped)

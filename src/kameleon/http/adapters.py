@@ -25,7 +25,7 @@ from kameleon.http.guard import key_of
 from kameleon.http.service import Service, service_of
 from kameleon.serving.state import AdapterState
 
-_FILES = ("adapter_config.json", "adapter_model.safetensors", "kameleon.json")
+_FILES = ("adapter_config.json", "adapter_model.safetensors", "kameleon.json", "README.md")
 _COPY_BYTES = 1 << 20
 
 

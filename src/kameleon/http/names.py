@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 from kameleon.http.errors import ApiError
@@ -10,12 +9,6 @@ from kameleon.http.keys import Key
 from kameleon.words import did_you_mean
 
 _LONGEST = 200  # characters are compared for a hint; comparing megabytes would take a second
-
-
-def base_name(ref: str) -> str:
-    """The base's name over HTTP: its name in the catalogue, its hub id, or the name of its file or folder."""
-    path = Path(ref)
-    return path.stem if path.suffix == ".gguf" else path.name if path.is_absolute() or path.is_dir() else ref
 
 
 class Names(Protocol):

@@ -12,7 +12,7 @@ from kameleon.bases import Base
 from kameleon.http.guard import key_of
 from kameleon.http.keys import Key
 from kameleon.http.logprobs import TokenTexts
-from kameleon.http.names import adapter_of, base_name
+from kameleon.http.names import adapter_of
 from kameleon.http.prompts import Prompts
 from kameleon.http.usage import Label
 from kameleon.serving.engine import Engine
@@ -28,7 +28,7 @@ class Service:
     ) -> None:
         self.base, self.engine, self.adapters, self.shelf, self.any_base = base, engine, adapters, shelf, any_base
         self.started = int(time.time())
-        self.name = base_name(base.name)
+        self.name = base.name
         self.prompts, self.texts = Prompts(base), TokenTexts(TokenBytes(base.tokenizer))
         self.room_tokens = min(engine.state().cache_tokens, base.config.max_sequence_tokens)
         """The most tokens of a prompt and its answer together: both the base and the cache have room for them."""

@@ -4,8 +4,11 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 from fakes import random_adapter
+from tiny import save_gguf
 
+import kameleon
 from kameleon.adapters import Shelf
 from kameleon.adapters.formats import modelfile, read_gguf_adapter, write_ollama
 from kameleon.cli import main
@@ -16,10 +19,12 @@ from kameleon.text import go_template
 def test_the_modelfile_says_what_training_did(tiny, tmp_path):
     adapter = random_adapter(tiny.base, "mine")
     write_ollama(adapter, tiny.base, tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"Modelfile", "mine.gguf"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"Modelfile", "mine.gguf", "README.md", "base"}
     text = (tmp_path / "out" / "Modelfile").read_text()
     assert text == modelfile(adapter, tiny.base)
-    assert f"\nFROM {tiny.base.files.path}\nADAPTER ./mine.gguf\n" in text
+    assert "\nFROM ./base\nADAPTER ./mine.gguf\n" in text
+    weights = tmp_path / "out" / "base" / "model.safetensors"
+    assert weights.samefile(tiny.base.files.path / "model.safetensors"), "the base takes no room twice"
     assert f'TEMPLATE """{go_template(tiny.base.template)}"""\n' in text
     stops = [line for line in text.splitlines() if line.startswith("PARAMETER stop")]
     ends = {tiny.base.tokenizer.decode([token]) for token in tiny.base.stop_token_ids}
@@ -27,6 +32,21 @@ def test_the_modelfile_says_what_training_did(tiny, tmp_path):
     assert "<|im_end|>" in ends
     read = read_gguf_adapter(tmp_path / "out" / "mine.gguf", tiny.base, "mine")
     assert read.fingerprint == adapter.fingerprint
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_gguf_base_lies_beside_the_modelfile_and_is_named_without_a_path(linked, tmp_path, monkeypatch):
+    save_gguf(tmp_path / "mine.gguf", "Q8_0")  # the adapter's name
+    base = replace(kameleon.load(str(tmp_path / "mine.gguf"), dtype=torch.float32).base, licence="Apache-2.0")
+    if not linked:
+        monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError("another disk")))
+    write_ollama(random_adapter(base, "mine"), base, tmp_path / "out")
+    text = (tmp_path / "out" / "Modelfile").read_text()
+    assert "\nFROM ./base/mine.gguf\nADAPTER ./mine.gguf\n" in text
+    assert '\nLICENSE """Apache-2.0"""\n' in text
+    assert str(tmp_path) not in text
+    assert (tmp_path / "out" / "base" / "mine.gguf").read_bytes() == (tmp_path / "mine.gguf").read_bytes()
+    assert (tmp_path / "out" / "base" / "mine.gguf").samefile(tmp_path / "mine.gguf") == linked
 
 
 def test_the_modelfile_samples_as_chat_and_the_server_do(tiny):

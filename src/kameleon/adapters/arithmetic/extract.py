@@ -66,7 +66,7 @@ def extract(
                 left_out[tensor] = change / max(float(base.weights.tensor(own).float().norm()), 1e-30)
     settings = {"method": "extract", "tuned": str(tuned.path), "tuned_fingerprint": tuned.fingerprint()}
     settings |= {"rank": rank} if error is None else {"error": error}
-    card = Card(base.name, base.fingerprint, base.template.hash, recipe=settings)
+    card = Card.of_base(base, recipe=settings)
     return Adapter(name, factors, card), Extraction(kept, left_out)
 
 

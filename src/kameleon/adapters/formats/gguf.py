@@ -46,6 +46,11 @@ def write_gguf_adapter(adapter: Adapter, base: Base, path: Path) -> None:
             writer = gguf.GGUFWriter(None, layout.architecture)
             writer.add_type(gguf.GGUFType.ADAPTER)
             writer.add_name(adapter.name)
+            if adapter.card.base_hub_id:
+                writer.add_base_model_count(1)
+                writer.add_base_model_repo_url(0, f"https://huggingface.co/{adapter.card.base_hub_id}")
+            if adapter.card.base_licence:
+                writer.add_license(adapter.card.base_licence)
             writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
             writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
             for module, f in adapter.modules.items():

@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 from kameleon.adapters.adapter import Adapter, LoraFactors
 from kameleon.adapters.card import Card, read_json, read_text
 from kameleon.adapters.fit import check_fit
+from kameleon.adapters.formats.model_card import adapter_readme, write_readme
 from kameleon.adapters.formats.peft import read_tensors
 from kameleon.bases import Base
 from kameleon.errors import AdapterError, AdapterFileError
@@ -59,7 +60,7 @@ def write_mlx_adapter(adapter: Adapter, base: Base, folder: Path) -> None:
             tensors[f"{module}.m"] = f.magnitude.contiguous()
     names = [ModuleName.parse(module) for module in modules]
     config = {
-        "model": adapter.card.base_id,
+        "model": adapter.card.base_hub_id,
         "fine_tune_type": kinds.pop(),
         "num_layers": base.config.num_layers - min(name.layer for name in names),
         "lora_parameters": {
@@ -73,6 +74,7 @@ def write_mlx_adapter(adapter: Adapter, base: Base, folder: Path) -> None:
         with atomic_folder(folder) as fresh:
             (fresh / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
             (fresh / _TENSORS).write_bytes(save(tensors, {"format": "mlx"}))
+            write_readme(adapter_readme(adapter, "mlx"), fresh)
     except OSError as error:
         raise AdapterFileError(f"adapter {adapter.name!r} cannot be written to {folder}: {error}") from error
 

@@ -1,18 +1,28 @@
-"""An adapter for Ollama: a folder with a Modelfile and the adapter in llama.cpp's format beside it."""
+"""An adapter for Ollama: a folder with a Modelfile, and beside it the adapter in llama.cpp's format and the base.
+
+The Modelfile names both without a path, so the folder works wherever it is copied to. The base's files are linked
+where the disk allows it, and take no room there.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import unicodedata
 import warnings
 from pathlib import Path
 
 from kameleon.adapters.adapter import Adapter
 from kameleon.adapters.formats.gguf import write_gguf_adapter
+from kameleon.adapters.formats.model_card import adapter_readme, write_readme
 from kameleon.bases import Base
 from kameleon.errors import AdapterFileError, SettingError
 from kameleon.home import atomic_folder
 from kameleon.text import go_template, with_system
+from kameleon.weights.copies import check_space
+
+_BASE = "base"  # the folder of the base's files, so that none of them has the adapter's name
 
 _SAMPLING = {
     "temperature": "temperature",
@@ -25,19 +35,36 @@ _SAMPLING = {
 
 
 def write_ollama(adapter: Adapter, base: Base, folder: Path) -> None:
-    """Write `Modelfile` and `NAME.gguf` into a new folder: `ollama create NAME -f folder/Modelfile` takes them.
+    """Write `Modelfile`, `NAME.gguf` and the base's files into a new folder, for `ollama create NAME -f Modelfile`.
 
-    The Modelfile names the base's own file, the chat template and the system prompt of training, and the texts that end
-    an answer. Raises SettingError for a template or a system prompt that cannot be written in Ollama's language,
-    DataError for a template that refuses the system prompt, AdapterFileError.
+    The Modelfile names the base, its licence, the chat template and the system prompt of training, and the texts that
+    end an answer. Raises SettingError for a template or a system prompt that cannot be written in Ollama's language,
+    and where the base has to be copied and does not fit the disk; DataError for a template that refuses the system
+    prompt; AdapterFileError.
     """
     text = modelfile(adapter, base)
     try:
         with atomic_folder(folder) as fresh:
             write_gguf_adapter(adapter, base, fresh / f"{adapter.name}.gguf")
             (fresh / "Modelfile").write_text(text, encoding="utf-8")
+            write_readme(adapter_readme(adapter, "ollama"), fresh)
+            _place_base(base, fresh)
     except OSError as error:
         raise AdapterFileError(f"adapter {adapter.name!r} cannot be written to {folder}: {error}") from error
+
+
+def _place_base(base: Base, folder: Path) -> None:
+    """Link the base's files into `base/`; copy them where the disk, or the rights of the files, allow no link."""
+    (folder / _BASE).mkdir()
+    for file in base.files.parts():
+        copy = folder / _BASE / file.name
+        try:
+            if not os.access(file, os.W_OK):  # such a link could not be flushed to the disk
+                raise PermissionError
+            os.link(file.resolve(), copy)
+        except OSError:
+            check_space(copy, file.stat().st_size)
+            shutil.copyfile(file, copy)
 
 
 def modelfile(adapter: Adapter, base: Base) -> str:
@@ -46,10 +73,11 @@ def modelfile(adapter: Adapter, base: Base) -> str:
     ends = (str(base.tokenizer.decode([token])) for token in sorted(base.stop_token_ids))
     lines = [
         f"# {adapter.name}, an adapter of {base.name}",
-        f"FROM {base.files.path.absolute()}",
+        f"FROM ./{_BASE}{f'/{base.files.path.name}' if base.files.path.is_file() else ''}",
         f"ADAPTER ./{adapter.name}.gguf",
         f'TEMPLATE """{go_template(base.template)}"""',
         *_system_lines(adapter, base),
+        *([f'LICENSE """{base.licence}"""'] if base.licence and '"""' not in base.licence else []),
         *(f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}" for end in ends),
         *(f"PARAMETER {word} {getattr(base.sampling, name):g}" for name, word in _SAMPLING.items()),
     ]

@@ -1,4 +1,4 @@
-"""Adapters in PEFT's own format: adapter_config.json and adapter_model.safetensors, with kameleon.json beside them."""
+"""Adapters in PEFT's own format: adapter_config.json and adapter_model.safetensors, with the card and README.md."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors
 from kameleon.adapters.card import CARD_FILE, Card, read_card
+from kameleon.adapters.formats.model_card import adapter_readme, write_readme
 from kameleon.adapters.formats.peft_config import (
     CONFIG,
     card_from,
@@ -53,7 +54,7 @@ _EXTRA_KEYS = {"magnitude": "lora_magnitude_vector", "b_bias": "lora_B.bias"}
 
 @checked()
 def write_adapter(adapter: Adapter, folder: str | Path) -> None:
-    """Write PEFT's two files and the card; `folder` is at every moment either as before or complete.
+    """Write PEFT's two files, the card and README.md; `folder` is at every moment either as before or complete.
 
     Raises AdapterFileError when they cannot be written (disk full, read-only folder).
     """
@@ -76,6 +77,7 @@ def write_adapter(adapter: Adapter, folder: str | Path) -> None:
         with atomic_folder(Path(folder)) as fresh:
             for name, content in files.items():
                 (fresh / name).write_bytes(content)
+            write_readme(adapter_readme(adapter, "peft"), fresh)
     except OSError as error:
         raise AdapterFileError(f"adapter {adapter.name!r} cannot be written to {folder}: {error}") from error
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kameleon.adapters.adapter import Adapter
-from kameleon.adapters.card import Card, read_json, read_text
+from kameleon.adapters.card import Card, known_of_base, read_json, read_text
 from kameleon.errors import AdapterFileError, LoraError
 from kameleon.settings import MOST_ALPHA, MOST_RANK
 from kameleon.torch_modules.peft_settings import PeftSettings
@@ -42,7 +42,7 @@ def config_of(adapter: Adapter) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": adapter.card.base_id,
+        "base_model_name_or_path": adapter.card.base_hub_id,
         "r": rank,
         "lora_alpha": alpha,
         "rank_pattern": {m: f.rank for m, f in modules.items() if f.rank != rank},
@@ -107,4 +107,6 @@ def parse_config(path: Path, text: bytes) -> tuple[dict[str, Any], PeftSettings]
 def card_from(config: Mapping[str, Any]) -> Card:
     """The card of an adapter that has none: only the base that the config names."""
     base_id = config.get("base_model_name_or_path")
-    return Card(base_id=base_id if isinstance(base_id, str) else None, created="", versions={})
+    base_id = base_id if isinstance(base_id, str) else None
+    hub_id, licence = known_of_base(base_id)
+    return Card(base_id=base_id, created="", versions={}, base_hub_id=hub_id, base_licence=licence)
