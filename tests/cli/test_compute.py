@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from cyclopts import App
+from commands import commands
 from fakes import random_adapter
 
 from kameleon.adapters import Shelf
@@ -14,20 +14,6 @@ from kameleon.ops import COMPUTE_TYPES, choose_compute_type
 
 # The first needs the template alone, the other subtracts stored weights: neither multiplies with the base.
 RUN_NO_BASE = {"data check", "adapter extract"}
-
-
-def commands(group, words=()):
-    """Every command below `group` with the names of its parameters."""
-    for name in group:
-        if name.startswith("-"):
-            continue
-        command = group[name]
-        assert isinstance(command, App)
-        if command.default_command is None:
-            yield from commands(command, (*words, name))
-        else:
-            arguments = command.assemble_argument_collection()
-            yield " ".join((*words, name)), {given for argument in arguments for given in argument.names}
 
 
 def test_every_command_that_runs_a_base_has_compute():

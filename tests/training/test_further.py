@@ -130,7 +130,9 @@ def test_dora_goes_on_with_its_magnitudes(tiny, rows):
 def test_the_commands_base_is_that_of_the_adapter(run, tiny_folder, rows, law):
     words = ("train", "--data", rows, "--from", "law", "--rows-per-step", 4)
     status, _, said = run(*words, "--name", "law")
-    assert status == 0 and f"base {tiny_folder}" in said and "as adapter law, which it goes on" in said
+    assert (
+        status == 0 and f"base tiny: local folder {tiny_folder}" in said and "as adapter law, which it goes on" in said
+    )
     assert kameleon.Shelf().load("law").card.recipe["rank"] == 3
     status, _, said = run(*words, "--name", "other", "--rank", 8)
     assert status == 2 and "has rank 3, not 8" in said
