@@ -110,9 +110,13 @@ def test_no_command_tries_to_reach_another_host(blocked, work, run):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
-    ["lab --out pictures", "bench train --base tiny --cases 1x8 --contenders kameleon,peft", "bench profile --base tiny",
-     "bench serve --base tiny"],
-)  # fmt: skip
+    [
+        "lab --out pictures",
+        "bench train --base tiny --cases 1x8 --contenders kameleon,peft",
+        "bench profile --base tiny",
+        "bench serve --base tiny",
+    ],
+)
 def test_no_benchmark_tries_to_reach_another_host(words, blocked, work):
     subprocess.run([KAMELEON, *words.split()], check=False, capture_output=True, timeout=170)
     assert tried(blocked) == []

@@ -70,9 +70,9 @@ def export(
             to, "not in this format: give it to the program that answers"
         )
         told = f"system prompt of the adapter ({where}): {in_one_line(adapter.card.system_prompt)}"
-        notes.print(told, highlight=False, soft_wrap=True)
+        notes.print(told, highlight=False)
     for step in next_steps(adapter, to, str(out), base_file=base_file):
-        notes.print(f"next: {step}", highlight=False, soft_wrap=True)
+        notes.print(f"next: {step}", highlight=False)
 
 
 def _base_of(adapter: Adapter, base: str | None) -> tuple[str, str | None]:
@@ -106,5 +106,5 @@ def _with_hub_id(adapter: Adapter, base: str | None) -> Adapter:
             "hub that is known here. PEFT and vLLM take the adapter when you name the base's folder to them; if the "
             "base is on the hub, export with --base owner/name"
         )
-        notes.print(told, style="yellow", highlight=False, soft_wrap=True)
+        notes.print(told, style="yellow", highlight=False)
     return adapter
