@@ -18,6 +18,7 @@ from kameleon import telemetry
 from kameleon.adapters import Shelf
 from kameleon.adapters.formats import write_adapter
 from kameleon.cli import app
+from kameleon.home import bases_dir
 
 KAMELEON = Path(sys.executable).with_name("kameleon")
 ON_TINY = "--base tiny --compute fp32"
@@ -44,7 +45,9 @@ RUNS = {
     "adapter extract": "tuned --name got --rank 1 --base tiny",
     "adapter diff": "law code",
     "adapter remove": "code --yes",
-    "doctor": "",
+    "doctor": "--report report.json",
+    "clean": "--yes",
+    "base remove": "{bases}/old.gguf --yes",
 }
 """Each command with the words that make it do its work here."""
 IN_A_PROCESS = {"serve", "lab", "bench train", "bench profile", "bench serve"}
@@ -73,6 +76,8 @@ def work(tmp_path, monkeypatch, tiny, tiny_folder):
     folder = tmp_path / "work"
     shutil.copytree(tiny_folder, folder / "tiny")
     save_gguf(folder / "tiny.gguf")
+    bases_dir().mkdir(parents=True, exist_ok=True)
+    shutil.copy(folder / "tiny.gguf", bases_dir() / "old.gguf")
     model = save_base(folder / "tuned")
     model.model.layers[0].mlp.up_proj.weight.data[:, 0] += 1
     model.save_pretrained(folder / "tuned")
@@ -103,7 +108,7 @@ def test_the_guard_refuses_other_hosts_here_and_in_children(blocked):
 
 def test_no_command_tries_to_reach_another_host(blocked, work, run):
     for command, words in RUNS.items():
-        status, _, err = run(*command.split(), *words.split())
+        status, _, err = run(*command.split(), *words.format(bases=bases_dir()).split())
         assert (status, tried(blocked)) == (0, []), f"{command}: {err}"
 
 

@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from kameleon.errors import SettingError
+
+FORMAT = 1
+"""The home's format. 1: cards hold no folders; where local bases lie is noted in `bases/places.json`."""
+
 
 def home() -> Path:
     """`KAMELEON_HOME`, or ~/.local/share/kameleon."""
@@ -34,6 +39,20 @@ def runs_dir() -> Path:
 def cache_dir() -> Path:
     """Files that can be computed again at any time."""
     return home() / "cache"
+
+
+def format_of_home() -> int:
+    """The number in the home's file `format`; 0 for a home without one. Raises SettingError if it is no number."""
+    path = home() / "format"
+    try:
+        return int(read_text(path)) if path.exists() else 0
+    except (OSError, ValueError) as error:
+        raise SettingError(f"{path} must hold a number and nothing else: {error}") from error
+
+
+def is_current() -> bool:
+    """Whether the home has today's format, or does not exist yet."""
+    return not home().is_dir() or format_of_home() == FORMAT
 
 
 def read_text(path: Path, *, most_bytes: int = 16 << 20) -> str:

@@ -181,6 +181,18 @@ class Shelf:
             (self.root / name).rename(grave / name)  # gone in one step, whatever happens to the deleting
         shutil.rmtree(grave, ignore_errors=True)
 
+    def remove_version(self, name: str, version: int) -> None:
+        """Delete a version that is not current. Raises AdapterNotFoundError, and SettingError for the current one."""
+        with self._locked():
+            self._check_there(name)
+            if version not in self._versions(name):
+                raise AdapterNotFoundError(f"adapter {name!r} has no version {version}")
+            if version == self._current(name):
+                raise SettingError(f"version {version} of adapter {name!r} is its current one: it stays")
+            grave = Path(tempfile.mkdtemp(prefix=".removed.", dir=self.root))
+            self._folder(name, version).rename(grave / f"{version:04}")
+        shutil.rmtree(grave, ignore_errors=True)
+
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:

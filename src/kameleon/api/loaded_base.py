@@ -22,6 +22,7 @@ from kameleon.data import Corpus, Data, fitting, read_corpus, shared_tools, unre
 from kameleon.evaluation import Score, TestSet, evaluate_as_trained, make_test_set
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
 from kameleon.home import runs_dir
+from kameleon.home_format import open_home
 from kameleon.ops import compute_name
 from kameleon.plan import Plan
 from kameleon.settings import Execution, Reading
@@ -52,6 +53,7 @@ def load(
     `on_progress(what, done, total)` reports fetching and loading. `quantize` "nf4" packs the matrices of a folder in
     Hugging Face layout to 4 bits, once, into the cache. Raises BaseModelError, SettingError.
     """
+    open_home()
     return LoadedBase(load_base(str(ref), dtype, on_progress=on_progress, quantize=quantize))
 
 

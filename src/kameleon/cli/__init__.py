@@ -18,9 +18,11 @@ from typing import Any
 import cyclopts
 from cyclopts import App, Parameter
 
+from kameleon.bug_report import note_error
 from kameleon.cli import adapters, arithmetic, bases, data, wrong_words
 from kameleon.cli.ask import ask
 from kameleon.cli.chat import chat
+from kameleon.cli.clean import clean
 from kameleon.cli.console import notes, results
 from kameleon.cli.doctor import doctor
 from kameleon.cli.evaluate import evaluate
@@ -31,7 +33,7 @@ from kameleon.cli.serve import serve
 from kameleon.cli.settings import zero_to_none, zeros_to_none
 from kameleon.cli.train import train
 from kameleon.errors import KameleonError, RunInterruptedError, SettingError
-from kameleon.home import read_text
+from kameleon.home import is_current, read_text
 from kameleon.terminal import printable
 
 __all__ = ["main"]
@@ -69,6 +71,7 @@ app.command(
 )
 app.command(lab)
 app.command(doctor)
+app.command(clean)
 
 
 def _config(words: Sequence[str]) -> tuple[cyclopts.config.Dict, ...]:
@@ -90,6 +93,25 @@ def _config(words: Sequence[str]) -> tuple[cyclopts.config.Dict, ...]:
     return (cyclopts.config.Dict(values, source=path),)
 
 
+def _open_home(words: Sequence[str]) -> None:
+    """Bring Kameleon's folder to today's format; help and the version are shown without that."""
+    if not {"--help", "-h", "--version"} & set(words) and not is_current():
+        from kameleon.home_format import open_home
+
+        open_home()
+
+
+def _command(words: Sequence[str]) -> str:
+    """The command's own words, without anything that a person gave it."""
+    group, known = app, []
+    for word in words:
+        if word.startswith("-") or word not in [*group]:
+            break
+        known.append(word)
+        group = group[word]
+    return " ".join(known)
+
+
 def _tell_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning in one line, without the line of code that gave it."""
     notes.print(printable(f"warning: {message}"), style="yellow", highlight=False)
@@ -104,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if sys.stdout is None:
             raise SettingError("standard output is closed, where results go; to have none of them give >/dev/null")
+        _open_home(words)
         app.config = _config(words)
         app(zeros_to_none(words), exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
@@ -113,13 +136,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         notes.print(str(error), style="yellow", highlight=False)
         sys.exit(130)
     except KameleonError as error:
+        note_error(_command(words), error)
         notes.print(printable(f"error: {error}"), style="red", highlight=False)
         sys.exit(2)
     except BrokenPipeError:
         results.on_broken_pipe()  # ends as rich does when the reader has gone
     except OSError as error:  # a full disk, a folder that cannot be written
+        note_error(_command(words), error)
         notes.print(printable(f"error: the system refused: {error}"), style="red", highlight=False)
         sys.exit(2)
+    except Exception as error:
+        note_error(_command(words), error)
+        raise
     except KeyboardInterrupt:
         notes.print("interrupted", style="yellow")
         sys.exit(130)

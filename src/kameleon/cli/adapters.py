@@ -18,6 +18,8 @@ from kameleon.cli.console import (
     Json,
     Overwrite,
     Quantize,
+    Yes,
+    agreed,
     bars,
     megabytes,
     notes,
@@ -232,17 +234,12 @@ def import_(
 
 
 @app.command
-def remove(name: Name, *, yes: Annotated[bool, Parameter(help="Do not ask.")] = False) -> None:
+def remove(name: Name, *, yes: Yes = False) -> None:
     """Delete an adapter from the shelf with all its versions, for good."""
     from kameleon.adapters import Shelf
-    from kameleon.errors import SettingError
 
     path = Shelf().folder(name)
-    try:
-        agreed = yes or input(f"delete {path} with all versions? [y/N] ").strip().lower() == "y"
-    except EOFError:
-        raise SettingError("standard input is closed, so the question cannot be asked: remove with --yes") from None
-    if not agreed:
+    if not agreed(f"delete {path} with all versions?", yes=yes):
         sys.exit(1)
     Shelf().remove(name)
     notes.print(f"{name} is deleted, with all its versions", highlight=False)

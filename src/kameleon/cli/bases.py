@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from kameleon.cli.console import BaseRef, Json, megabytes, notes, progress, show, table
+from kameleon.cli.console import BaseRef, Json, Yes, agreed, megabytes, notes, progress, show, table
+from kameleon.errors import SettingError
+from kameleon.words import first_few
 
 if TYPE_CHECKING:
     from kameleon.bases import BaseFiles
 
-app = App(name="base", help="The frozen base models: fetch one, list them, look at one.")
+app = App(name="base", help="The frozen base models: fetch one, list them, look at one, delete one.")
 
 
 def _as_document(files: BaseFiles) -> dict[str, object]:
@@ -107,7 +110,6 @@ def convert(
     Try: kameleon base convert smollm2 --kind F16 --out smollm2-f16.gguf
     """
     from kameleon.bases import locate
-    from kameleon.errors import SettingError
     from kameleon.model import open_weights
     from kameleon.weights import GgufFile, copy_gguf
 
@@ -116,3 +118,34 @@ def convert(
         raise SettingError(f"from {source.path} to {out}: both must be .gguf files, and the second must not exist yet")
     copy_gguf(source, out, kind=kind, fresh={}, whole=True)
     notes.print(f"written to {out} ({megabytes(out.stat().st_size)})", highlight=False)
+
+
+@app.command
+def remove(ref: BaseRef, *, yes: Yes = False) -> None:
+    """Delete a base that Kameleon fetched, for good. Adapters stay, and work again when the base is fetched again.
+
+    Your own folders and files are never deleted.
+
+    Try: kameleon base remove gemma3-270m
+    """
+    from kameleon.adapters import Shelf
+    from kameleon.bases import CATALOGUE
+    from kameleon.bases.remove import disk_bytes, fetched_base
+
+    found = fetched_base(ref)
+    for path in found.paths:
+        notes.print(f"{path} ({megabytes(disk_bytes(path))})", highlight=False)
+    names = {ref, CATALOGUE[ref].hub_id} if ref in CATALOGUE else {ref}
+    cards = ((entry.name, entry.card) for entry in Shelf().entries())
+    users = [name for name, card in cards if card and names & {card.base_id, card.base_hub_id}]
+    if users:
+        notes.print(f"adapters that need it: {first_few(users, 8)}", style="yellow", highlight=False)
+    if any(path.is_dir() for path in found.paths):
+        notes.print("it lies in the hub's cache, which other programs use too", style="yellow")
+    if not agreed(f"delete {ref} ({megabytes(found.size_bytes)})?", yes=yes):
+        sys.exit(1)
+    try:
+        found.delete()
+    except OSError as error:
+        raise SettingError(f"{ref} cannot be deleted: {error}") from error
+    notes.print(f"{ref} is deleted", highlight=False)

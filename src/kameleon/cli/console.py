@@ -67,7 +67,19 @@ BaseRef = Annotated[
 ]
 Raw = Annotated[bool, Parameter(help="Prompt and completion as they are, without the chat template.")]
 AnyBase = Annotated[bool, Parameter(help="Accept adapters that were trained on another base.")]
+Yes = Annotated[bool, Parameter(help="Do not ask.")]
 Overwrite = Annotated[bool, Parameter(help="Put it in the place of an adapter of that name.")]
+
+
+def agreed(question: str, *, yes: bool) -> bool:
+    """Whether a person agrees to the question; `yes` means that they did beforehand.
+
+    Raises SettingError where nobody can answer.
+    """
+    try:
+        return yes or input(f"{question} [y/N] ").strip().lower() == "y"
+    except EOFError:
+        raise SettingError("standard input is closed, so the question cannot be asked: give --yes") from None
 
 
 def in_one_line(text: str, most: int = 300) -> str:

@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Annotated
 
-from kameleon.cli.console import Json, show, table
+from cyclopts import Parameter
+
+from kameleon.bug_report import bug_report
+from kameleon.cli.console import Json, megabytes, notes, show, table
+from kameleon.errors import SettingError
+from kameleon.home import atomic_write
 
 _FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
 
+_DISK = {
+    "adapters": "disk: adapters",
+    "runs": "disk: runs (kameleon clean)",
+    "bases": "disk: bases (kameleon base remove)",
+    "cache": "disk: caches (kameleon clean)",
+    "hub_cache": "disk: the hub's cache",
+    "free": "disk: free",
+}
 
-def doctor(*, json: Json = False) -> None:
-    """Show what was found on this machine, which kernels are in use, and the compute type with its reason.
+
+def doctor(
+    *,
+    report: Annotated[
+        Path | None,
+        Parameter(
+            help="Write a file for a bug report: versions, machine, settings, sizes, the place of the last error; no "
+            "rows, no texts, no folders, no names, no keys. Read it before you send it."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show what was found on this machine, which kernels are in use, the compute type with its reason, and disk use.
 
     Exit status 1 when the kernels do not run (everything works, several times slower).
     """
     import torch
 
+    from kameleon.housekeeping import disk_use
     from kameleon.machine import cpu, total_memory_bytes
     from kameleon.ops import choose_compute_type, kernels
 
@@ -35,6 +62,7 @@ def doctor(*, json: Json = False) -> None:
         "kernels_reason": chosen.reason,
         "compute_type": compute.name,
         "compute_reason": compute.reason,
+        "disk_bytes": disk_use(),
     }
     picture = table("what", "found")
     picture.add_row("processor", f"{name}, cores: {document['cores']}, threads used: {document['threads']}")
@@ -45,6 +73,17 @@ def doctor(*, json: Json = False) -> None:
         picture.add_row("", _cuda_advice(torch.__version__, torch.version.cuda))
     picture.add_row("kernels", f"{chosen.level or 'none, the reference path'} ({chosen.reason})")
     picture.add_row("compute type", compute.reason)
+    for name, size_bytes in document["disk_bytes"].items():
+        picture.add_row(_DISK[name], megabytes(size_bytes))
+    if report is not None:
+        if report.exists():
+            raise SettingError(f"{report} is there already; give another file")
+        try:
+            with atomic_write(report) as file:
+                file.write(bug_report(document).encode())
+        except OSError as error:
+            raise SettingError(f"{report} cannot be written: {error}") from error
+        notes.print(f"written to {report}: read it before you send it", highlight=False)
     show(document, picture, as_json=json)
     if chosen.level is None:
         raise SystemExit(1)

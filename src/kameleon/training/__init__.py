@@ -1,7 +1,7 @@
 """Training runs. They know bases, adapters and data, but neither serving nor the command line."""
 
 from kameleon.settings import Recipe, Watch
-from kameleon.training.checkpoint import resumed_compute, saved_identity
+from kameleon.training.checkpoint import has_checkpoint, resumed_compute, saved_identity
 from kameleon.training.further import FIXED, find_parent, recipe_from, require_free
 from kameleon.training.log import draw_loss_curve, read_log
 from kameleon.training.loop import Run
@@ -21,6 +21,7 @@ __all__ = [
     "derived_learning_rate",
     "draw_loss_curve",
     "find_parent",
+    "has_checkpoint",
     "lowest_layer",
     "read_log",
     "recipe_from",
