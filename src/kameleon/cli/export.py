@@ -75,7 +75,7 @@ def export(
         notes.print(f"next: {step}", highlight=False)
 
 
-def _base_of(adapter: Adapter, base: str | None) -> tuple[str, str | None]:
+def _base_of(adapter: Adapter, base: str | None) -> tuple[str, Literal["nf4"] | None]:
     """The base of an export, and how it is packed."""
     from kameleon.bases import reference_of
 
