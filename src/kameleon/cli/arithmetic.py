@@ -53,7 +53,9 @@ def register(app: App) -> None:
 def merge(
     adapter: Annotated[str, Parameter(help="An adapter on the shelf.")],
     *,
-    out: Annotated[Path, Parameter(help="A new folder; from a .gguf base a new .gguf file.")],
+    out: Annotated[
+        Path, Parameter(help="A new folder in Hugging Face layout; from a .gguf base also a new .gguf file.")
+    ],
     base: BaseRef = "smollm2",
     compute: Compute = None,
     unpacked: Annotated[
@@ -75,6 +77,7 @@ def merge(
     """
     from kameleon.adapters import Shelf
     from kameleon.adapters.arithmetic import merge as merged
+    from kameleon.adapters.formats import steps_after_merge
 
     if unpacked and requantise:
         raise SettingError("--unpacked and --requantise exclude each other: give one")
@@ -93,6 +96,8 @@ def merge(
         told = "not in the model, so give it to the program that answers"
         shown.add_row("system prompt of the adapter", f"{told}: {in_one_line(one.card.system_prompt)}")
     show({**asdict(report), "path": str(report.path)}, shown, as_json=json)
+    for step in steps_after_merge(out):
+        notes.print(f"next: {step}", highlight=False)
 
 
 def combine(

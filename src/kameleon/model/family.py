@@ -55,6 +55,8 @@ class Family:
     """`model_type` in its config.json."""
     models: str
     """Its models, as people know them."""
+    architecture: str
+    """Its class in transformers, which a config.json names."""
     gguf: GgufLayout
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """The meaning of keys that a config.json leaves out."""
@@ -69,3 +71,5 @@ class Family:
     """Finishes a config out of the values of a config.json, in which `defaults` are filled in."""
     from_gguf: Change = _unchanged
     """Finishes a config out of the metadata of a GGUF file."""
+    to_hf: Callable[[DecoderConfig], dict[str, Any]] = lambda _: {}
+    """Keys of a config.json that other families do not have."""

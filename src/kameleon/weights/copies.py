@@ -113,7 +113,9 @@ def _change_config(folder: Path, changes: Mapping[str, Any]) -> None:
     """Write into the copy's config what is otherwise than in the source's."""
     config = json.loads(read_text(folder / "config.json"))
     # Of the type's two names the older is written only where it stands already.
-    changed = config | {key: value for key, value in changes.items() if key != "torch_dtype" or key in config}
+    # Older programs write there where the source lay on their machine.
+    changed = {key: value for key, value in config.items() if key != "_name_or_path"}
+    changed |= {key: value for key, value in changes.items() if key != "torch_dtype" or key in config}
     if changed != config:
         (folder / "config.json").write_text(json.dumps(changed, indent=2) + "\n")
 

@@ -16,7 +16,7 @@ import kameleon
 from kameleon.adapters import EndChange, LoraFactors
 from kameleon.adapters.arithmetic import merge
 from kameleon.adapters.formats import write_adapter
-from kameleon.adapters.proof import probe_logits
+from kameleon.adapters.proof import PROBE, probe_logits
 from kameleon.cli import main
 from kameleon.errors import AdapterMismatchError, SettingError, WeightsError, WrongBaseError
 from kameleon.model import open_gguf, open_weights
@@ -59,7 +59,7 @@ def test_shards_stay_as_they_are_and_only_changed_tensors_change(tmp_path):
     adapter = random_adapter(base, "mine")
     merge(base, replace(adapter, modules={UP: adapter.modules[UP]}), out=tmp_path / "merged")
     before, after = ({f.name for f in (tmp_path / f).glob("[!.]*")} for f in ("base", "merged"))
-    assert after == before - {"pytorch_model.bin"}
+    assert after == before - {"pytorch_model.bin"} | {"README.md"}
     shards = sorted(name for name in after if name.endswith(".safetensors"))
     assert len(shards) > 2
     for shard in shards:
@@ -241,3 +241,36 @@ def test_what_cannot_be_merged_leaves_nothing_behind(tmp_path, tiny, tiny_folder
     with pytest.raises(SettingError, match="is there already"):
         merge(tiny.base, adapter, out=tmp_path)
     assert json.loads((tiny_folder / "config.json").read_text())["model_type"] == "llama"
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(None, torch.bfloat16), ("F32", torch.float32)])
+def test_a_gguf_base_is_merged_into_a_folder_that_transformers_loads(kind, dtype, tmp_path):
+    save_gguf(tmp_path / "base.gguf", "Q8_0")
+    base = load(tmp_path / "base.gguf")
+    adapter = random_adapter(base, "mine")
+    report = merge(base, adapter, out=tmp_path / "merged", kind=kind)
+    live = probe_logits(base, adapter)[1]
+    ours = load(tmp_path / "merged")
+    near = {"rtol": 1e-4, "atol": 1e-4} if kind else {"rtol": 0.05, "atol": 0.1 * float(live.abs().max())}
+    torch.testing.assert_close(probe_logits(ours)[0], live, **near)
+    assert report.survived == pytest.approx(1, abs=1e-2)
+    assert load_file(tmp_path / "merged" / "model.safetensors")[f"{UP}.weight"].dtype == dtype
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    tokens = AutoTokenizer.from_pretrained(tmp_path / "merged").encode(PROBE, add_special_tokens=False)
+    with torch.no_grad():
+        [logits] = theirs(torch.tensor([tokens])).logits
+    torch.testing.assert_close(logits, probe_logits(ours)[0], rtol=1e-3, atol=1e-3)
+    assert ours.template.hash == base.template.hash
+    assert ours.stop_token_ids == base.stop_token_ids
+    assert str(tmp_path) not in "".join(path.read_text() for path in (tmp_path / "merged").glob("*.json"))
+
+
+def test_a_folder_from_a_gguf_base_holds_plain_numbers_or_nothing(tmp_path):
+    save_gguf(tmp_path / "base.gguf", "Q8_0")
+    base = load(tmp_path / "base.gguf")
+    with pytest.raises(SettingError, match=r"can hold F32, BF16, F16; Q8_0 is for a .gguf file"):
+        merge(base, random_adapter(base, "mine"), out=tmp_path / "merged", kind="Q8_0")
+    odd = replace(base, config=replace(base.config, windows=(4,) * base.config.num_layers))  # no Llama has windows
+    with pytest.raises(SettingError, match=r"no config.json of llama says its windows; merge into a .gguf file"):
+        merge(odd, random_adapter(base, "mine"), out=tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors
+from kameleon.adapters.arithmetic.unpacked_folder import write_unpacked_folder
 from kameleon.adapters.fit import check_base, check_fit
+from kameleon.adapters.formats.model_card import merged_readme, write_readme
 from kameleon.adapters.proof import probe_logits
 from kameleon.bases import Base, load_base
 from kameleon.errors import AdapterError, AdapterMismatchError, SettingError
@@ -48,7 +50,8 @@ def merge(
     A base in Hugging Face layout gives such a folder, sharded as it is; with a `kind` of BF16, F16 or F32 all weights
     are of that type, else of their own. A `.gguf` base gives a `.gguf` file,
     in which the matrices that change are of `kind` (one of `weights.WRITABLE`; BF16 is an unpacked copy) and all other
-    tensors keep their bytes; with `whole` every matrix is of `kind`. Where the base is quantised, a kind must be given:
+    tensors keep their bytes; to any other name a folder in Hugging Face layout, in BF16 unless `kind` says F16 or F32.
+    With `whole` every matrix is of `kind`. Where the base is quantised, a kind must be given:
     rounding eats part of the change. Raises WeightsError where a merged number is too large for its type.
     Raises SettingError without one, or when `out` exists or does not fit its disk; WrongBaseError and
     AdapterMismatchError as `Bank.add` does; AdapterError when it cannot be written.
@@ -74,10 +77,17 @@ def merge(
                 raise SettingError(f"{base.name} is not quantised: merge without a kind, or as {', '.join(FLOATS)}")
             dtype = lambda name: FLOATS[kind] if kind else weights.tensor(name).dtype  # noqa: E731
             copy_folder(weights, out, fresh(lambda name, w: w.to(dtype(name)).float()), kind=kind)
+            write_readme(merged_readme(adapter, base), out)
+        elif isinstance(weights, GgufFile) and out.suffix != ".gguf":
+            if whole or kind not in (None, *FLOATS):
+                raise SettingError(
+                    f"the folder {out} can hold {', '.join(FLOATS)}; {kind or 'whole'} is for a .gguf file"
+                )
+            number = FLOATS[kind or "BF16"]
+            written = fresh(lambda _, w: w.to(number).float())
+            write_unpacked_folder(base, out, written, kind=kind or "BF16", readme=merged_readme(adapter, base))
         elif isinstance(weights, GgufFile):
             chosen = kind or _float_kind(base, adapter)
-            if out.suffix != ".gguf":
-                raise SettingError(f"{out} must be a .gguf file, as the base is one")
             trip = lambda name, w: read_stored(as_stored(w, chosen, name), chosen, tuple(w.shape))  # noqa: E731
             copy_gguf(weights, out, kind=chosen, fresh=fresh(trip), whole=whole)
         else:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kameleon.adapters.adapter import Adapter
 from kameleon.adapters.formats.next_steps import Kind, next_steps
+from kameleon.bases import Base
 
 README = "README.md"
 _LICENCES = (
@@ -66,18 +68,17 @@ def adapter_readme(adapter: Adapter, kind: Kind) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def merged_readme(adapter: Adapter) -> str:
-    """The model card of a full model in Hugging Face layout that `adapter` was merged into."""
-    card = adapter.card
+def merged_readme(adapter: Adapter, base: Base) -> str:
+    """The model card of a full model in Hugging Face layout: `base` with `adapter` merged in."""
+    card = replace(adapter.card, base_id=base.name, base_hub_id=base.hub_id, base_licence=base.licence)
     metadata: dict[str, Any] = {"library_name": "transformers"}
     if card.base_hub_id:
         metadata |= {"base_model": card.base_hub_id, "base_model_relation": "finetune"}
     metadata |= licence_metadata(card.base_licence) | {"pipeline_tag": "text-generation", "tags": ["kameleon"]}
-    base = card.base_hub_id or card.base_id or "a base that its files do not name"
     parts = [
         front_matter(metadata),
         f"# {adapter.name}\n",
-        f"{_plain(base)} with the LoRA adapter {adapter.name} merged in, made with Kameleon.\n",
+        f"{_plain(card.base_hub_id or base.name)} with the LoRA adapter {adapter.name} merged in, by Kameleon.\n",
         *_system_prompt(adapter),
         "## How the adapter was trained\n",
         _table(_facts(adapter)),

@@ -3,6 +3,7 @@ every sixth layer.
 """
 
 from dataclasses import replace
+from typing import Any
 
 from kameleon.errors import WeightsError
 from kameleon.model.config import DecoderConfig, NormNames
@@ -67,9 +68,16 @@ def _from_gguf(config: DecoderConfig, metadata: Metadata) -> DecoderConfig:
     )
 
 
+def _to_hf(config: DecoderConfig) -> dict[str, Any]:
+    local = config.rope if config.local_rope is None else config.local_rope
+    scalar = round(config.head_dim / config.query_scale**2, 3)
+    return {"rope_local_base_freq": local.theta, "query_pre_attn_scalar": scalar}
+
+
 FAMILY = Family(
     name="gemma3_text",
     models="Gemma 3, text only",
+    architecture="Gemma3ForCausalLM",
     gguf=GgufLayout(
         "gemma3",
         {
@@ -99,4 +107,5 @@ FAMILY = Family(
     activation="gelu_tanh",
     from_hf=_from_hf,
     from_gguf=_from_gguf,
+    to_hf=_to_hf,
 )

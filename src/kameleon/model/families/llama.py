@@ -6,6 +6,7 @@ from kameleon.weights import GgufLayout
 FAMILY = Family(
     name="llama",
     models="Llama 2, 3, 3.1 and later, SmolLM2, TinyLlama",
+    architecture="LlamaForCausalLM",
     gguf=GgufLayout(
         "llama",
         GGUF_MEMBERS,

@@ -17,6 +17,7 @@ def _from_hf(config: DecoderConfig, values: Metadata) -> DecoderConfig:
 FAMILY = Family(
     name="mistral",
     models="Mistral",
+    architecture="MistralForCausalLM",
     gguf=llama.FAMILY.gguf,
     defaults={"num_key_value_heads": 8, "sliding_window": 4096, "max_position_embeddings": 131072},
     from_hf=_from_hf,

@@ -23,6 +23,7 @@ def with_windows(config: DecoderConfig, values: Metadata) -> DecoderConfig:
 FAMILY = Family(
     name="qwen2",
     models="Qwen2, Qwen2.5",
+    architecture="Qwen2ForCausalLM",
     gguf=GgufLayout("qwen2", GGUF_MEMBERS),
     defaults={"num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096},
     required={key: value for key, value in REQUIRED.items() if key != "attention_bias"},  # the key is not Qwen2's

@@ -7,6 +7,7 @@ from kameleon.weights import GgufLayout
 FAMILY = Family(
     name="qwen3",
     models="Qwen3",
+    architecture="Qwen3ForCausalLM",
     gguf=GgufLayout("qwen3", GGUF_MEMBERS),
     defaults={
         "num_key_value_heads": 32,
