@@ -32,6 +32,7 @@ RUNS = {
     "train": f"--data rows.jsonl --name new --epochs 1 --rank 1 {ON_TINY}",
     "eval": f"rows.jsonl --adapters law {ON_TINY}",
     "chat": f"--adapter law {ON_TINY}",
+    "ask": f"Hello? --adapter law --max-tokens 2 {ON_TINY}",
     "adapter list": "",
     "adapter show": "law",
     "adapter verify": f"law {ON_TINY}",

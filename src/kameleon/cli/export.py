@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from kameleon.cli.answering import base_of
 from kameleon.cli.console import AnyBase, Compute, in_one_line, notes, open_base
 from kameleon.errors import SettingError
 
@@ -59,7 +60,7 @@ def export(
         adapter = _with_hub_id(adapter, base)
         write_adapter(adapter, out)
     else:
-        loaded = open_base(*_base_of(adapter, base), compute=compute).base
+        loaded = open_base(*((base, None) if base else base_of(adapter, None)), compute=compute).base
         prove(loaded, adapter, any_base=any_base)
         {"gguf": write_gguf_adapter, "ollama": write_ollama, "mlx": write_mlx_adapter}[to](adapter, loaded, out)
         if loaded.files.path.is_file():
@@ -73,17 +74,6 @@ def export(
         notes.print(told, highlight=False)
     for step in next_steps(adapter, to, str(out), base_file=base_file):
         notes.print(f"next: {step}", highlight=False)
-
-
-def _base_of(adapter: Adapter, base: str | None) -> tuple[str, Literal["nf4"] | None]:
-    """The base of an export, and how it is packed."""
-    from kameleon.bases import reference_of
-
-    if base is not None:
-        return base, None
-    if adapter.card.base_id is None:
-        raise SettingError(f"adapter {adapter.name!r} does not say which base it was trained on: give it as --base")
-    return reference_of(adapter.card.base_id, adapter.card.base_fingerprint)
 
 
 def _with_hub_id(adapter: Adapter, base: str | None) -> Adapter:
