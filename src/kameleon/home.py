@@ -14,6 +14,8 @@ from kameleon.errors import SettingError
 
 FORMAT = 1
 """The home's format. 1: cards hold no folders; where local bases lie is noted in `bases/places.json`."""
+CHAT_HISTORY = "chat_history"
+"""The file in the home with the lines that were typed in chat."""
 
 
 def home() -> Path:

@@ -15,13 +15,14 @@ from huggingface_hub import constants
 from kameleon.adapters import Shelf
 from kameleon.bases.remove import disk_bytes
 from kameleon.errors import AdapterError
-from kameleon.home import adapters_dir, bases_dir, cache_dir, home, runs_dir
+from kameleon.home import CHAT_HISTORY, adapters_dir, bases_dir, cache_dir, home, runs_dir
 from kameleon.home_format import backups
 from kameleon.training import has_checkpoint
 
-Kind = Literal["runs", "caches", "versions", "unfinished", "backups"]
+Kind = Literal["runs", "caches", "versions", "unfinished", "history", "backups"]
 USUAL: tuple[Kind, ...] = ("runs", "caches", "versions")
-"""What nobody needs to go on. Unfinished runs could be resumed, and backups are copies from before a migration."""
+"""What nobody needs to go on. The history is what a person typed in chat, unfinished runs could be resumed, and backups
+are copies from before a migration."""
 _IN_USE = ("uploads",)  # of a running server
 
 
@@ -37,8 +38,10 @@ class Leftover:
 
 
 def leftovers() -> list[Leftover]:
-    """All that can be deleted: runs, interrupted runs, caches, versions that are not current, backups."""
-    return [*_runs(), *_caches(), *_versions(), *(_folder("backups", path) for path in backups())]
+    """All that can be deleted: runs, interrupted ones too, caches, versions that are not current, history, backups."""
+    typed = [path for path in (home() / CHAT_HISTORY,) if path.exists()]
+    others = [*(_folder("history", path) for path in typed), *(_folder("backups", path) for path in backups())]
+    return [*_runs(), *_caches(), *_versions(), *others]
 
 
 def disk_use() -> dict[str, int]:

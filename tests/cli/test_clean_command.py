@@ -20,6 +20,7 @@ def full(tiny):
     for run, file in (("ended", "log.jsonl"), ("half", "checkpoint.safetensors"), ("now", "log.jsonl")):
         (home.runs_dir() / run).mkdir(parents=True)
         (home.runs_dir() / run / file).write_bytes(b"x" * 1000)
+    (home.home() / "chat_history").write_bytes(b"x")
     for path in (home.cache_dir() / "nf4", home.cache_dir() / "uploads", home.home() / "before-format-1"):
         path.mkdir(parents=True)
         (path / "file").write_bytes(b"x" * 500)
@@ -41,7 +42,8 @@ def test_it_lists_what_is_not_needed_and_deletes_only_that(full, run):
     assert (home.cache_dir() / "uploads" / "file").exists(), "a server may be reading it"
     others = {("unfinished", "half"), ("backups", "before-format-1")}
     assert listed(run("clean", "unfinished", "backups", "--json")) == others
-    assert run("clean", "unfinished", "--yes")[0] == 0
+    assert run("clean", "unfinished", "history", "--yes")[0] == 0
+    assert not (home.home() / "chat_history").exists()
     assert not (home.runs_dir() / "half").exists()
 
 

@@ -13,10 +13,11 @@ from kameleon.errors import AdapterError, SettingError
 
 def clean(
     kinds: Annotated[
-        list[Literal["runs", "caches", "versions", "unfinished", "backups"]] | None,
+        list[Literal["runs", "caches", "versions", "unfinished", "history", "backups"]] | None,
         Parameter(
             help="runs: logs and curves of runs that have ended; caches: what is computed again when it is needed; "
             "versions: those of adapters that are not current; unfinished: runs that --resume could go on with; "
+            "history: the lines that you typed in chat; "
             "backups: copies from before Kameleon changed the format of its folder. By default the first three."
         ),
     ] = None,

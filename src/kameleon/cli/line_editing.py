@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from kameleon.cli.console import notes
-from kameleon.home import home
+from kameleon.home import CHAT_HISTORY, home
 
 _MOST_LINES = 1000
 
@@ -27,7 +27,7 @@ def line_editing() -> Iterator[None]:
     if not sys.stdin.isatty():
         yield
         return
-    path = home() / "chat_history"
+    path = home() / CHAT_HISTORY
     readline.clear_history()
     readline.set_history_length(_MOST_LINES)
     with suppress(OSError):
