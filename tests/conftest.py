@@ -61,3 +61,13 @@ def run(capsys):
         return status, captured.out, captured.err
 
     return command
+
+
+@pytest.fixture
+def few_common_bases(monkeypatch):
+    """Their speed is measured on a large shape, which takes seconds."""
+    from kameleon.plan import common_bases
+    from kameleon.plan.calibration import Line, Rates
+
+    rates = Rates(Line(0, 1e-4), Line(0, 4e-4), 1e-5, 1e-9, 2e-9, Line(0, 1e-4), Line(0, 2e-4), 100, 1e-10)
+    monkeypatch.setitem(common_bases.__globals__, "calibrate", lambda *_: rates)

@@ -72,7 +72,7 @@ def tried(notes):
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch, tiny, tiny_folder):
+def work(tmp_path, monkeypatch, tiny, tiny_folder, few_common_bases):
     """A folder with a base, rows and adapters for every command."""
     folder = tmp_path / "work"
     shutil.copytree(tiny_folder, folder / "tiny")

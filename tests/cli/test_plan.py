@@ -21,16 +21,6 @@ def run(run, tiny_folder):
 
 
 @pytest.fixture
-def few_common_bases(monkeypatch):
-    """Their speed is measured on a large shape, which takes seconds."""
-    from kameleon.plan import common_bases
-    from kameleon.plan.calibration import Line, Rates
-
-    rates = Rates(Line(0, 1e-4), Line(0, 4e-4), 1e-5, 1e-9, 2e-9, Line(0, 1e-4), Line(0, 2e-4), 100, 1e-10)
-    monkeypatch.setitem(common_bases.__globals__, "calibrate", lambda *_: rates)
-
-
-@pytest.fixture
 def rows(tmp_path):
     path = tmp_path / "rows.jsonl"
     made = [{"prompt": f"What comes after {i}?", "completion": f"{i + 1}"} for i in range(30)]
