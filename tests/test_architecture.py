@@ -22,6 +22,7 @@ ORDER = (
     "machine",
     "words",
     "arguments",
+    "notebook",
     "settings",
     "ops",
     "torch_modules",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import fields
 from numbers import Number
+from reprlib import Repr
+from typing import Any
 
 
 def nearest(name: str, known: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
@@ -41,3 +44,17 @@ def came(value: object) -> str:
 def with_article(noun: str) -> str:
     """ "a list", "an ndarray"."""
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+_SHORT = Repr()
+_SHORT.maxlevel = _SHORT.maxtuple = _SHORT.maxlist = _SHORT.maxdict = 3
+_SHORT.maxstring = _SHORT.maxother = 60
+_MOST_SHOWN = 280  # characters: three lines
+
+
+def short_repr(self: Any) -> str:
+    """A dataclass as repr shows it, in at most three lines: long values are cut, and what is None or empty left out."""
+    shown = ((field.name, getattr(self, field.name)) for field in fields(self) if field.repr)
+    parts = (f"{name}={_SHORT.repr(one)}" for name, one in shown if one is not None and one != () and one != {})
+    text = ", ".join(parts)
+    return f"{type(self).__name__}({text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + '…'})"

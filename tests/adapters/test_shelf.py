@@ -50,7 +50,7 @@ def test_saving_again_keeps_the_earlier_versions_and_rolling_back_finds_them(she
 
 def test_a_taken_name_is_kept_unless_it_may_be_overwritten(shelf, versions):
     shelf.save(versions[0])
-    with pytest.raises(SettingError, match="--overwrite"):
+    with pytest.raises(SettingError, match="`overwrite=True`"):
         shelf.save(versions[1], overwrite=False)
     assert shelf.load("law").fingerprint == versions[0].fingerprint
 
@@ -62,7 +62,7 @@ def test_a_pointer_to_anything_but_a_version_is_refused(shelf, versions, pointer
     with pytest.raises(AdapterFileError):
         shelf.load("law")
     (entry,) = shelf.entries()
-    assert "cannot be read" in str(entry.fault) or "rollback law VERSION; it has 1" in str(entry.fault)
+    assert "cannot be read" in str(entry.fault) or "rollback('law', version)`; it has 1" in str(entry.fault)
     assert entry.fault and entry == shelf.entry("law")
     assert shelf.rollback("law", 1) == 1
     assert shelf.load("law").fingerprint == versions[0].fingerprint

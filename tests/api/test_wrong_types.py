@@ -25,7 +25,14 @@ def right(tiny):
     rows = [{"prompt": f"Say {i}.", "completion": f"It is {i}."} for i in range(4)]
     tests = [tiny.test_set("rows", tiny.read(rows))]
     given = {"prompt": "Hi", "prompts": ["Hi"], "data": rows, "adapters": [None], "tests": tests}
-    return given | {"name": "law", "adapter": adapter, "folder": "nowhere", "modules": {}, "card": adapter.card}
+    return given | {
+        "name": "law",
+        "adapter": adapter,
+        "version": 1,
+        "folder": "nowhere",
+        "modules": {},
+        "card": adapter.card,
+    }
 
 
 def calls(tiny, right):

@@ -100,7 +100,7 @@ def test_bad_rows_stop_a_command_unless_they_are_to_be_skipped(on_tiny, rows):
     with rows.open("a") as file:
         file.write('{"prompt": "x", "completion": ""}\n{"prompt": "cut')
     status, _, err = on_tiny("eval", rows)
-    assert status == 2 and "to go on without bad rows: --skip-bad (in Python reading=Reading(skip_bad=True))" in err
+    assert status == 2 and "to go on without bad rows: --skip-bad" in err
     left_out = "2 of 32 rows are left out. row 31: empty answer ('completion'); row 32: broken JSON"
     for words in (("eval",), ("train", "--name", "x", "--rank", "2", "--epochs", "1", "--data")):
         status, _, err = on_tiny(*words, rows, "--skip-bad")

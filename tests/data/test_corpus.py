@@ -86,7 +86,10 @@ def test_fatal_rows_are_named_by_reason_the_first_five(chatml, write):
         read_corpus(write([pair("a"), *wrong, *([pair("b", "")] * 4)]), chatml)
     told = str(caught.value)
     assert "rows.jsonl: row 2, 9, 10 and 2 more: empty answer ('completion'); row 3: unknown role 'r0'" in told
-    assert "; and 2 more reasons (see `kameleon data check`); to go on without bad rows: --skip-bad (in" in told
+    assert (
+        "; and 2 more reasons (see `base.check(rows)`); to go on without bad rows: `reading=Reading(skip_bad=True)`"
+        in told
+    )
 
 
 @pytest.mark.filterwarnings("always::UserWarning")
@@ -95,7 +98,7 @@ def test_bad_rows_are_skipped_on_request_also_those_that_a_base_cannot_take(chat
     with pytest.warns(UserWarning, match=r"1 of 4 rows are left out. row 2: empty answer"):
         whole = read_corpus(path, chatml, reading=Reading(skip_bad=True))
     config = SimpleNamespace(max_sequence_tokens=100, vocab_size=10**6)
-    with pytest.raises(DataError, match=r"row 3: longer than the base's context of 100 tokens.*--skip-bad"):
+    with pytest.raises(DataError, match=r"row 3: longer than the base's context of 100 tokens.*skip_bad=True"):
         fitting(whole, config)
     with pytest.warns(UserWarning, match=r"1 of 3 rows are left out. row 3: longer"):
         fit = fitting(whole, config, skip_bad=True)

@@ -62,7 +62,7 @@ def test_a_raw_prompt_is_tokenised_as_it_will_be_at_generation(prompt, completio
 
 
 def test_raw_needs_text_on_both_sides(chatml):
-    with pytest.raises(DataError, match=r"--raw \(in Python raw=True\) needs prompt and completion"):
+    with pytest.raises(DataError, match=r"`raw=True` needs prompt and completion"):
         encode_row(row(**CHAT), chatml, raw=True)
 
 

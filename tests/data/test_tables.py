@@ -123,19 +123,22 @@ def test_columns_and_fields_can_be_chosen_by_name(write, name):
         {"Id": "1", "prompt": "a", "completion": "b"}
     ]
     (record,) = read_records(path, prompt_column="Txt", completion_column="Label")
-    assert "there is no 'Txt' (--prompt-column); it has 'Id', 'Text', 'Label'" in record.fault
+    assert "there is no 'Txt' (`prompt_column=`); it has 'Id', 'Text', 'Label'" in record.fault
     assert record.fault.endswith("did you mean 'Text'?")
 
 
 def test_columns_that_nobody_knows_are_one_fault_that_says_what_to_do(write):
     found = faults(write(b"Nr;Uwagi\n" + b"1;a\n" * 67, "rows.csv"))
     assert list(found) == [1] and found[1].startswith("its columns are 'Nr', 'Uwagi'; expected prompt and completion")
-    assert "--prompt-column NAME" in found[1] and "reading=Reading(prompt_column=" in found[1]
+    assert "`reading=Reading(prompt_column=NAME" in found[1]
 
 
 def test_of_two_columns_that_could_be_the_answer_none_is_taken(write):
     found = faults(write(b"question,answer,response\na,b,c\n", "rows.csv"))
-    assert "'answer' and 'response' could both be the completion: name one with --completion-column" in found[1]
+    assert (
+        "'answer' and 'response' could both be the completion: name one with `reading=Reading(completion_column=NAME)`"
+        in found[1]
+    )
 
 
 def test_two_columns_of_one_name_are_refused(write):

@@ -173,7 +173,7 @@ def test_a_hub_without_that_base_is_a_fetch_error(hub):
 
 
 def test_what_to_do_without_a_hub_is_said():
-    with pytest.raises(FetchError, match=r"cannot look at 'smollm2': .*OFFLINE.*; try kameleon base pull smollm2"):
+    with pytest.raises(FetchError, match=r"cannot look at 'smollm2': .*OFFLINE.*; try `kameleon.load\('smollm2'\)`"):
         read_base_header("smollm2")
     with pytest.raises(FetchError, match=r"cannot look at 'owner/name': .*; or give a folder or a \.gguf file of it"):
         read_base_header("owner/name")

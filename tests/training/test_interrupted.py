@@ -92,9 +92,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny, rows):
         if report.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(RunInterruptedError, match=r"after step 3 of 30.*--resume"):
+    with pytest.raises(RunInterruptedError, match=r"after step 3 of 30.*`resume=True`"):
         tiny.train(rows, "count", recipe=RECIPE, on_step=interrupt)
-    with pytest.raises(TrainingError, match=r"unfinished run: --resume .*goes on.*--overwrite .*drops it"):
+    with pytest.raises(TrainingError, match=r"unfinished run: `resume=True` goes on.*`overwrite=True` drops it"):
         tiny.train(rows, "count", recipe=RECIPE)
     steps = []
     tiny.train(rows, "count", recipe=RECIPE, resume=True, on_step=lambda r: steps.append(r.step))
@@ -225,7 +225,7 @@ def test_an_adapter_that_the_disk_does_not_take_is_kept_when_the_run_is_resumed(
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=r"No space left.*make room.*--resume"):
+    with monkeypatch.context() as patch, pytest.raises(CheckpointError, match=r"No space left.*make room.*resume=True"):
         patch.setattr("kameleon.adapters.Shelf.save", full)
         tiny.train(rows, "count", recipe=RECIPE)
     assert tiny.train(rows, "count", recipe=RECIPE, resume=True).steps > 0

@@ -15,6 +15,7 @@ from training.counting import write_rows
 
 import kameleon
 from kameleon import Recipe
+from kameleon.cli.flags import in_flags
 from kameleon.errors import CheckpointError, RunInterruptedError, SettingError
 from kameleon.home import runs_dir
 from kameleon.ops import COMPUTE_TYPES
@@ -86,7 +87,7 @@ def test_a_run_goes_on_in_the_type_of_its_checkpoint(run, tiny_folder, rows, com
     (other,) = COMPUTE_TYPES.keys() - {compute}
     status, _, err = run(*words, "--compute", other)
     assert status == 2
-    assert f"computes in {compute}, not in {other}: go on with --compute {compute} (in Python" in err
+    assert f"computes in {compute}, not in {other}: go on with --compute {compute}, or start" in err
     assert "computing in" not in err  # told before a base is loaded
     status, _, err = run(*words)
     assert status == 0, err
@@ -112,7 +113,7 @@ def test_a_budget_is_planned_in_the_type_of_the_checkpoint(run, tiny_folder, row
 def test_a_base_in_another_type_than_the_checkpoint_is_told_how_to_load_it(tiny, tiny_folder, rows):
     interrupt(tiny, rows)
     loaded = kameleon.load(str(tiny_folder), dtype=torch.bfloat16)
-    with pytest.raises(CheckpointError, match=r"kameleon.load\(..., dtype=torch.float32\)\), or start again"):
+    with pytest.raises(CheckpointError, match=r"`dtype=torch.float32`, or start again"):
         loaded.train(rows, "run", recipe=RECIPE, resume=True)
 
 
@@ -122,12 +123,12 @@ def test_a_base_in_another_type_than_the_checkpoint_is_told_how_to_load_it(tiny,
 def test_a_checkpoint_of_another_kameleon_is_one_line_before_a_base_is_loaded(run, tiny, rows, number, which):
     interrupt(tiny, rows)
     rewrite_identity(format=number, compute="torch.float32", patience=None, novelty=1)
-    wanted = f"this checkpoint was written by {which} Kameleon; start again with --overwrite (in Python overwrite=True)"
+    wanted = f"this checkpoint was written by {which} Kameleon; start again with `overwrite=True`"
     with pytest.raises(CheckpointError) as error:
         tiny.train(rows, "run", recipe=RECIPE, resume=True)
     assert str(error.value) == wanted
     status, out, err = run("train", "--data", rows, "--name", "run", "--base", "nowhere", "--resume")
-    assert (status, out, err) == (2, "", f"error: {wanted}\n")
+    assert (status, out, err) == (2, "", f"error: {in_flags(wanted)}\n")
 
 
 @pytest.mark.parametrize("by", ["python", "command"])

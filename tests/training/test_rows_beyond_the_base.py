@@ -33,7 +33,7 @@ def never(monkeypatch):
 
 def test_a_row_longer_than_the_context_is_named_at_the_start_also_when_it_is_held_out(tiny, tiny_folder, write, never):
     fine, long = write(FINE), write([*FINE, LONG], "long.jsonl")
-    told = r"row 41: longer than the base's context of 256 tokens: shorten it, or let --max-row-tokens 256"
+    told = r"row 41: longer than the base's context of 256 tokens: shorten it, or let `max_row_tokens=256`"
     with pytest.raises(DataError, match=rf"long\.jsonl: {told}"):
         tiny.train(long, "x", recipe=QUICK)
     with pytest.raises(DataError, match=told):

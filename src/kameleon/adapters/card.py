@@ -17,7 +17,7 @@ from typing import Any
 from kameleon import home
 from kameleon.bases import CATALOGUE, Base, reference_of
 from kameleon.errors import AdapterFileError
-from kameleon.words import did_you_mean
+from kameleon.words import did_you_mean, short_repr
 
 CARD_FILE = "kameleon.json"
 _FORMAT = 3  # 2 added system_prompt, 3 base_hub_id and base_licence
@@ -66,6 +66,8 @@ class Card:
     base_hub_id: str | None = None
     """The base on the Hugging Face hub, for PEFT and vLLM; None if it is not known."""
     base_licence: str | None = None
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         values = {"base_id": self.base_id, "base_hub_id": self.base_hub_id, "data": self.data}

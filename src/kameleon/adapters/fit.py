@@ -19,11 +19,11 @@ def check_base(base: Base, adapter: Adapter, *, any_base: bool = False) -> None:
     if trained_on is None:
         raise WrongBaseError(
             f"adapter {adapter.name!r} does not say which base it was trained on (no kameleon.json); "
-            f"if it belongs to {base.name}, allow it by name: any_base=True, or --any-base"
+            f"if it belongs to {base.name}, allow it by name: `any_base=True`"
         )
     raise WrongBaseError(
         f"adapter {adapter.name!r} was trained on {adapter.card.base_id} ({trained_on[:19]}…), "
-        f"this is {base.name} ({base.fingerprint[:19]}…); load its own base, or pass any_base=True, or --any-base"
+        f"this is {base.name} ({base.fingerprint[:19]}…); load its own base, or pass `any_base=True`"
     )
 
 

@@ -26,7 +26,7 @@ from kameleon.adapters.formats.peft import read_adapter, write_adapter
 from kameleon.arguments import checked
 from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError, SettingError
 from kameleon.home import adapters_dir, atomic_write
-from kameleon.words import did_you_mean, first_few
+from kameleon.words import did_you_mean, first_few, short_repr
 
 _CURRENT = "current"
 _LOCK_TIMEOUT_S = 60.0
@@ -43,6 +43,8 @@ class ShelfEntry:
     fault: str | None = None
     version: int | None = None
     current: bool = True
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,7 @@ class Shelf:
         """Raise SettingError for a name that is taken, before the work for an adapter that could not be kept."""
         if self.has(name):
             raise SettingError(
-                f"adapter {name!r} is on the shelf already; pick another name, or replace it with --overwrite (in "
-                "Python overwrite=True)"
+                f"adapter {name!r} is on the shelf already; pick another name, or replace it with `overwrite=True`"
             )
 
     def entries(self) -> list[ShelfEntry]:
@@ -181,6 +182,7 @@ class Shelf:
             (self.root / name).rename(grave / name)  # gone in one step, whatever happens to the deleting
         shutil.rmtree(grave, ignore_errors=True)
 
+    @checked()
     def remove_version(self, name: str, version: int) -> None:
         """Delete a version that is not current. Raises AdapterNotFoundError, and SettingError for the current one."""
         with self._locked():
@@ -225,14 +227,16 @@ class Shelf:
         """The version that the name means; the file must hold a number and nothing else."""
         pointer = self.root / check_name(name) / _CURRENT
         if not pointer.exists():
-            raise AdapterFileError(f"{pointer.parent} was not put there by Kameleon: kameleon adapter import does that")
+            raise AdapterFileError(
+                f"{pointer.parent} was not put there by Kameleon: `Shelf().save(read_adapter(folder))` does that"
+            )
         try:
             text = pointer.read_text(encoding="ascii").strip()
         except (OSError, ValueError) as error:
             raise AdapterFileError(f"{pointer} cannot be read: {error}") from error
         if not re.fullmatch(r"\d{4,9}", text) or not self._folder(name, int(text)).is_dir():
             raise AdapterFileError(
-                f"{pointer} names version {text[:20]!r}, which is not there: kameleon adapter rollback {name} VERSION; "
+                f"{pointer} names version {text[:20]!r}, which is not there: `Shelf().rollback({name!r}, version)`; "
                 f"it has {', '.join(map(str, self._versions(name))) or 'none'}"
             )
         return int(text)

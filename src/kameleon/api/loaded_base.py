@@ -14,12 +14,14 @@ from kameleon.adapters import Adapter, Proof, Shelf, prove
 from kameleon.adapters.fit import check_base
 from kameleon.adapters.formats import read_adapter
 from kameleon.adapters.resident import Bank
+from kameleon.api.progress import bar
 from kameleon.api.prompts import Prompt, encode_prompt, listed, one_for_each
 from kameleon.api.runs import new_run, plan_run
 from kameleon.arguments import checked
 from kameleon.bases import Base, load_base
-from kameleon.data import Corpus, Data, fitting, read_corpus, shared_tools, unread_fields
-from kameleon.evaluation import Score, TestSet, evaluate_as_trained, make_test_set
+from kameleon.data import Checkup, Corpus, Data, check_rows, fitting, read_corpus, shared_tools, unread_fields
+from kameleon.errors import WrongTypeError
+from kameleon.evaluation import Scores, TestSet, evaluate_as_trained, make_test_set
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
 from kameleon.home import runs_dir
 from kameleon.home_format import open_home
@@ -37,6 +39,7 @@ from kameleon.training import (
     resumed_compute,
 )
 from kameleon.unloaded import date_of_run, resumed, rows_of_run
+from kameleon.words import came
 
 
 @checked()
@@ -46,15 +49,18 @@ def load(
     *,
     on_progress: Callable[[str, int, int], None] | None = None,
     quantize: Literal["nf4"] | None = None,
+    progress: bool = True,
 ) -> LoadedBase:
     """The base that `ref` names, ready for adapters: "smollm2", a folder, a `.gguf` file or a Hugging Face id.
 
     `dtype` is torch.bfloat16 or torch.float32; None takes bf16 if this machine has units for it, else fp32.
-    `on_progress(what, done, total)` reports fetching and loading. `quantize` "nf4" packs the matrices of a folder in
-    Hugging Face layout to 4 bits, once, into the cache. Raises BaseModelError, SettingError.
+    `on_progress(what, done, total)` reports fetching and loading; without it a terminal and a notebook show a bar, if
+    `progress` is true. `quantize` "nf4" packs the matrices of a folder in Hugging Face layout to 4 bits, once, into the
+    cache. Raises BaseModelError, SettingError.
     """
     open_home()
-    return LoadedBase(load_base(str(ref), dtype, on_progress=on_progress, quantize=quantize))
+    with bar(shown=progress and on_progress is None) as move:
+        return LoadedBase(load_base(str(ref), dtype, on_progress=on_progress or move, quantize=quantize))
 
 
 class LoadedBase:
@@ -199,6 +205,23 @@ class LoadedBase:
         corpus = read_corpus(data, template, raw=raw, max_tokens=max_row_tokens, rows=rows, seed=seed, reading=reading)
         return fitting(corpus, self.base.config, skip_bad=True) if reading and reading.skip_bad else corpus
 
+    @checked(apart=["data", "test"])
+    def check(
+        self,
+        data: Data,
+        *,
+        test: Data | None = None,
+        raw: bool = False,
+        max_row_tokens: int = 2048,
+        reading: Reading | None = None,
+    ) -> Checkup:
+        """What the data doctor finds in rows before they are learned; `test` are rows that must not be among them.
+
+        Raises DataError for data that cannot be read at all.
+        """
+        template, config = self.base.template, self.base.config
+        return check_rows(data, template, config, test=test, raw=raw, max_tokens=max_row_tokens, reading=reading)
+
     @checked(apart=["data", "held_out"])
     def train(
         self,
@@ -218,6 +241,7 @@ class LoadedBase:
         plan: Plan | None = None,
         from_adapter: str | Path | Adapter | None = None,
         reading: Reading | None = None,
+        progress: bool = True,
     ) -> RunResult:
         """Train one adapter on rows, put it on the shelf under `name`, and make it resident.
 
@@ -230,7 +254,7 @@ class LoadedBase:
         `memory_bytes`: fields of `execution` that are None are chosen so that the process stays inside it.
         `plan`: made beforehand for the same rows, recipe and memory, in place of `memory_bytes`.
         `on_plan` gets the plan before the first step, `on_step` a report of each step; `on_step=print` shows them.
-        Nothing is printed otherwise.
+        `progress`: a terminal and a notebook show a bar if there is no `on_step`. Nothing is printed otherwise.
 
         Ctrl-C, or interrupting a notebook's kernel, saves the run after the current step and raises
         RunInterruptedError. Warns of fields that are not read, of too few rows or steps, and of held-out rows that are
@@ -289,7 +313,12 @@ class LoadedBase:
             forecast=plan.forecast,
             parent=parent,
         )
-        result = run.run(resume=resume, on_step=on_step, keep=self.shelf.save)
+        with bar(shown=progress and on_step is None) as move:
+
+            def tell(report: StepReport) -> None:
+                move(f"training {name}, loss {report.loss:.3f}", report.step, report.total_steps)
+
+            result = run.run(resume=resume, on_step=on_step or tell, keep=self.shelf.save)
         self.load_adapter(result.adapter)
         return result
 
@@ -315,13 +344,44 @@ class LoadedBase:
         made = make_test_set(self.base, name, corpus.examples, corpus.alternatives)
         return replace(made, corpus=corpus) if as_trained else made
 
-    @checked()
+    @checked(apart=["tests"])
     def evaluate(
-        self, adapters: Sequence[str | None], tests: Sequence[TestSet], *, on_rows: Callable[[int], None] | None = None
-    ) -> list[Score]:
-        """Scores of every adapter (None: the plain base) on every test set, which `test_set(name, file)` makes.
+        self,
+        adapters: str | Sequence[str | None] | None,
+        tests: TestSet | Data | Corpus | Sequence[TestSet],
+        *,
+        on_rows: Callable[[int], None] | None = None,
+        progress: bool = True,
+    ) -> Scores:
+        """Scores of every adapter (None: the plain base) on every test set, which `test_set(name, rows)` makes.
 
-        `on_rows(count)` reports rows that are scored.
+        `tests` may also be the rows of one test set. `on_rows(count)` reports rows that are scored. With `progress`, a
+        terminal and a notebook show a bar if there is no `on_rows`.
         """
-        self._make_resident(adapters)
-        return [s for test in tests for s in evaluate_as_trained(self.base, self.bank, adapters, test, on_rows=on_rows)]
+        names = [adapters] if adapters is None or isinstance(adapters, str) else list(adapters)
+        sets = self._test_sets(tests)
+        self._make_resident(names)
+        total, done = len(names) * sum(len(one.sequences) for one in sets), 0
+        with bar(shown=progress and on_rows is None) as move:
+
+            def count(rows: int) -> None:
+                nonlocal done
+                done += rows
+                move("evaluating", done, total)
+
+            told = count if on_rows is None else on_rows
+            return Scores(
+                score for test in sets for score in evaluate_as_trained(self.base, self.bank, names, test, on_rows=told)
+            )
+
+    def _test_sets(self, tests: TestSet | Data | Corpus | Sequence[TestSet]) -> list[TestSet]:
+        if isinstance(tests, TestSet):
+            return [tests]
+        if isinstance(tests, list | tuple) and any(isinstance(one, TestSet) for one in tests):
+            if wrong := [one for one in tests if not isinstance(one, TestSet)]:
+                raise WrongTypeError(
+                    f"tests holds {came(wrong[0])} beside test sets: make one with test_set(name, rows)"
+                )
+            return [one for one in tests if isinstance(one, TestSet)]
+        name = Path(tests).stem if isinstance(tests, str | Path) else "rows"
+        return [self.test_set(name, tests)]

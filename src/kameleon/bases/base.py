@@ -22,6 +22,7 @@ from kameleon.settings import Sampling
 from kameleon.text.template import ChatTemplate
 from kameleon.text.tokenizer import load_tokenizer
 from kameleon.weights import WeightFile
+from kameleon.words import short_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,8 @@ class Base:
     hub_id: str | None = None
     """The id under which PEFT and vLLM load it; None where its files do not say."""
     licence: str | None = None
+
+    __repr__ = short_repr
 
     @property
     def stop_token_ids(self) -> frozenset[int]:

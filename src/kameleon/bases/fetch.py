@@ -123,7 +123,7 @@ def locate_header(ref: str) -> HeaderFiles:
             _check_layout(path, hub_id)
             found = HfApi(endpoint=endpoint).get_safetensors_metadata(hub_id)
     except FetchError as error:
-        instead = f"try kameleon base pull {ref}" if ref in CATALOGUE else "or give a folder or a .gguf file of it"
+        instead = f"try `kameleon.load({ref!r})`" if ref in CATALOGUE else "or give a folder or a .gguf file of it"
         raise FetchError(f"cannot look at {ref!r}: {error}; {instead}") from error
     listed = [
         place_tensors({name: vars(tensor) for name, tensor in shard.tensors.items()})

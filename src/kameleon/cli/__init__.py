@@ -27,6 +27,7 @@ from kameleon.cli.console import notes, results
 from kameleon.cli.doctor import doctor
 from kameleon.cli.evaluate import evaluate
 from kameleon.cli.export import export
+from kameleon.cli.flags import in_flags
 from kameleon.cli.lab import lab
 from kameleon.cli.plan import plan
 from kameleon.cli.serve import serve
@@ -114,7 +115,7 @@ def _command(words: Sequence[str]) -> str:
 
 def _tell_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning in one line, without the line of code that gave it."""
-    notes.print(printable(f"warning: {message}"), style="yellow", highlight=False)
+    notes.print(printable(f"warning: {in_flags(str(message))}"), style="yellow", highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -133,11 +134,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         notes.print(printable(f"error: {wrong_words.told(error)}"), style="red", highlight=False)
         sys.exit(2)
     except RunInterruptedError as error:
-        notes.print(str(error), style="yellow", highlight=False)
+        notes.print(in_flags(str(error)), style="yellow", highlight=False)
         sys.exit(130)
     except KameleonError as error:
         note_error(_command(words), error)
-        notes.print(printable(f"error: {error}"), style="red", highlight=False)
+        notes.print(printable(f"error: {in_flags(str(error))}"), style="red", highlight=False)
         sys.exit(2)
     except BrokenPipeError:
         results.on_broken_pipe()  # ends as rich does when the reader has gone

@@ -27,6 +27,7 @@ from kameleon.cli.console import (
     show,
     table,
 )
+from kameleon.cli.flags import in_flags
 from kameleon.terminal import printable
 
 if TYPE_CHECKING:
@@ -67,14 +68,20 @@ def list_(*, json: Json = False) -> None:
     shown = table("name", "base", ">size", ">held-out loss", "made")
     for entry in entries:
         if entry.fault:
-            shown.add_row(entry.name, printable(f"broken: {entry.fault}"), megabytes(entry.bytes), "", "")
+            shown.add_row(entry.name, printable(in_flags(f"broken: {entry.fault}")), megabytes(entry.bytes), "", "")
             continue
         card = entry.card
         made = card.created if card else ""
         base = (card.base_id or "unknown") if card else "unknown"
         shown.add_row(entry.name, printable(base), megabytes(entry.bytes), _held_out_loss(card), printable(made))
     document = [
-        {"name": e.name, "path": str(e.path), "bytes": e.bytes, "fault": e.fault, "card": e.card and asdict(e.card)}
+        {
+            "name": e.name,
+            "path": str(e.path),
+            "bytes": e.bytes,
+            "fault": e.fault and in_flags(e.fault),
+            "card": e.card and asdict(e.card),
+        }
         for e in entries
     ]
     show(document, shown if entries else "the shelf is empty: kameleon train puts an adapter on it", as_json=json)
@@ -160,7 +167,7 @@ def history(name: Name, *, json: Json = False) -> None:
     shown = table("", ">version", "made", ">size", ">held-out loss", "path")
     versions = Shelf().history(name)
     for entry in versions:
-        made = printable(entry.card.created if entry.card else entry.fault or "")
+        made = printable(entry.card.created if entry.card else in_flags(entry.fault or ""))
         mark = "current" if entry.current else ""
         shown.add_row(
             mark,
@@ -176,7 +183,7 @@ def history(name: Name, *, json: Json = False) -> None:
             "current": e.current,
             "path": str(e.path),
             "bytes": e.bytes,
-            "fault": e.fault,
+            "fault": e.fault and in_flags(e.fault),
             "card": e.card and asdict(e.card),
         }
         for e in versions

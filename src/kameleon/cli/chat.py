@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kameleon.cli.answering import AdapterName, AskedSampling, BaseOfAdapter, SystemPrompt, open_with, sampling_of
 from kameleon.cli.console import AnyBase, Compute, Quantize, notes
+from kameleon.cli.flags import in_flags
 from kameleon.cli.line_editing import line_editing, read_line
 from kameleon.cli.settings import GivenSampling
 from kameleon.cli.talk import Talk
@@ -64,4 +65,4 @@ def _converse(talk: Talk) -> None:
         except KeyboardInterrupt:  # ends what it was doing, not the conversation
             notes.print("stopped", style="dim")
         except KameleonError as error:
-            notes.print(printable(str(error)), style="red", highlight=False)
+            notes.print(printable(in_flags(str(error))), style="red", highlight=False)

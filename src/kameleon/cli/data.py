@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from kameleon.cli.console import BaseRef, Json, Raw, show, table
+from kameleon.cli.flags import in_flags
 from kameleon.errors import SettingError
 from kameleon.settings import Execution, Reading, Recipe, Watch
 from kameleon.terminal import printable
@@ -128,11 +129,13 @@ def _about(encoded: Encoded, faults: Sequence[Fault], observations: Sequence[Obs
         yield Text(f"{count} rows are written in several ways: {taken} was taken, {', '.join(left)} left aside")
     if observations:
         yield Text("\nabout the file", style="bold")
-        yield from (Text(f"- {printable(one.text)}") for one in observations)
+        yield from (Text(f"- {printable(in_flags(one.text))}") for one in observations)
     if faults:
         listed, reasons = table(">row", "stops training", "reason"), by_reason(faults)
         for numbers, fault in reasons[:_MOST_SHOWN]:
-            listed.add_row(numbers, "yes" if fault.fatal else "row left out" if fault.skipped else "no", fault.reason)
+            listed.add_row(
+                numbers, "yes" if fault.fatal else "row left out" if fault.skipped else "no", in_flags(fault.reason)
+            )
         yield from (Text(""), listed)
         if len(reasons) > _MOST_SHOWN:
             yield Text(f"and {len(reasons) - _MOST_SHOWN} more (see --json)")
@@ -151,6 +154,6 @@ def _document(encoded: Encoded, faults: Sequence[Fault], observations: Sequence[
         "row_tokens": encoded.row_tokens(),
         "split": encoded.split,
         "mixed": [{"taken": k[0], "left": list(k[1:]), "rows": count} for k, count in encoded.mixed.items()],
-        "faults": [asdict(fault) for fault in faults],
-        "observations": [asdict(observation) for observation in observations],
+        "faults": [{**asdict(fault), "reason": in_flags(fault.reason)} for fault in faults],
+        "observations": [{**asdict(one), "text": in_flags(one.text)} for one in observations],
     }

@@ -28,6 +28,7 @@ from kameleon.cli.console import (
     show,
     table,
 )
+from kameleon.cli.flags import in_flags
 from kameleon.errors import SettingError, WrongBaseError
 from kameleon.settings import Reading
 
@@ -83,7 +84,7 @@ def evaluate(
         except WrongBaseError as error:
             if adapters is not None:
                 raise
-            notes.print(f"left out: {error}", style="yellow", highlight=False)
+            notes.print(in_flags(f"left out: {error}"), style="yellow", highlight=False)
         else:
             names.append(name)
             if (own := loaded.bank.system_prompt(name)) is not None:

@@ -19,6 +19,7 @@ from kameleon.cli.console import (
     show,
     table,
 )
+from kameleon.cli.flags import in_flags
 from kameleon.cli.settings import GivenRecipe
 from kameleon.settings import Execution, Reading, Recipe, Watch
 
@@ -105,8 +106,8 @@ def _document(made: Plan, bases: list[CommonBase], room: int | None) -> dict[str
         "expected_seconds": made.expected_seconds,
         "tokens": round(made.workload.tokens),
         "assumed": made.workload.assumed or None,
-        "why": list(made.why),
-        "warnings": list(made.workload.warnings),
+        "why": list(map(in_flags, made.why)),
+        "warnings": list(map(in_flags, made.workload.warnings)),
         "cheaper": [_figures(option) for option in made.cheaper],
         "parameters_by_targets_and_rank": parameter_table(made.header.config, made.recipe),
         "bases": [
@@ -155,9 +156,9 @@ def _pictures(made: Plan, bases: list[CommonBase], room: int | None) -> list[Any
     if room is not None:
         fits = "fits" if memory.peak_bytes <= room else "DOES NOT FIT; see what is cheaper below"
         told.add_row("here", f"{_gb(room)} to use: it {fits}")
-    for reason in made.why:
+    for reason in map(in_flags, made.why):
         told.add_row("why", reason)
-    for doubt in work.warnings:
+    for doubt in map(in_flags, work.warnings):
         told.add_row("warning", doubt, style="yellow")
     counts = parameter_table(made.header.config, made.recipe)
     ranks = list(next(iter(counts.values())))
@@ -199,7 +200,7 @@ def tell_plan(made: Plan) -> None:
     """Print what `kameleon train` expects, before its first step."""
     memory, settings = made.chosen.memory, made.chosen.settings
     shown = ", ".join(f"{k} {v}" for k, v in settings.items() if v is not None)
-    for reason in made.why:
+    for reason in map(in_flags, made.why):
         notes.print(f"plan: {reason}", highlight=False)
     notes.print(
         f"plan: peak {_gb(memory.peak_bytes)} ({_gb(memory.private_bytes)} private), "

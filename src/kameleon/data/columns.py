@@ -86,8 +86,8 @@ def describe_names(names: Iterable[str]) -> str:
     held = ", ".join(map(repr, names))
     return (
         f"its columns are {held}; expected prompt and completion (question and answer): row 1 must name the columns. "
-        "Rename them, or say which they are: --prompt-column NAME --completion-column NAME (in Python "
-        "reading=Reading(prompt_column=..., completion_column=...))"
+        "Rename them, or say which they are: "
+        "`reading=Reading(prompt_column=NAME, completion_column=NAME)`"
     )
 
 
@@ -113,33 +113,33 @@ def empty_cells(value: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 def _chosen(names: tuple[str, ...], reading: Reading) -> dict[str, str | None]:
     chosen: dict[str, str | None] = {}
     if reading.prompt_column is not None:
-        chosen[_find(reading.prompt_column, names, "--prompt-column")] = "prompt"
+        chosen[_find(reading.prompt_column, names, "prompt_column")] = "prompt"
     if reading.completion_column is not None:
-        chosen[_find(reading.completion_column, names, "--completion-column")] = "completion"
+        chosen[_find(reading.completion_column, names, "completion_column")] = "completion"
     left = [name for name in names if name not in chosen]
     if reading.prompt_column is None:
         chosen[_only(_named(left, _PROMPTS), "prompt", names)] = "prompt"
     if reading.completion_column is None:
         chosen[_only(_named(left, _COMPLETIONS), "completion", names)] = "completion"
     if len(chosen) < 2:
-        raise DataError("--prompt-column and --completion-column name the same column")
+        raise DataError("`prompt_column=` and `completion_column=` name the same column")
     return {name: None for name in names if name in _CONTENT} | chosen
 
 
-def _find(wanted: str, names: Sequence[str], flag: str) -> str:
+def _find(wanted: str, names: Sequence[str], keyword: str) -> str:
     found = [name for name in names if name == wanted] or [name for name in names if _plain(name) == _plain(wanted)]
     if len(found) != 1:
         held, near = ", ".join(map(repr, names)), did_you_mean(wanted, names)
-        raise DataError(f"there is no {wanted!r} ({flag}); it has {held}{near and '; ' + near}")
+        raise DataError(f"there is no {wanted!r} (`{keyword}=`); it has {held}{near and '; ' + near}")
     return found[0]
 
 
 def _only(found: Sequence[str], field: str, names: Sequence[str] = ()) -> str:
-    flag = f"--{field}-column NAME (in Python reading=Reading({field}_column=...))"
+    keyword = f"`reading=Reading({field}_column=NAME)`"
     if not found:
-        raise DataError(f"none of {', '.join(map(repr, names))} is known as the {field}: name it with {flag}")
+        raise DataError(f"none of {', '.join(map(repr, names))} is known as the {field}: name it with {keyword}")
     if len(found) > 1:
-        raise DataError(f"{' and '.join(map(repr, found))} could both be the {field}: name one with {flag}")
+        raise DataError(f"{' and '.join(map(repr, found))} could both be the {field}: name one with {keyword}")
     return found[0]
 
 

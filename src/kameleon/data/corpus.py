@@ -24,6 +24,7 @@ from kameleon.errors import DataError
 from kameleon.model import DecoderConfig
 from kameleon.settings import Reading
 from kameleon.text import ChatTemplate
+from kameleon.words import short_repr
 
 _HELD_OUT_SHARE, _LEAST_HELD_OUT, _MOST_HELD_OUT = 0.05, 16, 200
 
@@ -63,6 +64,8 @@ class Corpus:
     """The rows that were encoded, so that another system prompt can be put in; () where examples come without rows."""
     unread: Mapping[str, int] = field(default_factory=dict, repr=False)
     """How many rows of the file hold a field that is not read, by its name."""
+
+    __repr__ = short_repr
 
     def pick(self, places: Sequence[int]) -> Corpus:
         """The rows at these places, as a corpus of its own."""
@@ -217,6 +220,18 @@ def _sha256(paths: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
+def read_records_of(source: Data, reading: Reading | None = None) -> list[Record]:
+    """All records of a file, of a hub data set or in memory; one that cannot be read has a fault.
+
+    Raises DataError where there are none.
+    """
+    paths, held = _found(source)
+    records = list(_records(paths, held, Reading() if reading is None else reading))
+    if not records:
+        raise DataError(describe_empty(str(source), paths))
+    return records
+
+
 def read_rows(source: Data, reading: Reading | None = None) -> list[Row]:
     """Rows of a file, of a hub data set or in memory, not encoded. Raises DataError, naming the rows at fault."""
     reading = Reading() if reading is None else reading
@@ -240,7 +255,7 @@ def read_rows(source: Data, reading: Reading | None = None) -> list[Row]:
 def _refuse(source: str, refused: Sequence[Fault], skipped: Sequence[Fault], *, good: int) -> None:
     """Raise DataError for refused rows, and when all are skipped; else warn of those that are."""
     if refused:
-        how = "; to go on without bad rows: --skip-bad (in Python reading=Reading(skip_bad=True))" if good else ""
+        how = "; to go on without bad rows: `reading=Reading(skip_bad=True)`" if good else ""
         raise DataError(f"{source}: {describe_faults(refused)}{how}")
     if skipped and not good:
         raise DataError(f"{source}: no row is left. {describe_faults(skipped)}")

@@ -31,8 +31,8 @@ def _beyond(example: Example, config: DecoderConfig) -> str | None:
     context, vocabulary = config.max_sequence_tokens, config.vocab_size
     if len(example.tokens) > context:
         return (
-            f"longer than the base's context of {context:,} tokens: shorten it, or let --max-row-tokens {context} (in "
-            f"Python max_row_tokens={context}) cut it"
+            f"longer than the base's context of {context:,} tokens: shorten it, or let `max_row_tokens={context}` "
+            f" cut it"
         )
     if (highest := max(example.tokens, default=0)) >= vocabulary:
         return (

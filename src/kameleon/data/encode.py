@@ -11,6 +11,7 @@ from kameleon.data.records import Record
 from kameleon.data.rows import Row, answers_apart, kinds, make_row, unread_fields, with_answer
 from kameleon.errors import DataError, RewrittenTurnsError
 from kameleon.text import ChatTemplate
+from kameleon.words import short_repr
 
 # All rows share one `int` object for each token of the vocabulary: one for each place would take 28 bytes.
 _TOKENS: dict[int, int] = {}
@@ -52,6 +53,8 @@ class Encoded:
     unread: Mapping[str, int] = field(default_factory=dict)
     """How many records hold a field that is not read, by its name ("messages[].FIELD" for a field of messages)."""
 
+    __repr__ = short_repr
+
     @property
     def tokens(self) -> int:
         """Tokens of all examples."""
@@ -80,7 +83,7 @@ def encode_row(row: Row, template: ChatTemplate, *, raw: bool = False, max_token
         trained = tuple(at >= len(template.opening) for at in range(len(tokens)))
     elif raw:
         if row.prompt is None or row.completion is None:
-            raise DataError("--raw (in Python raw=True) needs prompt and completion as text alone; these are messages")
+            raise DataError("`raw=True` needs prompt and completion as text alone; these are messages")
         prompt = template.encode_whole(row.prompt)
         answer = template.ended(template.encode_after(row.prompt, row.completion))
         tokens, trained = (*prompt, *answer), (False,) * len(prompt) + (True,) * len(answer)
@@ -149,5 +152,5 @@ def require_trainable(examples: Sequence[Example]) -> None:
     if not any(example.trained_tokens for example in examples):
         raise DataError(
             f"none of the {len(examples)} rows has a token to learn: all labels are masked. "
-            "`kameleon data check` shows why, token by token"
+            "`base.check(rows)` shows why, token by token"
         )

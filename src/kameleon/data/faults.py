@@ -23,7 +23,7 @@ class Fault:
 def describe_faults(faults: Iterable[Fault]) -> str:
     """The first five reasons in one line: "row 2, 3, 4 and 57 more: empty answer; row 9: ..."."""
     told = (f"row {rows}: {fault.reason}" for rows, fault in by_reason(faults))
-    return first_few(told, 5, separator="; ", rest="more reasons (see `kameleon data check`)")
+    return first_few(told, 5, separator="; ", rest="more reasons (see `base.check(rows)`)")
 
 
 def by_reason(faults: Iterable[Fault]) -> list[tuple[str, Fault]]:

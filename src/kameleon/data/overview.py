@@ -15,7 +15,7 @@ from kameleon.data.rows import Row, learned_answers, system_prompt_of
 from kameleon.data.sample import sample
 from kameleon.settings import DEFAULT_MICRO_BATCH_TOKENS
 from kameleon.text import ChatTemplate
-from kameleon.words import did_you_mean, first_few
+from kameleon.words import did_you_mean, first_few, short_repr
 
 _MOST_NAMED = 8
 """A sentence names this many rows and counts the others."""
@@ -45,6 +45,8 @@ class Observation:
     kind: str
     text: str
     rows: tuple[int, ...] = ()
+
+    __repr__ = short_repr
 
 
 def observe(encoded: Encoded, template: ChatTemplate, *, test_rows: Sequence[Row] = ()) -> list[Observation]:

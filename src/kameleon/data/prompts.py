@@ -60,8 +60,8 @@ def _asked(number: int, value: dict[str, Any], fault: str | None) -> AskedRow:
     # `read_records` gives an answer its usual name, completion.
     if refused := [name for name in ("system", "tools", "completion", *_ANSWER) if value.get(name) is not None]:
         raise DataError(
-            f"row {number}: {refused[0]} cannot be used here; a system prompt is a message of `messages`, or --system "
-            "for all rows"
+            f"row {number}: {refused[0]} cannot be used here; a system prompt is a message of `messages`, or "
+            "`system=TEXT` for all rows"
         )
     prompt = value[given[0]]
     if isinstance(prompt, str):

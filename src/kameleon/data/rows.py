@@ -12,6 +12,7 @@ from kameleon.data.turns import is_nothing, listed, read_messages, read_tools, u
 from kameleon.errors import DataError
 from kameleon.text import with_system
 from kameleon.text.template import Message
+from kameleon.words import short_repr
 
 # From the most to the least structured. A record that has several kinds is read as the first of them.
 KINDS = {
@@ -47,6 +48,8 @@ class Row:
     completion: str | None = None
     also: tuple[str, ...] = ()
     learned: frozenset[int] | None = None
+
+    __repr__ = short_repr
 
 
 def kinds(record: Record) -> list[str]:

@@ -2,12 +2,13 @@
 
 from kameleon.evaluation.answers import AnsweredRow, answer_rows
 from kameleon.evaluation.as_trained import evaluate_as_trained
-from kameleon.evaluation.scores import GENERAL_TEXT, Score, TestSet, evaluate, make_test_set
+from kameleon.evaluation.scores import GENERAL_TEXT, Score, Scores, TestSet, evaluate, make_test_set
 
 __all__ = [
     "GENERAL_TEXT",
     "AnsweredRow",
     "Score",
+    "Scores",
     "TestSet",
     "answer_rows",
     "evaluate",

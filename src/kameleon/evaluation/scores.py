@@ -19,8 +19,10 @@ from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
 from kameleon.data import Corpus, Example, PackedPass, pack, pack_groups
 from kameleon.evaluation.choices import Answer, Choices, answer_of, find_choices
+from kameleon.notebook import html_table
 from kameleon.ops import NO_ADAPTER
 from kameleon.training.losses import score_tokens
+from kameleon.words import first_few, short_repr
 
 GENERAL_TEXT = Path(__file__).with_name("general.jsonl")
 """Two dozen short everyday texts: the loss on them shows what an adapter has made the base forget."""
@@ -43,6 +45,8 @@ class TestSet:
     answer_bytes: int
     corpus: Corpus | None = None
     """Its rows before encoding, where they take the system prompt of the answering adapter."""
+
+    __repr__ = short_repr
 
     @cached_property
     def sequences(self) -> tuple[tuple[Example, int], ...]:
@@ -86,6 +90,29 @@ class Score:
         Not the accuracy per byte: the model would say the most probable answer.
         """
         return self.exact_match if self.choice_accuracy is None else self.choice_accuracy
+
+
+class Scores(list[Score]):
+    """The scores of adapters on test sets; a notebook shows them as a table."""
+
+    def __repr__(self) -> str:
+        told = (f"{one.adapter or 'base'} on {one.testset} {one.held_out:.3f}" for one in self)
+        return f"Scores({first_few(told, 6)})"
+
+    def _repr_html_(self) -> str:
+        columns = ("adapter", "test set", "rows", "score", "of", "bits per byte")
+        rows = (
+            (
+                one.adapter or "base",
+                one.testset,
+                one.rows,
+                f"{one.held_out:.3f}",
+                "exact answers" if one.choice_by is None else "choices",
+                f"{one.bits_per_byte:.3f}",
+            )
+            for one in self
+        )
+        return html_table(columns, rows)
 
 
 def make_test_set(

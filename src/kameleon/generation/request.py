@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kameleon.errors import KameleonError
 from kameleon.settings import Sampling
+from kameleon.words import short_repr
 
 Finish = Literal["stop", "length", "cancelled"]
 
@@ -24,6 +25,8 @@ class Request:
     """Only the mean of the prompt's final hidden states is wanted; nothing is generated."""
     score_prompt: bool = False
     """The tokens of the prompt are scored too, with as many alternatives as `Sampling.logprobs` says."""
+
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Completion:
     """Of the prompt's tokens from the second on, for a request that asked to `score_prompt`. `scores` then has an entry
     for the end token as well, which `tokens` leaves out: texts are scored position by position."""
 
+    __repr__ = short_repr
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -76,3 +81,5 @@ class Piece:
     scores: tuple[ScoredToken, ...] = ()
     error: KameleonError | None = None
     prompt_scores: tuple[ScoredToken, ...] = ()
+
+    __repr__ = short_repr

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kameleon.errors import WeightsError
 from kameleon.model.rope import RopeConfig
 from kameleon.ops.gated import Activation
+from kameleon.words import short_repr
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class DecoderConfig:
     """A number that is added to the stored weights of norms."""
     query_scale: float = 1.0
     """A factor of q beside 1 / sqrt(head_dim); only with `qk_norm`, whose weight takes it in."""
+
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:

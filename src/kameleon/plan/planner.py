@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from kameleon.errors import SettingError
+from kameleon.notebook import html_table
 from kameleon.ops import choose_compute_type, kernels
 from kameleon.plan.calibration import calibrate
 from kameleon.plan.counts import adapter_bytes, trainable_parameters
@@ -17,6 +18,7 @@ from kameleon.plan.memory import Memory, training_memory
 from kameleon.plan.workload import FEW_HELD_OUT, FEW_STEPS, Workload
 from kameleon.settings import Execution, Recipe, Watch
 from kameleon.training import Forecast, lowest_layer, settled
+from kameleon.words import short_repr
 
 # Chosen settings leave this share of the budget free: half of the sums' largest error (docs/decisions/plans.md).
 _SPARE = 0.05
@@ -36,6 +38,8 @@ class Option:
     seconds: float
     look_seconds: float
     minutes_per_epoch: float
+
+    __repr__ = short_repr
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -63,6 +67,24 @@ class Plan:
     why: tuple[str, ...]
     process_bytes: int
     memory_bytes: int | None
+
+    def __repr__(self) -> str:
+        return f"Plan({self.header.name!r}: {'; '.join(f'{what} {told}' for what, told in self._told())})"
+
+    def _repr_html_(self) -> str:
+        why = (("why", one) for one in self.why)
+        doubts = (("warning", one) for one in self.workload.warnings)
+        return html_table(("", ""), [*self._told(), *why, *doubts], title=f"a run on {self.header.name}")
+
+    def _told(self) -> list[tuple[str, str]]:
+        """The main figures in words."""
+        return [
+            ("steps", f"{self.expected_steps:,}"),
+            ("time", f"{self.expected_seconds / 60:.1f} min"),
+            ("memory", _gb(self.chosen.memory.peak_bytes)),
+            ("settings", _words(self.chosen)),
+            ("adapter", f"{self.trainable_parameters:,} numbers, {self.adapter_bytes / 1e6:.1f} MB"),
+        ]
 
     @property
     def forecast(self) -> Forecast:

@@ -10,6 +10,7 @@ from kameleon.data import Example, PackedPass, pack, sample
 from kameleon.ops import NO_PARENT
 from kameleon.settings import Execution, Recipe, Watch
 from kameleon.training import Schedule
+from kameleon.words import short_repr
 
 _LAID_OUT_ROWS = 256  # of an assumed step, whose rows are all alike
 _SAMPLED_STEPS = 48  # of a long run, whose passes stand for all; more would take longer
@@ -59,6 +60,8 @@ class Workload:
     assumed: str = ""
     why: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    __repr__ = short_repr
 
     @property
     def steps(self) -> int:
@@ -137,7 +140,7 @@ def _aside(examples: Sequence[Example], held_out: Sequence[Example]) -> tuple[st
     if not held_out:
         return (
             f"{rows:,} rows{repeated} are too few to set some aside: all are learned, and the adapter is "
-            "that of the last step; to watch the run on other rows, give --held-out FILE (in Python held_out=FILE)",
+            "that of the last step; to watch the run on other rows, give `held_out=FILE`",
         )
     if not repeated or _learned_too(examples, held_out):
         return ()

@@ -129,7 +129,7 @@ def _common_start(*texts: str) -> str:
 def _too_much() -> SettingError:
     return SettingError(
         "the base's chat template does more than put text around messages, so it cannot be written for Ollama: "
-        "export --to gguf, and write TEMPLATE by hand"
+        "export it as GGUF, and write TEMPLATE by hand"
     )
 
 

@@ -20,7 +20,7 @@ from kameleon.text.turns import Message, Turns, find_turns
 
 Encode = Callable[[str], tuple[int, ...]]
 
-_WITHOUT_TEMPLATE = "use rows with `text`, or --raw (in Python raw=True) for prompt and completion"
+_WITHOUT_TEMPLATE = "use rows with `text`, or `raw=True` for prompt and completion"
 _ANCHORS = ("\n", ".", "a", "é")  # text that seldom joins with what follows
 _DATE_FORMATS = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1""")
 _DATE_MACRO = (

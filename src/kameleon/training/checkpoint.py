@@ -69,8 +69,8 @@ def require_checkpoint(folder: Path) -> Path:
     path = folder / _FILE
     if not path.exists():
         raise CheckpointError(
-            f"nothing to resume: there is no {path}, so the run has not begun, or has ended (`kameleon adapter list` "
-            "shows its adapter); start it without --resume (in Python without resume=True)"
+            f"nothing to resume: there is no {path}, so the run has not begun, or has ended (`Shelf().names()` "
+            "shows its adapter); start it without `resume=True`"
         )
     return path
 
@@ -79,8 +79,7 @@ def require_no_checkpoint(folder: Path) -> None:
     """Raise TrainingError if the run's folder holds an unfinished run."""
     if has_checkpoint(folder):
         raise TrainingError(
-            f"{folder} holds an unfinished run: --resume (in Python resume=True) goes on with it, --overwrite "
-            "(overwrite=True) drops it"
+            f"{folder} holds an unfinished run: `resume=True` goes on with it, `overwrite=True` drops it"
         )
 
 
@@ -107,8 +106,8 @@ def resumed_compute(folder: Path, compute: ComputeName | None) -> ComputeName | 
     began = saved_identity(folder).get("compute", compute)
     if compute not in (None, began):
         raise CheckpointError(
-            f"the run in {folder} computes in {began}, not in {compute}: go on with --compute {began} (in Python "
-            f"kameleon.load(..., dtype={COMPUTE_TYPES[began]})), or start again with --overwrite (overwrite=True)"
+            f"the run in {folder} computes in {began}, not in {compute}: go on with "
+            f"`dtype={COMPUTE_TYPES[began]}`, or start again with `overwrite=True`"
         )
     return began
 
@@ -132,9 +131,7 @@ def _identity(metadata: dict[str, str] | None) -> dict[str, Any]:
     found = identity.get("format", 0)
     if found != FORMAT:
         which = "an earlier" if found < FORMAT else "a later"
-        raise CheckpointError(
-            f"this checkpoint was written by {which} Kameleon; start again with --overwrite (in Python overwrite=True)"
-        )
+        raise CheckpointError(f"this checkpoint was written by {which} Kameleon; start again with `overwrite=True`")
     return identity
 
 
@@ -183,13 +180,13 @@ def load_checkpoint(folder: Path, trainees: Sequence[Trainee], identity: dict[st
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"the checkpoint {path} cannot be read: {error}; start again with --overwrite (in Python overwrite=True)"
+            f"the checkpoint {path} cannot be read: {error}; start again with `overwrite=True`"
         ) from error
     saved = _identity(metadata)
     if told := _differences(saved, json.loads(json.dumps(identity))):
         raise CheckpointError(
             f"this is not the run that was interrupted ({told}); resume it unchanged, or start again with "
-            "--overwrite (in Python overwrite=True)"
+            "`overwrite=True`"
         )
     with torch.no_grad():
         for at, trainee in enumerate(trainees):

@@ -63,6 +63,11 @@ def first_and_last_loss(folder: Path) -> tuple[float, float] | tuple[None, None]
     return (losses[0], sum(last) / len(last)) if losses else (None, None)
 
 
+def points(folder: Path, what: str) -> tuple[tuple[int, float], ...]:
+    """Each step of a run's log that has this value ("loss", "eval_loss"), with the value."""
+    return tuple((record["step"], record[what]) for record in read_log(folder) if what in record)
+
+
 def draw_loss_curve(folder: Path, name: str) -> Path:
     """Training loss, its running mean and the held-out loss over the steps, as `folder/loss.png`.
 

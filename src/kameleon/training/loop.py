@@ -34,7 +34,7 @@ from kameleon.training.checkpoint import (
     save_checkpoint,
 )
 from kameleon.training.interrupt import StopRequest
-from kameleon.training.log import RunLog, first_and_last_loss
+from kameleon.training.log import RunLog, first_and_last_loss, points
 from kameleon.training.losses import mean_loss
 from kameleon.training.recipe import learning_rate_of, recorded, settled
 from kameleon.training.report import Forecast, RunResult, StepReport
@@ -124,8 +124,8 @@ class Run:
             except (AdapterFileError, OSError) as error:
                 save_checkpoint(self.folder, self.trainees, progress, self.identity)
                 raise CheckpointError(
-                    f"{error}; the run is saved in {self.folder}: make room, then the same command with --resume (in "
-                    "Python resume=True) keeps the adapter"
+                    f"{error}; the run is saved in {self.folder}: make room, then the same again with "
+                    "`resume=True` keeps the adapter"
                 ) from error
             remove_checkpoint(self.folder)
             return result
@@ -184,7 +184,7 @@ class Run:
                     if stop.made:
                         raise RunInterruptedError(
                             f"stopped after step {progress.step} of {self._expected_steps(progress)}; all is saved in "
-                            f"{self.folder}: the same command with --resume (in Python resume=True) goes on"
+                            f"{self.folder}: the same again with `resume=True` goes on"
                         )
             if self.held_out and progress.looked_step < progress.step:  # resumed when its minutes were spent
                 progress, eval_loss = self._look(progress)
@@ -337,6 +337,8 @@ class Run:
             first_loss=first_loss,
             last_loss=last_loss,
             predicted=compared.get("predicted", {}),
+            losses=points(self.folder, "loss"),
+            looks=points(self.folder, "eval_loss"),
         )
 
 

@@ -93,6 +93,6 @@ def _update(bank: Bank, trainee: Trainee, its: _Sums, learning_rate: float) -> S
     if not (math.isfinite(mean) and math.isfinite(norm)):
         raise NonFiniteLossError(
             f"the loss is {mean} and its gradient's norm {norm}; the learning rate {learning_rate:.2g} may "
-            "be too high: try a third of it, and look at the rows with `kameleon data check`"
+            "be too high: try a third of it, and look at the rows with `base.check(rows)`"
         )
     return StepResult(mean, norm, its.tokens, its.trained_tokens)

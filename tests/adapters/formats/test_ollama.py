@@ -96,7 +96,7 @@ def test_the_modelfile_gives_the_system_prompt_of_training(prompt, tiny):
 
 
 def test_a_line_that_would_end_the_system_prompt_early_is_refused(tiny):
-    with pytest.raises(SettingError, match=r'a line that ends with """.*--to gguf'):
+    with pytest.raises(SettingError, match=r'a line that ends with """.*as GGUF'):
         modelfile(saying(random_adapter(tiny.base, "mine"), 'Write """ \nthen go on'), tiny.base)
 
 

@@ -167,7 +167,7 @@ def test_the_shelf(tiny, tmp_path):
     (shelf.root / "dropped" / "adapter_config.json").touch()
     (shelf.root / "unfinished" / ".0001.tmp").mkdir(parents=True)
     assert [(entry.name, bool(entry.fault)) for entry in shelf.entries()] == [("dropped", True), ("law", False)]
-    assert "kameleon adapter import" in shelf.entries()[0].fault
+    assert "`Shelf().save(read_adapter(folder))`" in shelf.entries()[0].fault
     shelf.remove("law")
     assert not shelf.has("law")
 

@@ -57,9 +57,7 @@ def combine(
     _check(adapters, weights, method, rank, density)
     if not any_base and len({a.card.base_fingerprint for a in adapters}) > 1:
         bases = ", ".join(f"{a.name}: {a.card.base_id or 'unknown'}" for a in adapters)
-        raise WrongBaseError(
-            f"these adapters belong to different bases ({bases}); allow it by name: any_base=True, or --any-base"
-        )
+        raise WrongBaseError(f"these adapters belong to different bases ({bases}); allow it by name: `any_base=True`")
     for adapter in adapters:
         adapter.require_plain("combining")
     if len(adapters) == 1 and method != "linear":
@@ -112,7 +110,7 @@ def _alone(adapter: Adapter, method: str, rank: int | None) -> str:
     """The method for an adapter with none beside it. Warns where the given one would have changed its numbers."""
     if rank is not None:
         raise SettingError(
-            f"there is nothing to combine {adapter.name!r} with; for another rank: kameleon adapter resize"
+            f"there is nothing to combine {adapter.name!r} with; for another rank: `resize(adapter, rank)`"
         )
     if method not in ("cat", "svd"):
         warnings.warn(

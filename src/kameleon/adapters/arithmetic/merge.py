@@ -92,8 +92,8 @@ def merge(
             copy_gguf(weights, out, kind=chosen, fresh=fresh(trip), whole=whole)
         else:
             raise SettingError(
-                f"{base.name} is packed from {weights.path}: merge into that folder itself, without --quantize and "
-                "with --any-base, or keep the adapter separate"
+                f"{base.name} is packed from {weights.path}: merge into that folder itself, without `quantize='nf4'` "
+                "and with `any_base=True`, or keep the adapter separate"
             )
     except OSError as error:
         raise AdapterError(f"the merged model cannot be written to {out}: {error}") from error
@@ -150,8 +150,9 @@ def _float_kind(base: Base, adapter: Adapter) -> str:
         return kinds.pop()
     raise SettingError(
         f"{base.name} is quantised ({', '.join(sorted(kinds))}), and rounding to its blocks eats part of the change: "
-        "keep the adapter separate (it is applied exactly), or merge into an unpacked copy (--unpacked), or pack the "
-        "changed weights anew (--requantise KIND), which tells how much survived"
+        "keep the adapter separate (it is applied exactly), or merge into an unpacked copy (`kind='BF16'`), "
+        "or pack the "
+        "changed weights anew (`kind=KIND`), which tells how much survived"
     )
 
 

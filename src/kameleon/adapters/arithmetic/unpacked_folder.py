@@ -84,8 +84,8 @@ def _check_tokenizer(base: Base, written: PreTrainedTokenizerBase) -> None:
 
 def _instead(base: Base, reason: str) -> SettingError:
     return SettingError(
-        f"{base.name} cannot be written in Hugging Face layout: {reason}; merge into a .gguf file (--out NAME.gguf "
-        "--requantise Q8_0), or merge into the base's own Hugging Face folder (--base FOLDER --any-base)"
+        f"{base.name} cannot be written in Hugging Face layout: {reason}; merge into a .gguf file "
+        "(`kind='Q8_0'`), or merge into the base's own Hugging Face folder (`any_base=True`)"
     )
 
 

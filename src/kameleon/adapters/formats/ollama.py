@@ -99,8 +99,8 @@ def _as_ollama_reads(text: str) -> str:
     what Go calls unprintable is dropped, wide and unbreakable spaces among it (`ParseFile` in Ollama's parser)."""
     if any(line.rstrip(" \t").endswith('"""') for line in text.replace("\r", "\n").split("\n")[:-1]):
         raise SettingError(
-            'the system prompt has a line that ends with """, which would end it in a Modelfile: export --to gguf, and '
-            "give Ollama the system prompt in each request"
+            'the system prompt has a line that ends with """, which would end it in a Modelfile: export it as '
+            "GGUF, and give Ollama the system prompt in each request"
         )
     kept = "".join(_as_ollama_prints(letter) for letter in text)
     if kept != text:
