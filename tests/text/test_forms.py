@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from text.conversations import CLOCK, chat
 from text.published_templates import PUBLISHED
 
-from kameleon.errors import DataError
+from kameleon.errors import DataError, RewrittenTurnsError
 from kameleon.text import ChatTemplate
 
 MADE = {name: one.make() for name, one in PUBLISHED.items()}
@@ -118,6 +118,38 @@ def test_ids_of_calls_are_cut_for_a_template_that_wants_nine_letters():
     messages[-1]["tool_call_id"] = CALL["id"]
     text = MADE["Mistral"].render(messages)
     assert text.count('id": "3456789ab"') == 2
+
+
+def test_calls_and_results_without_ids_are_numbered_for_a_template_that_wants_them():
+    calls = [{"type": "function", "function": CALL["function"]}] * 2
+    results = [{"role": "tool", "content": "1"}, {"role": "tool", "content": "2"}]
+    text = MADE["Mistral"].render([*chat("Hi"), {"role": "assistant", "tool_calls": calls}, *results])
+    assert text.count('id": "000000001"') == text.count('id": "000000002"') == 2
+
+
+def test_a_tool_that_says_nothing_of_itself_is_given_in_full_to_a_template_that_reads_it():
+    source = "{% for t in tools %}{{ t.function.name + t.function.description + t.function.parameters | tojson }}"
+    template = ChatTemplate(make_tokenizer(source + "{% endfor %}{% for m in messages %}{{ m.content }}{% endfor %}"))
+    tool = {"type": "function", "function": {"name": "now", "parameters": None}}
+    assert template.render(chat("Hi"), [tool]) == 'now{"type": "object", "properties": {}}Hi'
+
+
+def test_earlier_thoughts_are_not_in_the_prompts_of_later_answers_as_in_generation():
+    tagged = make_tokenizer(PUBLISHED["SmolLM2"].source)
+    tagged.add_tokens(["<think>", "</think>"])
+    messages = chat("Hi", "Ho", "Ho?", "Hi!")
+    messages[1]["thinking"], messages[3]["thinking"] = "Hm.", "What?"
+    with pytest.raises(RewrittenTurnsError):  # each answer is learned apart
+        ChatTemplate(tagged).encode_conversation(messages)
+    encoded = ChatTemplate(tagged).encode_conversation(messages, learned=[3])
+    prompt = ChatTemplate(tagged).encode_prompt(messages[:3])
+    assert encoded.tokens[: len(prompt)] == prompt
+
+
+def test_tags_of_thoughts_in_a_question_are_text_that_must_be_written():
+    cutting = make_tokenizer("{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}")
+    with pytest.raises(DataError, match="leaves out `content` of message 1"):
+        ChatTemplate(cutting).render(chat("What is </think> for?"))
 
 
 def test_each_template_says_no_with_its_own_words_where_no_form_helps():

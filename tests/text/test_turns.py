@@ -1,12 +1,14 @@
 """Where answers begin and end, also in long conversations and behind a prompt that opens a thought."""
 
 import pytest
+from data.chat_templates import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from text.conversations import chat, marked
 from text.published_templates import PUBLISHED
 
 from kameleon.errors import DataError, RewrittenTurnsError
+from kameleon.text import ChatTemplate
 from kameleon.text.turns import _by_prefixes, find_turns
 
 MADE = {name: one.make() for name, one in PUBLISHED.items()}
@@ -98,3 +100,51 @@ def test_a_system_prompt_that_only_a_question_shows_stays_before_the_answer():
 def test_several_answers_that_are_written_otherwise_later_are_refused_as_one_row():
     with pytest.raises(RewrittenTurnsError):
         MADE["R1-Distill"].encode_conversation(chat("Hi", "Ho", "Ho?", "Hi!"))
+
+
+def written(prompt, answer):
+    """A template with this text before a generated answer, and this before one that is written."""
+    return ChatTemplate(
+        make_tokenizer(
+            "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ '" + answer + "' if m.role == 'assistant' }}"
+            "{{ m.content }}<|im_end|>\n{% endfor %}"
+            "{% if add_generation_prompt %}<|im_start|>assistant\n{{ '" + prompt + "' }}{% endif %}"
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "learned"),
+    [
+        ("<|channel>thought\\n<channel|>", "", "Ho<|im_end|>"),
+        ("<think>\\n</think>", "", "Ho<|im_end|>"),
+        ("<think></think>", "</think>", "Ho<|im_end|>"),
+        ("<think>\\n", "<think></think>", "</think>Ho<|im_end|>"),
+        ("<think>", "</think>", "</think>Ho<|im_end|>"),
+    ],
+)
+def test_an_answer_is_learned_behind_the_empty_thought_of_the_prompt(prompt, answer, learned):
+    template = written(prompt, answer)
+    for content in ("Ho", "<think>\n\n</think>\n\nHo"):
+        encoded = template.encode_conversation(chat("Hi", content))
+        asked = template.encode_prompt(chat("Hi"))
+        assert encoded.tokens[: len(asked)] == asked
+        assert marked(template, *encoded).endswith(f"⟦{learned}⟧\n")
+
+
+def test_a_thought_in_the_answer_is_learned_once():
+    encoded = written("<think>", "</think>").encode_conversation(chat("Hi", "<think>\nHm.\n</think>\n\nHo"))
+    assert marked(written("<think>", "</think>"), *encoded).endswith("⟦Hm.\n</think>\n\nHo<|im_end|>⟧\n")
+
+
+def test_a_thought_is_refused_where_the_prompt_ends_it():
+    template = written("<think></think>", "")
+    for answer in ({"content": "<think>Hm.</think>Ho"}, {"content": "Ho", "reasoning_content": "Hm."}):
+        with pytest.raises(DataError, match="ends the thought before the answer, so the thought in message 2"):
+            template.encode_conversation([*chat("Hi"), {"role": "assistant", **answer}])
+
+
+def test_a_first_answer_without_a_generation_prompt_is_refused():
+    source = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    with pytest.raises(RewrittenTurnsError):
+        ChatTemplate(make_tokenizer(source)).encode_conversation(chat("Ho", start="assistant"))

@@ -10,12 +10,12 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 from kameleon.errors import DataError, RewrittenTurnsError
-from kameleon.text.turns import Message, Turns, thought_of
+from kameleon.text.turns import THOUGHTS, Message, Turns, thought_of
 
 _INLINE_THOUGHT = re.compile(r"\A(\s*(?:<think>)?\s*)(.*?)(\s*</think>\s*)(.*)\Z", re.DOTALL)
 _MOST_SHAPES = 4096
@@ -32,17 +32,28 @@ class Form:
     arguments_as_text: bool = False
     """Whether a call's arguments are JSON text, not an object."""
     short_ids: bool = False
-    """Whether ids of calls are cut to nine letters and digits, as Mistral's templates demand."""
+    """Whether ids of calls are nine letters and digits, as Mistral's templates demand. Calls without an id, and results
+    without one, are numbered in their order."""
     content_in_parts: bool = False
     """Whether content is a list of parts, not text."""
     thought_inside: bool = False
-    """Whether a thought stands in tags at the beginning of the content, not beside it."""
+    """Whether the thought of a learned answer stands in tags at the beginning of its content, not beside it."""
+    full_tools: bool = False
+    """Whether a tool without a description or parameters gets empty ones."""
 
-    def of(self, message: Message) -> Message:
-        """The message in this form. Its texts are the same."""
+    def of(self, messages: Sequence[Message], learned: Collection[int]) -> list[Message]:
+        """The messages in this form; `learned` holds the places of learned answers. The texts are the same."""
+        numbered = _numbered(messages) if self.short_ids else messages
+        return [self._message(message, is_learned=place in learned) for place, message in enumerate(numbered)]
+
+    def of_tools(self, tools: Sequence[Any]) -> list[Any]:
+        """The definitions of tools in this form."""
+        return [_full(tool) for tool in tools] if self.full_tools else list(tools)
+
+    def _message(self, message: Message, *, is_learned: bool) -> Message:
         told = dict(message)
-        if self.thought_inside and (thought := thought_of(message)):
-            for key in ("reasoning_content", "thinking", "reasoning"):
+        if self.thought_inside and is_learned and (thought := thought_of(message)):
+            for key in THOUGHTS:
                 if told.pop(key, None):
                     told["content"] = f"<think>\n{thought.strip()}\n</think>\n\n{message.get('content') or ''}"
         if self.empty_content and told.get("content") is None:
@@ -84,13 +95,39 @@ def _parsed(arguments: Any) -> Any:
         return arguments
 
 
+def _numbered(messages: Sequence[Message]) -> list[Message]:
+    """The messages with a number in place of each missing id of a call or of its result."""
+    calls, results = itertools.count(1), itertools.count(1)
+    numbered: list[Message] = []
+    for message in messages:
+        told = dict(message)
+        if held := told.get("tool_calls"):
+            told["tool_calls"] = [
+                call if not isinstance(call, Mapping) or call.get("id") else {**call, "id": str(next(calls))}
+                for call in held
+            ]
+        if told["role"] == "tool" and not told.get("tool_call_id"):
+            told["tool_call_id"] = str(next(results))
+        numbered.append(told)
+    return numbered
+
+
+def _full(tool: Any) -> Any:
+    if not isinstance(tool, Mapping) or not isinstance(tool.get("function"), Mapping):
+        return tool
+    nothing = {"description": "", "parameters": {"type": "object", "properties": {}}}
+    held = {key: one for key, one in tool["function"].items() if one is not None}
+    return {**tool, "function": {**nothing, **held}}
+
+
 def _short(call_id: str) -> str:
     letters = re.sub(r"[^a-zA-Z0-9]", "", call_id)
     return letters[-9:].rjust(9, "0")
 
 
 _FORMS = sorted(
-    itertools.starmap(Form, itertools.product((False, True), repeat=5)), key=lambda form: sum(astuple(form))
+    itertools.starmap(Form, itertools.product((False, True), repeat=len(fields(Form)))),
+    key=lambda form: sum(astuple(form)),
 )
 
 
@@ -115,34 +152,37 @@ class Forms:
         """
         marked = _Marked(messages, tools, learned)
         shape = json.dumps([marked.messages, marked.tools, list(learned)])
-        if shape not in self._found:
-            if len(self._found) == _MOST_SHAPES:
-                self._found.clear()
+        found = self._found.get(shape)  # threads share what is found, so it is looked up once
+        if found is None:
             try:
-                self._found[shape] = self._search(marked, learned, turns_of)
+                found = self._search(marked, learned, turns_of)
             except DataError as error:
-                self._found[shape] = error
-        found = self._found[shape]
+                found = type(error)(str(error))  # without its traceback, which holds the messages
+            if len(self._found) >= _MOST_SHAPES:
+                self._found.clear()
+            self._found[shape] = found
         if isinstance(found, DataError):
-            raise found.with_traceback(None)
+            raise type(found)(str(found))
         return found
 
     def _search(self, marked: _Marked, learned: Sequence[int], turns_of: TurnsOf) -> Form:
-        tried: list[list[Message]] = []
+        tried: list[tuple[list[Message], list[Any]]] = []
         fewest: list[str] | None = None
         refusal: DataError | None = None
         for form in self._forms:
-            told = [form.of(message) for message in marked.messages]
+            told = form.of(marked.messages, learned), form.of_tools(marked.tools)
             if told in tried:
                 continue
             tried.append(told)
             try:
-                lost = marked.lost(turns_of(told, marked.tools))
+                lost = marked.lost(turns_of(*told))
             except DataError as error:
                 if isinstance(error, RewrittenTurnsError) and len(learned) > 1:
                     raise  # each answer may be learned apart
                 refusal = refusal or error
                 continue
+            if not lost and form.thought_inside and len(learned) > 1:
+                raise RewrittenTurnsError("an answer's thought is not in the prompts of later answers")
             if not lost:
                 return form
             if fewest is None or len(lost) < len(fewest):
@@ -181,8 +221,8 @@ class _Marked:
         where = f"in message {place + 1}"
         for key, value in message.items():
             if key == "content" and isinstance(value, str) and value.strip():
-                told[key] = self._content(value, place)
-            elif key in ("reasoning_content", "thinking", "reasoning") and isinstance(value, str) and value.strip():
+                told[key] = self._content(value, place, is_answer=message["role"] == "assistant")
+            elif key in THOUGHTS and isinstance(value, str) and value.strip():
                 told[key] = self._thought(f"`{key}` {where}", place)
             elif key == "tool_calls" and isinstance(value, list):
                 told[key] = [self._call(call, f"`tool_calls` {where}", place) for call in value]
@@ -194,14 +234,15 @@ class _Marked:
         """Only a learned thought must be written."""
         return self._mark(name, place) if place in self._learned else "kmlthought"
 
-    def _content(self, content: str, place: int) -> str:
+    def _content(self, content: str, place: int, *, is_answer: bool) -> str:
         name = f"`content` of message {place + 1}"
         thinks = _INLINE_THOUGHT.match(content)
         if not thinks:
             return self._mark(name, place)
         opening, thought, closing, rest = thinks.groups()
-        told = self._thought(f"the thought in message {place + 1}", place) if thought else ""
-        return opening + told + closing + (self._mark(name, place) if rest.strip() else rest)
+        if thought:
+            thought = self._thought(f"the thought in message {place + 1}", place) if is_answer else self._mark(name)
+        return opening + thought + closing + (self._mark(name, place) if rest.strip() else rest)
 
     def _call(self, call: Any, name: str, place: int) -> Any:
         if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):

@@ -150,7 +150,7 @@ class ChatTemplate:
         said, known = self._control.protect((messages, tools or ()))
         turns_of = partial(self._turns, learned=places)
         form = self._forms.find(said, known, places, turns_of)
-        turns, rest = turns_of([form.of(message) for message in said], known)
+        turns, rest = turns_of(form.of(said, places), form.of_tools(known))
         tokens: list[int] = []
         trained: list[bool] = []
         before = ""
@@ -180,7 +180,7 @@ class ChatTemplate:
 
         messages, tools = self._control.protect((messages, tools))
         form = self._forms.find(messages, tools, (), turns_of)
-        return turns_of([form.of(message) for message in messages], tools).text
+        return turns_of(form.of(messages, ()), form.of_tools(tools)).text
 
     def _apply(self, messages: Sequence[Message], *, tools: Sequence[Any], add_generation_prompt: bool = False) -> str:
         """What the template's program makes of the messages."""

@@ -15,9 +15,14 @@ _REWRITTEN = (
     "the base's chat template rewrites earlier turns, so the answers of this conversation cannot be trained as one row"
 )
 _OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
-_THOUGHT = re.compile(r"\A\s*(?:<think>)?(.*?)</think>", re.DOTALL)
+_EMPTY_THOUGHT = re.compile(r"(?:(?:<think>\s*)?</think>|<\|channel>thought\s*<channel\|>)\s*\Z")
+_THOUGHT = re.compile(r"\A\s*(?:<think>)?(.*?)</think>\s*", re.DOTALL)
 _FIRST_ROUNDS, _LAST_ROUNDS = 2, 3
 """A long conversation is looked at through windows of its first and its latest rounds."""
+
+
+THOUGHTS = ("reasoning_content", "thinking", "reasoning")
+"""Names of the field that holds what an assistant thought before its answer."""
 
 
 class Render(Protocol):
@@ -47,7 +52,7 @@ class Turns(NamedTuple):
 
 def thought_of(message: Message) -> str:
     """What an assistant thought before its answer: beside the content, or in tags at its beginning; else ""."""
-    for key in ("reasoning_content", "thinking", "reasoning"):
+    for key in THOUGHTS:
         if isinstance(beside := message.get(key), str) and beside:
             return beside
     content = message.get("content")
@@ -109,11 +114,11 @@ def _before(render: Render, messages: Sequence[Message], place: int) -> str:
         return render(messages[:place], add_generation_prompt=True)
     asked = [{"role": "user", "content": "?"}]
     generation_prompt = render(asked, add_generation_prompt=True).removeprefix(render(asked))
-    written = _OPENED_THOUGHT.sub("", generation_prompt)
-    head, found, _ = render(messages[:1]).partition(written or generation_prompt)
-    if not found:
+    written = _before_thought(generation_prompt) or generation_prompt
+    rendered = render(messages[:1])
+    if not written or written not in rendered:
         raise RewrittenTurnsError(_REWRITTEN)
-    return head + generation_prompt
+    return rendered.partition(written)[0] + generation_prompt
 
 
 def _window(messages: Sequence[Message], previous: int, place: int) -> tuple[list[Message], int, int]:
@@ -134,30 +139,52 @@ def _window(messages: Sequence[Message], previous: int, place: int) -> tuple[lis
 def _of_last(render: Render, messages: Sequence[Message]) -> Turns:
     """The last answer after its prompt as in generation, also where the template would write that prompt differently.
 
-    Some templates write a thought's beginning only into the generation prompt (DeepSeek R1's), or the system prompt
-    only before a question (Mistral's). The answer is the text that depends on it, in the same place behind the
-    generation prompt; a thought that the prompt opens is written out and closed.
+    Some templates write a thought's beginning only into the generation prompt (DeepSeek R1's), or an empty thought
+    (Gemma 4's), or the system prompt only before a question (Mistral's). The answer is the text that depends on it, in
+    the same place behind the generation prompt; a thought that the prompt opens is written out and closed. Raises
+    DataError for an answer with a thought where the prompt ends it.
     """
     place = len(messages) - 1
     before, after = _before(render, messages, place), render(messages)
     if after.startswith(before):
         return Turns([Turn(before, after[len(before) :])], "")
-    content = messages[place].get("content")
-    if not isinstance(content, str):
+    thought, opened = thought_of(messages[place]).strip(), _OPENED_THOUGHT.search(before)
+    if thought and not opened and _EMPTY_THOUGHT.search(before):
+        raise DataError(
+            f"the base's prompt ends the thought before the answer, so the thought in message {place + 1} cannot be "
+            "learned: leave it out"
+        )
+    told = _without_thought(messages[place])
+    if not isinstance(told.get("content"), str):
         raise RewrittenTurnsError(_REWRITTEN)
-    opened = _OPENED_THOUGHT.search(before)
+    after = render([*messages[:place], told])
     # Two answers that differ from their first letter on show where the template begins to write one.
     others = (render([*messages[:place], {"role": "assistant", "content": other}]) for other in ("x", "y"))
     head = _common_start(*others)
     prompt = render(messages[:place]) if place else ""
-    generation_prompt = before.removeprefix(prompt)[: opened.start() - len(prompt) if opened else None]
-    if not before.startswith(prompt) or not head.endswith(generation_prompt) or not after.startswith(head):
+    generation_prompt = _before_thought(before.removeprefix(prompt))
+    is_there = before.startswith(prompt) and _before_thought(head).endswith(generation_prompt)
+    if not is_there or not after.startswith(head):
         raise RewrittenTurnsError(_REWRITTEN)
     answer = after[len(head) :]
-    if opened:
-        thought = thought_of(messages[place]).strip()
+    if opened and not thought and (closed := _EMPTY_THOUGHT.search(head)):
+        answer = closed[0].removeprefix("<think>") + answer
+    elif opened:
         answer = f"{thought}\n</think>\n\n{answer.lstrip()}"
     return Turns([Turn(before, answer)], "")
+
+
+def _without_thought(message: Message) -> Message:
+    """The answer alone."""
+    told = {key: one for key, one in message.items() if key not in THOUGHTS}
+    if isinstance(told.get("content"), str):
+        told["content"] = _THOUGHT.sub("", told["content"])
+    return told
+
+
+def _before_thought(text: str) -> str:
+    """The text up to the thought that it opens at its end, or to the empty one there."""
+    return _EMPTY_THOUGHT.sub("", _OPENED_THOUGHT.sub("", text))
 
 
 def _common_start(first: str, second: str) -> str:
