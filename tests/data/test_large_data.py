@@ -79,9 +79,10 @@ def test_rows_that_are_not_chosen_are_not_looked_at(chatml, write):
 
 def test_all_examples_share_one_object_for_each_token():
     """An object of its own has 28 bytes: with those a token took 44."""
-    tokenizer = SimpleNamespace(eos_token_id=9999)
     template = SimpleNamespace(
-        opening=(), tokenizer=tokenizer, encode_text=lambda text: [int(word) for word in text.split()]
+        opening=(),
+        encode_whole=lambda text: tuple(int(word) for word in text.split()),
+        ended=lambda tokens: (*tokens, 10_000 - 1),
     )
     first, second = (encode_row(Row(i, text="5000 6000 5000"), template) for i in range(2))
     assert first.tokens == (5000, 6000, 5000, 9999)

@@ -134,7 +134,7 @@ def test_pages_are_shared_found_again_and_evicted_last_page_first(loaded):
 
 def test_requests_that_can_never_be_answered_are_refused(loaded):
     batch = batch_of(loaded, pages=4)
-    with pytest.raises(SettingError, match="the cache holds 64"):
+    with pytest.raises(SettingError, match=r"maximum context length is 64 tokens.*more than the cache holds"):
         add(batch, Request((1,), None, Sampling(max_tokens=80)), -1)
     with pytest.raises(SettingError, match="token 999 is not one"):
         add(batch, Request((999,), None, Sampling(max_tokens=2)), -1)

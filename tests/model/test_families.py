@@ -18,7 +18,7 @@ ADDED = """
 from kameleon.model.families import llama
 from kameleon.model.family import Family
 
-FAMILY = Family(name="added", models="Added", gguf=llama.FAMILY.gguf)
+FAMILY = Family(name="added", models="Added", architecture="AddedForCausalLM", gguf=llama.FAMILY.gguf)
 """
 
 

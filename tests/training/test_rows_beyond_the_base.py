@@ -1,14 +1,19 @@
 """Rows that a base cannot take are named before a run begins, and so are fields that it will not learn."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
+from tiny import CHATML
 
+import kameleon
 from kameleon import Recipe, unloaded
 from kameleon.data import Record, beyond_base, encode_records, examine
 from kameleon.errors import DataError
 from kameleon.evaluation import evaluate_as_trained
+from kameleon.text.control import ControlTokens
 
 QUICK = Recipe(rank=2, layers=1, epochs=1)
 FINE = [{"prompt": f"What comes after {i}?", "completion": f"It is {i + 1}."} for i in range(40)]
@@ -61,15 +66,19 @@ def test_rows_that_are_cut_to_the_context_fit(tiny, write):
 
 
 def test_a_token_without_an_embedding_is_named_at_the_start(tiny, write, never, monkeypatch):
-    encode = type(tiny.base.template).encode_text
-    monkeypatch.setattr(
-        "kameleon.text.ChatTemplate.encode_text", lambda self, text: tuple(encode(self, text)) + (320,) * ("7" in text)
-    )
+    encode = ControlTokens.encode
+    monkeypatch.setattr(ControlTokens, "encode", lambda self, text: [*encode(self, text), *[320] * ("7" in text)])
     with pytest.raises(DataError, match=r"row 7, 8, .*: holds token 320, but the base has embeddings for 320 tokens"):
         tiny.train(write(FINE), "x", recipe=QUICK)
 
 
-def test_fields_that_are_not_read_are_told_at_the_start_of_a_run(tiny, write):
+def test_fields_that_are_not_read_are_told_at_the_start_of_a_run(tiny_folder, write, tmp_path):
+    folder = tmp_path / "with tools"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "chat_template.jinja").write_text(
+        "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}" + CHATML
+    )
+    tiny = kameleon.load(str(folder), dtype=torch.float32)
     rows = [{**row, "source": "a book", "tools": [{"name": "clock", "parameters": {}}]} for row in FINE]
     with pytest.warns(UserWarning) as told:
         tiny.train(write(rows), "x", recipe=QUICK, overwrite=True)

@@ -57,8 +57,7 @@ def _asked(number: int, value: dict[str, Any], fault: str | None) -> AskedRow:
     given = [name for name in ("prompt", "messages") if value.get(name)]
     if len(given) != 1:
         raise DataError(f"row {number}: expected `prompt` or `messages`, got {', '.join(value) or 'nothing'}")
-    # `read_records` gives an answer its usual name, completion.
-    if refused := [name for name in ("system", "tools", "completion", *_ANSWER) if value.get(name) is not None]:
+    if refused := [name for name in ("system", "tools", *_ANSWER) if value.get(name) is not None]:
         raise DataError(
             f"row {number}: {refused[0]} cannot be used here; a system prompt is a message of `messages`, or "
             "`system=TEXT` for all rows"

@@ -69,8 +69,8 @@ def require_checkpoint(folder: Path) -> Path:
     path = folder / _FILE
     if not path.exists():
         raise CheckpointError(
-            f"nothing to resume: there is no {path}, so the run has not begun, or has ended (`Shelf().names()` "
-            "shows its adapter); start it without `resume=True`"
+            f"nothing to resume: there is no {path}, so the run has not begun, has ended (`Shelf().names()` "
+            "shows its adapter), or another process trains and has saved nothing yet; start it without `resume=True`"
         )
     return path
 
