@@ -145,7 +145,7 @@ def test_bad_requests_are_refused_before_anything_is_computed(tiny):
         tiny.generate(["a" * 300])
     with pytest.raises(SettingError, match="is empty"):
         tiny.generate([""], raw=True)
-    with pytest.raises(SettingError, match="one of each"):
+    with pytest.raises(SettingError, match="adapters has 1 for 2 prompts: give one for each"):
         tiny.generate(["a", "b"], [None])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -76,8 +77,9 @@ def find_turns(render: Render, messages: Sequence[Message], learned: Sequence[in
 def _by_windows(render: Render, messages: Sequence[Message], learned: Sequence[int]) -> Turns | None:
     """By rendering only the rounds around each answer, in linear time. None where that is not the whole's text."""
     whole = render(messages)
+    rounds = [0, *(place + 1 for place, message in enumerate(messages) if message["role"] == "assistant")]
     try:
-        turns = [_turn(render, *_window(messages, *pair)) for pair in pairwise([-1, *learned])]
+        turns = [_turn(render, *_window(messages, rounds, *pair)) for pair in pairwise([-1, *learned])]
     except RewrittenTurnsError:
         raise
     except DataError:  # the template refuses a conversation without its middle
@@ -121,18 +123,18 @@ def _before(render: Render, messages: Sequence[Message], place: int) -> str:
     return rendered.partition(written)[0] + generation_prompt
 
 
-def _window(messages: Sequence[Message], previous: int, place: int) -> tuple[list[Message], int, int]:
-    """The conversation without its middle rounds, and the two places in it. A round ends with an assistant's message.
+def _window(
+    messages: Sequence[Message], rounds: Sequence[int], previous: int, place: int
+) -> tuple[list[Message], int, int]:
+    """The conversation without its middle rounds, and the two places in it. A round ends with an assistant's message;
+    `rounds` are the places where one begins.
 
     The round behind the gap begins with the same role as the first round in it, so that roles alternate as before.
     """
-    ends = [i for i, message in enumerate(messages[:place]) if message["role"] == "assistant"]
-    starts = [0, *(end + 1 for end in ends)]
-    rounds_done = sum(start <= previous for start in starts)
-    behind = range(rounds_done - _LAST_ROUNDS, _FIRST_ROUNDS, -1)
-    role = messages[starts[_FIRST_ROUNDS]]["role"] if behind else None
-    cut = next((starts[at] - starts[_FIRST_ROUNDS] for at in behind if messages[starts[at]]["role"] == role), 0)
-    kept = messages[: starts[_FIRST_ROUNDS]] if cut else []
+    behind = range(bisect_right(rounds, previous) - _LAST_ROUNDS, _FIRST_ROUNDS, -1)
+    gap = rounds[_FIRST_ROUNDS] if behind else 0
+    cut = next((rounds[at] - gap for at in behind if messages[rounds[at]]["role"] == messages[gap]["role"]), 0)
+    kept = messages[:gap] if cut else []
     return [*kept, *messages[len(kept) + cut : place + 1]], previous - cut, place - cut
 
 
