@@ -97,6 +97,12 @@ def test_a_system_prompt_that_only_a_question_shows_stays_before_the_answer():
     assert "Be brief." in MADE["Mistral"].tokenizer.decode(prompt)
 
 
+def test_a_thought_behind_a_prompt_that_holds_none_is_learned_as_it_is_written():
+    messages = [{"role": "system", "content": "Be brief."}, *chat("Hi", "<think>Hm.</think>Ho")]
+    encoded = MADE["Mistral"].encode_conversation(messages)
+    assert marked(MADE["Mistral"], *encoded).endswith("⟦<think>Hm.</think>Ho</s>⟧")
+
+
 def test_several_answers_that_are_written_otherwise_later_are_refused_as_one_row():
     with pytest.raises(RewrittenTurnsError):
         MADE["R1-Distill"].encode_conversation(chat("Hi", "Ho", "Ho?", "Hi!"))

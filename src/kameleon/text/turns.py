@@ -151,15 +151,17 @@ def _of_last(render: Render, messages: Sequence[Message]) -> Turns:
     if after.startswith(before):
         return Turns([Turn(before, after[len(before) :])], "")
     thought, opened = thought_of(messages[place]).strip(), _OPENED_THOUGHT.search(before)
-    if thought and not opened and _EMPTY_THOUGHT.search(before):
-        raise DataError(
-            f"the base's prompt ends the thought before the answer, so the thought in message {place + 1} cannot be "
-            "learned: leave it out"
-        )
-    told = _without_thought(messages[place])
+    told = messages[place]
+    if opened or _EMPTY_THOUGHT.search(before):
+        told = _without_thought(told)
+        if thought and not opened:
+            raise DataError(
+                f"the base's prompt ends the thought before the answer, so the thought in message {place + 1} cannot "
+                "be learned: leave it out"
+            )
     if not isinstance(told.get("content"), str):
         raise RewrittenTurnsError(_REWRITTEN)
-    after = render([*messages[:place], told])
+    after = after if told is messages[place] else render([*messages[:place], told])
     # Two answers that differ from their first letter on show where the template begins to write one.
     others = (render([*messages[:place], {"role": "assistant", "content": other}]) for other in ("x", "y"))
     head = _common_start(*others)
