@@ -154,3 +154,31 @@ def test_a_first_answer_without_a_generation_prompt_is_refused():
     source = "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
     with pytest.raises(RewrittenTurnsError):
         ChatTemplate(make_tokenizer(source)).encode_conversation(chat("Ho", start="assistant"))
+
+
+def test_an_answer_behind_calls_whose_thought_is_left_out_later_is_learned():
+    """As gpt-oss writes it: the thought of a call only before an answer is there."""
+    source = (
+        "{% set last = messages[-1] %}{% for m in messages %}<|im_start|>{{ m.role }}"
+        "{% if m.thinking and (m is sameas last or last.role != 'assistant') %}"
+        "<think>{{ m.thinking }}</think>{% endif %}"
+        "{{ '<|final|>' if m.role == 'assistant' }}{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+    )
+    template = ChatTemplate(make_tokenizer(source))
+    messages = chat("Hi", "Ho", "Ho?", "Hi!")
+    messages[1]["thinking"], messages[3]["thinking"] = "Hm.", "What?"
+    encoded = template.encode_conversation(messages, learned=[3])
+    prompt = template.encode_prompt(messages[:3])
+    assert encoded.tokens[: len(prompt)] == prompt and not any(encoded.trained[: len(prompt)])
+    assert marked(template, *encoded).endswith("⟦<think>What?</think><|final|>Hi!<|im_end|>⟧")
+
+
+def test_text_that_a_template_writes_behind_the_end_token_is_not_learned():
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}:{{ m.content }}<|im_end|>{% endfor %}<|im_start|>assistant:"
+    )
+    template = ChatTemplate(make_tokenizer(source))
+    encoded = template.encode_conversation(chat("Hi", "Ho"))
+    assert template.end_token_ids == {template.tokenizer.eos_token_id}
+    assert encoded.trained[-1] is False

@@ -302,7 +302,13 @@ class ChatTemplate:
         return frozenset(ends)
 
     def _end(self, answer: Sequence[int]) -> int:
-        """The number of trained tokens of a rendered answer: up to the special token that ends the turn."""
+        """The number of trained tokens of a rendered answer: up to the special token that ends the turn.
+
+        That is the tokenizer's end token; else the last one. Some templates begin the next turn behind it.
+        """
+        own = self.tokenizer.eos_token_id
+        if own in answer:
+            return len(answer) - list(reversed(answer)).index(own)
         last = max((at for at, token in enumerate(answer) if token in self._control.ids), default=-1)
         after = str(self.tokenizer.decode(list(answer[last + 1 :])))
         if last < 0 or after.strip():

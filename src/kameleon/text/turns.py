@@ -162,9 +162,7 @@ def _of_last(render: Render, messages: Sequence[Message]) -> Turns:
     if not isinstance(told.get("content"), str):
         raise RewrittenTurnsError(_REWRITTEN)
     after = after if told is messages[place] else render([*messages[:place], told])
-    # Two answers that differ from their first letter on show where the template begins to write one.
-    others = (render([*messages[:place], {"role": "assistant", "content": other}]) for other in ("x", "y"))
-    head = _common_start(*others)
+    head = _before_content(render, messages[:place]).removesuffix(_channel(render))
     prompt = render(messages[:place]) if place else ""
     generation_prompt = _before_thought(before.removeprefix(prompt))
     is_there = before.startswith(prompt) and _before_thought(head).endswith(generation_prompt)
@@ -176,6 +174,18 @@ def _of_last(render: Render, messages: Sequence[Message]) -> Turns:
     elif opened:
         answer = f"{thought}\n</think>\n\n{answer.lstrip()}"
     return Turns([Turn(before, answer)], "")
+
+
+def _before_content(render: Render, messages: Sequence[Message]) -> str:
+    """The text before the content of an answer: two answers that differ from their first letter on show its end."""
+    return _common_start(*(render([*messages, {"role": "assistant", "content": other}]) for other in ("x", "y")))
+
+
+def _channel(render: Render) -> str:
+    """The text that the template writes between its generation prompt and an answer, such as gpt-oss's channel."""
+    asked = [{"role": "user", "content": "?"}]
+    before, head = render(asked, add_generation_prompt=True), _before_content(render, asked)
+    return head[len(before) :] if head.startswith(before) else ""
 
 
 def _without_thought(message: Message) -> Message:
