@@ -307,7 +307,7 @@ class ChatTemplate:
         That is the tokenizer's end token; else the last one. Some templates begin the next turn behind it.
         """
         own = self.tokenizer.eos_token_id
-        if own in answer:
+        if isinstance(own, int) and own in answer:
             return len(answer) - list(reversed(answer)).index(own)
         last = max((at for at, token in enumerate(answer) if token in self._control.ids), default=-1)
         after = str(self.tokenizer.decode(list(answer[last + 1 :])))
