@@ -217,3 +217,8 @@ def test_a_kill_at_any_write_leaves_the_old_state_or_the_new_one(tmp_path, versi
     done = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 40
+
+
+def test_a_refused_name_with_an_accent_is_told_which_letters_count(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="letters from a to z"):
+        Shelf(tmp_path).path("mój")

@@ -172,7 +172,8 @@ def check_name(name: str) -> str:
     plain = re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?", name)
     if not plain or name.partition(".")[0].upper() in _DEVICES:
         raise AdapterError(
-            f"{name!r} cannot name an adapter: use up to 64 letters, digits, dots, dashes, underscores; no dot last"
+            f"{name!r} cannot name an adapter: use up to 64 letters from a to z or A to Z, digits, dots, dashes, "
+            "underscores; no dot last"
         )
     return name
 
