@@ -47,6 +47,7 @@ ORDER = (
     "studio",
     "bench",
     "cli",
+    "__main__",
 )
 """Each may import from those before it."""
 PLANNED = {"jobs", "studio"}

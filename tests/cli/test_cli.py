@@ -1,5 +1,6 @@
 """The commands as a person or a script meets them: real files, real exit codes, JSON alone on standard output."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -155,3 +156,8 @@ def test_what_the_system_refuses_anywhere_is_one_line(on_tiny, monkeypatch, erro
     monkeypatch.setattr("kameleon.adapters.Shelf.entries", refused)
     status, out, err = on_tiny("adapter", "list", base=False)
     assert (status, out, err) == (2, "", f"error: the system refused: {error}\n")
+
+
+def test_python_dash_m_is_the_command():
+    ran = subprocess.run([sys.executable, "-m", "kameleon", "--version"], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == importlib.metadata.version("kameleon")

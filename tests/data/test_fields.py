@@ -159,7 +159,10 @@ def test_a_field_of_another_kind_that_is_whole_is_no_fault():
 
 def test_fields_that_hold_something_and_are_not_read_are_named_and_counted(chatml):
     assert unread(text="plain", id=3, source="here", label=None, tags=[], note="") == ["id", "source"]
-    assert unread(messages=[{**ASK, "name": "A", "score": 3, "refusal": None}, SAY]) == ["messages[].score"]
+    assert unread(messages=[{**ASK, "score": 3, "refusal": None}, SAY]) == ["messages[].score"]
+    assert unread(messages=[{**ASK, "name": "Bob"}, SAY]) == ["messages[].name"]
+    result = {"role": "tool", "name": "clock", "content": "12"}
+    assert unread(messages=[ASK, {"role": "function", "name": "clock", "content": "12"}, result, SAY]) == []
     assert unread(messages=json.dumps([{**ASK, "score": 3}, SAY])) == ["messages[].score"]
     assert unread(text="plain", prompt="half") == ["prompt"]
     assert unread(question="a") == unread_fields(Record(7, {}, "broken")) == []

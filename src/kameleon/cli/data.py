@@ -126,7 +126,8 @@ def _about(encoded: Encoded, faults: Sequence[Fault], observations: Sequence[Obs
     if encoded.split:
         yield Text(f"{encoded.split} conversations are a row for each answer: the template rewrites earlier turns")
     for (taken, *left), count in encoded.mixed.items():
-        yield Text(f"{count} rows are written in several ways: {taken} was taken, {', '.join(left)} left aside")
+        those = "row is" if count == 1 else "rows are"
+        yield Text(f"{count} {those} written in several ways: {taken} was taken, {', '.join(left)} left aside")
     if observations:
         yield Text("\nabout the file", style="bold")
         yield from (Text(f"- {printable(in_flags(one.text))}") for one in observations)

@@ -30,8 +30,9 @@ _CALLS = ("function_call", "tool_call")
 _NAMES = {"from": "role", "value": "content"}  # ShareGPT's
 _LEARN = ("train", "training", "trainable", "loss", "mask")
 """Fields of other programs that say whether an answer is learned."""
+_SPEAKERS = ("system", "developer", "user", "assistant", "human", "gpt")
 _KNOWN = {
-    *("role", "content", "weight", "name", "tool_calls", "tool_call_id", "function_call"),
+    *("role", "content", "weight", "tool_calls", "tool_call_id", "function_call"),
     *("reasoning_content", "reasoning", "thinking"),
     *_NAMES,
     *_LEARN,
@@ -69,7 +70,12 @@ def unknown_fields(value: Any) -> set[str]:
         turns = [turn for turn in listed(value, "turns") if isinstance(turn, dict)]
     except DataError:  # text, not turns
         return set()
-    return {str(key) for turn in turns for key, one in turn.items() if not is_nothing(one)} - _KNOWN
+    return {str(key) for turn in turns for key, one in turn.items() if not is_nothing(one) and not _is_read(key, turn)}
+
+
+def _is_read(key: str, turn: Message) -> bool:
+    """Whether a turn's field has a meaning here. A name does beside a call or its result; it is the function's."""
+    return key in _KNOWN or (key == "name" and (turn.get("role") not in _SPEAKERS or "tool_call_id" in turn))
 
 
 def read_tools(value: Any, field: str) -> tuple[Any, ...]:

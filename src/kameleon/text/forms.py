@@ -202,6 +202,7 @@ class _Marked:
     def __init__(self, messages: Sequence[Message], tools: Sequence[Any], learned: Sequence[int]) -> None:
         self._learned = learned
         self._parts: list[tuple[str, int, str]] = []  # mark, place of its answer (-1: anywhere), what it is
+        self._ids: dict[str, str] = {}
         self.messages = [self._message(message, place) for place, message in enumerate(messages)]
         self.tools = [self._tool(tool) for tool in tools]
 
@@ -226,6 +227,10 @@ class _Marked:
                 told[key] = self._thought(f"`{key}` {where}", place)
             elif key == "tool_calls" and isinstance(value, list):
                 told[key] = [self._call(call, f"`tool_calls` {where}", place) for call in value]
+            elif key == "tool_call_id" and isinstance(value, str):
+                told[key] = self._id(value)
+            elif key == "name" and isinstance(value, str):
+                told[key] = "kmlname"
             elif key in ("content", "tool_call_id", "name", "role"):
                 told[key] = value
         return told
@@ -255,7 +260,12 @@ class _Marked:
                 function["arguments"] = self._mark(name, place)
             elif given:
                 function["arguments"] = {self._mark(name, place): self._mark(name, place)}
-        return {**call, "function": function}
+        told = {**call, "function": function}
+        return {**told, "id": self._id(call["id"])} if isinstance(call.get("id"), str) else told
+
+    def _id(self, call_id: str) -> str:
+        """The same id for the same call, as long as the one that came: some templates want nine letters."""
+        return self._ids.setdefault(call_id, f"{len(self._ids):x}".rjust(len(call_id), "0"))
 
     def _tool(self, tool: Any) -> Any:
         if not isinstance(tool, Mapping) or not isinstance(tool.get("function"), Mapping):
