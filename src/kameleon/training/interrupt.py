@@ -27,8 +27,10 @@ class StopRequest:
         self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.made:  # not before: another signal may wait already, and Python refuses one whose handler is gone
+            self._restore()
+            signal.raise_signal(number)
         self.made = True
-        self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
