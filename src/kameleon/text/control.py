@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from kameleon.errors import DataError
+from kameleon.text.token_bytes import special_ids_of
 
 _STAND_IN = "kmlSpelled{}x"
 _CONTROL = re.compile(r"..[<>\[\]|｜]")  # some tokenizers call "!" special, which people write
@@ -28,8 +29,7 @@ class ControlTokens:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        added = tokenizer.added_tokens_decoder
-        self.ids = frozenset(tokenizer.all_special_ids) | {token for token, one in added.items() if one.special}
+        self.ids = special_ids_of(tokenizer)
         """Token ids, with those of the tags around thoughts."""
         named = {str(tokenizer.convert_ids_to_tokens(token)) for token in self.ids}
         spelled_out = (text for text in named - {*_THOUGHT} if _CONTROL.search(text))

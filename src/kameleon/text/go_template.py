@@ -20,7 +20,7 @@ _SYSTEM, _USER, _ANSWER = "Kmlsystem", "Kmluser", "Kmlanswer"
 
 
 class _TheDay(datetime.date):
-    """A date that is written as a mark, whatever form a template wants it in."""
+    """A date that every form writes as the same mark."""
 
     def strftime(self, format: str) -> str:
         return _DATE

@@ -18,6 +18,12 @@ def encoder_of(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     return cast(Tokenizer, cast(PreTrainedTokenizerFast, tokenizer).backend_tokenizer)
 
 
+def special_ids_of(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that mark a place in a text, such as the end of a turn; they are no part of what it says."""
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(tokenizer.all_special_ids) | {token for token, entry in added if entry.special}
+
+
 class TokenBytes:
     """The bytes of a tokenizer's tokens, for byte pairs on bytes (GPT-2's kind) and for SentencePiece.
 
@@ -27,10 +33,8 @@ class TokenBytes:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
-        added = tokenizer.added_tokens_decoder
-        self._added = {token: entry.content.encode() for token, entry in added.items()}
-        self.special_ids = frozenset(tokenizer.all_special_ids) | {t for t, entry in added.items() if entry.special}
-        """Tokens that mark a place in a text, such as the end of a turn; they are no part of what it says."""
+        self._added = {token: entry.content.encode() for token, entry in tokenizer.added_tokens_decoder.items()}
+        self.special_ids = special_ids_of(tokenizer)
         self._letters = _byte_letters() if "ByteLevel" in repr(encoder_of(tokenizer).decoder) else None
 
     def __getitem__(self, token: int) -> bytes:
