@@ -100,7 +100,7 @@ def test_a_prompt_seen_before_is_not_computed_again_but_never_across_adapters(lo
     prompt = (*SHARED, 1, 2, 3)
 
     def cached(slot, key=None):
-        number = add(batch, Request(prompt, None, Sampling(max_tokens=2)), slot, adapter_key=key)
+        number = add(batch, Request(prompt, None, Sampling(max_tokens=2)), slot, prefix_key=key)
         got = run(batch)[number]
         assert got.tokens == alone(loaded, Request(prompt, None, Sampling(max_tokens=2)), slot).tokens
         return got.cached_tokens

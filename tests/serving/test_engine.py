@@ -14,7 +14,7 @@ from waiting import wait_until
 from kameleon import Sampling
 from kameleon.errors import AdapterFileError, AdapterNotFoundError, KameleonError, QueueFullError, SettingError
 from kameleon.generation import Request, generate
-from kameleon.serving import Engine, HotAdapters, Limits
+from kameleon.serving import Client, Engine, HotAdapters, Limits
 
 # The full form: KAMELEON_ANSWERS=100000 pytest -m slow tests/serving/test_engine.py
 ANSWERS = int(os.environ.get("KAMELEON_ANSWERS", "20000"))
@@ -59,7 +59,9 @@ def shelve(tiny, count):
 def ask(engine, tiny, text, adapter=None, user="", **wish):
     answer = Answer()
     wish = {"max_tokens": 8, **wish}
-    answer.ticket = engine.submit(Request(tiny.encode_prompt(text), adapter, Sampling(**wish)), answer, user)
+    answer.ticket = engine.submit(
+        Request(tiny.encode_prompt(text), adapter, Sampling(**wish)), answer, Client(user=user)
+    )
     return answer
 
 

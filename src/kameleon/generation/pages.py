@@ -1,8 +1,8 @@
 """Memory for keys and values: pages shared by sequences that begin alike, kept while there is room.
 
-The prefix cache is a tree: a full page is found by the page before it and its own tokens, and the first page by the key
-of its adapter, so no page is ever found under another adapter. Tokens are compared, not hashes of them: there are no
-collisions.
+The prefix cache is a tree: a full page is found by the page before it and its own tokens, and the first page by a key
+that says whose prompt it is, so no page is ever found under another key. Tokens are compared, not hashes of them: there
+are no collisions.
 """
 
 from __future__ import annotations
@@ -84,11 +84,11 @@ class PagePool:
             else:
                 self._free.append(page)
 
-    def find(self, adapter: Hashable, tokens: Sequence[int]) -> tuple[list[int], Hashable]:
-        """The longest cached prefix of `tokens` under that adapter: its pages, now referenced, and the tree's node
+    def find(self, key: Hashable, tokens: Sequence[int]) -> tuple[list[int], Hashable]:
+        """The longest cached prefix of `tokens` under that key: its pages, now referenced, and the tree's node
         after them. It never includes the last token, which must be computed to know the next one."""
         found: list[int] = []
-        branch: Hashable = ("root", adapter)
+        branch: Hashable = ("root", key)
         for at in range(0, (len(tokens) - 1) // PAGE_TOKENS * PAGE_TOKENS, PAGE_TOKENS):
             page = self._published.get((branch, tuple(tokens[at : at + PAGE_TOKENS])))
             if page is None:

@@ -87,7 +87,7 @@ class Scheduler:
         while self.waiting and len(self.running) < self._max_sequences:
             sequence = self.waiting[0]
             wanted = () if sequence.needs_all_hidden else sequence.tokens
-            found, branch = self.pool.find(sequence.adapter_key, wanted)
+            found, branch = self.pool.find(sequence.prefix_key, wanted)
             # One page more than needed now: else the next token of another could preempt it at once.
             needed = pages_for(len(sequence.tokens) + 1) - len(found)
             if needed > self.pool.available and self.running:

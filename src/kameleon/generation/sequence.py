@@ -22,8 +22,8 @@ class Sequence:
     request: Request
     slot: int
     """The adapter's slot in the bank."""
-    adapter_key: Hashable
-    """Names the adapter's version; only prompts of equal keys share pages."""
+    prefix_key: Hashable
+    """Only prompts of equal keys share pages: it differs from adapter to adapter, and may from client to client."""
     chooser: Chooser
     stream: TextStream
     tokens: list[int]

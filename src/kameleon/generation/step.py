@@ -78,21 +78,21 @@ class Batch:
         slot: int,
         *,
         request_id: int,
-        adapter_key: Hashable = None,
+        prefix_key: Hashable = None,
         chooser: Chooser | None = None,
     ) -> None:
         """Take a request in; its pieces carry `request_id`, which no other request of this batch has.
 
-        `slot` is its adapter's in the bank and stays so until the last piece; `adapter_key` (by default the slot) names
-        the adapter's version: only prompts of equal keys share pages. `chooser` is the result of `check`, if that was
-        called before. Raises what `check` does.
+        `slot` is its adapter's in the bank and stays so until the last piece; `prefix_key` (by default the slot)
+        says with whom its prompt shares pages: only prompts of equal keys do. `chooser` is the result of `check`, if
+        that was called before. Raises what `check` does.
         """
         self._scheduler.add(
             Sequence(
                 request_id,
                 request,
                 slot,
-                slot if adapter_key is None else adapter_key,
+                slot if prefix_key is None else prefix_key,
                 self.check(request) if chooser is None else chooser,
                 TextStream(self._token_bytes, request.sampling.stop),
                 list(request.prompt),

@@ -15,6 +15,7 @@ from starlette.requests import Request as HttpRequest
 from kameleon.generation import Completion, Piece, Request
 from kameleon.http.errors import ClientGoneError
 from kameleon.http.request_log import Entry
+from kameleon.serving.client import Client
 from kameleon.serving.engine import Engine, Ticket
 
 _Result = TypeVar("_Result")
@@ -23,8 +24,8 @@ _Result = TypeVar("_Result")
 class Answers:
     """The answers to one HTTP request. Submitted together; the end of the block cancels those that run."""
 
-    def __init__(self, engine: Engine, *, user: str, entry: Entry) -> None:
-        self._engine, self._user, self._entry = engine, user, entry
+    def __init__(self, engine: Engine, *, client: Client, entry: Entry) -> None:
+        self._engine, self._client, self._entry = engine, client, entry
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
         self._tickets: list[Ticket] = []
@@ -58,7 +59,7 @@ class Answers:
         requests = prepare()
         for index, request in enumerate(requests):
             self._unfinished += 1
-            ticket = self._engine.submit(request, self._listener(index), self._user)
+            ticket = self._engine.submit(request, self._listener(index), self._client)
             with self._lock:  # held only for a moment: the event loop waits for it too
                 self._tickets.append(ticket)
                 is_closed = self._is_closed

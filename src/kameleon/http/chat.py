@@ -17,7 +17,7 @@ from kameleon.http.errors import ApiError, json_response
 from kameleon.http.events import Events, event_stream
 from kameleon.http.guard import key_of
 from kameleon.http.request_log import entry_of
-from kameleon.http.service import Service, service_of, user_of
+from kameleon.http.service import Service, client_of, service_of
 from kameleon.http.tools import Call, CallReader, ToolPlan, plan_tools
 from kameleon.http.usage import Label, usage_of
 
@@ -41,7 +41,7 @@ class _Chat:
         if body.top_logprobs and not body.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs: true", code="invalid_value", param="top_logprobs")
         self._service, self._body = service, body
-        self._key, self._user = key_of(request), user_of(request, body.user)
+        self._key, self._client = key_of(request), client_of(request, body.user)
         self._entry = entry_of(request)
         self._plan: ToolPlan = plan_tools(body, service.base.template.tools_source)
         self._label: Label | None = None
@@ -71,7 +71,7 @@ class _Chat:
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one document."""
-        async with Answers(self._service.engine, user=self._user, entry=self._entry) as answers:
+        async with Answers(self._service.engine, client=self._client, entry=self._entry) as answers:
             await answers.ask(self._prepare)
             completions = await answers.completions()
         return {
@@ -98,7 +98,7 @@ class _Chat:
     async def events(self) -> Events:
         """The answer as events: for each choice its role, its pieces and why it ended; then the counts if asked for."""
         completions: dict[int, Completion] = {}
-        async with Answers(self._service.engine, user=self._user, entry=self._entry) as answers:
+        async with Answers(self._service.engine, client=self._client, entry=self._entry) as answers:
             await answers.ask(self._prepare)
             readers: dict[int, CallReader] = {}
             async for index, piece in answers.pieces():

@@ -18,7 +18,7 @@ from kameleon.http.events import Events, event_stream
 from kameleon.http.guard import key_of
 from kameleon.http.logprobs import Offsets
 from kameleon.http.request_log import entry_of
-from kameleon.http.service import Service, service_of, user_of
+from kameleon.http.service import Service, client_of, service_of
 from kameleon.http.usage import Label, usage_of
 
 _DEFAULT_TOKENS = 16  # OpenAI's
@@ -54,7 +54,7 @@ class _Continuation:
                 400, f"at most {MOST_ANSWERS} answers a request: prompts × n", code="invalid_value", param="n"
             )
         self._service, self._body, self._prompts = service, body, prompts
-        self._key, self._user = key_of(request), user_of(request, body.user)
+        self._key, self._client = key_of(request), client_of(request, body.user)
         self._entry = entry_of(request)
         self._label: Label | None = None
         self._encoded: list[list[int]] = []
@@ -76,7 +76,7 @@ class _Continuation:
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one document."""
-        async with Answers(self._service.engine, user=self._user, entry=self._entry) as answers:
+        async with Answers(self._service.engine, client=self._client, entry=self._entry) as answers:
             await answers.ask(self._prepare)
             done = await answers.completions()
         return {
@@ -89,7 +89,7 @@ class _Continuation:
         """The answers as events, one for each piece."""
         done: dict[int, Completion] = {}
         offsets: dict[int, Offsets] = {}  # of each answer that has begun
-        async with Answers(self._service.engine, user=self._user, entry=self._entry) as answers:
+        async with Answers(self._service.engine, client=self._client, entry=self._entry) as answers:
             await answers.ask(self._prepare)
             async for index, piece in answers.pieces():
                 echo, prompt = ("", ()) if index in offsets else (self._echo(index), self._encoded_of(index))

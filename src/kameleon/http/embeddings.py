@@ -19,7 +19,7 @@ from kameleon.http.bodies import EmbeddingBody
 from kameleon.http.errors import ApiError, json_response
 from kameleon.http.guard import key_of
 from kameleon.http.request_log import entry_of
-from kameleon.http.service import service_of, user_of
+from kameleon.http.service import client_of, service_of
 
 _AT_ONCE = 32  # texts of one request are submitted at once; all of them could fill the queue
 
@@ -49,7 +49,7 @@ async def _embed(body: EmbeddingBody, request: Request) -> dict[str, Any]:
     entry.prompt_tokens = sum(len(prompt.prompt) for prompt in prompts)
     done: list[Completion] = []
     for start in range(0, len(prompts), _AT_ONCE):
-        async with Answers(service.engine, user=user_of(request, body.user), entry=entry) as answers:
+        async with Answers(service.engine, client=client_of(request, body.user), entry=entry) as answers:
             await answers.ask(lambda part=prompts[start : start + _AT_ONCE]: part)
             done += await answers.completions()
     tokens = sum(one.prompt_tokens for one in done)

@@ -23,8 +23,8 @@ class Key:
     models: frozenset[str] | None = None
 
     @property
-    def user(self) -> str:
-        """A name for fairness and logs, which does not reveal the key."""
+    def name(self) -> str:
+        """A name that does not reveal the key."""
         return f"key {self.number}"
 
     def may_use(self, model: str) -> bool:

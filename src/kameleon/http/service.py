@@ -15,6 +15,7 @@ from kameleon.http.logprobs import TokenTexts
 from kameleon.http.names import adapter_of
 from kameleon.http.prompts import Prompts
 from kameleon.http.usage import Label
+from kameleon.serving.client import Client
 from kameleon.serving.engine import Engine
 from kameleon.serving.hot_adapters import HotAdapters
 from kameleon.text import TokenBytes
@@ -61,7 +62,7 @@ def service_of(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 
 
-def user_of(request: Request, named: str | None) -> str:
-    """The user that a request belongs to, for fairness: its key's user, and the user that the request names."""
+def client_of(request: Request, user: str | None) -> Client:
+    """Who asks: the key of a request, and the user that it names."""
     key = key_of(request)
-    return " ".join(part for part in (key and key.user, named and named[:200]) if part)
+    return Client("" if key is None else key.name, (user or "")[:200])

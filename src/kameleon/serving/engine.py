@@ -17,6 +17,7 @@ from kameleon.bases import Base
 from kameleon.errors import KameleonError, QueueFullError
 from kameleon.generation import Batch, Chooser, Completion, Piece, Request
 from kameleon.ops import PAGE_TOKENS
+from kameleon.serving.client import Client
 from kameleon.serving.fair_queue import FairQueue
 from kameleon.serving.hot_adapters import HotAdapters, Version, shutting_down
 from kameleon.serving.memory import memory_budget
@@ -32,7 +33,7 @@ class Ticket:
 
     id: int
     request: Request
-    user: str
+    client: Client
     on_piece: OnPiece
     version: Version
     chooser: Chooser
@@ -83,7 +84,12 @@ class Engine:
         self._thread = threading.Thread(target=self._main, name="kameleon-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request, on_piece: OnPiece, user: str = "") -> Ticket:
+    def submit(
+        self,
+        request: Request,
+        on_piece: OnPiece,
+        client: Client = Client(),  # noqa: B008 (immutable)
+    ) -> Ticket:
         """Take a request in; `on_piece` gets its text, from the engine's thread or that of `cancel`; it must return at
         once.
 
@@ -100,8 +106,8 @@ class Engine:
                 self.adapters.release(version)
                 raise
             self._ids += 1
-            ticket = Ticket(self._ids, request, user, on_piece, version, chooser, time.monotonic())
-            self._queue.put(ticket, user, request.adapter)
+            ticket = Ticket(self._ids, request, client, on_piece, version, chooser, time.monotonic())
+            self._queue.put(ticket, client, request.adapter)
             self._counters[request.adapter].requests += 1
             self._lock.notify_all()
         return ticket
@@ -116,7 +122,7 @@ class Engine:
                 self._leave_queue(ticket, Piece(ticket.id, "", self._nothing(ticket, "cancelled")))
             self._lock.notify_all()
 
-    def embed(self, tokens: tuple[int, ...], adapter: str | None = None, user: str = "") -> Tensor:
+    def embed(self, tokens: tuple[int, ...], adapter: str | None = None) -> Tensor:
         """The mean of the final hidden states over all tokens, [hidden_size] fp32. Waits in the queue; raises as
         `submit` does."""
         done: Future[Completion] = Future()
@@ -127,7 +133,7 @@ class Engine:
             elif piece.completion is not None:
                 done.set_result(piece.completion)
 
-        self.submit(Request(tokens, adapter, embed=True), finish, user)
+        self.submit(Request(tokens, adapter, embed=True), finish)
         embedding = done.result().embedding
         if embedding is None:
             raise QueueFullError("the time for this request was over before it was computed", self._retry_after_s())
@@ -247,14 +253,21 @@ class Engine:
             if ticket.version.error is not None:
                 self._end(ticket, Piece(ticket.id, "", error=ticket.version.error))
                 continue
-            key = ticket.version.residence if ticket.request.adapter is not None else None
             self._batch.add(
-                ticket.request, ticket.version.slot, request_id=ticket.id, adapter_key=key, chooser=ticket.chooser
+                ticket.request,
+                ticket.version.slot,
+                request_id=ticket.id,
+                prefix_key=self._prefix_key(ticket),
+                chooser=ticket.chooser,
             )
             ticket.started = True
             self._running[ticket.id] = ticket
             self._counters[ticket.request.adapter].queue_s.note(time.monotonic() - ticket.submitted_s)
-            self._queue.charge(ticket.user, ticket.request.adapter, len(ticket.request.prompt))
+            self._queue.charge(ticket.client, ticket.request.adapter, len(ticket.request.prompt))
+
+    def _prefix_key(self, ticket: Ticket) -> tuple[int, str]:
+        """Whose prompts share pages of the cache: those of one load of an adapter, and of one key."""
+        return ticket.version.residence, "" if self.limits.share_prefixes else ticket.client.key
 
     def _deliver(self, piece: Piece) -> None:
         ticket = self._running[piece.request]
@@ -266,7 +279,7 @@ class Engine:
                 counters.between_tokens_s.note((now - ticket.last_token_s) / len(piece.tokens))
             ticket.last_token_s = now
             counters.completion_tokens += len(piece.tokens)
-            self._queue.charge(ticket.user, ticket.request.adapter, len(piece.tokens))
+            self._queue.charge(ticket.client, ticket.request.adapter, len(piece.tokens))
         if piece.completion is None and piece.error is None:
             self._send(ticket, piece)
             return

@@ -37,7 +37,7 @@ class FairQueue(Generic[T]):
     """Waiting items by user and adapter."""
 
     def __init__(self) -> None:
-        self._users: dict[str, _User[T]] = {}
+        self._users: dict[Hashable, _User[T]] = {}
         self._clock = 0.0
         self._waiting = 0
 
@@ -49,7 +49,7 @@ class FairQueue(Generic[T]):
         flows = (flow for user in self._users.values() if user.waiting for flow in user.flows.values())
         return (item for flow in flows for item in flow.waiting)
 
-    def put(self, item: T, user: str, adapter: str | None) -> None:
+    def put(self, item: T, user: Hashable, adapter: str | None) -> None:
         """Behind the others of this user and adapter."""
         whose = _entering(self._users, user, _User, self._clock)
         _entering(whose.flows, adapter, _Flow, whose.clock).waiting.append(item)
@@ -76,7 +76,7 @@ class FairQueue(Generic[T]):
                     user.waiting -= 1
                     self._waiting -= 1
 
-    def charge(self, user: str, adapter: str | None, tokens: int) -> None:
+    def charge(self, user: Hashable, adapter: str | None, tokens: int) -> None:
         """`tokens` were computed for this user and adapter."""
         whose = self._users.setdefault(user, _User())
         whose.served += tokens

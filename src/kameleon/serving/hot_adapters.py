@@ -38,7 +38,7 @@ class Version:
     source: ShelfVersion | Adapter | None
     slot: int = NO_ADAPTER
     residence: int = 0
-    """Changes on every load. It is the prefix cache's key, so pages never outlive a load."""
+    """Changes on every load. It is part of the prefix cache's key, so pages never outlive a load."""
     bytes: int = 0
     holders: int = 0  # requests that wait for it or run on it
     running: int = 0

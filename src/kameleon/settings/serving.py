@@ -31,6 +31,9 @@ class Limits:
     default_max_tokens: int = 512
     """Tokens of an answer to a chat request that sets no max_tokens: several paragraphs, and a small base that finds no
     end stops within seconds. A request may ask for more."""
+    share_prefixes: bool = False
+    """Let keys share what the cache holds of recent prompts. By default each key finds its own prompts alone: the time
+    of an answer, and its cached_tokens, would tell one key what another has sent."""
     prefill_chunk_tokens: int = 256
     """Prompt tokens computed in one step beside running answers: what a long prompt puts between two tokens."""
 
