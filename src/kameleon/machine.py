@@ -78,3 +78,20 @@ def _kilobytes(file: str, key: str) -> int | None:
     """The value of a line "KEY: 123 kB", in bytes."""
     found = (line.split() for line in _lines(file) if line.startswith(f"{key}:"))
     return next((int(words[1]) * 1024 for words in found), None)
+
+
+def open_files(wanted: int) -> int:
+    """How many files this process may have open, once its soft limit is raised to `wanted` as far as the hard one goes.
+
+    Windows sets no such limit: there it is `wanted`.
+    """
+    if sys.platform == "win32":
+        return wanted
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    reachable = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft == resource.RLIM_INFINITY or soft >= reachable:
+        return wanted if soft == resource.RLIM_INFINITY else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
+    return reachable

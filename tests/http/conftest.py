@@ -60,9 +60,10 @@ def listen():
     """Serve an application on a free port of this machine; returns its address. Ends with the test."""
     running = []
 
-    def start(app):
-        opened = open_socket(HttpSettings(port=0))
-        runner, ready = Runner(drain_s=1), threading.Event()
+    def start(app, **fields):
+        settings = HttpSettings(port=0, drain_s=1, **fields)
+        opened = open_socket(settings)
+        runner, ready = Runner(settings), threading.Event()
         thread = threading.Thread(target=runner.run, args=(app, opened), kwargs={"on_ready": ready.set}, daemon=True)
         thread.start()
         assert ready.wait(10)

@@ -60,7 +60,7 @@ def serve(
     keys = None if http.api_key_file is None else KeyRing.read(http.api_key_file)
     with open_socket(http) as opened:
         loaded = open_base(base, quantize, compute=compute)
-        runner = Runner(http.drain_s)
+        runner = Runner(http)
         adapters = HotAdapters(loaded.base, loaded.shelf, any_base=any_base)
         engine = Engine(loaded.base, adapters, limits, on_failure=runner.failed)
         service = Service(loaded.base, engine, adapters=adapters, shelf=loaded.shelf, any_base=any_base)

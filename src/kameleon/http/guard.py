@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import shlex
 from collections.abc import Callable, Collection
 
@@ -16,13 +17,14 @@ from kameleon.http.errors import ApiError, error_response
 from kameleon.http.keys import Key, KeyRing
 
 _OTHER_KEYS = ("api-key", "x-api-key", "x-goog-api-key", "openai-api-key")  # headers in which other servers take keys
+_HOST = re.compile(r"(?:\[([0-9a-f.]*:[0-9a-f:.]*)\]|([a-z0-9._-]+))(?::\d{1,5})?|", re.IGNORECASE | re.ASCII)
 _OPEN_PATHS = ("/health", "/ready")  # asked by programs that watch the process; they tell nothing else
 
 
 def is_local(host: str) -> bool:
     """Whether a host is a loopback address or "localhost"."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host.lower() == "localhost"
 
@@ -75,14 +77,18 @@ class Guard:
 
     def _check_origin(self, headers: Headers) -> None:
         host = headers.get("host", "")
-        if self._keys is None and not is_local(_name(host)):
+        name = _name(host)
+        if name is None:
+            message = f"the header Host is {host[:80]!r}; it must be a name or an address, with a port or without"
+            raise ApiError(400, message, code="wrong_host")
+        if self._keys is None and not is_local(name):
             raise ApiError(
                 403,
                 f"this server is for this machine only, but the request names the host {host[:80]!r}",
                 code="wrong_host",
             )
         origin = headers.get("origin")
-        if origin is None or self._origins & {origin, "*"} or origin.partition("://")[2] == host:
+        if origin is None or self._origins & {origin, "*"} or origin in (f"http://{host}", f"https://{host}"):
             return
         page = origin[:80]
         raise ApiError(
@@ -105,9 +111,10 @@ class Guard:
         return key
 
 
-def _name(host: str) -> str:
-    """A Host header without its port."""
-    return host[: host.find("]") + 1] if host.startswith("[") else host.partition(":")[0]
+def _name(host: str) -> str | None:
+    """A Host header without its port and the brackets of IPv6; "" for one that is missing, None for any other text."""
+    found = _HOST.fullmatch(host)
+    return found and (found[1] or found[2] or "")
 
 
 def _came_instead(headers: Headers) -> str:

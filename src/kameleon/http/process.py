@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import errno
 import gc
 import logging
+import math
 import os
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import LOGGING_CONFIG
 
 from kameleon.errors import KameleonError, SettingError
+from kameleon.http.connection import Connection, waiting_in
 from kameleon.http.guard import is_local
+from kameleon.http.repeated import OncePerSecond
+from kameleon.machine import open_files
 from kameleon.settings import HttpSettings
 
 _log = logging.getLogger(__name__)
 _TIMED = {"format": "%(asctime)s %(message)s", "datefmt": "%Y-%m-%d %H:%M:%S"}
+_OURS = {"class": "logging.StreamHandler", "formatter": "timed", "filters": ["repeated"]}
 # uvicorn's configuration, and our logger beside it: lines of `kameleon` go to standard error with their time.
 _LOGGING = {
     **LOGGING_CONFIG,
+    "filters": {"repeated": {"()": OncePerSecond}},
     "formatters": {**LOGGING_CONFIG["formatters"], "timed": _TIMED},
-    "handlers": {**LOGGING_CONFIG["handlers"], "timed": {"class": "logging.StreamHandler", "formatter": "timed"}},
-    "loggers": {**LOGGING_CONFIG["loggers"], "kameleon": {"handlers": ["timed"], "level": "INFO"}},
+    "handlers": {**LOGGING_CONFIG["handlers"], "timed": _OURS},
+    "loggers": {
+        **{name: {"handlers": ["timed"], "level": "INFO"} for name in ("uvicorn", "kameleon")},
+        "asyncio": {"handlers": ["timed"], "level": "WARNING", "propagate": False},
+    },
 }
+_BACKLOG = 2048  # connections that the system holds until they are accepted
+_SEND_BUFFER_BYTES = 1 << 17  # of the system, for each connection: a client that stops reading holds little
+_OTHER_FILES = 128  # beside connections: weights, adapters that are loaded, uploads
+_TICKS_PER_SWEEP = 10  # uvicorn ticks ten times a second
 _LAST_WORDS_S = 5.0  # for responses that report the failure, before the process is ended by force
 
 
@@ -43,8 +61,9 @@ def open_socket(settings: HttpSettings) -> socket.socket:
     opened = socket.socket(family, socket.SOCK_STREAM)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)  # connections inherit it
         opened.bind((settings.host, settings.port))
-        opened.listen(2048)
+        opened.listen(_BACKLOG)
     except OSError as error:
         opened.close()
         raise SettingError(
@@ -56,8 +75,8 @@ def open_socket(settings: HttpSettings) -> socket.socket:
 class Runner:
     """Runs an application until a signal, then lets running answers end. `failed` is safe from any thread."""
 
-    def __init__(self, drain_s: float) -> None:
-        self._drain_s = drain_s
+    def __init__(self, settings: HttpSettings) -> None:
+        self._settings = settings
         self._server: _Server | None = None
         self._failure: BaseException | None = None
 
@@ -83,7 +102,12 @@ class Runner:
             log_level="warning",
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=max(1, round(self._drain_s)),
+            http=partial(Connection, settings=_within_files(self._settings)),  # type: ignore[arg-type]
+            ws="none",
+            loop="asyncio",
+            backlog=1,  # asyncio tries to accept as often as this when no file descriptor is left, with a report each
+            timeout_keep_alive=math.ceil(self._settings.keep_alive_s),
+            timeout_graceful_shutdown=max(1, round(self._settings.drain_s)),
         )
         self._server = _Server(config, on_ready)
         # Objects of now stay: a collection that walks through all of them stops every stream for a quarter of a second.
@@ -95,6 +119,15 @@ class Runner:
             raise KameleonError(f"the engine has failed: {self._failure}") from self._failure
 
 
+def _within_files(settings: HttpSettings) -> HttpSettings:
+    """The settings with as many connections as the system allows, whose soft limit is raised if it can be."""
+    allowed = max(1, open_files(settings.max_connections + _OTHER_FILES) - _OTHER_FILES)
+    if allowed >= settings.max_connections:
+        return settings
+    _log.warning("this process may open few files (ulimit -n), so only %d connections may be open", allowed)
+    return replace(settings, max_connections=allowed)
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server, but it ends normally after a signal; uvicorn's own raises the signal again at the end."""
 
@@ -104,8 +137,31 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        asyncio.get_running_loop().set_exception_handler(self._on_loop_fault)
+        for opened in sockets or ():
+            opened.listen(_BACKLOG)  # asyncio has set it to uvicorn's backlog
         if self.started:
             self._on_ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_PER_SWEEP == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.sweep(now)
+        return await super().on_tick(counter)
+
+    def _on_loop_fault(self, loop: asyncio.AbstractEventLoop, fault: dict[str, Any]) -> None:
+        """Tell a fault that asyncio reports. Where no file descriptor is left, half of those that wait give theirs."""
+        error = fault.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(fault)
+            return
+        waiting = waiting_in(self.server_state.connections)
+        ended = waiting[: (len(waiting) + 1) // 2]
+        for connection in ended:
+            connection.drop()
+        _log.warning("no file descriptor is left (ulimit -n): %d connections without a request are closed", len(ended))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

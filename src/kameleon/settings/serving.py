@@ -71,6 +71,20 @@ class HttpSettings:
     """The largest body of a request: more than any base here reads at once."""
     max_upload_bytes: int = 500_000_000
     """The largest upload of an adapter: far more than one of rank 16 on a base of 8 billion weights has."""
+    max_connections: int = 1024
+    """Connections that may be open. One more closes the one that waits longest for a request, or is told to come back
+    later. All that wait and run take fewer, and each holds a file descriptor."""
+    max_address_connections: int = 512
+    """The same for the connections of one address: one client leaves half of all to others. More than wait and run."""
+    max_head_bytes: int = 16_384
+    """The largest head of a request, its path and headers: browsers and clients send less than half."""
+    keep_alive_s: float = 60.0
+    """Seconds that a connection may stay open between two requests: clients keep theirs for less."""
+    slow_client_s: float = 30.0
+    """A client that sends its request, or reads its answer, is dropped if it moves fewer than --slow-client-bytes in
+    this many seconds and is not done: a busy machine or a bad line may pause for some seconds."""
+    slow_client_bytes: int = 10_000
+    """The fewest bytes in --slow-client-s. The default is a tenth of what the slowest mobile networks carry."""
     drain_s: float = 30.0
     """Seconds that running answers may go on for after SIGTERM or Ctrl-C, before they are cut."""
 
@@ -86,5 +100,11 @@ class HttpSettings:
             ),
             ("max_request_bytes", "at least 1000", self.max_request_bytes >= 1000),
             ("max_upload_bytes", "at least 1000", self.max_upload_bytes >= 1000),
+            ("max_connections", "at least 1", self.max_connections >= 1),
+            ("max_address_connections", "at least 1", self.max_address_connections >= 1),
+            ("max_head_bytes", "at least 1000", self.max_head_bytes >= 1000),
+            ("keep_alive_s", "above 0", 0 < self.keep_alive_s < math.inf),
+            ("slow_client_s", "above 0", 0 < self.slow_client_s < math.inf),
+            ("slow_client_bytes", "at least 1", self.slow_client_bytes >= 1),
             ("drain_s", "0 or more", 0 <= self.drain_s < math.inf),
         )
