@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache, wraps
@@ -122,7 +123,9 @@ def _fits(value: Any, kind: Any) -> bool:
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     numbers = {int: Integral, float: Real}
-    return isinstance(value, numbers.get(kind, origin or kind))
+    if not isinstance(value, numbers.get(kind, origin or kind)):
+        return False
+    return kind is not float or not isinstance(value, int) or abs(value) <= sys.float_info.max
 
 
 def expected(kind: Any) -> str:

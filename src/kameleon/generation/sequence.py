@@ -36,6 +36,8 @@ class Sequence:
     """The prefix cache's node after the last published page."""
     cached: int | None = None
     """Tokens that the prefix cache had when the request was first admitted."""
+    read: int = 0
+    """Tokens of the answer that have become text."""
     emitted: int | None = None
     """Tokens of the answer already given out; None before the first piece."""
     scores: list[ScoredToken] = field(default_factory=list)
@@ -44,12 +46,11 @@ class Sequence:
     finish: Finish | None = None
     error: KameleonError | None = None
     hidden_sum: torch.Tensor | None = None
-    """Sum of final hidden states, [hidden_size] fp32, for a request that asked to embed."""
+    """Sum of final hidden states, [hidden_size] fp64, for a request that asked to embed."""
 
-    @property
-    def answer(self) -> list[int]:
-        """The generated tokens."""
-        return self.tokens[len(self.request.prompt) :]
+    def answer_behind(self, count: int) -> list[int]:
+        """The generated tokens behind the first `count`; a step that copied all of them would cost more and more."""
+        return self.tokens[len(self.request.prompt) + count :]
 
     @property
     def left(self) -> int:
@@ -84,9 +85,15 @@ class Sequence:
             self.finish = "length"
 
     def add_hidden(self, hidden: torch.Tensor) -> None:
-        """Add final hidden states [tokens, hidden_size] to the sum; finish when the prompt is through."""
-        total = hidden.float().sum(0)
-        self.hidden_sum = total if self.hidden_sum is None else self.hidden_sum + total
+        """Add final hidden states [tokens, hidden_size] to the sum; finish when the prompt is through.
+
+        They are added one after the other, so that the sum does not depend on where a chunk of the prompt ends: that
+        depends on the other requests.
+        """
+        if self.hidden_sum is None:
+            self.hidden_sum = torch.zeros(hidden.shape[1], dtype=torch.float64)
+        for one in hidden.double():
+            self.hidden_sum += one
         if not torch.isfinite(self.hidden_sum).all():
             self.fail_numbers()
         elif not self.left:
@@ -105,7 +112,8 @@ class Sequence:
         """Text that became certain and the tokens behind it, the end, or the error; None if there is nothing new."""
         if self.error is not None:
             return Piece(self.id, "", error=self.error)
-        text = self.stream.take(self.answer, finished=self.finish is not None)
+        text = self.stream.take(self.answer_behind(self.read), finished=self.finish is not None)
+        self.read = len(self.tokens) - len(self.request.prompt)
         if self.stream.stopped:
             self.finish = "stop"
         if self.finish is not None:
@@ -115,18 +123,18 @@ class Sequence:
     def _completion(self, finish: Finish) -> Completion:
         return Completion(
             self.stream.text,
-            tuple(self.answer),
+            tuple(self.answer_behind(0)),
             finish,
             prompt_tokens=len(self.request.prompt),
             cached_tokens=self.cached or 0,
             scores=tuple(self.scores),
-            embedding=None if self.hidden_sum is None else self.hidden_sum / len(self.request.prompt),
+            embedding=None if self.hidden_sum is None else (self.hidden_sum / len(self.request.prompt)).float(),
             prompt_scores=tuple(self.prompt_scores),
         )
 
     def _piece(self, text: str, completion: Completion | None = None) -> Piece:
-        answer, emitted = self.answer, self.emitted or 0
+        emitted = self.emitted or 0
         prompt_scores = tuple(self.prompt_scores) if self.emitted is None else ()
-        self.emitted = len(answer)
-        fresh = tuple(answer[emitted:]), tuple(self.scores[emitted:])
+        self.emitted = self.read
+        fresh = tuple(self.answer_behind(emitted)), tuple(self.scores[emitted:])
         return Piece(self.id, text, completion, *fresh, prompt_scores=prompt_scores)

@@ -169,7 +169,7 @@ class Batch:
                     continue
                 chooser = sequence.chooser
                 try:
-                    choice = Choice(token) if chooser.greedy else chooser.choose(row, sequence.answer)
+                    choice = Choice(token) if chooser.greedy else chooser.choose(row)
                 except SettingError as error:
                     sequence.fail(error)
                     continue

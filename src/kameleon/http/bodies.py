@@ -17,6 +17,7 @@ from kameleon.generation.json_schema import closed
 from kameleon.http.elsewhere import unknown_field
 from kameleon.http.errors import ApiError
 from kameleon.settings import Sampling
+from kameleon.settings.generation import MOST_BIASES, MOST_STOP_CHARACTERS, MOST_STOPS
 from kameleon.text import Effort
 
 MOST_ANSWERS = 64
@@ -26,7 +27,7 @@ UNKNOWN_FIELDS = "unknown_fields"
 _Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 _Count = Annotated[int, Field(ge=0, lt=2**31)]
 _Token = Annotated[int, Field(ge=0, lt=2**31)]
-_Strings = Annotated[list[str], Field(max_length=16)]
+_Stop = Annotated[str, Field(max_length=MOST_STOP_CHARACTERS)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
@@ -101,9 +102,9 @@ class Generating(Body):
     repetition_penalty: Annotated[float, Field(gt=0, le=100)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Bias] | None = None
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=MOST_BIASES)] | None = None
     seed: _Seed | None = None
-    stop: str | _Strings | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=MOST_STOPS)] | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -146,16 +147,10 @@ class Generating(Body):
             "frequency_penalty": self.frequency_penalty,
         }
         fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        return [
-            replace(
-                start,
-                logit_bias=tuple(bias.items()),
-                seed=None if self.seed is None else (self.seed + i) % 2**63,
-                stop=tuple(stop),
-                **fields,
-            )
-            for i in range(self.answers)
-        ]
+        one = replace(start, logit_bias=tuple(bias.items()), stop=tuple(stop), **fields)
+        if self.seed is None:
+            return [one] * self.answers
+        return [replace(one, seed=(self.seed + i) % 2**63) for i in range(self.answers)]
 
 
 class TextPart(Body):

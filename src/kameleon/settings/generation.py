@@ -9,6 +9,13 @@ from kameleon.arguments import check_types
 from kameleon.errors import SettingError
 from kameleon.settings.values import SEEDS, check
 
+MOST_BIASES = 1024
+"""Tokens with a bias: clients that forbid or prefer words send some hundreds, and each token of an answer reads all."""
+MOST_STOPS = 16
+"""Stop strings: OpenAI takes 4, and each character of the answer is compared with all."""
+MOST_STOP_CHARACTERS = 1000
+"""Of one stop string: far more than a word or a line, and an answer holds back as many while they may come."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -31,7 +38,8 @@ class Sampling:
     frequency_penalty: float = 0.0
     """Taken from a token's logit for each time that the answer has it already, as in OpenAI's interface."""
     logit_bias: tuple[tuple[int, float], ...] = ()
-    """Pairs of a token and what is added to its logit: -100 forbids it, 100 as good as demands it."""
+    """Pairs of a token and what is added to its logit: -100 forbids it, 100 as good as demands it. At most 1024, since
+    each token of the answer reads them all; clients send some hundreds."""
     logprobs: int | None = None
     """Report each token's log-probability, and those of this many likely alternatives. None are reported by default."""
     json_schema: str | None = None
@@ -41,7 +49,8 @@ class Sampling:
     seed: int | None = None
     """The same seed gives the same text in any batch. By default each answer has a new one."""
     stop: tuple[str, ...] = ()
-    """Stop before any of these strings; the base's own end tokens always stop."""
+    """Stop before any of these strings; the base's own end tokens always stop. At most 16 (OpenAI takes 4) of 1000
+    characters each, since each character of the answer is compared with all of them."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -55,15 +64,26 @@ class Sampling:
             ("repetition_penalty", "above 0", 0 < self.repetition_penalty < math.inf),
             ("presence_penalty", "from -2 to 2", -2 <= self.presence_penalty <= 2),
             ("frequency_penalty", "from -2 to 2", -2 <= self.frequency_penalty <= 2),
-            (
-                "logit_bias",
-                "token numbers with a bias from -100 to 100",
-                all(token >= 0 and -100 <= bias <= 100 for token, bias in self.logit_bias),
-            ),
             ("logprobs", "from 0 to 20, or None", self.logprobs is None or 0 <= self.logprobs <= 20),
             ("seed", "a number of 64 bits, or None", self.seed is None or self.seed in SEEDS),
         )
         if self.json_schema is not None and self.regex is not None:
             raise SettingError("json_schema and regex are both given; an answer follows one of them")
+        self._check_biases()
+        self._check_stops()
+
+    def _check_biases(self) -> None:
+        if (count := len(self.logit_bias)) > MOST_BIASES:
+            raise SettingError(f"logit_bias has {count:,} tokens; at most {MOST_BIASES:,} are taken")
+        for token, bias in self.logit_bias:
+            if token < 0 or not -100 <= bias <= 100:
+                wish = "it must have token numbers with a bias from -100 to 100"
+                raise SettingError(f"logit_bias has {bias} for token {token}; {wish}")
+
+    def _check_stops(self) -> None:
+        if (count := len(self.stop)) > MOST_STOPS:
+            raise SettingError(f"stop has {count:,} strings; at most {MOST_STOPS} are taken")
+        if (longest := max(map(len, self.stop), default=0)) > MOST_STOP_CHARACTERS:
+            raise SettingError(f"stop has a string of {longest:,} characters; the most is {MOST_STOP_CHARACTERS:,}")
         if "" in self.stop:
             raise SettingError("an empty stop string would stop everything; leave it out")
