@@ -13,6 +13,7 @@ from tiny import write_out
 from kameleon.errors import WeightsError
 from kameleon.model import open_gguf, open_weights
 from kameleon.model.families import gguf_layouts
+from kameleon.ops import StoredMatrix
 from kameleon.weights import GgufFile
 
 HEADS, KV_HEADS, HEAD_DIM, WIDTH = 4, 2, 8, 32
@@ -45,9 +46,12 @@ def original_tensors():
 TYPES = {"blk.0.ffn_up.weight": Type.Q8_0, "blk.0.ffn_down.weight": Type.Q4_0, "blk.0.attn_v.weight": Type.F16}
 
 
-def write(path, tensors=None, types=TYPES, family="llama", heads=HEADS, kv_heads=KV_HEADS, extra=()):
+def write(
+    path, tensors=None, types=TYPES, family="llama", heads=HEADS, kv_heads=KV_HEADS, extra=(), alignment=32, text=""
+):
     """A tiny GGUF; q and k are stored as llama.cpp's converter stores them."""
     writer = gguf.GGUFWriter(path, family)
+    writer.add_custom_alignment(alignment)
     if heads:
         writer.add_head_count(heads)
     if kv_heads:
@@ -109,6 +113,24 @@ def test_every_name_of_a_family_is_the_one_that_transformers_uses(family):
 @pytest.mark.parametrize("name", ["rope_freqs.weight", "blk.x.attn_q.weight", "blk.1.unheard_of.weight", ""])
 def test_a_name_no_family_has_stays_as_it_is(name):
     assert gguf_layouts()["llama"].hf_name(name) == name
+
+
+@pytest.mark.parametrize("kind", [Type.F32, Type.F16])
+def test_numbers_at_odd_bytes_are_put_where_kernels_may_read_them(tmp_path, kind):
+    tensors, names = original_tensors(), ("blk.0.attn_q.weight", "blk.0.ffn_up.weight", "output_norm.weight")
+    odd = 0
+    for more in range(4):
+        path, types = tmp_path / f"{more}.gguf", dict.fromkeys(names[:2], kind)
+        moved = {"x" * (more + 1): np.zeros(1, np.float32)}  # its name moves all numbers
+        weights = open_gguf(write(path, tensors, types, extra=moved, alignment=1))
+        for stored in names:
+            name, wanted = weights.layout.hf_name(stored), torch.from_numpy(tensors[stored])
+            odd += weights.info(name).offset % 4 != 0
+            read = weights.tensor(name) if wanted.dim() == 1 else weights.matrix(name, tuple(wanted.shape))
+            packed = isinstance(read, StoredMatrix)
+            assert (read.data if packed else read).data_ptr() % (4 if kind == Type.F32 else 2) == 0
+            torch.testing.assert_close(read.dense() if packed else read.float(), wanted, rtol=1e-3, atol=1e-3)
+    assert odd
 
 
 @pytest.mark.parametrize("kv_heads", [KV_HEADS, None])

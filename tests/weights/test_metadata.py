@@ -8,7 +8,18 @@ from kameleon.errors import WeightsError
 from kameleon.weights import Metadata
 
 SAID = Metadata(
-    {"n": 3, "x": 0.5, "on": True, "name": "a", "none": None, "zero": 0, "bad": math.inf, "row": [1, 2]}, "f.gguf"
+    {
+        "n": 3,
+        "far": (1 << 63) - 1,
+        "x": 0.5,
+        "on": True,
+        "name": "a",
+        "none": None,
+        "zero": 0,
+        "bad": math.inf,
+        "row": [1, 2],
+    },
+    "f.gguf",
 )
 
 
@@ -34,6 +45,7 @@ def test_values_of_the_expected_type_are_given():
         (lambda: SAID.need("none", int), "f.gguf lacks the metadata none"),
         (lambda: SAID.need("x", int), "x in f.gguf is 0.5; it must be a whole number"),
         (lambda: SAID.find("on", int, 1), "on in f.gguf is True; it must be a whole number"),
+        (lambda: SAID.size("far"), "far in f.gguf is 9223372036854775807; it must be a whole number between"),
         (lambda: SAID.find("n", bool, default=False), "n in f.gguf is 3; it must be true or false"),
         (lambda: SAID.find("bad", float, 1.0), "bad in f.gguf is inf; it must be a number"),
         (lambda: SAID.size("zero"), "zero in f.gguf is 0; it must be at least 1"),

@@ -52,6 +52,19 @@ def test_tensors_come_back_as_they_were_stored(tmp_path, write):
         assert torch.equal(got, tensor)
 
 
+def test_numbers_at_odd_bytes_are_put_where_kernels_may_read_them(tmp_path):
+    """The format's own writer aligns them, others need not."""
+    path = write_whole(tmp_path / "base") / "model.safetensors"
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    path.write_bytes((end - 7).to_bytes(8, "little") + content[8:end] + b" " + content[end:])
+    weights = open_weights(path.parent)
+    for name, tensor in TENSORS.items():
+        got = weights.tensor(name)
+        assert got.data_ptr() % got.itemsize == 0
+        assert torch.equal(got, tensor)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn, torch.int8])
 def test_a_matrix_of_a_type_that_nothing_multiplies_is_named(tmp_path, dtype):
     name = "model.embed_tokens.weight"

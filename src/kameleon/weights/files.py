@@ -50,7 +50,9 @@ class WeightFile(ABC):
         got = self.shape(name)
         if shape is not None and got != shape:
             raise WeightsError(f"{name} in {self.path} is {_times(got)}; the config says {_times(shape)}")
-        return self._read(name)
+        tensor = self._read(name)
+        # A file may put numbers at odd bytes, where kernels must not read them.
+        return tensor.clone() if tensor.data_ptr() % tensor.itemsize else tensor
 
     def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
         """A weight as it is stored, possibly quantised, for products.

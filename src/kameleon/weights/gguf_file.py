@@ -96,12 +96,14 @@ class GgufFile(WeightFile):
     def matrix(self, name: str, shape: tuple[int, int]) -> Matrix:
         """A weight as the file stores it: a view of the mapped file.
 
-        Plain numbers in Hugging Face's order are a tensor. Kinds of blocks without a kernel are dequantised to fp32.
+        Plain numbers in Hugging Face's order, or at odd bytes, are a tensor. Kinds of blocks without a kernel are
+        dequantised to fp32.
         """
         if name not in self._tensors or self.shape(name) != shape:
             return self.tensor(name, shape)
         (part, stored), half = self._tensors[name], self._rotary_half(name)
-        if stored.kind not in KINDS or (stored.kind in FLOATS and not half):
+        at_odd_bytes = stored.kind in FLOATS and stored.offset % FLOATS[stored.kind].itemsize
+        if stored.kind not in KINDS or (stored.kind in FLOATS and not half) or at_odd_bytes:
             return self.tensor(name, shape)
         return StoredMatrix(stored.kind, _view(part.stored(stored)).view(shape[0], -1), shape[1], half)
 

@@ -10,7 +10,14 @@ from kameleon.errors import WeightsError
 
 T = TypeVar("T", bound=int | float | bool | str)
 Default = TypeVar("Default")
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_LARGEST = 1 << 53
+"""More than any base counts, and far from where sums of kernels' 64-bit numbers overflow."""
+_WORDS = {
+    int: f"a whole number between -{_LARGEST:,} and {_LARGEST:,}",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+}
 
 
 class Metadata(dict[str, Any]):
@@ -53,7 +60,8 @@ class Metadata(dict[str, Any]):
     def _checked(self, key: str, value: Any, kind: type[T]) -> T:
         if kind is float and type(value) is int:
             value = float(value) if value.bit_length() < 1024 else math.inf  # as JSON's 1e999 is read
-        if type(value) is not kind or (isinstance(value, float) and not math.isfinite(value)):
+        beyond = not math.isfinite(value) if isinstance(value, float) else type(value) is int and abs(value) > _LARGEST
+        if type(value) is not kind or beyond:
             raise WeightsError(f"{key} in {self.where} is {_shown(value)}; it must be {_WORDS[kind]}")
         return value
 
