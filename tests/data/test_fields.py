@@ -64,6 +64,9 @@ def test_rows_that_differ_in_what_is_learned_are_no_duplicates(chatml):
         ([ASK, {"from": "function_call", "value": "clock()"}], "message 2 is the call of a function, but not in JSON"),
         ([ASK, {"from": "function_call", "value": "[]"}], "message 2 is the call of a function, but not an object"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}, SAY], "but 'image_url'"),
+        ([ASK, {**SAY, "tool_calls": ["clock"]}], "message 2 is the call of a function, but not an object"),
+        ([ASK, {**SAY, "tool_calls": [{"function": {"name": "clock"}}]}], "with 'name' and 'arguments'"),
+        ([ASK, {**SAY, "reasoning_content": [{"text": "Hm."}]}], "message 2 has no text in 'reasoning_content'"),
     ],
 )
 def test_what_a_message_says_and_cannot_be_done_is_refused(turns, reason):
@@ -164,6 +167,13 @@ def test_fields_that_hold_something_and_are_not_read_are_named_and_counted(chatm
     result = {"role": "tool", "name": "clock", "content": "12"}
     assert unread(messages=[ASK, {"role": "function", "name": "clock", "content": "12"}, result, SAY]) == []
     assert unread(messages=json.dumps([{**ASK, "score": 3}, SAY])) == ["messages[].score"]
+    assert unread(messages=[{**ASK, "thinking": "Hm."}, {**SAY, "thinking": "Hm."}]) == ["messages[].thinking"]
+    assert unread(prompt='[{"score": 3}]', completion="text that looks like turns") == []
+    part = {"type": "text", "text": "Hi", "citations": ["a"]}
+    assert unread(messages=[{**ASK, "content": [part]}, SAY]) == ["messages[].content[].citations"]
+    strange = [{**CALLING, "tool_calls": [{"function": {**CALL, "result": 3}, "cost": 4}]}]
+    assert unread(messages=[ASK, *strange]) == ["messages[].tool_calls[].cost", "messages[].tool_calls[].result"]
+    assert unread(**pair("a"), tools=[{"name": "f", "input_schema": {}}]) == ["tools[].input_schema"]
     assert unread(text="plain", prompt="half") == ["prompt"]
     assert unread(question="a") == unread_fields(Record(7, {}, "broken")) == []
     rows = [*records(*(pair(str(n), id=n) for n in range(3))), Record(4, {"messages": [{**ASK, "score": 1}, SAY]})]
@@ -198,9 +208,12 @@ def test_functions_are_tools_and_bare_ones_get_openais_form():
         {"role": "tool_call", "content": json.dumps([CALL])},
         {"role": "assistant", "function_call": CALL},
         {"role": "assistant", "content": None, "function_call": json.dumps(CALL), "tool_calls": None},
+        {**CALLING, "tool_calls": [CALL]},
+        {**CALLING, "tool_calls": json.dumps(CALLING["tool_calls"])},
+        {**CALLING, "tool_calls": CALLING["tool_calls"][0]},
         CALLING,
     ],
-    ids=["ShareGPT", "a list", "OpenAI's older", "as text", "OpenAI's"],
+    ids=["ShareGPT", "a list", "OpenAI's older", "as text", "bare", "a list as text", "no list", "OpenAI's"],
 )
 @pytest.mark.parametrize("result", ["observation", "function", "tool", "tool_response"])
 def test_calls_and_their_results_may_be_written_in_several_ways(turn, result):

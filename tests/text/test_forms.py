@@ -92,6 +92,21 @@ def test_a_call_that_a_template_leaves_out_is_refused_with_its_message():
         MADE["SmolLM2"].encode_conversation(messages)
 
 
+@pytest.mark.parametrize("calls", [[CALL["function"]], ["fnamed()"], {"name": "fnamed"}, "fnamed()"])
+def test_a_call_in_another_form_is_no_less_refused(calls):
+    messages = [*chat("Hi"), {"role": "assistant", "content": "Wait.", "tool_calls": calls}, *chat("And?")]
+    for name in ("SmolLM2", "Gemma 3", "plain"):
+        with pytest.raises(DataError, match="leaves out `tool_calls` in message 2"):
+            MADE[name].encode_prompt(messages)
+
+
+def test_a_tool_in_another_form_is_written_or_refused():
+    for tool in ({"name": "fnamed"}, {"type": "fnamed"}):
+        assert "fnamed" in MADE["Qwen3"].render(chat("Hi"), [tool])
+        with pytest.raises(DataError, match="leaves out `tools`"):
+            MADE["SmolLM2"].render(chat("Hi"), [tool])
+
+
 def test_a_thought_that_a_template_leaves_out_is_refused_unless_tags_are_tokens():
     messages = [*chat("Hi"), {"role": "assistant", "content": "Ho", "reasoning_content": "Hm."}]
     with pytest.raises(DataError, match="leaves out `reasoning_content` in message 2"):

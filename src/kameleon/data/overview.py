@@ -97,7 +97,8 @@ def unread_fields(unread: Mapping[str, int]) -> Observation | None:
     told = [f"fields that are not read, so nothing of them is learned: {_counted(of_rows)}"] if of_rows else []
     if of_messages:
         told.append(
-            f"fields of messages that are not known, so only a chat template reads them: {_counted(of_messages)}"
+            f"fields inside of messages or tools that are not known, so only a chat template reads them: "
+            f"{_counted(of_messages)}"
         )
     return Observation("unread_fields", "; ".join(told))
 

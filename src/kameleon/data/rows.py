@@ -8,7 +8,7 @@ from typing import Any
 
 from kameleon.data.columns import FIELDS, MORE_FIELDS, SYSTEM_FIELDS, TOOLS_FIELDS
 from kameleon.data.records import Record
-from kameleon.data.turns import is_nothing, listed, read_messages, read_tools, unknown_fields
+from kameleon.data.turns import is_nothing, listed, read_messages, read_tools, unknown_fields, unknown_tool_fields
 from kameleon.errors import DataError
 from kameleon.text import with_system
 from kameleon.text.template import Message
@@ -91,15 +91,19 @@ def make_row(record: Record) -> Row:
 
 
 def unread_fields(record: Record) -> list[str]:
-    """Names of fields of a record that hold something and are not read; "messages[].FIELD" for a field of messages.
+    """Names of fields of a record that hold something and are not read; "messages[].FIELD" for a field of messages,
+    "tools[].FIELD" for one of tools.
 
     Fields of whole kinds that were left aside are not among them.
     """
     if record.fault or not _begun(record):
         return []
     value = _given(record)
-    inner = (f"{field}[].{one}" for field in _TURNS if field in value for one in sorted(unknown_fields(value[field])))
-    return [*_unread(record), *inner]
+    is_question = {field: isinstance(value.get(field), str) for field in FIELDS["prompt"]}
+    turns = [field for field in _TURNS if field in value and not is_question.get(field)]
+    strange = {field: unknown_fields(value[field]) for field in turns}
+    strange |= {field: unknown_tool_fields(value[field]) for field in TOOLS_FIELDS if field in value}
+    return [*_unread(record), *(f"{field}[].{one}" for field, names in strange.items() for one in sorted(names))]
 
 
 def with_answer(row: Row, completion: str) -> Row:

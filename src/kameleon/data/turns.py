@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kameleon.errors import DataError
-from kameleon.text.template import Message
+from kameleon.text.turns import THOUGHTS, Message
 
 _ROLES = {
     "system": "system",
@@ -31,12 +31,11 @@ _NAMES = {"from": "role", "value": "content"}  # ShareGPT's
 _LEARN = ("train", "training", "trainable", "loss", "mask")
 """Fields of other programs that say whether an answer is learned."""
 _SPEAKERS = ("system", "developer", "user", "assistant", "human", "gpt")
-_KNOWN = {
-    *("role", "content", "weight", "tool_calls", "tool_call_id", "function_call"),
-    *("reasoning_content", "reasoning", "thinking"),
-    *_NAMES,
-    *_LEARN,
-}
+_CALL_FIELDS = ("tool_calls", "function_call")
+_KNOWN = {"role", "content", "weight", "tool_call_id", *_CALL_FIELDS, *THOUGHTS, *_LEARN}
+_OF_PARTS = frozenset({"type", "text"})
+_OF_CALLS = frozenset({"id", "type", "index", "function", "name", "arguments"})
+_OF_TOOLS = frozenset({"type", "function", "name", "description", "parameters", "strict"})
 
 
 def is_nothing(value: Any) -> bool:
@@ -65,17 +64,49 @@ def read_messages(value: Any, field: str) -> list[Message]:
 
 
 def unknown_fields(value: Any) -> set[str]:
-    """Names of fields of turns that hold something and are not known here. Only a chat template could read them."""
-    try:
-        turns = [turn for turn in listed(value, "turns") if isinstance(turn, dict)]
-    except DataError:  # text, not turns
-        return set()
-    return {str(key) for turn in turns for key, one in turn.items() if not is_nothing(one) and not _is_read(key, turn)}
+    """Names of fields of turns that hold something and are not known here. Only a chat template could read them.
+
+    "content[].FIELD" is a field of a part of the content, "tool_calls[].FIELD" one of a call or of its function.
+    """
+    turns = [{_NAMES.get(key, key): one for key, one in turn.items()} for turn in _objects(value)]
+    own = {str(key) for turn in turns for key, one in turn.items() if not is_nothing(one) and not _is_read(key, turn)}
+    contents = [turn["content"] for turn in turns if isinstance(turn.get("content"), list)]
+    parts = [part for content in contents for part in _objects(content)]
+    calls = [call for turn in turns for field in _CALL_FIELDS for call in _objects(turn.get(field))]
+    return own | _unknown("content[].", parts, _OF_PARTS) | _unknown("tool_calls[].", calls, _OF_CALLS)
+
+
+def unknown_tool_fields(value: Any) -> set[str]:
+    """Names of fields of tools and of their functions that hold something and are not known here."""
+    return _unknown("", _objects(value), _OF_TOOLS)
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list, or the one object; also out of JSON text."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):  # text for people
+            return []
+    return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, dict)]
+
+
+def _unknown(where: str, objects: Sequence[Mapping[str, Any]], known: frozenset[str]) -> set[str]:
+    inner = [one["function"] for one in objects if isinstance(one.get("function"), dict)]
+    return {
+        f"{where}{key}"
+        for one in (*objects, *inner)
+        for key, held in one.items()
+        if key not in known and not is_nothing(held)
+    }
 
 
 def _is_read(key: str, turn: Message) -> bool:
-    """Whether a turn's field has a meaning here. A name does beside a call or its result; it is the function's."""
-    return key in _KNOWN or (key == "name" and (turn.get("role") not in _SPEAKERS or "tool_call_id" in turn))
+    """Whether a turn's field has a meaning here. A name is the function's, beside a call or its result; only the
+    assistant has thoughts."""
+    if key == "name":
+        return turn.get("role") not in _SPEAKERS or "tool_call_id" in turn
+    return key in _KNOWN and (key not in THOUGHTS or _ROLES.get(str(turn.get("role"))) == "assistant")
 
 
 def read_tools(value: Any, field: str) -> tuple[Any, ...]:
@@ -86,8 +117,8 @@ def read_tools(value: Any, field: str) -> tuple[Any, ...]:
     return tuple({"type": "function", "function": tool} if _is_bare(tool) else tool for tool in tools)
 
 
-def _is_bare(tool: Mapping[str, Any]) -> bool:
-    return "name" in tool and "function" not in tool
+def _is_bare(tool: Any) -> bool:
+    return isinstance(tool, dict) and "name" in tool and "function" not in tool
 
 
 def _message(turn: Any, where: str) -> Message:
@@ -104,17 +135,25 @@ def _message(turn: Any, where: str) -> Message:
     _check_learning(message, where)
     if told in _CALLS:
         message["function_call"], message["content"] = message["content"], None
-    if "function_call" in message:
-        if "tool_calls" in message:
-            raise DataError(f"{where} holds both 'function_call' and 'tool_calls'")
-        message["tool_calls"] = _calls(message.pop("function_call"), where)
-    _check_arguments(message.get("tool_calls"), where)
+    _put_calls(message, where)
+    if no_text := [field for field in THOUGHTS if not isinstance(message.get(field, ""), str)]:
+        raise DataError(f"{where} has no text in {no_text[0]!r}")
     empty = not (message["content"] or "").strip()
     if message["role"] == "assistant" and empty and not message.get("tool_calls"):
         raise DataError(f"empty answer ({where})")
     if message["role"] != "assistant" and message["content"] is None:
         raise DataError(f"{where} has no text in 'content'")
     return message
+
+
+def _put_calls(message: Message, where: str) -> None:
+    """Write the calls of a message, under OpenAI's newer or older name, as `tool_calls`."""
+    calling = [field for field in _CALL_FIELDS if message.get(field)]
+    if len(calling) > 1:
+        raise DataError(f"{where} holds both 'function_call' and 'tool_calls'")
+    if calling:
+        message["tool_calls"] = _calls(message.pop(calling[0]), where)
+        _check_arguments(message["tool_calls"], where)
 
 
 def _check_learning(message: Message, where: str) -> None:
@@ -127,11 +166,9 @@ def _check_learning(message: Message, where: str) -> None:
         raise DataError(f"{where} has weight 1, but only the assistant's messages can be learned")
 
 
-def _check_arguments(calls: Any, where: str) -> None:
+def _check_arguments(calls: Sequence[Mapping[str, Any]], where: str) -> None:
     """Raises DataError for arguments that are text but not JSON: an adapter would learn to write broken calls."""
-    for call in calls if isinstance(calls, list) else ():
-        function = call.get("function") if isinstance(call, dict) else None
-        arguments = function.get("arguments") if isinstance(function, dict) else None
+    for arguments in (call["function"]["arguments"] for call in calls):
         if isinstance(arguments, str) and arguments.strip():
             try:
                 json.loads(arguments)
@@ -152,13 +189,15 @@ def _content(content: Any, where: str) -> str | None:
 
 
 def _calls(value: Any, where: str) -> list[dict[str, Any]]:
-    """Calls of functions, as objects or as JSON text, as OpenAI's `tool_calls`."""
+    """Calls of functions, as objects or as JSON text, as OpenAI's `tool_calls`; a bare function is put into one."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where} is the call of a function, but not in JSON") from error
-    functions = value if isinstance(value, list) else [value]
-    if not functions or not all(isinstance(one, dict) and "name" in one and "arguments" in one for one in functions):
+    calls = value if isinstance(value, list) else [value]
+    calls = [{"type": "function", "function": one} if _is_bare(one) else one for one in calls]
+    functions = [one.get("function") if isinstance(one, dict) else None for one in calls]
+    if not calls or not all(isinstance(one, dict) and "name" in one and "arguments" in one for one in functions):
         raise DataError(f"{where} is the call of a function, but not an object with 'name' and 'arguments'")
-    return [{"type": "function", "function": function} for function in functions]
+    return calls

@@ -225,8 +225,9 @@ class _Marked:
                 told[key] = self._content(value, place, is_answer=message["role"] == "assistant")
             elif key in THOUGHTS and isinstance(value, str) and value.strip():
                 told[key] = self._thought(f"`{key}` {where}", place)
-            elif key == "tool_calls" and isinstance(value, list):
-                told[key] = [self._call(call, f"`tool_calls` {where}", place) for call in value]
+            elif key == "tool_calls" and value:
+                calls = value if isinstance(value, list) else [None]  # which no template can write
+                told[key] = [self._call(call, f"`tool_calls` {where}", place) for call in calls]
             elif key == "tool_call_id" and isinstance(value, str):
                 told[key] = self._id(value)
             elif key == "name" and isinstance(value, str):
@@ -250,9 +251,10 @@ class _Marked:
         return opening + thought + closing + (self._mark(name, place) if rest.strip() else rest)
 
     def _call(self, call: Any, name: str, place: int) -> Any:
-        if not isinstance(call, Mapping) or not isinstance(call.get("function"), Mapping):
-            return call
-        function = dict(call["function"])
+        if not isinstance(call, Mapping):
+            return self._mark(name, place)
+        bare = not isinstance(call.get("function"), Mapping)
+        function = dict(call if bare else call["function"])
         function["name"] = self._mark(name, place)
         if "arguments" in function:
             given = _parsed(function["arguments"])
@@ -260,7 +262,7 @@ class _Marked:
                 function["arguments"] = self._mark(name, place)
             elif given:
                 function["arguments"] = {self._mark(name, place): self._mark(name, place)}
-        told = {**call, "function": function}
+        told = function if bare else {**call, "function": function}
         return {**told, "id": self._id(call["id"])} if isinstance(call.get("id"), str) else told
 
     def _id(self, call_id: str) -> str:
@@ -268,8 +270,10 @@ class _Marked:
         return self._ids.setdefault(call_id, f"{len(self._ids):x}".rjust(len(call_id), "0"))
 
     def _tool(self, tool: Any) -> Any:
-        if not isinstance(tool, Mapping) or not isinstance(tool.get("function"), Mapping):
-            return tool
+        if not isinstance(tool, Mapping):
+            return self._mark("`tools`")
+        if not isinstance(tool.get("function"), Mapping):
+            return {key: self._mark("`tools`") if isinstance(one, str) else one for key, one in tool.items()}
         function = {**tool["function"], "name": self._mark("`tools`")}
         if isinstance(function.get("description"), str):
             function["description"] = "kmlabout"
