@@ -80,11 +80,13 @@ class Hub(Answering):
         owner_and_name = "owner/bare" if "owner/bare" in path else "owner/name"
         files = {k: v for k, v in HELD.items() if owner_and_name == "owner/name" or k != "config.json"}
         api = f"/api/models/{owner_and_name}"
-        if path in (api, f"{api}/revision/main"):
+        if path in (api, f"{api}/revision/main", f"{api}/revision/{REVISION}"):
             siblings = [{"rfilename": name} for name in files]
             return self.json({"id": owner_and_name, "sha": REVISION, "siblings": siblings})
         if path == f"{api}/tree/{REVISION}":
             return self.json([{"type": "file", "path": k, "size": len(v), "oid": oid(v)} for k, v in files.items()])
+        if path.startswith(f"{api}/revision/"):
+            return self.answer(b"{}", 404, {"X-Error-Code": "RevisionNotFound"})
         prefix = f"/{owner_and_name}/resolve/{REVISION}/"
         if path.startswith(prefix) and path.removeprefix(prefix) in files:
             content = files[path.removeprefix(prefix)]

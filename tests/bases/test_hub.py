@@ -81,6 +81,7 @@ def test_a_part_of_a_base_is_not_taken_when_the_hub_fails_half_way(answering, hu
 
 
 REFS = ["owner/name", "owner/name", "absent/name", "gated/name", "owner/bare", "broken/name"]
+PINNED = [f"owner/name@{REVISION}", "owner/name@v9"]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def answers(hub, tmp_path_factory):
         patch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(home))
-        for ref in REFS:
+        for ref in (*REFS, *PINNED):
             try:
                 files = locate(ref)
                 answers.append((ref, str(files.path), files.source))
@@ -116,7 +117,7 @@ def test_a_hub_delivers_the_wanted_files_and_no_pickle_or_second_copy(answers, h
         with open(os.path.join(path, name), "rb") as file:
             assert file.read() == FILES[name]
     assert f"http://127.0.0.1:{hub.server_port}" in source
-    assert "owner/name, revision 01234567" in source
+    assert f"owner/name, revision {REVISION}" in source
     assert not [asked for asked in hub.asked if asked.endswith(tuple(UNWANTED))]
 
 
@@ -127,6 +128,12 @@ def test_the_second_time_the_hub_is_not_asked(answers, hub):
     assert hub.asked.count(f"GET /owner/name/resolve/{REVISION}/model.safetensors") == 1
 
 
+def test_a_base_of_one_commit_is_that_commits(answers):
+    path, source = answers[6][1:]
+    assert path is not None and path.endswith(REVISION)
+    assert source.endswith(f"owner/name, revision {REVISION}")
+
+
 @pytest.mark.parametrize(
     ("number", "said"),
     [
@@ -134,6 +141,7 @@ def test_the_second_time_the_hub_is_not_asked(answers, hub):
         (3, "gated/name is gated: accept its terms on the hub, then log in with `hf auth login`"),
         (4, "owner/bare has no config.json"),
         (5, "did not deliver broken/name"),
+        (7, "the hub's owner/name has no revision v9: give a branch, a tag or a whole commit"),
     ],
 )
 def test_a_hubs_refusal_is_told_in_our_words(answers, number, said):

@@ -18,7 +18,7 @@ def run(command, folder, words, **environment):
     """Run a client program; skips where it is not installed."""
     path = Path(sys.executable).with_name(command)
     if not path.exists():
-        pytest.skip(f'{command} is not installed: pip install -c constraints.txt "kameleon[clients]"')
+        pytest.skip(f"{command} is not installed: pip install --require-hashes --no-deps -r locks/clients.txt")
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder), **environment}
     ended = subprocess.run([path, *map(str, words)], capture_output=True, text=True, env=env, cwd=folder)
     assert ended.returncode == 0, (ended.stdout[-3000:], ended.stderr[-3000:])

@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     NotASafetensorsRepoError,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
     SafetensorsParsingError,
 )
 
@@ -72,8 +73,9 @@ class BaseFiles:
 def locate(ref: str, on_progress: Progress | None = None) -> BaseFiles:
     """The files of the base that `ref` names, fetched if they are not on this machine.
 
-    `ref` is a catalogue name, a local folder or `.gguf` file, or a hub id (owner/name). HF_ENDPOINT, HF_HUB_OFFLINE and
-    copies in the hub's cache are honoured. Raises FetchError, naming every source that was tried and its failure.
+    `ref` is a catalogue name, a local folder or `.gguf` file, or a hub id: owner/name, or owner/name@REVISION for a
+    branch, a tag or a commit. Only a commit names the same files for ever. HF_ENDPOINT, HF_HUB_OFFLINE and copies in
+    the hub's cache are honoured. Raises FetchError, naming every source that was tried and its failure.
     """
     if ref in CATALOGUE:
         return _from_catalogue(CATALOGUE[ref], on_progress)
@@ -88,7 +90,7 @@ def locate(ref: str, on_progress: Progress | None = None) -> BaseFiles:
     hint = did_you_mean(ref.lower(), CATALOGUE)
     raise FetchError(
         f"no base {ref!r}: {hint and hint + ' '}a base is {', '.join(CATALOGUE)}, a folder, a .gguf file, or a hub id "
-        "owner/name"
+        "owner/name, or owner/name@REVISION"
     )
 
 
@@ -121,7 +123,8 @@ def locate_header(ref: str) -> HeaderFiles:
         with _asking_hub(hub_id) as endpoint:
             path = _snapshot(hub_id, endpoint=endpoint)
             _check_layout(path, hub_id)
-            found = HfApi(endpoint=endpoint).get_safetensors_metadata(hub_id)
+            name, revision = _of_revision(hub_id)
+            found = HfApi(endpoint=endpoint).get_safetensors_metadata(name, revision=revision)
     except FetchError as error:
         instead = f"try `kameleon.load({ref!r})`" if ref in CATALOGUE else "or give a folder or a .gguf file of it"
         raise FetchError(f"cannot look at {ref!r}: {error}; {instead}") from error
@@ -219,7 +222,7 @@ def _cached(hub_id: str) -> tuple[Path, str] | None:
         raise FetchError(str(error)) from error
     if not (path / "config.json").exists():
         return None
-    return path, f"the hub's cache of {hub_id}, revision {path.name[:8]}"
+    return path, f"the hub's cache of {_of_revision(hub_id)[0]}, revision {path.name}"
 
 
 def _from_hub(hub_id: str) -> tuple[Path, str]:
@@ -233,12 +236,20 @@ def _from_hub(hub_id: str) -> tuple[Path, str]:
         path = _snapshot(hub_id, *shard_names(path), endpoint=endpoint)
     if not _is_whole(path):  # no safetensors, or the hub failed and its library returned a part
         raise FetchError(f"{hub_id} came without all its safetensors files; are they on the hub?")
-    return path, f"the Hugging Face hub ({endpoint}), {hub_id}, revision {path.name[:8]}"
+    return path, f"the Hugging Face hub ({endpoint}), {_of_revision(hub_id)[0]}, revision {path.name}"
+
+
+def _of_revision(hub_id: str) -> tuple[str, str | None]:
+    """owner/name@REVISION as owner/name and its revision; None is the hub's own choice, the branch `main`."""
+    name, _, revision = hub_id.partition("@")
+    return name, revision or None
 
 
 def _snapshot(hub_id: str, *weights: str, **how: Any) -> Path:
     """A folder with the small files of a base and these weight files; only missing files are fetched."""
-    return Path(snapshot_download(hub_id, allow_patterns=[*_SMALL, *weights], ignore_patterns=_BELOW, **how))
+    name, revision = _of_revision(hub_id)
+    wanted = [*_SMALL, *weights]
+    return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=_BELOW, **how))
 
 
 def _check_layout(path: Path, hub_id: str) -> None:
@@ -252,15 +263,20 @@ def _asking_hub(hub_id: str) -> Iterator[str]:
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         raise FetchError(f"{hub_id} is not in the hub's cache, and HF_HUB_OFFLINE forbids fetching it")
-    unreachable = _unreachable(endpoint, hub_id)
+    name, revision = _of_revision(hub_id)
+    unreachable = _unreachable(endpoint, name)
     if unreachable:
         raise FetchError(f"the hub at {endpoint} cannot be reached ({unreachable})")
     try:
         yield endpoint
     except GatedRepoError as error:
         raise FetchError(f"{hub_id} is gated: accept its terms on the hub, then log in with `hf auth login`") from error
+    except RevisionNotFoundError as error:
+        raise FetchError(
+            f"the hub's {name} has no revision {revision}: give a branch, a tag or a whole commit"
+        ) from error
     except RepositoryNotFoundError as error:
-        raise FetchError(f"the hub has no {hub_id}, or it is private: check the name, or `hf auth login`") from error
+        raise FetchError(f"the hub has no {name}, or it is private: check the name, or `hf auth login`") from error
     except (NotASafetensorsRepoError, SafetensorsParsingError, WeightsError) as error:
         raise FetchError(f"{hub_id} has no weights that can be read here: {error}") from error
     except (HTTPError, LocalEntryNotFoundError, OSError) as error:
