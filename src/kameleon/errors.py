@@ -17,6 +17,7 @@
     │   ├── AdapterMismatchError (ValueError)  keys or shapes that do not fit the base, or each other
     │   └── WrongBaseError (ValueError)   trained on a base with another fingerprint
     ├── KernelError (RuntimeError)        the compiled kernels do not belong to this version, or cannot take a tensor
+    ├── RequestFaultError (RuntimeError)  a fault of Kameleon's own that met one request; the others go on
     ├── QueueFullError                    the server's queue is full; the error says when to try again
     ├── ContenderError (RuntimeError)     one side of a benchmark ended before it was done
     ├── LoraError (ValueError)            a LoRA operation on a torch module that cannot be done correctly
@@ -120,6 +121,10 @@ class WrongBaseError(AdapterError, ValueError):
 
 class KernelError(KameleonError, RuntimeError):
     """The compiled kernels do not belong to this version, or cannot take a tensor."""
+
+
+class RequestFaultError(KameleonError, RuntimeError):
+    """A fault of Kameleon's own met one request; the others go on. `__cause__` is the exception."""
 
 
 class QueueFullError(KameleonError):

@@ -12,7 +12,14 @@ from fakes import random_adapter
 from waiting import wait_until
 
 from kameleon import Sampling
-from kameleon.errors import AdapterFileError, AdapterNotFoundError, KameleonError, QueueFullError, SettingError
+from kameleon.errors import (
+    AdapterFileError,
+    AdapterNotFoundError,
+    KameleonError,
+    QueueFullError,
+    RequestFaultError,
+    SettingError,
+)
 from kameleon.generation import Request, generate
 from kameleon.serving import Client, Engine, HotAdapters, Limits
 
@@ -186,11 +193,31 @@ def test_who_is_cancelled_in_the_queue_leaves_a_place_at_once(tiny, serve, hold_
     assert all(answer.wait().completion.finish != "cancelled" for answer in (running, second, late))
 
 
-def test_a_listener_that_breaks_is_cancelled(tiny, serve):
+def test_a_fault_in_one_request_is_its_error_and_the_log_has_the_cause(tiny, serve, caplog):
+    engine = serve()
+    prompt, broken = tiny.encode_prompt("x"), Answer()
+    check = engine._batch.check
+
+    def faulty(request):
+        chooser = check(request)
+        if request.prompt == prompt:
+            chooser.choose = lambda logits: 1 / 0
+        return chooser
+
+    engine._batch.check = faulty
+    engine.submit(Request(prompt, None, Sampling(temperature=1.0)), broken)
+    fine = ask(engine, tiny, "hello")
+    assert isinstance(broken.wait().error, RequestFaultError)
+    assert fine.wait().completion.tokens == expected(tiny, "hello").tokens
+    assert "division by zero" in caplog.text and "Traceback" in caplog.text and engine.state().alive
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, SystemExit])
+def test_a_listener_that_breaks_is_cancelled(tiny, serve, error):
     engine = serve()
 
     def gone(piece):
-        raise ConnectionResetError
+        raise error
 
     engine.submit(Request(tiny.encode_prompt("x"), None, Sampling(max_tokens=200)), gone)
     assert ask(engine, tiny, "hello").wait().completion is not None

@@ -7,13 +7,15 @@ prefilled. Requests with different adapters share it. A request's answer does no
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from numbers import Integral
 
 import torch
 
 from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
-from kameleon.errors import ContextLengthError, SettingError
+from kameleon.errors import ContextLengthError, KameleonError, RequestFaultError, SettingError
 from kameleon.generation.pages import PagePool, page_bytes
 from kameleon.generation.request import Finish, Piece, Request
 from kameleon.generation.sampling import Choice, Chooser, scores_of
@@ -24,8 +26,27 @@ from kameleon.ops import PAGE_TOKENS, Segments, chunk_rows
 from kameleon.text import TokenBytes
 
 
+@contextmanager
+def _own_part(sequence: Sequence) -> Iterator[None]:
+    """The boundary between requests: an exception in one request's own part of a step is the error of that request, and
+    the others go on. The pass that all share lies outside; a fault there ends the batch."""
+    try:
+        yield
+    except KameleonError as error:
+        sequence.fail(error)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 (a panic of the grammars' library is no Exception)
+        fault = RequestFaultError(f"this request failed within Kameleon: {error!r}; the others go on")
+        fault.__cause__ = error
+        sequence.fail(fault)
+
+
 class Batch:
-    """Requests that are computed together. Not safe for several threads at once."""
+    """Requests that are computed together. Not safe for several threads at once.
+
+    What goes wrong with one request alone is the error of its last piece.
+    """
 
     def __init__(
         self,
@@ -68,8 +89,8 @@ class Batch:
             )
         vocabulary = self._base.config.vocab_size
         for token in (*request.prompt, *(token for token, _ in request.sampling.logit_bias)):
-            if not 0 <= token < vocabulary:
-                raise SettingError(f"token {token} is not one of the base's {vocabulary}")
+            if not (isinstance(token, Integral) and 0 <= token < vocabulary):
+                raise SettingError(f"token {token!r} is not one of the base's {vocabulary}")
         return Chooser(request, self._base)
 
     def add(
@@ -141,7 +162,8 @@ class Batch:
             tuple(sequence.slot for sequence, _ in scheduled),
             offsets=tuple(sequence.computed for sequence, _ in scheduled),
         )
-        tokens = torch.tensor([t for s, count in scheduled for t in s.tokens[s.computed : s.computed + count]])
+        flat = [t for s, count in scheduled for t in s.tokens[s.computed : s.computed + count]]
+        tokens = torch.tensor(flat, dtype=torch.int64)
         pages = self.pool.tables([sequence.pages for sequence, _ in scheduled])
         return self._base.decoder.hidden(tokens, segments, self._bank, cache=pages)
 
@@ -151,10 +173,12 @@ class Batch:
         for sequence, count in scheduled:
             start, stop = stop, stop + count
             if sequence.unscored:
-                self._score_prompt(sequence, hidden[start:stop])
+                with _own_part(sequence):
+                    self._score_prompt(sequence, hidden[start:stop])
             self._scheduler.advance(sequence, count)
             if sequence.request.embed:
-                sequence.add_hidden(hidden[start:stop])
+                with _own_part(sequence):
+                    sequence.add_hidden(hidden[start:stop])
             elif not sequence.left and not sequence.request.sampling.max_tokens:
                 sequence.finish = sequence.finish or "length"
             elif not sequence.left and sequence.finish is None:
@@ -164,20 +188,19 @@ class Batch:
             logits = self._base.decoder.logits(hidden[rows], [s.slot for s in ready], self._bank)
             best, greedy = logits.max(-1)
             for sequence, row, token, highest in zip(ready, logits, greedy.tolist(), best.tolist(), strict=True):
-                if not math.isfinite(highest):
-                    sequence.fail_numbers()
-                    continue
-                chooser = sequence.chooser
-                try:
-                    choice = Choice(token) if chooser.greedy else chooser.choose(row)
-                except SettingError as error:
-                    sequence.fail(error)
-                    continue
-                sequence.append(choice, self._stops, self._base.config.max_sequence_tokens)
+                with _own_part(sequence):
+                    self._choose(sequence, row, token, highest)
         return ready + [s for s, _ in scheduled if s not in ready and s.finish is not None]
 
+    def _choose(self, sequence: Sequence, logits: torch.Tensor, token: int, highest: float) -> None:
+        """Append the token that follows; `token` is the likeliest, with the logit `highest`."""
+        if not math.isfinite(highest):
+            return sequence.fail_numbers()
+        choice = Choice(token) if sequence.chooser.greedy else sequence.chooser.choose(logits)
+        return sequence.append(choice, self._stops, self._base.config.max_sequence_tokens)
+
     def _emit(self, changed: list[Sequence]) -> list[Piece]:
-        pieces = [piece for sequence in changed if (piece := sequence.next_piece()) is not None]
+        pieces = [piece for sequence in changed if (piece := _next_piece(sequence)) is not None]
         self._scheduler.retire()
         return pieces
 
@@ -195,3 +218,9 @@ class Batch:
             alternatives = sequence.request.sampling.logprobs or 0
             sequence.prompt_scores += scores_of(logits, tokens[at + 1 : end + 1], alternatives=alternatives)
         return None
+
+
+def _next_piece(sequence: Sequence) -> Piece | None:
+    with _own_part(sequence):
+        return sequence.next_piece()
+    return sequence.next_piece()  # the error of what failed

@@ -18,6 +18,7 @@ from kameleon.errors import (
     KameleonError,
     MissingExtraError,
     QueueFullError,
+    RequestFaultError,
     SettingError,
 )
 from kameleon.http.request_log import entry_of
@@ -51,6 +52,11 @@ def json_response(document: Any, status: int = 200, *, headers: Mapping[str, str
     return Response(json.dumps(document), status, headers, media_type="application/json")
 
 
+def internal_error() -> ApiError:
+    """What a client is told of a fault of ours: it may hold what is nobody else's business."""
+    return ApiError(500, "the server failed at this request; its log says why", code="internal_error")
+
+
 def as_api_error(error: KameleonError) -> ApiError:
     """One of Kameleon's errors as a client sees it. An error that a request can cause is never a 5xx."""
     if isinstance(error, ApiError):
@@ -69,6 +75,8 @@ def as_api_error(error: KameleonError) -> ApiError:
             return ApiError(400, message, code="invalid_value")
         case MissingExtraError():
             return ApiError(501, message, code="missing_extra")
+        case RequestFaultError():
+            return internal_error()
         case _:
             return ApiError(500, message, code="internal_error")
 

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from kameleon.errors import KameleonError
 from kameleon.http.bodies import UNKNOWN_FIELDS
 from kameleon.http.elsewhere import unknown_path
-from kameleon.http.errors import ApiError, ClientGoneError, error_response
+from kameleon.http.errors import ApiError, ClientGoneError, error_response, internal_error
 from kameleon.http.paths import address_of, paths_of
 from kameleon.http.request_log import entry_of, word
 from kameleon.words import first_few
@@ -50,7 +50,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def on_bug(request: Request, error: Exception) -> Response:
         _log.error("%s %s failed", word(request.method), word(request.url.path), exc_info=error)
-        return ApiError(500, "the server failed at this request; its log says why", code="internal_error").response()
+        return internal_error().response()
 
     app.add_exception_handler(KameleonError, on_own)
     app.add_exception_handler(RequestValidationError, on_invalid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kameleon.bases import Base
-from kameleon.errors import KameleonError, QueueFullError
+from kameleon.errors import KameleonError, QueueFullError, RequestFaultError
 from kameleon.generation import Batch, Chooser, Completion, Piece, Request
 from kameleon.ops import PAGE_TOKENS
 from kameleon.serving.client import Client
@@ -23,6 +24,8 @@ from kameleon.serving.hot_adapters import HotAdapters, Version, shutting_down
 from kameleon.serving.memory import memory_budget
 from kameleon.serving.state import Counters, EngineState
 from kameleon.settings import Limits
+
+_log = logging.getLogger(__name__)
 
 OnPiece = Callable[[Piece], None]
 
@@ -302,6 +305,8 @@ class Engine:
     def _end(self, ticket: Ticket, piece: Piece) -> None:
         self.adapters.release(ticket.version, started=ticket.started)
         finished = self._counters[ticket.request.adapter].finished
+        if isinstance(piece.error, RequestFaultError):
+            _log.error("request %d failed, the others go on", ticket.id, exc_info=piece.error)
         how = piece.completion.finish if piece.completion is not None else "error"
         finished[how] = finished.get(how, 0) + 1
         self._send(ticket, piece)
@@ -309,7 +314,9 @@ class Engine:
     def _send(self, ticket: Ticket, piece: Piece) -> None:
         try:
             ticket.on_piece(piece)
-        except Exception:  # noqa: BLE001 (this listener is broken; the other answers go on)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 (this listener is broken; the other answers go on)
             self.cancel(ticket)
 
     def _fail(self, failure: BaseException) -> None:
