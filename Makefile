@@ -30,8 +30,9 @@ demo: .stamp-install
 	$(BIN)/python examples/demo/run.py demo
 
 # A worker on each core, of one thread: two that share both cores would wait for each other at every barrier.
+# TESTS names folders; none: all tests.
 test: .stamp-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist loadfile $(TESTS)
 
 slow: .stamp-dev
 	$(BIN)/python -m pytest -m slow --timeout 1800
