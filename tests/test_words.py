@@ -6,6 +6,7 @@ def test_a_long_list_ends_with_the_number_of_those_not_shown():
     assert first_few("abcde", 2) == "a, b and 3 more"
     assert first_few(["a is bad", "b is bad", "c is bad"], 1, separator="; ") == "a is bad; and 2 more"
     assert first_few("abc", 1, separator="; ", rest="more prompts") == "a; and 2 more prompts"
+    assert first_few("abc", 2) == "a, b, c"  # a single further one is shown
     assert first_few([], 2) == ""
 
 

@@ -16,6 +16,7 @@ from kameleon.home import runs_dir
 from kameleon.model import DecoderConfig
 from kameleon.plan import (
     COMMON_NAMES,
+    BaseHeader,
     Plan,
     Workload,
     assumed_workload,
@@ -48,7 +49,7 @@ def read(
     With `rows`, a sample of that size. `date` is what a template writes that asks for a date; None: today's.
     Raises BaseModelError, DataError.
     """
-    template = read_base_header(ref).template().on(date)
+    template = _header(ref).template().on(date)
     return read_corpus(data, template, raw=raw, max_tokens=max_row_tokens, rows=rows, seed=seed, reading=reading)
 
 
@@ -79,7 +80,7 @@ def plan(
     recipe = Recipe() if recipe is None else recipe
     watch = Watch() if watch is None else watch
     execution = Execution() if execution is None else execution
-    header = (common_header if ref in COMMON_NAMES else read_base_header)(ref, quantize)
+    header = _header(ref, quantize)
     if parent is not None:
         recipe = recipe_from(parent, header.config, recipe)
     examples: Sequence[Example] = ()
@@ -120,6 +121,10 @@ def plan(
         dtype=dtype,
         keep_passes=keep_passes,
     )
+
+
+def _header(ref: str, quantize: str | None = None) -> BaseHeader:
+    return (common_header if ref in COMMON_NAMES else read_base_header)(ref, quantize)
 
 
 def check_shapes(ref: str, adapter: Adapter) -> None:

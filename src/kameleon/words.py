@@ -22,11 +22,14 @@ def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str
 
 
 def first_few(words: Iterable[str], most: int, *, separator: str = ", ", rest: str = "more") -> str:
-    """The first `most` words, and how many more there are: "a, b and 3 more"; with "; " "a; b; and 3 more"."""
+    """The first `most` words, and how many more there are: "a, b and 3 more"; with "; " "a; b; and 3 more".
+
+    A single further word is shown: its name is as short as "and 1 more".
+    """
     words = list(words)
+    if len(words) <= most + 1:
+        return separator.join(words)
     shown = separator.join(words[:most])
-    if len(words) <= most:
-        return shown
     return f"{shown}{'' if separator == ', ' else separator.rstrip()} and {len(words) - most} {rest}"
 
 

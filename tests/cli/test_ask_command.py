@@ -101,6 +101,13 @@ def test_nothing_asked_and_two_things_asked_are_errors(ask, piped, tmp_path):
     assert "error: --system and --raw are both given" in ask("hello", "--raw", "--system", "x")[2]
 
 
+def test_a_file_in_place_of_a_question_is_told_how_files_are_asked(ask, tmp_path):
+    (tmp_path / "letter.txt").write_text("What is a contract?")
+    status, out, err = ask(tmp_path / "letter.txt")
+    assert status == 2 and out == "" and "letter.txt is a file: --file" in err and "kameleon ask <" in err
+    assert ask("no-such-letter.txt")[0] == 0
+
+
 def test_a_raw_prompt_is_continued(ask, tiny):
     sampling = replace(tiny.base.sampling, max_tokens=3, seed=1)
     assert ask("hello", "--raw")[1] == tiny.generate(["hello"], sampling=sampling, raw=True)[0].text.lstrip() + "\n"

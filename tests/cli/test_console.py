@@ -4,6 +4,7 @@ import io
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from kameleon.cli import console
 
@@ -28,6 +29,29 @@ def shown(monkeypatch):
         return written.getvalue()
 
     return on
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_table_that_is_too_wide_for_a_narrow_terminal_has_a_line_for_each_cell(columns):
+    made = console.table("name", ">size", "about", title="adapters")
+    made.add_row("law", "6.5 MB", Text("made from many questions of law"))
+    made.add_row("code", "", "made from code")
+    terminal = Console(file=io.StringIO(), width=columns)
+    terminal.print(made)
+    lines = [line.rstrip() for line in terminal.file.getvalue().splitlines()]
+    if columns == 40:
+        paragraphs = [
+            "law",
+            "size: 6.5 MB",
+            "about: made from many questions of law",
+            "",
+            "code",
+            "about: made from code",
+            "",
+        ]
+        assert lines == ["adapters", *paragraphs]
+    else:
+        assert lines[1].split() == ["name", "size", "about"] and len(lines) == 4
 
 
 def test_without_a_terminal_progress_is_plain_lines_with_the_time_spent_and_left(shown):

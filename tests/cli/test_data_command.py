@@ -117,7 +117,7 @@ def test_half_of_a_surrogate_pair_in_a_row_is_no_traceback(on_tiny, tmp_path):
     path.write_text('{"\\ud800": 1}\n')
     status, out, _ = on_tiny("data", "check", path, "--json")
     assert status == 1
-    assert "it has only \ud800;" in json.loads(out.encode())["faults"][0]["reason"]
+    assert "its fields are '\\ud800'" in json.loads(out.encode())["faults"][0]["reason"]
 
 
 def test_data_check_names_the_row_of_another_answer_that_is_no_text(on_tiny, tmp_path):

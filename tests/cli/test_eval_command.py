@@ -59,8 +59,16 @@ def test_a_few_answers_stand_side_by_side_and_the_columns_are_explained(on_tiny,
         assert row["answers"] == {"base": said[0].text.strip(), "mine": said[1].text.strip()}
         assert row["right"] == str(int(row["question"].split()[-1][:-1]) + 1)
     out = on_tiny(*words)[1]
-    assert "numbers: what each answers" in out and first["question"] in " ".join(out.split())
+    assert "numbers: what each answers, a sample of 2 of 4 rows" in out and first["question"] in " ".join(out.split())
     assert "first number: share of right rows" in out and "second number: bits per byte" in out
+
+
+@pytest.mark.filterwarnings("default")
+def test_fields_of_a_test_set_that_are_not_read_are_told(on_tiny, tmp_path):
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps({"prompt": str(n), "completion": "x", "sytem": "S"}) + "\n" for n in range(3)))
+    err = " ".join(on_tiny("eval", path, "--answers", "0")[2].split())
+    assert "test.jsonl: fields that are not read" in err and "'sytem' in 3 rows (did you mean 'system'?)" in err
 
 
 def test_no_answers_are_shown_where_none_are_wanted(on_tiny, rows):

@@ -46,6 +46,12 @@ def test_a_plan_tells_memory_time_disk_counts_and_bases(run, rows, few_common_ba
     assert all(one["seconds_per_1000_tokens"] > 0 for one in plan["bases"])
 
 
+@pytest.mark.parametrize("words", [("no-such.jsonl",), ("{rows}", "--held-out", "no-such.jsonl")])
+def test_a_wrong_file_is_told_before_the_machine_is_measured(run, rows, words):
+    status, _, err = run("plan", *(str(word).format(rows=rows) for word in words))
+    assert status == 2 and "no-such.jsonl" in err and "measuring" not in err
+
+
 def test_a_plan_for_a_person_names_the_parts_and_the_next_cheaper(run, few_common_bases):
     status, out, _ = run("plan")
     assert status == 0

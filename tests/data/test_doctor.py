@@ -32,14 +32,19 @@ def test_every_bad_row_is_named_in_the_order_of_the_file(chatml, write):
     encoded = encode_records(read_records(write("\n".join(lines).encode())), chatml, max_tokens=100)
     faults = examine(encoded, test_rows)
     wanted = [
-        (2, "all masked: none of its tokens would be learned (the prompt fills it)", False),
+        (
+            2,
+            "all masked: none of its tokens would be learned (its prompt fills all tokens that a row may have: "
+            "raise `max_row_tokens=N`, or shorten the prompt)",
+            False,
+        ),
         (3, "empty answer ('completion')", True),
         (4, "truncated: its last ", False),
         (5, "duplicate of row 1", False),
         (6, "also stands in the test set (row 40)", False),
         (7, "unknown role 'bot' in message 2", True),
         (8, "broken JSON at column ", True),
-        (9, "it has only question", True),
+        (9, "its fields are 'question'", True),
     ]
     assert [(f.row, f.fatal) for f in faults] == [(number, fatal) for number, _, fatal in wanted]
     for fault, (_, reason, _) in zip(faults, wanted, strict=True):
@@ -50,7 +55,9 @@ def test_every_bad_row_is_named_in_the_order_of_the_file(chatml, write):
 def test_a_cut_answer_says_how_much_is_lost(chatml):
     whole = encode_row(make_row(Record(1, pair("a", "x" * 20))), chatml)
     faults = faults_of([pair("a", "x" * 20)], chatml, max_tokens=len(whole.tokens) - 5)
-    assert [f.reason for f in faults] == ["truncated: its last 5 tokens do not fit, so its answer has no end"]
+    assert [f.reason for f in faults] == [
+        "truncated: its last 5 tokens do not fit, so its answer has no end: raise `max_row_tokens=N`"
+    ]
 
 
 def test_an_answer_whose_end_still_fits_is_not_called_truncated(chatml):

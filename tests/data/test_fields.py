@@ -184,6 +184,11 @@ def test_fields_that_hold_something_and_are_not_read_are_named_and_counted(chatm
     assert "only a chat template reads them: 'messages[].score' in 1 row" in told
 
 
+def test_a_field_that_stops_the_row_is_told_there_alone(chatml):
+    encoded = encode_records(records({**pair("a"), "weight": 0.5}), chatml)
+    assert "'weight' is not read beside 'prompt'" in encoded.refused[0].reason and encoded.unread == {}
+
+
 def test_tools_that_all_rows_share_are_told_since_no_adapter_keeps_them(chatml):
     rows = [{"messages": [ASK, {**SAY, "content": str(n)}], "tools": [FUNCTION]} for n in range(3)]
     (told,) = [

@@ -124,8 +124,15 @@ def test_lists_may_be_written_as_json_text():
     [
         ({"conversations": [], "messages": [], "text": "a"}, "no assistant message"),
         ({"prompt": "a", "instruction": "b"}, "'completion' is missing"),
-        ({"question": "a", "answer": "b"}, "has only question, answer; a row is one of"),
-        ({}, "has only nothing"),
+        ({"ask": "a", "say": "b"}, "its fields are 'ask', 'say'; expected prompt and completion"),
+        (
+            {"promt": "a", "compltion": "b"},
+            "'promt' (did you mean 'prompt'?), 'compltion' (did you mean 'completion'?)",
+        ),
+        ({"prompt": "a", "completon": "b"}, "'completion' is missing; its fields are 'prompt', 'completon' (did you"),
+        ({"story": "a"}, "Rename it to 'text' if all of it is to be learned"),
+        ({"ask": "a", "say": "b"}, "`reading=Reading(prompt_column=NAME, completion_column=NAME)`"),
+        ({}, "its fields are none"),
         ({"prompt": "a"}, "'completion' is missing"),
         ({"prompt": "a", "completion": 3}, "'completion' is int"),
         ({"prompt": "a", "completion": " \n"}, "empty answer"),
@@ -155,7 +162,7 @@ def test_lists_may_be_written_as_json_text():
         ({"conversations": [{"value": "a"}]}, "message 1 is not an object with a 'role' (or 'from')"),
         ({"conversations": [{"role": "user", "content": "a"}]}, "no assistant message"),
         ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": ""}]}, "empty answer"),
-        ({"prompt": [USER]}, "'completion' is NoneType"),
+        ({"prompt": [USER]}, "'completion' is missing"),
         ({"prompt": [USER], "completion": "Ho"}, "'completion' is text"),
     ],
 )

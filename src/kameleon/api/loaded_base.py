@@ -19,7 +19,7 @@ from kameleon.api.prompts import Prompt, encode_prompt, listed, one_for_each
 from kameleon.api.runs import new_run, plan_run
 from kameleon.arguments import checked
 from kameleon.bases import Base, load_base
-from kameleon.data import Checkup, Corpus, Data, check_rows, fitting, read_corpus, shared_tools, unread_fields
+from kameleon.data import Checkup, Corpus, Data, check_rows, fitting, read_corpus, shared_tools
 from kameleon.errors import WrongTypeError
 from kameleon.evaluation import Scores, TestSet, evaluate_as_trained, make_test_set
 from kameleon.generation import Completion, Piece, Request, Sampling, generate, stream
@@ -297,8 +297,8 @@ class LoadedBase:
             )
         if on_plan:
             on_plan(plan)
-        seen = [found.text for found in (unread_fields(data.unread), shared_tools(data.rows)) if found is not None]
-        for told in (*seen, *plan.workload.warnings):
+        tools = shared_tools(data.rows)
+        for told in (*([] if tools is None else [tools.text]), *plan.workload.warnings):
             warnings.warn(told, stacklevel=3)
         overwrite = overwrite and not resume
         run = new_run(

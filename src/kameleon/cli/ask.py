@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -93,7 +94,13 @@ def ask(
 
 
 def _question(words: tuple[str, ...], *, stdin: bool) -> str:
-    """The words, with standard input below them or in their place. Raises SettingError if nothing is asked."""
+    """The words, with standard input below them or in their place. Raises SettingError if nothing is asked, and for
+    the name of a file alone."""
+    if len(words) == 1 and not stdin and _is_file(words[0]):
+        raise SettingError(
+            f"{words[0]} is a file: --file {words[0]} answers each prompt in it; kameleon ask < {words[0]} asks its "
+            "whole text as one question"
+        )
     if not words and not stdin and sys.stdin.isatty():
         raise SettingError('nothing is asked: kameleon ask "What is a contract?", or pipe the question in')
     read = sys.stdin.read() if stdin or not words else ""
@@ -101,6 +108,14 @@ def _question(words: tuple[str, ...], *, stdin: bool) -> str:
     if not question:
         raise SettingError('nothing is asked: the question is empty; kameleon ask "What is a contract?"')
     return question
+
+
+def _is_file(word: str) -> bool:
+    """Whether a word names a file; a long question is no name at all."""
+    try:
+        return Path(word).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _begun(row: AskedRow, system: str | None, *, raw: bool) -> Any:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -39,6 +40,7 @@ notes = Console(markup=False, emoji=False, stderr=True, soft_wrap=True)
 
 _WIDE = 70
 """Columns of a terminal from which on a bar has room beside its text."""
+_ANY_WIDTH = 10_000
 _LINE_EVERY_S, _SHORT_S = 10.0, 1.0
 
 Json = Annotated[bool, Parameter(help="Print one JSON document on standard output and nothing else there.")]
@@ -121,12 +123,36 @@ def write_document(document: Any, path: Path) -> None:
 
 def table(*columns: str, title: str | None = None) -> Table:
     """An empty table. A column whose name starts with > is for numbers: flush right, shown without the >."""
-    made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    made = _Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in columns:
         made.add_column(
             column.removeprefix(">"), justify="right" if column.startswith(">") else "left", overflow="fold"
         )
     return made
+
+
+class _Table(Table):
+    """A table of which a narrow terminal shows each row as a paragraph, with a line for each cell."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        width = options.max_width
+        if width >= _WIDE or len(self.columns) < 3 or _natural_width(self, console, options) <= width:
+            yield from super().__rich_console__(console, options)
+            return
+        if self.title:
+            yield Text(str(self.title), style="italic")
+        for cells in zip(*(column.cells for column in self.columns), strict=True):
+            for at, (column, cell) in enumerate(zip(self.columns, cells, strict=True)):
+                if str(cell):
+                    yield Text(f"{column.header}: {cell}" if at else str(cell), style="" if at else "bold")
+            yield Text("")
+        if self.caption:
+            yield Text(str(self.caption), style="dim")
+
+
+def _natural_width(made: Table, console: Console, options: ConsoleOptions) -> int:
+    """Columns of a terminal in which no cell is broken."""
+    return Measurement.get(console, options.update_width(_ANY_WIDTH), made).maximum
 
 
 def bars(values: Mapping[Any, float], what: str) -> Table:

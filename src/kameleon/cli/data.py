@@ -133,13 +133,14 @@ def _about(encoded: Encoded, faults: Sequence[Fault], observations: Sequence[Obs
         yield from (Text(f"- {printable(in_flags(one.text))}") for one in observations)
     if faults:
         listed, reasons = table(">row", "stops training", "reason"), by_reason(faults)
-        for numbers, fault in reasons[:_MOST_SHOWN]:
+        shown = reasons if len(reasons) == _MOST_SHOWN + 1 else reasons[:_MOST_SHOWN]
+        for numbers, fault in shown:
             listed.add_row(
                 numbers, "yes" if fault.fatal else "row left out" if fault.skipped else "no", in_flags(fault.reason)
             )
         yield from (Text(""), listed)
-        if len(reasons) > _MOST_SHOWN:
-            yield Text(f"and {len(reasons) - _MOST_SHOWN} more (see --json)")
+        if len(reasons) > len(shown):
+            yield Text(f"and {len(reasons) - len(shown)} more (see --json)")
 
 
 def _skipped(faults: Sequence[Fault]) -> int:

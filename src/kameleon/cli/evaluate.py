@@ -103,7 +103,8 @@ def evaluate(
         "forgetting": {s.adapter: s.loss - forgotten[0].loss for s in forgotten if s.adapter is not None},
         "answers": {name: [_answers_document(row, names) for row in some] for name, some in answered.items()},
     }
-    shown = [_answer_table(name, some, names) for name, some in answered.items() if some]
+    sizes = {one.name: len(one.examples) for one in sets}
+    shown = [_answer_table(name, some, names, sizes[name]) for name, some in answered.items() if some]
     scored = score_table([s for group in scores for s in group], forgotten)
     show(document, Group(*chain.from_iterable((one, "") for one in shown), scored), as_json=json)
 
@@ -136,9 +137,9 @@ def _answers_document(row: AnsweredRow, names: Sequence[str | None]) -> dict[str
     return {"row": row.row, "question": row.question, "right": row.right, "answers": by_name}
 
 
-def _answer_table(name: str, rows: Sequence[AnsweredRow], names: Sequence[str | None]) -> Table:
+def _answer_table(name: str, rows: Sequence[AnsweredRow], names: Sequence[str | None], of_rows: int) -> Table:
     """A line for each row, a column for what each answers; in a narrow terminal a line for each answer."""
-    title = f"{name}: what each answers"
+    title = f"{name}: what each answers, a sample of {len(rows)} of {of_rows} rows"
     who = [one or "base" for one in names]
     if results.width < _ANSWER_COLUMNS * (len(who) + 2):
         shown = table(">row", "who", "says", title=title)

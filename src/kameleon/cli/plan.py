@@ -24,6 +24,7 @@ from kameleon.cli.settings import GivenRecipe
 from kameleon.settings import Execution, Reading, Recipe, Watch
 
 if TYPE_CHECKING:
+    from kameleon.data import Corpus
     from kameleon.plan import CommonBase, Memory, Option, Plan
 
 
@@ -62,21 +63,29 @@ def plan(
     from kameleon.ops import COMPUTE_TYPES
     from kameleon.plan import common_bases
     from kameleon.unloaded import plan as make
+    from kameleon.unloaded import read
 
     budget = memory_budget(memory)
     recipe = Recipe(**given_recipe.given)
+
+    def rows_of(source: str | None, sample: int | None = None) -> Corpus | None:
+        if source is None:
+            return None
+        most = recipe.max_row_tokens
+        return read(base, source, raw=raw, max_row_tokens=most, rows=sample, seed=recipe.seed, reading=reading)
+
+    rows, watched = rows_of(data, recipe.rows), rows_of(held_out)  # a wrong file is told at once
     notes.print("measuring this machine, some seconds …", style="dim")
     dtype = compute and COMPUTE_TYPES[compute]
     made = make(
         base,
-        data,
+        rows,
         recipe=recipe,
         watch=watch,
         execution=execution,
         memory_bytes=budget,
         quantize=quantize,
-        raw=raw,
-        held_out=held_out,
+        held_out=watched,
         dtype=dtype,
         reading=reading,
     )

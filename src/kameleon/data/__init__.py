@@ -7,7 +7,7 @@ from kameleon.data.encode import Encoded, Example, encode_records, encode_row, r
 from kameleon.data.faults import Fault, by_reason
 from kameleon.data.formats import describe_empty, read_records
 from kameleon.data.memory import Data, Rows
-from kameleon.data.overview import Observation, observe, observe_system_prompt, shared_tools, unread_fields
+from kameleon.data.overview import Observation, observe, observe_system_prompt, shared_tools
 from kameleon.data.packing import PackedPass, RowSpan, pack, pack_groups
 from kameleon.data.prompts import AskedRow, read_prompts
 from kameleon.data.records import Record
@@ -52,6 +52,5 @@ __all__ = [
     "sample",
     "shared_tools",
     "split_held_out",
-    "unread_fields",
     "with_answer",
 ]

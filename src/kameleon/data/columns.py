@@ -31,7 +31,8 @@ MORE_FIELDS = {
     "text": (),
 }
 KNOWN_FIELDS = sorted({field for fields in (*FIELDS.values(), *MORE_FIELDS.values()) for field in fields})
-_CONTENT = ("input", *(field for fields in FIELDS.values() for field in fields))
+_EXPECTED = [field for fields in FIELDS.values() for field in fields]
+_CONTENT = ("input", *_EXPECTED)
 # Names for the two sides, without accents: English, Polish, German, Spanish, French, Italian, Portuguese.
 _PROMPTS = frozenset(
     {"prompt", "question", "query", "q", "input", "instruction", "user", "problem"}  # English; French has question
@@ -81,13 +82,18 @@ def is_understood(names: tuple[str, ...], reading: Reading) -> bool:
     return _is_complete([field for field in fields if field is not None])
 
 
-def describe_names(names: Iterable[str]) -> str:
-    """Why columns of these names make no rows, and what to do."""
-    held = ", ".join(map(repr, names))
+def describe_names(names: Sequence[str], *, is_table: bool) -> str:
+    """Why columns of a table, or fields of a JSON object, of these names make no row, and what to do."""
+    near = {name: did_you_mean(name, _EXPECTED, cutoff=0.75) for name in names if name not in KNOWN_FIELDS}
+    held = ", ".join(f"{name!r} ({near[name]})" if near.get(name) else repr(name) for name in names) or "none"
+    told, header = ("columns", "; row 1 must name them") if is_table else ("fields", "")
+    if len(names) == 1:
+        remedy = "Rename it to 'text' if all of it is to be learned"
+    else:
+        remedy = "Rename them, or say which they are: `reading=Reading(prompt_column=NAME, completion_column=NAME)`"
     return (
-        f"its columns are {held}; expected prompt and completion (question and answer): row 1 must name the columns. "
-        "Rename them, or say which they are: "
-        "`reading=Reading(prompt_column=NAME, completion_column=NAME)`"
+        f"its {told} are {held}; expected prompt and completion (question and answer), messages, instruction and "
+        f"output, conversations, or text{header}. {remedy}"
     )
 
 

@@ -7,7 +7,7 @@ import hashlib
 import random
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,7 @@ from kameleon.data.encode import Example, encode_records, encode_row, require_tr
 from kameleon.data.faults import Fault, describe_faults
 from kameleon.data.formats import describe_empty, read_records, usual_fields
 from kameleon.data.memory import Data, RowsInMemory
+from kameleon.data.overview import unread_fields
 from kameleon.data.records import Record
 from kameleon.data.rows import Row, make_row, shared_system_prompt, with_answer, with_system_prompt
 from kameleon.data.sources import find_data
@@ -62,8 +63,6 @@ class Corpus:
     """The system message of every row of the file; None where they differ, or one has none."""
     rows: tuple[Row, ...] = field(default=(), repr=False)
     """The rows that were encoded, so that another system prompt can be put in; () where examples come without rows."""
-    unread: Mapping[str, int] = field(default_factory=dict, repr=False)
-    """How many rows of the file hold a field that is not read, by its name."""
 
     __repr__ = short_repr
 
@@ -119,7 +118,8 @@ def read_corpus(
 
     Rows with nothing to learn are left out.
 
-    Rows of a table with an empty cell are left out too, and with `reading.skip_bad` all bad ones: a warning names them.
+    Rows of a table with an empty cell are left out too, and with `reading.skip_bad` all bad ones: a warning names them,
+    and another one the fields that are not read.
 
     With `rows`, only a sample of that size is held and encoded; `seed` decides which rows it has.
     Raises DataError, naming the rows that cannot be used.
@@ -155,7 +155,9 @@ def read_corpus(
         origin = replace(origin, date=template.date.isoformat())
     doubts = tuple(fault for fault in examine(encoded) if not fault.skipped)
     prompt = shared_system_prompt(sources)
-    return Corpus(examples, alternatives, origin, doubts, prompt, sources, encoded.unread)
+    if (unread := unread_fields(encoded.unread)) is not None:
+        warnings.warn(f"{source}: {unread.text}", stacklevel=2)
+    return Corpus(examples, alternatives, origin, doubts, prompt, sources)
 
 
 def fitting(corpus: Corpus, config: DecoderConfig, *, skip_bad: bool = False) -> Corpus:

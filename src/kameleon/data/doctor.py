@@ -32,7 +32,7 @@ def _beyond(example: Example, config: DecoderConfig) -> str | None:
     if len(example.tokens) > context:
         return (
             f"longer than the base's context of {context:,} tokens: shorten it, or let `max_row_tokens={context}` "
-            f" cut it"
+            "cut it"
         )
     if (highest := max(example.tokens, default=0)) >= vocabulary:
         return (
@@ -45,10 +45,14 @@ def _beyond(example: Example, config: DecoderConfig) -> str | None:
 def _doubts(example: Example, row: Row) -> Iterator[str]:
     if not example.trained_tokens:
         unlearned = row.learned is not None and not row.learned
-        why = " (each answer has weight 0)" if unlearned else " (the prompt fills it)" if example.cut_tokens else ""
+        full = " (its prompt fills all tokens that a row may have: raise `max_row_tokens=N`, or shorten the prompt)"
+        why = " (each answer has weight 0)" if unlearned else full if example.cut_tokens else ""
         yield f"all masked: none of its tokens would be learned{why}"
     elif example.cut_tokens:
-        yield f"truncated: its last {example.cut_tokens} tokens do not fit, so its answer has no end"
+        yield (
+            f"truncated: its last {example.cut_tokens} tokens do not fit, so its answer has no end: raise "
+            "`max_row_tokens=N`"
+        )
 
 
 def _repeats(rows: Sequence[Row], test_rows: Sequence[Row]) -> Iterator[Fault]:

@@ -116,7 +116,6 @@ def encode_records(
     split = 0
     for record in records:
         mixed[tuple(kinds(record))] += 1
-        unread.update(unread_fields(record))
         try:
             parts = _encode(make_row(record), template, raw=raw, max_tokens=max_tokens)
             others = [tuple(_alternatives(row, template, raw=raw, max_tokens=max_tokens)) for row, _ in parts]
@@ -125,6 +124,7 @@ def encode_records(
             fault = Fault(record.number, str(error), fatal=not is_left_out, skipped=is_left_out)
             (skipped if is_left_out else refused).append(fault)
             continue
+        unread.update(unread_fields(record))
         split += len(parts) > 1
         alternatives += others
         for row, example in parts:

@@ -73,7 +73,7 @@ def usual_fields(
         try:
             renamed = field_names(names, reading)
             if is_table and not is_understood(names, reading):
-                raise DataError(describe_names(names))
+                raise DataError(describe_names(names, is_table=True))
         except DataError as error:
             yield Record(1 if is_table else record.number, {}, str(error))
             if is_table:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kameleon.data.columns import FIELDS, MORE_FIELDS, SYSTEM_FIELDS, TOOLS_FIELDS
+from kameleon.data.columns import FIELDS, MORE_FIELDS, SYSTEM_FIELDS, TOOLS_FIELDS, describe_names
 from kameleon.data.records import Record
 from kameleon.data.turns import is_nothing, listed, read_messages, read_tools, unknown_fields, unknown_tool_fields
 from kameleon.errors import DataError
@@ -14,14 +14,6 @@ from kameleon.text import with_system
 from kameleon.text.template import Message
 from kameleon.words import short_repr
 
-# From the most to the least structured. A record that has several kinds is read as the first of them.
-KINDS = {
-    "messages": "OpenAI chat",
-    "prompt + completion": "a question and its answer",
-    "instruction (+ input) + output": "Alpaca",
-    "conversations": "ShareGPT",
-    "text": "plain text, all of it learned",
-}
 _TURNS = ("messages", "conversations", "prompt", "completion")
 # Fields that would change what is learned, with what to do where they are not read.
 _NEVER_LOST = {
@@ -156,9 +148,10 @@ def _begun(record: Record) -> list[str]:
 
 def _kind(record: Record) -> str:
     begun = _begun(record)
-    if not begun:
-        held = ", ".join(map(str, record.value)) or "nothing"
-        raise DataError(f"it has only {held}; a row is one of: {'; '.join(KINDS)} (rename its fields or columns)")
+    absent = [field for field in FIELDS[begun[0]] if field not in record.value] if begun else []
+    if absent or not begun:
+        told = "".join(f"{field!r} is missing; " for field in absent)
+        raise DataError(told + describe_names([str(name) for name in record.value], is_table=False))
     return begun[0]
 
 
