@@ -9,6 +9,7 @@
     ├── MissingExtraError (ImportError)   an optional library is needed; the message holds the install command
     ├── BaseModelError                    about the frozen base
     │   ├── UnsupportedArchitectureError (NotImplementedError)
+    │   ├── TemplateLimitError            the chat template takes too much time or memory for a conversation
     │   ├── WeightsError (ValueError)     a weight file that is damaged, incomplete or of an unknown kind
     │   └── FetchError (OSError)          no source could deliver the base
     ├── AdapterError                      about an adapter
@@ -89,6 +90,10 @@ class BaseModelError(KameleonError):
 
 class UnsupportedArchitectureError(BaseModelError, NotImplementedError):
     """The base is of a family, or uses a feature, that the decoder does not compute."""
+
+
+class TemplateLimitError(BaseModelError):
+    """The base's chat template takes too much time or memory for a conversation, so it was stopped."""
 
 
 class WeightsError(BaseModelError, ValueError):

@@ -152,7 +152,7 @@ def read_corpus(
     columns = None if chosen == (None, None) else chosen
     origin = Origin(name, sha256, len(examples), trained_tokens, raw, of_rows, len(encoded.skipped), columns)
     if template.is_dated and template.date is not None:
-        origin = replace(origin, date=template.date.isoformat())
+        origin = replace(origin, date=str(template.date))
     doubts = tuple(fault for fault in examine(encoded) if not fault.skipped)
     prompt = shared_system_prompt(sources)
     if (unread := unread_fields(encoded.unread)) is not None:

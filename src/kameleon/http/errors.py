@@ -20,6 +20,7 @@ from kameleon.errors import (
     QueueFullError,
     RequestFaultError,
     SettingError,
+    TemplateLimitError,
 )
 from kameleon.http.request_log import entry_of
 
@@ -71,7 +72,7 @@ def as_api_error(error: KameleonError) -> ApiError:
             return ApiError(422, message, code="adapter_unusable", param="model")
         case ContextLengthError():
             return ApiError(400, message, code="context_length_exceeded")
-        case SettingError() | DataError():
+        case SettingError() | DataError() | TemplateLimitError():
             return ApiError(400, message, code="invalid_value")
         case MissingExtraError():
             return ApiError(501, message, code="missing_extra")

@@ -6,7 +6,6 @@ Rendering marked conversations finds that text. A template that the found text d
 
 from __future__ import annotations
 
-import datetime
 import itertools
 import json
 from collections.abc import Sequence
@@ -17,16 +16,6 @@ from kameleon.text.template import ChatTemplate, Message
 
 _DATE = "Kmldate"
 _SYSTEM, _USER, _ANSWER = "Kmlsystem", "Kmluser", "Kmlanswer"
-
-
-class _TheDay(datetime.date):
-    """A date that every form writes as the same mark."""
-
-    def strftime(self, format: str) -> str:
-        return _DATE
-
-
-_THE_DAY = _TheDay(2000, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -108,7 +97,7 @@ def _found(template: ChatTemplate) -> _Around:
 
 def _rendered(template: ChatTemplate, messages: Sequence[Message]) -> str:
     opening = str(template.tokenizer.decode(list(template.opening)))
-    return template.on(_THE_DAY).render(messages, add_generation_prompt=True).removeprefix(opening)
+    return template.on(_DATE).render(messages, add_generation_prompt=True).removeprefix(opening)
 
 
 def _pieces(text: str) -> list[str]:

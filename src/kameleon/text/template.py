@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
-from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from kameleon.errors import DataError
 from kameleon.text.control import ControlTokens
 from kameleon.text.forms import Forms
-from kameleon.text.turns import Message, Turns, find_turns
+from kameleon.text.rendering import render
+from kameleon.text.turns import THOUGHTS, Message, Turns, find_turns
 
 Encode = Callable[[str], tuple[int, ...]]
 
 _WITHOUT_TEMPLATE = "use rows with `text`, or `raw=True` for prompt and completion"
 _ANCHORS = ("\n", ".", "a", "é")  # text that seldom joins with what follows
-_DATE_FORMATS = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1""")
-_DATE_MACRO = (
-    "{%- macro strftime_now(format) -%}"
-    "{{ dates[format] if format in dates else raise_exception('it computes the form of its date') }}"
-    "{%- endmacro %}\n"  # the line break belongs to the tag
-)
-# Errors that a template's program raises, on purpose or not.
-_REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 
 
 def with_system(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
@@ -65,8 +56,9 @@ class ChatTemplate:
         """The template's text; None for a base without a template."""
         self.tools_source: str | None = named.get("tool_use", self.source)
         """The template of conversations with tools; some bases have a separate one."""
-        self.date: datetime.date | None = None
-        """The date that a template writes which asks for it; None: the day on which it is rendered."""
+        self.date: datetime.date | str | None = None
+        """The date that a template writes which asks for it; a text stands for it in every form. None: the day on
+        which it is rendered."""
         self.arguments: Mapping[str, Any] = {}
         """Further arguments of the template, such as one that switches thinking."""
 
@@ -80,8 +72,8 @@ class ChatTemplate:
         """Whether the template writes a date, today's unless `on` fixes another one."""
         return any("strftime_now" in (source or "") for source in (self.source, self.tools_source))
 
-    def on(self, date: datetime.date | None) -> ChatTemplate:
-        """The same template with this date in place of today's; None: today's."""
+    def on(self, date: datetime.date | str | None) -> ChatTemplate:
+        """The same template with this date, or this text, in place of today's; None: today's."""
         template = self._copy()
         template.date = date
         return template
@@ -187,20 +179,19 @@ class ChatTemplate:
         if self.source is None:
             raise DataError(f"this base has no chat template: {_WITHOUT_TEMPLATE}")
         source = self.tools_source if tools and self.tools_source else self.source
-        dated: dict[str, Any] = {} if self.date is None else _dated(source, self.date)
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    list(messages),
-                    tools=list(tools) or None,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    **dated,
-                    **self.arguments,
-                )
-            )
-        except _REFUSALS as error:
-            raise DataError(f"the base's chat template refuses these messages: {error}") from error
+        if not messages:
+            raise DataError("the base's chat template refuses a conversation without messages")
+        if not all(isinstance(tool, Mapping) for tool in tools):
+            raise DataError("the base's chat template refuses tools that are no descriptions (JSON objects)")
+        values = {
+            **self.tokenizer.special_tokens_map,
+            **self.arguments,
+            "messages": [_as_templates_read(message) for message in messages],
+            "tools": list(tools) or None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        return render(source, values, date=self.date)
 
     @cached_property
     def _control(self) -> ControlTokens:
@@ -325,10 +316,12 @@ def _behind_anchor(encode: Encode, anchor: str, text: str) -> tuple[int, ...] | 
     return together[len(before) :] if together[: len(before)] == before else None
 
 
-def _dated(source: str, date: datetime.date) -> dict[str, Any]:
-    """What a template is given so that it writes this date: transformers gives templates data, and no functions."""
-    texts = {written: date.strftime(written) for _, written in _DATE_FORMATS.findall(source)}
-    return {"chat_template": _DATE_MACRO + source, "dates": texts}
+def _as_templates_read(message: Message) -> Message:
+    """A message without fields that are None, and with its thought under both names that templates ask for."""
+    held = {key: value for key, value in message.items() if value is not None}
+    thoughts = (held[key] for key in THOUGHTS if key in held)
+    thought = next(thoughts, None)
+    return held if thought is None else {"thinking": thought, **held, "reasoning_content": thought}
 
 
 def _require_utf8(text: str) -> None:
