@@ -13,10 +13,11 @@ import kameleon
 
 SOURCE = Path(kameleon.__file__).parent
 ORDER = (
+    "terminal",
     "errors",
+    "scratch",
     "home",
     "bug_report",
-    "terminal",
     "telemetry",
     "waiting",
     "machine",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from kameleon.errors import SettingError
+from kameleon.scratch import REPLACED, scratch_folder, sweep
 
 FORMAT = 1
 """The home's format. 1: cards hold no folders; where local bases lie is noted in `bases/places.json`."""
@@ -73,19 +72,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
     Makes the parent folder. Raises OSError (disk full, read-only folder); `path` is then as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        os.close(descriptor)
-        with open(name, "wb") as file:  # opened by its name, so that a library may write to `file.name` itself
+    with scratch_folder(path.parent) as scratch:
+        fresh = scratch / "new"
+        with fresh.open("wb+") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        _flush(fresh)
+        os.replace(fresh, path)
 
 
 @contextmanager
@@ -94,24 +86,36 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Makes the parent folder. Raises OSError; `path` is then as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    old = fresh.with_name(f"{fresh.name}.old")
-    try:
+    with scratch_folder(path.parent) as scratch:
+        fresh = scratch / "new"
+        fresh.mkdir()
         yield fresh
-        fresh.chmod(0o755)
         for file in (one for one in fresh.rglob("*") if one.is_file()):
-            with file.open("rb+") as opened:
-                os.fsync(opened.fileno())
+            _flush(file)
         if path.exists():
-            path.rename(old)
-        try:
-            fresh.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            (scratch / REPLACED).mkdir()
+            path.rename(scratch / REPLACED / path.name)
+        fresh.rename(path)
+
+
+def _flush(path: Path) -> None:
+    """Wait until the file is on the disk. It is opened by its name: a library may have put another in its place."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def discard(path: Path) -> None:
+    """Delete a file or a folder. Its name is free in one step, even if the process ends while it deletes.
+
+    Raises OSError.
+    """
+    with scratch_folder(path.parent) as scratch:
+        path.rename(scratch / "removed")
+
+
+def sweep_home() -> None:
+    """Delete what killed processes left unfinished in the home."""
+    parts = [bases_dir(), adapters_dir(), runs_dir(), cache_dir()]
+    below = [folder for part in parts if part.is_dir() for folder in part.iterdir() if folder.is_dir()]
+    for folder in (home(), *parts, *below):
+        sweep(folder)

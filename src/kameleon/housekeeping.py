@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,15 +16,15 @@ from huggingface_hub import constants
 from kameleon.adapters import Shelf
 from kameleon.bases.remove import disk_bytes
 from kameleon.errors import AdapterError
-from kameleon.home import CHAT_HISTORY, adapters_dir, bases_dir, cache_dir, home, runs_dir
+from kameleon.home import CHAT_HISTORY, adapters_dir, bases_dir, cache_dir, discard, home, runs_dir
 from kameleon.home_format import backups
+from kameleon.scratch import in_use
 from kameleon.training import has_checkpoint
 
 Kind = Literal["runs", "caches", "versions", "unfinished", "history", "backups"]
 USUAL: tuple[Kind, ...] = ("runs", "caches", "versions")
 """What nobody needs to go on. The history is what a person typed in chat, unfinished runs could be resumed, and backups
 are copies from before a migration."""
-_IN_USE = ("uploads",)  # of a running server
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def _folder(kind: Kind, path: Path) -> Leftover:
 
 
 def _delete(path: Path) -> None:
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        discard(path)
 
 
 def _runs() -> Iterator[Leftover]:
@@ -83,7 +85,7 @@ def _delete_run(path: Path, lock: FileLock) -> None:
 
 
 def _caches() -> Iterator[Leftover]:
-    return (_folder("caches", path) for path in _children(cache_dir()) if path.name not in _IN_USE)
+    return (_folder("caches", path) for path in _children(cache_dir()) if not in_use(path))
 
 
 def _versions() -> Iterator[Leftover]:

@@ -10,6 +10,7 @@ from tiny import save_gguf
 
 from kameleon import home
 from kameleon.adapters import Shelf
+from kameleon.scratch import scratch_folder
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def full(tiny):
         (home.runs_dir() / run).mkdir(parents=True)
         (home.runs_dir() / run / file).write_bytes(b"x" * 1000)
     (home.home() / "chat_history").write_bytes(b"x")
-    for path in (home.cache_dir() / "nf4", home.cache_dir() / "uploads", home.home() / "before-format-1"):
+    for path in (home.cache_dir() / "nf4", home.home() / "before-format-1"):
         path.mkdir(parents=True)
         (path / "file").write_bytes(b"x" * 500)
 
@@ -34,12 +35,12 @@ def listed(answer):
 
 def test_it_lists_what_is_not_needed_and_deletes_only_that(full, run):
     usual = {("runs", "ended"), ("caches", "nf4"), ("versions", "law 1")}
-    with FileLock(home.runs_dir() / ".now.lock"):
+    with FileLock(home.runs_dir() / ".now.lock"), scratch_folder(home.cache_dir() / "held"):
         assert listed(run("clean", "--json")) == usual
         assert listed(run("clean", "--json", "--yes")) == usual
     assert {path.name for path in home.runs_dir().glob("[!.]*")} == {"half", "now"}
     assert [entry.version for entry in Shelf().history("law")] == [2]
-    assert (home.cache_dir() / "uploads" / "file").exists(), "a server may be reading it"
+    assert (home.cache_dir() / "held").exists(), "a process writes there now"
     others = {("unfinished", "half"), ("backups", "before-format-1")}
     assert listed(run("clean", "unfinished", "backups", "--json")) == others
     assert run("clean", "unfinished", "history", "--yes")[0] == 0
@@ -58,7 +59,7 @@ def test_it_shows_first_and_asks(full, run, monkeypatch):
 
 def test_the_doctor_tells_disk_use(full, run):
     used = json.loads(run("doctor", "--json")[1])["disk_bytes"]
-    assert used["runs"] == 3000 and used["cache"] == 1000
+    assert used["runs"] == 3000 and used["cache"] == 500
     assert used["adapters"] > 0 and used["free"] > 0
 
 

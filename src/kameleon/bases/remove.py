@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from huggingface_hub import constants
 from kameleon.bases.catalogue import CATALOGUE
 from kameleon.bases.fetch import list_bases
 from kameleon.errors import SettingError
-from kameleon.home import bases_dir
+from kameleon.home import bases_dir, discard
 from kameleon.words import did_you_mean
 
 
@@ -30,7 +29,7 @@ class Fetched:
     def delete(self) -> None:
         """Delete all of it. Raises OSError."""
         for path in self.paths:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            discard(path)
 
 
 def fetched_base(ref: str) -> Fetched:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from kameleon.bases import locate
 from kameleon.bench.packed_bases import MIXES, write_packed_shape
 from kameleon.errors import BaseModelError
-from kameleon.home import cache_dir
+from kameleon.home import atomic_folder, cache_dir
 from kameleon.model import open_weights
 from kameleon.text.tokenizer import load_tokenizer
 
@@ -114,15 +112,10 @@ def _build(ref: str, path: Path) -> None:
 
 def write_shape(folder: Path, shape: Shape, tokenizer: PreTrainedTokenizerBase) -> None:
     """Write a base with random weights in bf16 in Hugging Face layout; `folder` appears whole or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as fresh:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(
             AutoConfig.for_model(shape.family, **shape.sizes), dtype=torch.bfloat16
         )
         model.save_pretrained(fresh)
         tokenizer.save_pretrained(fresh)
-        fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)

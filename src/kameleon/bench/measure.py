@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -18,8 +16,10 @@ from kameleon.bench.ours import recipe_of
 from kameleon.bench.settings import BenchSettings
 from kameleon.bench.turns import Job, Seat, Took
 from kameleon.errors import ContenderError, SettingError
+from kameleon.home import cache_dir
 from kameleon.machine import available_memory_bytes
 from kameleon.model import open_weights, read_config
+from kameleon.scratch import scratch_folder
 from kameleon.training.trainee import fresh_factors
 
 _LOSS_BATCHES = 4  # batches of the comparison of losses, which come again and again, so that losses fall
@@ -74,8 +74,8 @@ def measure_case(
     total += has_wide * settings.loss_steps
     progress = _Progress(case.name, total, on_event)
     measured = Measured([], {}, {})
-    with tempfile.TemporaryDirectory(prefix="kameleon-") as folder:
-        adapter = Path(folder) / "first"
+    with scratch_folder(cache_dir()) as folder:
+        adapter = folder / "first"
         recipe = recipe_of(settings)
         write_adapter(Adapter("first", fresh_factors(config, recipe), Card(base_id=case.base)), adapter)
         job = Job(case, config.vocab_size, str(path), str(adapter), dtype, settings)

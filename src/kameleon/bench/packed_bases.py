@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
+
+from kameleon.home import atomic_write
 
 Kind = gguf.GGMLQuantizationType
 Mix = Callable[[str, int, int], Kind]
@@ -46,13 +46,8 @@ def write_packed_shape(path: Path, family: str, sizes: Mapping[str, Any], mix: M
 
     A packed matrix needs rows of whole blocks: 256 numbers for kinds that end in K.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        _write(folder / path.name, family, sizes, mix)
-        (folder / path.name).rename(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with atomic_write(path) as file:
+        _write(Path(file.name), family, sizes, mix)
 
 
 def _write(path: Path, family: str, sizes: Mapping[str, Any], mix: Mix) -> None:

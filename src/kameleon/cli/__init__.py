@@ -34,7 +34,7 @@ from kameleon.cli.serve import serve
 from kameleon.cli.settings import zero_to_none, zeros_to_none
 from kameleon.cli.train import train
 from kameleon.errors import KameleonError, RunInterruptedError, SettingError
-from kameleon.home import is_current, read_text
+from kameleon.home import is_current, read_text, sweep_home
 from kameleon.terminal import printable
 
 __all__ = ["main"]
@@ -95,11 +95,15 @@ def _config(words: Sequence[str]) -> tuple[cyclopts.config.Dict, ...]:
 
 
 def _open_home(words: Sequence[str]) -> None:
-    """Bring Kameleon's folder to today's format; help and the version are shown without that."""
-    if not {"--help", "-h", "--version"} & set(words) and not is_current():
+    """Bring Kameleon's folder to today's format, and delete what killed processes left there; help and the version are
+    shown without that."""
+    if {"--help", "-h", "--version"} & set(words):
+        return
+    if not is_current():
         from kameleon.home_format import open_home
 
         open_home()
+    sweep_home()
 
 
 def _command(words: Sequence[str]) -> str:

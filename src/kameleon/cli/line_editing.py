@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from kameleon.cli.console import notes
-from kameleon.home import CHAT_HISTORY, home
+from kameleon.home import CHAT_HISTORY, atomic_write, home
+from kameleon.terminal import printable
 
 _MOST_LINES = 1000
 
@@ -35,11 +36,9 @@ def line_editing() -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # a history that cannot be written loses no answer
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o600)
-            os.chmod(path, 0o600)
-            readline.write_history_file(path)
+        with suppress(OSError), atomic_write(path) as file:  # a history that cannot be written loses no answer
+            os.chmod(file.name, 0o600)
+            readline.write_history_file(file.name)
 
 
 def read_line(prompt: str) -> str | None:
@@ -47,7 +46,7 @@ def read_line(prompt: str) -> str | None:
 
     Raises KeyboardInterrupt.
     """
-    shown = prompt if sys.stdin.isatty() else ""
+    shown = printable(prompt) if sys.stdin.isatty() else ""
     if not sys.stdout.isatty():
         notes.print(shown, end="")
         shown = ""

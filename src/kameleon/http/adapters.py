@@ -6,9 +6,7 @@ reaches the file system.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 from anyio import to_thread
@@ -23,6 +21,7 @@ from kameleon.http.bodies import LoadLora, UnloadLora
 from kameleon.http.errors import ApiError, json_response
 from kameleon.http.guard import key_of
 from kameleon.http.service import Service, service_of
+from kameleon.scratch import scratch_folder
 from kameleon.serving.state import AdapterState
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors", "kameleon.json", "README.md")
@@ -209,11 +208,9 @@ def _read(name: str, files: list[UploadFile]) -> Adapter:
             code="invalid_file",
             param="files",
         )
-    root = cache_dir() / "uploads"
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root) as folder:
+    with scratch_folder(cache_dir()) as folder:
         for file in files:
-            with (Path(folder) / str(file.filename)).open("wb") as copy:
+            with (folder / str(file.filename)).open("wb") as copy:
                 while part := file.file.read(_COPY_BYTES):
                     copy.write(part)
         return read_adapter(folder, name=name)

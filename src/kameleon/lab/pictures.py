@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kameleon.errors import MissingExtraError, SettingError
+from kameleon.home import atomic_write
 from kameleon.lab.constant import CONSTANT
 from kameleon.lab.report import LabReport
 
@@ -43,9 +44,9 @@ def save_pictures(report: LabReport, out_dir: Path) -> tuple[Path, ...]:
         draw(_axes(figure), report)
         figures.append(figure)
     try:
-        out_dir.mkdir(parents=True, exist_ok=True)
         for path, figure in zip(paths, figures, strict=True):
-            figure.savefig(path, dpi=120)
+            with atomic_write(path) as file:
+                figure.savefig(file, dpi=120, format="png")
     except OSError as error:
         raise SettingError(f"the pictures cannot be written to {out_dir}: {error}; give another folder") from error
     return paths

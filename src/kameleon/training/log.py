@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kameleon.errors import CheckpointError, MissingExtraError
+from kameleon.home import atomic_write
 
 LOG_FILE = "log.jsonl"
 _MOST_STEPS_IN_MEAN = 20
@@ -24,16 +25,16 @@ class RunLog:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             kept = [record for record in read_log(folder) if record["step"] <= step]
-            self._file = self.path.open("w", encoding="utf-8")
+            with atomic_write(self.path) as file:
+                file.writelines(_line(record).encode() for record in kept)
+            self._file = self.path.open("a", encoding="utf-8")
         except OSError as error:
             raise self._unwritable(error) from error
-        for record in kept:
-            self.write(record)
 
     def write(self, record: dict[str, Any]) -> None:
         """Add a line. Raises CheckpointError when it cannot be written."""
         try:
-            self._file.write(json.dumps(record) + "\n")
+            self._file.write(_line(record))
             self._file.flush()
         except OSError as error:
             raise self._unwritable(error) from error
@@ -45,6 +46,10 @@ class RunLog:
         """Close the file."""
         with suppress(OSError):  # `write` has raised for a line that is still in the buffer
             self._file.close()
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -94,7 +99,8 @@ def draw_loss_curve(folder: Path, name: str) -> Path:
     axes.set(title=f"{name}: loss while training", xlabel="step", ylabel="nats per trained token", ylim=(0, None))
     axes.legend(frameon=False)
     path = folder / "loss.png"
-    figure.savefig(path, dpi=120)
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=120, format="png")
     pyplot.close(figure)
     return path
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,6 +20,7 @@ from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
 from kameleon.data import Example, pack, require_trainable, sample
 from kameleon.errors import AdapterFileError, CheckpointError, NonFiniteLossError, RunInterruptedError, TrainingError
+from kameleon.home import discard
 from kameleon.machine import peak_bytes
 from kameleon.ops import compute_name, kernels
 from kameleon.settings import Execution, Recipe, Watch
@@ -198,8 +198,8 @@ class Run:
 
     def _begin(self, *, resume: bool) -> Progress:
         """Where the run stands now: at its last checkpoint if it is resumed, else at step 0."""
-        if self.overwrite:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if self.overwrite and self.folder.exists():
+            discard(self.folder)
         progress = Progress()
         if resume:
             progress = load_checkpoint(self.folder, self.trainees, self.identity)
@@ -264,7 +264,7 @@ class Run:
     def _drop_other_bests(self, progress: Progress) -> None:
         for path in self.folder.glob("best*"):
             if path != self._best(progress):
-                shutil.rmtree(path, ignore_errors=True)
+                discard(path)
 
     def _look_is_due(self, before: Progress, after: Progress, *, over: bool) -> bool:
         if not self.held_out:

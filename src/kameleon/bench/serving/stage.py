@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,9 @@ from kameleon.bench.bases import SHAPES, base_path, built_apart
 from kameleon.bench.serving.contender import Stage
 from kameleon.bench.serving.settings import ServeBenchSettings
 from kameleon.errors import BaseModelError
-from kameleon.home import cache_dir
+from kameleon.home import atomic_folder, cache_dir
 from kameleon.model import DecoderConfig, module_shapes, open_weights, read_config
+from kameleon.scratch import scratch_folder
 from kameleon.text.tokenizer import load_tokenizer
 
 _DRAWN = 16  # adapters with their own numbers; further ones are links to the same files
@@ -34,13 +34,13 @@ def set_stage(ref: str, settings: ServeBenchSettings) -> Iterator[Stage]:
     gguf = base_path(ref)
     folder = gguf if ref in SHAPES else bf16_folder(gguf)
     config = read_config(folder, open_weights(folder))
-    with tempfile.TemporaryDirectory(prefix="kameleon-serve-") as home:
-        shelf = Shelf(Path(home) / "adapters")
+    with scratch_folder(cache_dir()) as home:
+        shelf = Shelf(home / "adapters")
         drawn = min(settings.adapters, _DRAWN)
         saved = [shelf.save(random_adapter(config, f"a{at}", seed=at, rank=settings.rank)) for at in range(drawn)]
         for at in range(drawn, settings.adapters):
             _link(shelf.folder(f"a{at % drawn}"), shelf.root / f"a{at}")
-        yield Stage(folder, gguf, saved, Path(home), settings)
+        yield Stage(folder, gguf, saved, home, settings)
 
 
 def _link(folder: Path, name: Path) -> None:
@@ -76,9 +76,7 @@ def _unpack(gguf: Path, folder: Path) -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as fresh:
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             gguf_file=gguf.name,
@@ -87,6 +85,3 @@ def _unpack(gguf: Path, folder: Path) -> None:
         )
         model.save_pretrained(fresh)
         load_tokenizer(gguf, open_weights(gguf)).save_pretrained(fresh)
-        fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
