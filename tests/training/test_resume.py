@@ -20,6 +20,8 @@ from kameleon.errors import CheckpointError, RunInterruptedError, SettingError
 from kameleon.home import runs_dir
 from kameleon.ops import COMPUTE_TYPES
 from kameleon.training.checkpoint import FORMAT, has_checkpoint
+from kameleon.weights import read_safetensors_header
+from kameleon.weights.seal import UNSEALED, seal
 
 RECIPE = Recipe(rank=2, rows_per_step=4, learning_rate=1e-2)
 FLAGS = ("--rank", "2", "--rows-per-step", "4", "--learning-rate", "0.01")
@@ -50,7 +52,9 @@ def rewrite_identity(**changes):
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     identity = {**json.loads(metadata["identity"]), **changes}
     metadata["identity"] = json.dumps({key: value for key, value in identity.items() if value is not None})
-    save_file(tensors, path, metadata)
+    save_file(tensors, path, {**metadata, **UNSEALED})
+    with path.open("rb+") as file:
+        seal(file)
 
 
 def test_a_run_goes_on_with_the_threads_of_its_checkpoint_and_to_the_same_bits(tiny, rows, threads):
@@ -152,3 +156,16 @@ def test_a_run_goes_on_with_the_date_of_its_beginning(run, tiny_folder, rows, mo
     assert resumed.card.data["date"] == "2026-11-30"
     assert all(torch.equal(resumed.modules[name].a, factors.a) for name, factors in whole.modules.items())
     assert loaded.train(rows, "later", recipe=RECIPE).adapter.card.data["date"] == "2026-12-01"
+
+
+@pytest.mark.parametrize("part", ["updates", "identity", "weights", "mean", "square", "progress"])
+def test_a_checkpoint_with_another_byte_anywhere_is_refused_with_what_to_do(tiny, rows, part):
+    interrupt(tiny, rows)
+    path = runs_dir() / "run" / "checkpoint.safetensors"
+    data, header = bytearray(path.read_bytes()), read_safetensors_header(path)
+    places = {tensor.name: tensor.offset + tensor.size_bytes // 2 for tensor in header.tensors}
+    data[places[part] if part in places else data.index(f'"{part}": "'.encode()) + len(part) + 5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"is damaged: .*start again with `overwrite=True`"):
+        tiny.train(rows, "run", recipe=RECIPE, resume=True)
+    assert tiny.train(rows, "run", recipe=RECIPE, overwrite=True).steps > 0

@@ -73,10 +73,22 @@ def test_a_cache_that_takes_no_file_is_named_and_nothing_is_kept(folder, monkeyp
 
 def test_what_a_kill_left_of_a_packing_is_gone_after_the_next(folder):
     cache = folder.parent / "home" / "cache" / "nf4"
-    cache.mkdir(parents=True)
-    (cache / ".0123456789abcdef.safetensors.tmp8char").write_bytes(b"half")
+    left = cache / ".kameleon-0123456789abcdef"
+    left.mkdir(parents=True)
+    (left / ".held").touch()
+    (left / "new").write_bytes(b"half")
     packed = Nf4File(SafetensorsFolder(folder)).packed_path
-    assert {file.name for file in cache.iterdir()} == {".lock", packed.name}
+    note = f".{packed.name}.fingerprint.json"
+    assert {file.name for file in cache.iterdir()} == {".lock", packed.name, note}
+
+
+def test_a_packed_copy_with_another_byte_is_refused(folder):
+    packed = Nf4File(SafetensorsFolder(folder)).packed_path
+    data = bytearray(packed.read_bytes())
+    data[-100] ^= 1
+    packed.write_bytes(data)
+    with pytest.raises(WeightsError, match="do not have their checksum; delete it"):
+        Nf4File(SafetensorsFolder(folder))
 
 
 @pytest.mark.parametrize("step", [0, -1])

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
 from torch import Tensor
 
-from kameleon.errors import CheckpointError, TrainingError
+from kameleon.errors import CheckpointError, TrainingError, WeightsError
 from kameleon.home import atomic_write
 from kameleon.ops import COMPUTE_TYPES
 from kameleon.settings import ComputeName
 from kameleon.training.trainee import Trainee
+from kameleon.weights.safetensors_header import header_bytes
+from kameleon.weights.seal import UNSEALED, check_seal, seal
 
 _FILE = "checkpoint.safetensors"
 FORMAT = 1
@@ -46,13 +47,16 @@ def save_checkpoint(folder: Path, trainees: Sequence[Trainee], progress: Progres
     Raises CheckpointError (disk full, read-only folder); the last checkpoint is then still whole.
     """
     tensors = {key: tensor for at, one in enumerate(trainees) for key, tensor in _tensors(one, at).items()}
-    metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(identity)}
+    metadata = {"progress": json.dumps(asdict(progress)), "identity": json.dumps(identity), **UNSEALED}
     metadata |= {_key("updates", at): str(one.adamw.steps) for at, one in enumerate(trainees)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / _FILE) as file:
-            save_file(tensors, file.name, metadata)  # without a copy in memory, three times the adapter
-    except (SafetensorError, OSError) as error:
+            file.write(header_bytes({key: ("F32", tuple(t.shape), t.nbytes) for key, t in tensors.items()}, metadata))
+            for tensor in tensors.values():  # without a copy in memory, three times the adapter
+                file.write(tensor.detach().numpy().data)
+            seal(file)
+    except OSError as error:
         last = " (the one before it is intact)" if (folder / _FILE).exists() else ""
         raise CheckpointError(
             f"cannot write the checkpoint of step {progress.step} to {folder}{last}: {error}"
@@ -84,16 +88,11 @@ def require_no_checkpoint(folder: Path) -> None:
 
 
 def saved_identity(folder: Path) -> dict[str, Any]:
-    """The identity of the run whose checkpoint is in `folder`; {} if there is none that can be read.
+    """The identity of the run whose checkpoint is in `folder`; {} if there is none.
 
-    Raises CheckpointError for a checkpoint of another version of Kameleon.
+    Raises CheckpointError for a checkpoint that is damaged, or of another version of Kameleon.
     """
-    try:
-        with safe_open(folder / _FILE, "pt") as file:
-            metadata = file.metadata()
-    except (SafetensorError, OSError):
-        return {}  # `load_checkpoint` tells the fault
-    return _identity(metadata)
+    return _identity(_checked(folder / _FILE)) if has_checkpoint(folder) else {}
 
 
 def resumed_compute(folder: Path, compute: ComputeName | None) -> ComputeName | None:
@@ -126,8 +125,19 @@ def resumed_threads(folder: Path) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _identity(metadata: dict[str, str] | None) -> dict[str, Any]:
-    identity = json.loads((metadata or {}).get("identity", "{}"))
+def _checked(path: Path) -> dict[str, str]:
+    """The checkpoint's metadata. Raises CheckpointError if a byte of the file is another than was written."""
+    try:
+        return check_seal(path)
+    except (WeightsError, OSError) as error:
+        raise CheckpointError(
+            f"the checkpoint {path} is damaged: {error}; the run cannot go on from it: start again with "
+            "`overwrite=True`"
+        ) from error
+
+
+def _identity(metadata: dict[str, str]) -> dict[str, Any]:
+    identity = json.loads(metadata.get("identity", "{}"))
     found = identity.get("format", 0)
     if found != FORMAT:
         which = "an earlier" if found < FORMAT else "a later"
@@ -174,14 +184,9 @@ def load_checkpoint(folder: Path, trainees: Sequence[Trainee], identity: dict[st
     data; the message names the differences.
     """
     path = require_checkpoint(folder)
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata()
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"the checkpoint {path} cannot be read: {error}; start again with `overwrite=True`"
-        ) from error
+    metadata = _checked(path)
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     saved = _identity(metadata)
     if told := _differences(saved, json.loads(json.dumps(identity))):
         raise CheckpointError(

@@ -39,7 +39,8 @@ def cached_fingerprint(files: Sequence[Path]) -> str | None:
     for place in _places(files):
         try:
             noted = json.loads(place.read_text())
-            if noted["files"] == state_of(files):
+            sha256 = _sha256(noted["files"], noted["fingerprint"])
+            if noted["files"] == state_of(files) and noted.get("sha256", sha256) == sha256:  # early notes have none
                 return str(noted["fingerprint"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # no note, or a damaged one: the caller hashes again
@@ -51,7 +52,8 @@ def note_fingerprint(files: Sequence[Path], *, state: FilesState, fingerprint: s
 
     `state` was taken before the files were hashed, so that a file which changed meanwhile is hashed again.
     """
-    note = json.dumps({"fingerprint": fingerprint, "files": state}, indent=1).encode()
+    noted = {"fingerprint": fingerprint, "files": state, "sha256": _sha256(state, fingerprint)}
+    note = json.dumps(noted, indent=1).encode()
     for place in _places(files):
         try:
             with atomic_write(place) as file:
@@ -59,6 +61,11 @@ def note_fingerprint(files: Sequence[Path], *, state: FilesState, fingerprint: s
         except OSError:
             continue
         return
+
+
+def _sha256(state: object, fingerprint: object) -> str:
+    """Of a note: a damaged one would give a base another name."""
+    return hashlib.sha256(json.dumps([state, fingerprint]).encode()).hexdigest()
 
 
 def _places(files: Sequence[Path]) -> tuple[Path, Path]:

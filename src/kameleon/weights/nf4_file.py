@@ -13,9 +13,10 @@ from kameleon.errors import SettingError, WeightsError
 from kameleon.home import atomic_write, cache_dir
 from kameleon.ops import Matrix, StoredMatrix, nf4
 from kameleon.weights.files import Progress, WeightFile
-from kameleon.weights.fingerprint import state_of
+from kameleon.weights.fingerprint import cached_fingerprint, note_fingerprint, state_of
 from kameleon.weights.safetensors_folder import SafetensorsFolder
 from kameleon.weights.safetensors_header import header_bytes
+from kameleon.weights.seal import UNSEALED, check_seal, seal
 
 _PACKED_AT_ONCE = 2 << 20  # numbers
 
@@ -44,8 +45,12 @@ class Nf4File(WeightFile):
                     f"{where}: {error}; make room there, or set KAMELEON_HOME to another folder"
                 ) from error
         try:
+            if cached_fingerprint([self.packed_path]) is None:  # new, or changed since
+                state = state_of([self.packed_path])
+                check_seal(self.packed_path)
+                note_fingerprint([self.packed_path], state=state, fingerprint=self.fingerprint())
             self._packed = safe_open(self.packed_path, "pt")
-        except (SafetensorError, OSError) as error:
+        except (WeightsError, SafetensorError, OSError) as error:
             raise WeightsError(
                 f"{self.packed_path} is damaged: {error}; delete it, then load the base again"
             ) from error
@@ -84,10 +89,8 @@ class Nf4File(WeightFile):
         for name in names:
             rows, columns = self.shape(name)
             packed[name] = ("U8", (rows, nf4.row_bytes(columns)), rows * nf4.row_bytes(columns))
-        for left in self.packed_path.parent.glob(".*.safetensors.*"):  # left by a killed process
-            left.unlink()
         with atomic_write(self.packed_path) as file:
-            file.write(header_bytes(packed, {}))
+            file.write(header_bytes(packed, UNSEALED))
             for done, name in enumerate(names):
                 if on_progress:
                     on_progress("packing to NF4", done, len(names))
@@ -101,6 +104,7 @@ class Nf4File(WeightFile):
                     file.write(nf4.pack(rows).numpy().data)
             if state_of(self._files()) != self._state:
                 raise WeightsError(f"{self.path} was changed while it was packed to NF4; load it again")
+            seal(file)
         if on_progress:
             on_progress("packing to NF4", len(names), len(names))
 
