@@ -118,7 +118,9 @@ def test_removing_an_unknown_id_changes_nothing():
 
 
 @given(
-    arrivals=st.lists(st.tuples(st.integers(1, 60), st.integers(-1, 2), st.booleans()), min_size=1, max_size=12),
+    arrivals=st.lists(
+        st.tuples(st.integers(1, 60), st.integers(-1, 2), st.booleans(), st.integers(0, 2)), min_size=1, max_size=12
+    ),
     pages=st.integers(5, 12),
     chunk=st.sampled_from([16, 64]),
     most=st.integers(1, 5),
@@ -127,8 +129,10 @@ def test_removing_an_unknown_id_changes_nothing():
 def test_no_page_is_lost_and_every_sequence_gets_through(arrivals, pages, chunk, most, removed):
     scheduler = scheduler_of(pages, max_sequences=most, chunk=chunk)
     done = set()
-    for request_id, (prompt, slot, alike) in enumerate(arrivals):
-        scheduler.add(sequence_of(request_id, [0 if alike else request_id % 8] * prompt, slot))
+    for request_id, (prompt, slot, alike, key) in enumerate(arrivals):
+        sequence = sequence_of(request_id, [0 if alike else request_id % 8] * prompt, slot)
+        sequence.owner = f"key {key}", f"user {request_id}"
+        scheduler.add(sequence)
     for steps in range(2000):
         for sequence in scheduler.running:
             if len(sequence.answer_behind(0)) >= 6:

@@ -63,12 +63,10 @@ def shelve(tiny, count):
         tiny.shelf.save(random_adapter(tiny.base, f"a{i}", seed=i, rank=2 + i % 7))
 
 
-def ask(engine, tiny, text, adapter=None, user="", **wish):
+def ask(engine, tiny, text, adapter=None, client=Client(), **wish):  # noqa: B008 (immutable)
     answer = Answer()
     wish = {"max_tokens": 8, **wish}
-    answer.ticket = engine.submit(
-        Request(tiny.encode_prompt(text), adapter, Sampling(**wish)), answer, Client(user=user)
-    )
+    answer.ticket = engine.submit(Request(tiny.encode_prompt(text), adapter, Sampling(**wish)), answer, client)
     return answer
 
 
@@ -85,7 +83,7 @@ def test_answers_to_many_threads_are_those_that_each_request_gets_alone(tiny, se
 
     def client(k):
         for i in range(k, len(wanted), 6):
-            answers[i] = ask(engine, tiny, *wanted[i], user=f"user {k}")
+            answers[i] = ask(engine, tiny, *wanted[i], client=Client(user=f"user {k}"))
 
     threads = [threading.Thread(target=client, args=(k,)) for k in range(6)]
     for thread in threads:

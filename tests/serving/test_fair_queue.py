@@ -9,17 +9,17 @@ from kameleon.serving.fair_queue import FairQueue
 def drained(queue, charge=10):
     order = []
     while (item := queue.take(lambda _: True)) is not None:
-        user, adapter, _ = item
+        *path, _ = item
         order.append(item)
-        queue.charge(user, adapter, charge)
+        queue.charge(path, charge)
     return order
 
 
 def filled(*flows):
     queue = FairQueue()
-    for user, adapter, count in flows:
+    for *path, count in flows:
         for i in range(count):
-            queue.put((user, adapter, i), user, adapter)
+            queue.put((*path, i), path)
     return queue
 
 
@@ -36,14 +36,29 @@ def test_adapters_of_one_user_share_and_users_count_before_adapters():
     assert {adapter for user, adapter, _ in first if user == "a"} == {"x", "y", "z"}
 
 
+def test_keys_count_before_their_users_so_that_names_gain_nothing():
+    order = drained(filled(*(("many names", f"user {i}", None, 1) for i in range(30)), ("one name", "u", None, 6)))
+    assert max(i for i, item in enumerate(order) if item[0] == "one name") <= 12
+
+
+def test_the_last_of_those_that_have_most_waiting_is_found_by_key_then_by_user():
+    queue = filled(("a", "x", None, 3), ("a", "y", None, 4), ("b", "z", None, 6))
+    assert queue.last_of_the_longest() == ("a", "y", None, 3)
+    queue.remove(("a", "y", None, 3))
+    queue.remove(("a", "x", None, 0))
+    assert queue.last_of_the_longest() == ("b", "z", None, 5)
+    waiting = [queue.waiting_of(path) for path in ((), ("a",), ("a", "x"), ("b", "z"), ("c",), ("a", "q"))]
+    assert waiting == [11, 5, 2, 6, 0, 0]
+
+
 def test_who_comes_back_after_a_pause_has_saved_up_no_claim():
     queue = filled(("busy", None, 1))
     for _ in range(50):
-        queue.charge("busy", None, 10)
-    queue.put(("busy", None, 1), "busy", None)
+        queue.charge(("busy", None), 10)
+    queue.put(("busy", None, 1), ("busy", None))
     for i in range(30):
-        queue.put(("new", None, i), "new", None)
-        queue.put(("busy", None, 2 + i), "busy", None)
+        queue.put(("new", None, i), ("new", None))
+        queue.put(("busy", None, 2 + i), ("busy", None))
     assert sum(user == "busy" for user, _, _ in drained(queue)[:20]) >= 8
 
 
@@ -57,26 +72,26 @@ def test_what_does_not_fit_is_passed_over_and_can_be_removed():
 
 def test_a_newcomer_has_no_claim_on_what_was_served_before_though_nobody_waits():
     queue = filled(("busy", None, 1))
-    queue.charge("busy", None, 1000)
-    queue.put(("busy", None, 1), "busy", None)
+    queue.charge(("busy", None), 1000)
+    queue.put(("busy", None, 1), ("busy", None))
     assert queue.take(lambda _: True) and queue.take(lambda _: True)
     for i in range(20):
-        queue.put(("new", None, i), "new", None)
-        queue.put(("busy", None, i), "busy", None)
+        queue.put(("new", None, i), ("new", None))
+        queue.put(("busy", None, i), ("busy", None))
     assert sum(user == "busy" for user, _, _ in drained(queue)[:20]) >= 8
 
 
 def test_names_that_never_come_back_are_forgotten_and_those_that_wait_are_not():
     queue = FairQueue()
     for i in range(3000):
-        queue.put(i, f"user {i}", f"adapter {i}")
+        queue.put(i, (f"user {i}", f"adapter {i}"))
         if i % 3:
             assert queue.take(lambda _: True) is not None
-            queue.charge(f"user {i}", None, 5)
+            queue.charge((f"user {i}", None), 5)
     assert len(queue) == 1000
     for i in range(1001):
-        queue.put(-1, "one", f"adapter {i}")
-    assert len(queue._users) <= 2002
+        queue.put(-1, ("one", f"adapter {i}"))
+    assert len(queue._all.parts) <= 2002
     assert len([queue.take(lambda _: True) for _ in range(2001)]) == 2001 and len(queue) == 0
 
 
@@ -85,7 +100,7 @@ def test_its_length_may_be_asked_for_while_others_come_and_go():
 
     def come_and_go():
         for i in range(3000):
-            queue.put(i, f"user {i}", None)
+            queue.put(i, (f"user {i}", None))
             queue.take(lambda _: True)
         over.set()
 

@@ -10,6 +10,7 @@ import torch
 from kameleon.errors import AdapterMismatchError, KameleonError
 from kameleon.generation.request import Completion, Finish, Piece, Request, ScoredToken
 from kameleon.generation.sampling import Choice, Chooser
+from kameleon.generation.shares import Owner
 from kameleon.generation.text import TextStream
 
 
@@ -28,6 +29,8 @@ class Sequence:
     stream: TextStream
     tokens: list[int]
     """Prompt and answer."""
+    owner: Owner = ()
+    """Who asked; owners share places and prefills."""
     pages: list[int] = field(default_factory=list)
     computed: int = 0
     published: int = 0

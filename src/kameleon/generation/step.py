@@ -21,6 +21,7 @@ from kameleon.generation.request import Finish, Piece, Request
 from kameleon.generation.sampling import Choice, Chooser, scores_of
 from kameleon.generation.scheduler import Scheduled, Scheduler
 from kameleon.generation.sequence import Sequence
+from kameleon.generation.shares import Owner
 from kameleon.generation.text import TextStream
 from kameleon.ops import PAGE_TOKENS, Segments, chunk_rows
 from kameleon.text import TokenBytes
@@ -100,13 +101,14 @@ class Batch:
         *,
         request_id: int,
         prefix_key: Hashable = None,
+        owner: Owner = (),
         chooser: Chooser | None = None,
     ) -> None:
         """Take a request in; its pieces carry `request_id`, which no other request of this batch has.
 
         `slot` is its adapter's in the bank and stays so until the last piece; `prefix_key` (by default the slot)
-        says with whom its prompt shares pages: only prompts of equal keys do. `chooser` is the result of `check`, if
-        that was called before. Raises what `check` does.
+        says with whom its prompt shares pages: only prompts of equal keys do. Owners, all of equal depth, share the
+        batch equally. `chooser` is the result of `check`, if that was called before. Raises what `check` does.
         """
         self._scheduler.add(
             Sequence(
@@ -117,6 +119,7 @@ class Batch:
                 self.check(request) if chooser is None else chooser,
                 TextStream(self._token_bytes, request.sampling.stop),
                 list(request.prompt),
+                owner,
             )
         )
 
@@ -126,6 +129,10 @@ class Batch:
         sequence = self._scheduler.remove(request_id, finish)
         if sequence is not None:
             self._ended.append(sequence)
+
+    def takes(self, owner: Owner = ()) -> bool:
+        """Whether one more request of `owner` would be computed now: there is room, or another owner gives way."""
+        return self._scheduler.takes(owner)
 
     @property
     def running(self) -> int:
@@ -139,7 +146,7 @@ class Batch:
 
     @property
     def preemptions(self) -> int:
-        """How often a request lost its pages to an earlier one."""
+        """How often a request lost its place or its pages to another."""
         return self._scheduler.preemptions
 
     @property

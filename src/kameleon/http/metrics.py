@@ -84,7 +84,7 @@ def _gauges(state: EngineState) -> Iterator[Metric]:
     ):
         yield GaugeMetricFamily(f"kameleon_{name}", told, value=value)
     yield CounterMetricFamily(
-        "kameleon_preemptions", "Requests preempted because the cache was full", state.preemptions
+        "kameleon_preemptions", "Requests put off for want of room, or for another client's share", state.preemptions
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from kameleon.bases import Base
 from kameleon.errors import KameleonError, QueueFullError, RequestFaultError
 from kameleon.generation import Batch, Chooser, Completion, Piece, Request
+from kameleon.generation.shares import gives_way
 from kameleon.ops import PAGE_TOKENS
 from kameleon.serving.client import Client
 from kameleon.serving.fair_queue import FairQueue
@@ -93,24 +94,28 @@ class Engine:
         on_piece: OnPiece,
         client: Client = Client(),  # noqa: B008 (immutable)
     ) -> Ticket:
-        """Take a request in; `on_piece` gets its text, from the engine's thread or that of `cancel`; it must return at
-        once.
+        """Take a request in; `on_piece` gets its text, from the engine's thread or that of a `cancel` or `submit`; it
+        must return at once.
 
         The last piece has a `completion` or an `error`. Raises AdapterNotFoundError, AdapterFileError, SettingError for
         a prompt that is empty or too long, and QueueFullError, which says when to try again.
         """
-        self._refuse_if_full()
+        with self._lock:
+            self._refuse_if_full(client)
         chooser = self._batch.check(request)
         version = self.adapters.hold(request.adapter)
         with self._lock:
             try:
-                self._refuse_if_full()
+                last = self._refuse_if_full(client)
             except KameleonError:
                 self.adapters.release(version)
                 raise
+            if last is not None:
+                told = "others who have fewer requests waiting took this one's place; try again later"
+                self._leave_queue(last, Piece(last.id, "", error=QueueFullError(told, self._retry_after_s())))
             self._ids += 1
             ticket = Ticket(self._ids, request, client, on_piece, version, chooser, time.monotonic())
-            self._queue.put(ticket, client, request.adapter)
+            self._queue.put(ticket, (*client, request.adapter))
             self._counters[request.adapter].requests += 1
             self._lock.notify_all()
         return ticket
@@ -174,13 +179,19 @@ class Engine:
     def _is_done(self) -> bool:
         return self._failure is not None or not (len(self._queue) or self._running)
 
-    def _refuse_if_full(self) -> None:
+    def _refuse_if_full(self, client: Client) -> Ticket | None:
+        """Raise QueueFullError unless `client` may wait. Returns the request whose place in the queue it takes: the
+        last of those who have most waiting, if these still have as much afterwards."""
         if self._failure is not None:
             raise KameleonError(f"the engine has failed and answers nothing: {self._failure}") from self._failure
         if self._draining:
             raise shutting_down()
-        if (waiting := len(self._queue)) >= self.limits.max_queue:
-            raise QueueFullError(f"{waiting} requests are waiting already; try again later", self._retry_after_s())
+        if (waiting := len(self._queue)) < self.limits.max_queue:
+            return None
+        last, waiting_of = self._queue.last_of_the_longest(), self._queue.waiting_of
+        if gives_way(last.client, client, waiting_of, waiting_of):
+            return last
+        raise QueueFullError(f"{waiting} requests are waiting already; try again later", self._retry_after_s())
 
     def _retry_after_s(self) -> float:
         """Seconds until a place in the queue should be free: the waiting requests at the recent pace."""
@@ -225,7 +236,8 @@ class Engine:
         return (version.ready and not version.leaving) or version.error is not None
 
     def _starts(self, ticket: Ticket) -> bool:
-        return ticket.version.error is not None or self.adapters.start(ticket.version)
+        version = ticket.version
+        return version.error is not None or (self._batch.takes(ticket.client) and self.adapters.start(version))
 
     def _handle_cancels(self) -> None:
         for request_id in self._cancels:
@@ -247,12 +259,7 @@ class Engine:
                 self._batch.end(request_id, "length")
 
     def _admit(self) -> None:
-        if self._batch.waiting:
-            return  # admitted requests still wait for pages
-        while self._batch.running + self._batch.waiting < self.limits.max_batch:
-            ticket = self._queue.take(self._starts)
-            if ticket is None:
-                return
+        while (ticket := self._queue.take(self._starts)) is not None:
             if ticket.version.error is not None:
                 self._end(ticket, Piece(ticket.id, "", error=ticket.version.error))
                 continue
@@ -261,12 +268,13 @@ class Engine:
                 ticket.version.slot,
                 request_id=ticket.id,
                 prefix_key=self._prefix_key(ticket),
+                owner=ticket.client,
                 chooser=ticket.chooser,
             )
             ticket.started = True
             self._running[ticket.id] = ticket
             self._counters[ticket.request.adapter].queue_s.note(time.monotonic() - ticket.submitted_s)
-            self._queue.charge(ticket.client, ticket.request.adapter, len(ticket.request.prompt))
+            self._queue.charge((*ticket.client, ticket.request.adapter), len(ticket.request.prompt))
 
     def _prefix_key(self, ticket: Ticket) -> tuple[int, str]:
         """Whose prompts share pages of the cache: those of one load of an adapter, and of one key."""
@@ -282,7 +290,7 @@ class Engine:
                 counters.between_tokens_s.note((now - ticket.last_token_s) / len(piece.tokens))
             ticket.last_token_s = now
             counters.completion_tokens += len(piece.tokens)
-            self._queue.charge(ticket.client, ticket.request.adapter, len(piece.tokens))
+            self._queue.charge((*ticket.client, ticket.request.adapter), len(piece.tokens))
         if piece.completion is None and piece.error is None:
             self._send(ticket, piece)
             return

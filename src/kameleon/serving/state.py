@@ -87,7 +87,8 @@ class EngineState:
     cache_found_tokens: int
     """Prompt tokens taken from the cache instead of being computed, since the start."""
     preemptions: int
-    """Times that a running request was put off and computed again later, since the cache was full."""
+    """Times that a running request was put off and computed again later: the cache was full, or another client, who had
+    less, needed its place."""
     adapters: tuple[AdapterState, ...]
     adapter_bytes: int
     counters: dict[str | None, Counters]

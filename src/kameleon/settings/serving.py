@@ -25,7 +25,8 @@ class Limits:
     max_batch: int = 64
     """Requests that are computed together: more share each reading of the weights, and each waits a little longer."""
     max_queue: int = 256
-    """Requests that may wait; one more is told to come back later, since it would wait longer than most clients do."""
+    """Requests that may wait; one more is told to come back later, since it would wait longer than most clients do. If
+    a key (or user, without keys) has fewer waiting than another one, the last request of that other is told so."""
     max_request_s: float = 600.0
     """Seconds a request may take, waiting included, before it ends with what it has; 0 sets no limit."""
     default_max_tokens: int = 512
