@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -76,7 +77,10 @@ def _plain(value: Any, kind: Any) -> Any:
     if isinstance(value, Integral):
         return index(value)
     if isinstance(value, Real):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # of a fraction
+            return math.nan  # beyond all bounds
     if isinstance(value, list) and any(get_origin(one) is tuple for one in _options(kind)):
         return tuple(tuple(one) if isinstance(one, list) else one for one in value)
     return value

@@ -39,9 +39,14 @@ def came(value: object) -> str:
     if value is None:
         return "None"
     if isinstance(value, str | bytes | Number):
-        shown = repr(value)
+        shown = number_in_words(value) if isinstance(value, int) else repr(value)
         return f"{shown if len(shown) <= 60 else shown[:59] + '…'} ({kind})"
     return with_article(kind)
+
+
+def number_in_words(value: int) -> str:
+    """The digits of a whole number; only that they are many where they are, because Python refuses to write 4,301."""
+    return str(value) if abs(value) < 10**30 else "a number of more than 30 digits"
 
 
 def with_article(noun: str) -> str:

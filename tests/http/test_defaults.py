@@ -80,7 +80,7 @@ def test_a_structured_answer_that_meets_the_limit_is_cut_and_says_so(served):
 
 
 def test_a_limit_below_one_is_refused():
-    with pytest.raises(SettingError, match="default_max_tokens is 0; it must be at least 1"):
+    with pytest.raises(SettingError, match="default_max_tokens is 0; it must be from 1"):
         Limits(default_max_tokens=0)
 
 

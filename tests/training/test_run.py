@@ -127,7 +127,7 @@ def test_a_faulty_recipe_names_every_fault():
         Recipe(rank=4097, alpha=4096**2 + 1)  # the adapter's file would be refused when it is read
     with pytest.raises(SettingError, match="patience is -1"):
         Watch(patience=-1)
-    with pytest.raises(SettingError, match="checkpoint_layers is -1; it must be a number of layers"):
+    with pytest.raises(SettingError, match="checkpoint_layers is -1; it must be from 0"):
         Execution(checkpoint_layers=-1)
     with pytest.raises(SettingError, match=r"checkpoint_layers is True \(bool\); expected a whole number"):
         Execution(checkpoint_layers=True)  # it was a switch once

@@ -84,7 +84,7 @@ def _config(words: Sequence[str]) -> tuple[cyclopts.config.Dict, ...]:
     path = given[-1]
     try:
         values = tomllib.loads(read_text(Path(path)))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingError(f"{path} cannot be read: {error}") from error
     outside = ", ".join(values.keys() - {"train"})
     if outside:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from kameleon.arguments import check_types
 from kameleon.errors import SettingError
-from kameleon.settings.values import SEEDS, check
+from kameleon.settings.values import MOST_COUNT, SEEDS, Span, check
+from kameleon.words import came, number_in_words
 
 MOST_BIASES = 1024
 """Tokens with a bias: clients that forbid or prefer words send some hundreds, and each token of an answer reads all."""
@@ -56,15 +56,15 @@ class Sampling:
         check_types(self)
         check(
             self,
-            ("max_tokens", "0 or more", self.max_tokens >= 0),
-            ("temperature", "0 (greedy) or more", 0 <= self.temperature < math.inf),
-            ("top_p", "a share from 0 to 1", 0 <= self.top_p <= 1),
-            ("top_k", "0 (all) or more", self.top_k >= 0),
-            ("min_p", "a share from 0 to 1", 0 <= self.min_p <= 1),
-            ("repetition_penalty", "above 0", 0 < self.repetition_penalty < math.inf),
-            ("presence_penalty", "from -2 to 2", -2 <= self.presence_penalty <= 2),
-            ("frequency_penalty", "from -2 to 2", -2 <= self.frequency_penalty <= 2),
-            ("logprobs", "from 0 to 20, or None", self.logprobs is None or 0 <= self.logprobs <= 20),
+            Span("max_tokens", 0, MOST_COUNT),
+            Span("temperature", 0, 10**6, zero="greedy"),
+            Span("top_p", 0, 1),
+            Span("top_k", 0, MOST_COUNT, zero="all"),
+            Span("min_p", 0, 1),
+            Span("repetition_penalty", 0, 10**6, open=True),
+            Span("presence_penalty", -2, 2),
+            Span("frequency_penalty", -2, 2),
+            Span("logprobs", 0, 20, none="no report"),
             ("seed", "a number of 64 bits, or None", self.seed is None or self.seed in SEEDS),
         )
         if self.json_schema is not None and self.regex is not None:
@@ -76,9 +76,9 @@ class Sampling:
         if (count := len(self.logit_bias)) > MOST_BIASES:
             raise SettingError(f"logit_bias has {count:,} tokens; at most {MOST_BIASES:,} are taken")
         for token, bias in self.logit_bias:
-            if token < 0 or not -100 <= bias <= 100:
+            if not 0 <= token <= MOST_COUNT or not -100 <= bias <= 100:
                 wish = "it must have token numbers with a bias from -100 to 100"
-                raise SettingError(f"logit_bias has {bias} for token {token}; {wish}")
+                raise SettingError(f"logit_bias has {came(bias)} for token {number_in_words(token)}; {wish}")
 
     def _check_stops(self) -> None:
         if (count := len(self.stop)) > MOST_STOPS:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from kameleon.arguments import check_types
-from kameleon.settings.values import check
+from kameleon.settings.values import MOST_BYTES, MOST_COUNT, MOST_S, Span, check
 
 _ORIGIN = r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+"  # "null" is the origin of a page that is a file
 
@@ -42,17 +41,13 @@ class Limits:
         check_types(self)
         check(
             self,
-            (
-                "kv_cache_bytes",
-                "at least 1, or None (derived)",
-                self.kv_cache_bytes is None or self.kv_cache_bytes >= 1,
-            ),
-            ("adapter_bytes", "at least 1, or None (derived)", self.adapter_bytes is None or self.adapter_bytes >= 1),
-            ("max_batch", "at least 1", self.max_batch >= 1),
-            ("max_queue", "at least 1", self.max_queue >= 1),
-            ("max_request_s", "0 (no limit) or more", 0 <= self.max_request_s < math.inf),
-            ("default_max_tokens", "at least 1", self.default_max_tokens >= 1),
-            ("prefill_chunk_tokens", "at least 16", self.prefill_chunk_tokens >= 16),
+            Span("kv_cache_bytes", 1, MOST_BYTES, none="derived"),
+            Span("adapter_bytes", 1, MOST_BYTES, none="derived"),
+            Span("max_batch", 1, 4096),
+            Span("max_queue", 1, 10**6),
+            Span("max_request_s", 0, MOST_S, zero="no limit"),
+            Span("default_max_tokens", 1, MOST_COUNT),
+            Span("prefill_chunk_tokens", 16, MOST_COUNT),
         )
 
 
@@ -93,19 +88,19 @@ class HttpSettings:
         check_types(self)
         check(
             self,
-            ("port", "from 0 to 65535", 0 <= self.port < 2**16),
+            Span("port", 0, 65535, zero="a free one"),
             (
                 "cors_origins",
                 "origins as browsers send them (https://example.org, with no path), or '*' for all pages",
                 all(re.fullmatch(_ORIGIN, origin) for origin in self.cors_origins),
             ),
-            ("max_request_bytes", "at least 1000", self.max_request_bytes >= 1000),
-            ("max_upload_bytes", "at least 1000", self.max_upload_bytes >= 1000),
-            ("max_connections", "at least 1", self.max_connections >= 1),
-            ("max_address_connections", "at least 1", self.max_address_connections >= 1),
-            ("max_head_bytes", "at least 1000", self.max_head_bytes >= 1000),
-            ("keep_alive_s", "above 0", 0 < self.keep_alive_s < math.inf),
-            ("slow_client_s", "above 0", 0 < self.slow_client_s < math.inf),
-            ("slow_client_bytes", "at least 1", self.slow_client_bytes >= 1),
-            ("drain_s", "0 or more", 0 <= self.drain_s < math.inf),
+            Span("max_request_bytes", 1000, MOST_BYTES),
+            Span("max_upload_bytes", 1000, MOST_BYTES),
+            Span("max_connections", 1, 10**6),
+            Span("max_address_connections", 1, 10**6),
+            Span("max_head_bytes", 1000, 10**6),
+            Span("keep_alive_s", 0, MOST_S, open=True),
+            Span("slow_client_s", 0, MOST_S, open=True),
+            Span("slow_client_bytes", 1, MOST_COUNT),
+            Span("drain_s", 0, MOST_S),
         )

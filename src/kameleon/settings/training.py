@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from kameleon.arguments import check_types
-from kameleon.settings.values import MOST_ALPHA, MOST_RANK, SEEDS, check, within
+from kameleon.settings.values import MOST_ALPHA, MOST_COUNT, MOST_LAYERS, MOST_RANK, MOST_S, SEEDS, Span, check
 
 DEFAULT_MICRO_BATCH_TOKENS = 1024
-_MOST_EPOCHS, _MOST_ROWS_PER_STEP, _MOST_ROWS = 10**6, 2**16, 10**9  # beyond any use
+_MOST_EPOCHS, _MOST_ROWS_PER_STEP = 10**6, 2**16  # beyond any use
 
 
 @dataclass(frozen=True)
@@ -56,27 +55,19 @@ class Recipe:
         check_types(self)
         check(
             self,
-            ("rank", f"from 1 to {MOST_RANK}", 1 <= self.rank <= MOST_RANK),
+            Span("rank", 1, MOST_RANK),
             ("variant", "lora or dora", self.variant in ("lora", "dora")),
-            ("alpha", f"above 0 and at most {MOST_ALPHA}", 0 < self.alpha <= MOST_ALPHA),
-            ("layers", "at least 1, or None (all)", self.layers is None or self.layers >= 1),
-            (
-                "learning_rate",
-                "above 0 and below 1, or None (derived)",
-                self.learning_rate is None or 0 < self.learning_rate < 1,
-            ),
-            ("epochs", f"above 0 and at most {_MOST_EPOCHS}, or None (derived)", within(self.epochs, 0, _MOST_EPOCHS)),
-            (
-                "rows_per_step",
-                f"from 1 to {_MOST_ROWS_PER_STEP}, or None (derived)",
-                within(self.rows_per_step, 0, _MOST_ROWS_PER_STEP),
-            ),
-            ("warmup", "a share from 0 to 1", 0 <= self.warmup <= 1),
-            ("weight_decay", "0 or more", self.weight_decay >= 0),
-            ("clip_norm", "above 0", self.clip_norm > 0),
-            ("max_row_tokens", "at least 8", self.max_row_tokens >= 8),
-            ("rows", f"from 1 to {_MOST_ROWS}, or None (all)", within(self.rows, 0, _MOST_ROWS)),
-            ("minutes", "above 0, or None (no limit)", self.minutes is None or 0 < self.minutes < math.inf),
+            Span("alpha", 0, MOST_ALPHA, open=True),
+            Span("layers", 1, MOST_LAYERS, none="all"),
+            Span("learning_rate", 0, 1, open=True, none="derived"),
+            Span("epochs", 0, _MOST_EPOCHS, open=True, none="derived"),
+            Span("rows_per_step", 1, _MOST_ROWS_PER_STEP, none="derived"),
+            Span("warmup", 0, 1),
+            Span("weight_decay", 0, 1000),
+            Span("clip_norm", 0, 10**9, open=True),
+            Span("max_row_tokens", 8, MOST_COUNT),
+            Span("rows", 1, MOST_COUNT, none="all"),
+            Span("minutes", 0, MOST_S // 60, open=True, none="no limit"),
             ("seed", "a number of 64 bits", self.seed in SEEDS),
         )
 
@@ -98,10 +89,10 @@ class Watch:
         check_types(self)
         check(
             self,
-            ("eval_every", "at least 1, or None (eight looks)", self.eval_every is None or self.eval_every >= 1),
-            ("eval_rows", "0 or more", self.eval_rows >= 0),
-            ("patience", "0 (never stop early) or more", self.patience >= 0),
-            ("save_every_s", "0 or more", self.save_every_s >= 0),
+            Span("eval_every", 1, MOST_COUNT, none="eight looks"),
+            Span("eval_rows", 0, MOST_COUNT),
+            Span("patience", 0, MOST_COUNT, zero="never stop early"),
+            Span("save_every_s", 0, MOST_S),
         )
 
 
@@ -118,15 +109,10 @@ class Execution:
 
     def __post_init__(self) -> None:
         check_types(self)
-        tokens, layers = self.micro_batch_tokens, self.checkpoint_layers
         check(
             self,
-            ("micro_batch_tokens", "at least 1, or None (derived)", tokens is None or tokens >= 1),
-            (
-                "checkpoint_layers",
-                "a number of layers, or None (derived)",
-                layers is None or (not isinstance(layers, bool) and layers >= 0),
-            ),
+            Span("micro_batch_tokens", 1, MOST_COUNT, none="derived"),
+            Span("checkpoint_layers", 0, MOST_LAYERS, none="derived"),
         )
 
     @property

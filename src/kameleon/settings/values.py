@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Literal
 
 from kameleon.errors import SettingError
+from kameleon.words import number_in_words
 
 MOST_RANK = 4096
 """Of any adapter: beyond any use, and a file that says more is damaged or hostile."""
 MOST_ALPHA = MOST_RANK**2
 SEEDS = range(-(2**63), 2**64)
 """Seeds that torch takes."""
+
+MOST_COUNT = 10**9
+"""Of rows, tokens, steps and the like: beyond any use."""
+MOST_LAYERS = 10**4
+MOST_BYTES = 10**17
+MOST_S = 10**8
+"""Of seconds: three years. Python's timers take not much more."""
 
 ComputeName = Literal["bf16", "fp32"]
 """The types that a base can be multiplied in; `ops.COMPUTE_TYPES` has torch's for each."""
@@ -32,13 +41,43 @@ def parse_bytes(text: str) -> int:
     return size
 
 
-def within(value: float | None, above: float, most: float) -> bool:
-    """Whether a value that may be None lies above one number and is at most another."""
-    return value is None or above < value <= most
+@dataclass(frozen=True)
+class Span:
+    """The numbers that a field may hold: from `least` to `most`, without `least` itself if it is `open`.
+
+    `none` says what None means where the field may be None, and `zero` what 0 means.
+    """
+
+    name: str
+    least: float
+    most: float
+    open: bool = False
+    none: str = ""
+    zero: str = ""
+
+    def holds(self, value: float | None) -> bool:
+        """Whether a value lies in it; NaN does not."""
+        if value is None:
+            return True
+        return self.least < value <= self.most if self.open else self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        least = f"{self.least}{self.zero and f' ({self.zero})'}"
+        span = f"above {least} and at most {self.most}" if self.open else f"from {least} to {self.most}"
+        return f"{span}, or None ({self.none})" if self.none else span
 
 
-def check(settings: object, *rules: tuple[str, str, bool]) -> None:
-    """Raise one SettingError that names every field whose rule does not hold."""
-    faults = [f"{name} is {getattr(settings, name)}; it must be {wish}" for name, wish, holds in rules if not holds]
+def check(settings: object, *rules: Span | tuple[str, str, bool]) -> None:
+    """Raise one SettingError that names every field whose rule does not hold. A number's rule is its span."""
+    told = [
+        (one.name, str(one), one.holds(getattr(settings, one.name))) if isinstance(one, Span) else one for one in rules
+    ]
+    faults = [
+        f"{name} is {_told(getattr(settings, name))}; it must be {wish}" for name, wish, holds in told if not holds
+    ]
     if faults:
         raise SettingError("; ".join(faults))
+
+
+def _told(value: object) -> object:
+    return number_in_words(value) if type(value) is int else value
