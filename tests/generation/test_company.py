@@ -1,5 +1,7 @@
 """Not one bit of what a request gets depends on the others, wherever the chunks of its prompt end."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from fakes import random_adapter
@@ -27,7 +29,10 @@ def loaded(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     save_base(folder)
     loaded = kameleon.load(str(folder), dtype=torch.float32)
-    loaded.bank.add(random_adapter(loaded.base, "red"))
+    red = random_adapter(loaded.base, "red")
+    shifted = {name: replace(f, b_bias=torch.full((len(f.b),), 0.02)) for name, f in red.modules.items()}
+    loaded.bank.add(red)
+    loaded.bank.add(replace(red, name="shifted", modules=shifted))  # it does not run through all layers in one call
     return loaded
 
 
@@ -36,7 +41,7 @@ def bits(loaded, wish, slot, company=(), chunk=256):
     batch = batch_of(loaded, pages=100, prefill_chunk_tokens=chunk)
     for seed, (length, tokens) in enumerate(company):
         prompt = tuple((seed + 5 * i) % 250 for i in range(length))
-        add(batch, Request(prompt, None, Sampling(max_tokens=tokens)), seed % 2 - 1)
+        add(batch, Request(prompt, None, Sampling(max_tokens=tokens)), seed % 3 - 1)
     if company:
         batch.step()
     number = add(batch, Request(PROMPT, **WISHES[wish]), slot)

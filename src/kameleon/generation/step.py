@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from numbers import Integral
 
 import torch
@@ -158,12 +159,21 @@ class Batch:
     def step(self) -> list[Piece]:
         """Schedule, run, sample, emit: returns the text that became certain, and the ends of requests."""
         ended, self._ended = self._ended, []
-        scheduled = self._scheduler.schedule()
+        scheduled = sorted(self._scheduler.schedule(), key=self._is_apart)
         changed = self._sample(scheduled, self._run(scheduled)) if scheduled else []
         return self._emit([*ended, *changed])
 
+    def _is_apart(self, one: Scheduled) -> bool:
+        """Whether its adapter has more than A and B. A pass with such a one goes layer by layer, which gives all of its
+        rows other bits, so that the others have a pass of their own."""
+        return not self._bank.is_plain(one.sequence.slot)
+
     def _run(self, scheduled: list[Scheduled]) -> torch.Tensor:
-        """Final hidden states of the scheduled tokens, one sequence after the other: [tokens, hidden_size]."""
+        """Final hidden states of the scheduled tokens, one sequence after the other: [tokens, hidden_size]. Those that
+        are apart come last."""
+        return torch.cat([self._pass(list(part)) for _, part in groupby(scheduled, self._is_apart)])
+
+    def _pass(self, scheduled: list[Scheduled]) -> torch.Tensor:
         segments = Segments(
             tuple(count for _, count in scheduled),
             tuple(sequence.slot for sequence, _ in scheduled),

@@ -129,6 +129,13 @@ class Bank:
         assert resident is not None, f"slot {slot} is empty"
         return resident.table if isinstance(resident, FrozenResident) else self._table(resident.paths)
 
+    def is_plain(self, slot: int) -> bool:
+        """Whether the adapter in `slot` has no more than A and B, so that all layers are one call."""
+        resident = None if slot == NO_ADAPTER else self._slots[slot]
+        if isinstance(resident, FrozenResident):
+            return resident.table.is_plain
+        return resident is None or not any(side.finishes for side in resident.paths.values())
+
     def lowest_layer(self, slot: int) -> int:
         """The lowest layer that the adapter in `slot` changes; the number of layers for the plain base."""
         resident = None if slot == NO_ADAPTER else self._slots[slot]
