@@ -46,6 +46,10 @@ def serve(
     Paths: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models, /v1/adapters (list, load, pin, unload,
     upload), /health, /ready, /metrics (Prometheus), /openapi.json.
 
+    A line of --api-key-file is a key, then its models with commas (none: all models), then its role: KEY law,medicine
+    role=use. The roles: use asks its models; train may do no more today; admin, the role of a line that is a KEY alone,
+    also manages adapters and sees all figures and errors.
+
     Each request writes a line on standard error when it ends, without its texts: model, tokens of prompt + answer, ms.
 
     Ctrl-C or SIGTERM lets running answers end. With --json one line on standard output says when it is ready.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
+from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import PlainTextResponse, Response
 
 from kameleon.adapters import Adapter, Proof, ShelfEntry, check_name, prove
@@ -19,7 +19,8 @@ from kameleon.errors import AdapterError, AdapterNotFoundError, SettingError
 from kameleon.home import cache_dir
 from kameleon.http.bodies import LoadLora, UnloadLora
 from kameleon.http.errors import ApiError, json_response
-from kameleon.http.guard import key_of
+from kameleon.http.keys import EVERYBODY, key_of
+from kameleon.http.route import Route
 from kameleon.http.service import Service, service_of
 from kameleon.scratch import scratch_folder
 from kameleon.serving.state import AdapterState
@@ -28,14 +29,21 @@ _FILES = ("adapter_config.json", "adapter_model.safetensors", "kameleon.json", "
 _COPY_BYTES = 1 << 20
 
 
-def _unlimited(request: Request) -> None:
-    """Refuse a key for named models: only keys for all models may manage adapters. Raises ApiError 403."""
-    key = key_of(request)
-    if key is not None and key.models is not None:
-        raise ApiError(403, "this API key is for named models only; it may not manage adapters", code="key_limited")
+class _AdminRoute(Route):
+    def refuse(self, request: Request) -> None:
+        """Raise ApiError 403 for a key that is no admin's, 400 for an upload under a name that no adapter can have."""
+        if not key_of(request).is_admin:
+            message = "this API key may not manage adapters; its line in the key file needs role=admin for that"
+            raise ApiError(403, message, code="key_limited")
+        if request.method == "PUT":
+            try:
+                check_name(request.path_params["name"])
+            except AdapterError as error:
+                raise ApiError(400, str(error), code="invalid_name", param="name") from error
+        super().refuse(request)
 
 
-router = APIRouter(dependencies=[Depends(_unlimited)])
+router = APIRouter(route_class=_AdminRoute)
 
 
 @router.get("/v1/adapters")
@@ -90,10 +98,6 @@ async def upload(
 
 
 def _take_in(service: Service, name: str, files: list[UploadFile], *, overwrite: bool) -> Response:
-    try:
-        check_name(name)
-    except AdapterError as error:
-        raise ApiError(400, str(error), code="invalid_name", param="name") from error
     adapter = _read(name, files)
     proof = prove(service.base, adapter, any_base=service.any_base)
     try:
@@ -148,7 +152,7 @@ async def _waiting(request: Request, work: Callable[[], Response]) -> Response:
 
 
 def _known(service: Service, name: str) -> str:
-    found = service.adapter_of(f"{service.name}:{name}", None)
+    found = service.adapter_of(f"{service.name}:{name}", EVERYBODY)
     assert found is not None
     return found
 

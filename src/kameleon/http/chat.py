@@ -15,13 +15,14 @@ from kameleon.http.answers import Answers, unless_client_leaves
 from kameleon.http.bodies import ChatBody
 from kameleon.http.errors import ApiError, json_response
 from kameleon.http.events import Events, event_stream
-from kameleon.http.guard import key_of
+from kameleon.http.keys import key_of
 from kameleon.http.request_log import entry_of
+from kameleon.http.route import Route
 from kameleon.http.service import Service, client_of, service_of
 from kameleon.http.tools import Call, CallReader, ToolPlan, plan_tools
 from kameleon.http.usage import Label, usage_of
 
-router = APIRouter()
+router = APIRouter(route_class=Route)
 
 
 @router.post("/v1/chat/completions")

@@ -17,13 +17,14 @@ from kameleon.generation import Request as Prompt
 from kameleon.http.answers import Answers, unless_client_leaves
 from kameleon.http.bodies import EmbeddingBody
 from kameleon.http.errors import ApiError, json_response
-from kameleon.http.guard import key_of
+from kameleon.http.keys import key_of
 from kameleon.http.request_log import entry_of
+from kameleon.http.route import Route
 from kameleon.http.service import client_of, service_of
 
 _AT_ONCE = 32  # texts of one request are submitted at once; all of them could fill the queue
 
-router = APIRouter()
+router = APIRouter(route_class=Route)
 
 
 @router.post("/v1/embeddings")

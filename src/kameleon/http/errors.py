@@ -22,8 +22,12 @@ from kameleon.errors import (
     SettingError,
     TemplateLimitError,
 )
+from kameleon.http.keys import key_of
 from kameleon.http.request_log import entry_of
 
+_GONE = "there is no such model any more; GET /v1/models lists those that there are"
+_UNUSABLE = "this model cannot be used: its files are damaged or do not fit the base; the server's log says more"
+_MISSING = "this server lacks a library for that; its log says which"
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -58,8 +62,12 @@ def internal_error() -> ApiError:
     return ApiError(500, "the server failed at this request; its log says why", code="internal_error")
 
 
-def as_api_error(error: KameleonError) -> ApiError:
-    """One of Kameleon's errors as a client sees it. An error that a request can cause is never a 5xx."""
+def as_api_error(error: KameleonError, *, is_admin: bool) -> ApiError:
+    """One of Kameleon's errors as a client sees it. An error that a request can cause is never a 5xx.
+
+    What an error says of the shelf, of files and of the server's own state (names of other adapters, folders, sizes) is
+    for an admin only. Others get a sentence that is the same for all; the log has what they do not see.
+    """
     if isinstance(error, ApiError):
         return error
     message = str(error)
@@ -67,19 +75,19 @@ def as_api_error(error: KameleonError) -> ApiError:
         case QueueFullError():
             return ApiError(429, message, code="queue_full")
         case AdapterNotFoundError():
-            return ApiError(404, message, code="model_not_found", param="model")
+            return ApiError(404, message if is_admin else _GONE, code="model_not_found", param="model")
         case AdapterError():
-            return ApiError(422, message, code="adapter_unusable", param="model")
+            return ApiError(422, message if is_admin else _UNUSABLE, code="adapter_unusable", param="model")
         case ContextLengthError():
             return ApiError(400, message, code="context_length_exceeded")
         case SettingError() | DataError() | TemplateLimitError():
             return ApiError(400, message, code="invalid_value")
         case MissingExtraError():
-            return ApiError(501, message, code="missing_extra")
+            return ApiError(501, message if is_admin else _MISSING, code="missing_extra")
         case RequestFaultError():
             return internal_error()
         case _:
-            return ApiError(500, message, code="internal_error")
+            return ApiError(500, message, code="internal_error") if is_admin else internal_error()
 
 
 def error_response(error: KameleonError, request: HTTPConnection) -> Response:
@@ -87,11 +95,13 @@ def error_response(error: KameleonError, request: HTTPConnection) -> Response:
 
     A full queue says when to come back, and a missing key which kind is wanted.
     """
-    shown, headers = as_api_error(error), dict[str, str]()
+    shown, headers = as_api_error(error, is_admin=key_of(request).is_admin), dict[str, str]()
     if isinstance(error, QueueFullError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if shown.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     refusal = {"code": shown.code, "param": shown.param}
-    entry_of(request).refusal = {name: value for name, value in refusal.items() if value is not None}
+    entry = entry_of(request)
+    entry.refusal = {name: value for name, value in refusal.items() if value is not None}
+    entry.hidden = str(error) if str(shown) != str(error) else None
     return shown.response(headers)

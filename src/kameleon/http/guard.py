@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import HTTPConnection, Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kameleon.http.errors import ApiError, error_response
-from kameleon.http.keys import Key, KeyRing
+from kameleon.http.keys import EVERYBODY, NOBODY, Key, KeyRing
 
 _OTHER_KEYS = ("api-key", "x-api-key", "x-goog-api-key", "openai-api-key")  # headers in which other servers take keys
 _HOST = re.compile(r"(?:\[([0-9a-f.]*:[0-9a-f:.]*)\]|([a-z0-9._-]+))(?::\d{1,5})?|", re.IGNORECASE | re.ASCII)
@@ -66,9 +66,11 @@ class Guard:
             return
         headers = Headers(scope=scope)
         limit = self._max_bytes(scope["path"])
+        state = scope.setdefault("state", {})
+        state["key"] = NOBODY
         try:
             self._check_origin(headers)
-            scope.setdefault("state", {})["key"] = self._check_key(scope, headers)
+            state["key"] = self._check_key(scope, headers)
             _check_body(headers, limit)
         except ApiError as error:
             await error_response(error, HTTPConnection(scope))(scope, receive, send)
@@ -98,9 +100,11 @@ class Guard:
             code="wrong_origin",
         )
 
-    def _check_key(self, scope: Scope, headers: Headers) -> Key | None:
-        if self._keys is None or scope["path"] in _OPEN_PATHS or scope["method"] == "OPTIONS":
-            return None
+    def _check_key(self, scope: Scope, headers: Headers) -> Key:
+        if self._keys is None:
+            return EVERYBODY
+        if scope["path"] in _OPEN_PATHS or scope["method"] == "OPTIONS":
+            return NOBODY
         scheme, _, presented = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":
             message = f"{_came_instead(headers)}; send the header Authorization: Bearer KEY"
@@ -152,8 +156,3 @@ def _counted(receive: Receive, limit: int) -> Receive:
         return message
 
     return counting
-
-
-def key_of(request: Request) -> Key | None:
-    """The key that a request came with; None on a server without keys."""
-    return request.state.key

@@ -22,7 +22,6 @@ from kameleon.words import first_few
 
 _log = logging.getLogger(__name__)
 _CLIENT_GONE = 499  # nginx's number, for the log: no client is left to read it
-_JSON = "Content-Type: application/json"
 _SHOWN_FAULTS = 5
 
 
@@ -37,7 +36,7 @@ def install_error_handlers(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         if isinstance(error.body, dict) and isinstance(model := error.body.get("model"), str):
             entry_of(request).model = model
-        return error_response(_invalid(error, request.headers.get("content-type")), request)
+        return error_response(_invalid(error), request)
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -77,19 +76,15 @@ def _http_error(error: HTTPException, request: Request) -> ApiError:
             return ApiError(status, told, code="invalid_body" if status < 500 else "internal_error")
 
 
-def _invalid(error: RequestValidationError, content_type: str | None) -> ApiError:
+def _invalid(error: RequestValidationError) -> ApiError:
     """The faults of a request, the first one's field in `param`. Values are left out: they may be huge."""
     faults, body = list(error.errors())[:100], error.body
-    if isinstance(body, bytes) and body:
-        came = f"came with Content-Type: {content_type[:80]}" if content_type else "came without a Content-Type"
-        message = f"the body {came}; send JSON with the header {_JSON}"
-        return ApiError(415, message, code="wrong_content_type")
     if faults[0]["type"] == "json_invalid":
         reason = faults[0].get("ctx", {}).get("error", "it breaks off")
         return ApiError(400, f"the body is not JSON: {reason}", code="invalid_json")
     if faults[0]["loc"] == ("body",) and not isinstance(body, dict):
         came = "is empty" if body in (None, b"") else "is a list" if isinstance(body, list) else "is no object"
-        message = f"the body {came}; send a JSON object with the header {_JSON}"
+        message = f"the body {came}; send a JSON object with the header Content-Type: application/json"
         return ApiError(400, message, code="invalid_value")
     told: dict[str, list[str]] = {}
     for fault in faults:

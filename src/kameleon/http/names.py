@@ -19,19 +19,18 @@ class Names(Protocol):
     def has(self, name: str) -> bool: ...
 
 
-def adapter_of(model: str, base: str, *, adapters: Names, key: Key | None) -> str | None:
+def adapter_of(model: str, base: str, *, adapters: Names, key: Key) -> str | None:
     """The adapter that `model` names: None for the base's own name, else an adapter's, alone or as base:adapter.
 
-    A name is only compared with the names that exist. Raises ApiError 404 with the nearest name; a key for named models
-    is told of no others.
+    A name is only compared with the names that exist. Raises ApiError 404 with the nearest name that the key may use.
     """
-    if model == base and (key is None or key.may_use(base)):
+    if model == base and key.may_use(base):
         return None
     name = model.removeprefix(f"{base}:")
-    if (key is None or key.may_use(name)) and adapters.has(name):
+    if key.may_use(name) and adapters.has(name):
         return name
-    allowed = [name for name in adapters.names() if key is None or key.may_use(name)]
-    hint = did_you_mean(name[:_LONGEST], [base, *allowed], cutoff=0.0) or "there is none for this key"
+    allowed = [name for name in [base, *adapters.names()] if key.may_use(name)]
+    hint = did_you_mean(name[:_LONGEST], allowed, cutoff=0.0) or "there is none for this key"
     raise ApiError(
         404, f"no model {model[:80]!r}: {hint} (GET /v1/models lists them)", code="model_not_found", param="model"
     )

@@ -16,6 +16,7 @@ from kameleon.terminal import printable
 
 _log = logging.getLogger(__name__)
 _QUIET = ("/health", "/ready", "/metrics")  # programs that watch the server ask them every few seconds
+_LONGEST_ERROR = 500  # characters
 _LONGEST = 80  # characters of a model's name or a path that are shown
 
 
@@ -31,6 +32,8 @@ class Entry:
     """Tokens of each answer by its number, cut answers included."""
     refusal: dict[str, str] = field(default_factory=dict)
     """The `code` of the error that the client got, and the `param` at fault."""
+    hidden: str | None = None
+    """What the client was not told of its error."""
 
     def note(self, answer: int, piece: Piece) -> None:
         """Count a piece of the answer with this number."""
@@ -79,6 +82,8 @@ def _line(scope: Scope, status: int, entry: Entry, took_s: float) -> str:
     if entry.finishes:
         words.append(f"finish={','.join(dict.fromkeys(entry.finishes))}")
     words += [f"{name}={word(value)}" for name, value in entry.refusal.items()]
+    if entry.hidden is not None:
+        words.append(f"({printable(entry.hidden[:_LONGEST_ERROR].replace(chr(10), ' '))})")
     return " ".join(words)
 
 

@@ -9,8 +9,7 @@ from starlette.requests import Request
 
 from kameleon.adapters import Shelf
 from kameleon.bases import Base
-from kameleon.http.guard import key_of
-from kameleon.http.keys import Key
+from kameleon.http.keys import Key, key_of
 from kameleon.http.logprobs import TokenTexts
 from kameleon.http.names import adapter_of
 from kameleon.http.prompts import Prompts
@@ -42,7 +41,7 @@ class Service:
         """Every adapter that a request can name: those on the shelf, and those that are only in memory."""
         return self.adapters.names()
 
-    def adapter_of(self, model: str, key: Key | None) -> str | None:
+    def adapter_of(self, model: str, key: Key) -> str | None:
         """The adapter that `model` names. Raises ApiError."""
         return adapter_of(model, self.name, adapters=self.adapters, key=key)
 
@@ -64,5 +63,4 @@ def service_of(request: Request) -> Service:
 
 def client_of(request: Request, user: str | None) -> Client:
     """Who asks: the key of a request, and the user that it names."""
-    key = key_of(request)
-    return Client("" if key is None else key.name, (user or "")[:200])
+    return Client(key_of(request).name, (user or "")[:200])

@@ -60,7 +60,8 @@ class HttpSettings:
     port: int = 8000
     """The port, the one that OpenAI-compatible servers are looked for on; 0 takes a free one and prints it."""
     api_key_file: Path | None = None
-    """Demand a key of every request: one a line, optionally with the models it is for (KEY law,medicine)."""
+    """Demand a key of every request: a file with a line for each, KEY or KEY MODELS role=ROLE, that only its owner can
+    read (chmod 600)."""
     cors_origins: tuple[str, ...] = ()
     """Web pages of these origins may call the server from a browser (https://example.org, or '*' for all pages)."""
     max_request_bytes: int = 4_000_000
