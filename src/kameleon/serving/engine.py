@@ -79,7 +79,7 @@ class Engine:
         self._queue: FairQueue[Ticket] = FairQueue()
         self._running: dict[int, Ticket] = {}
         self._cancels: list[int] = []  # ids of requests in the batch
-        self._counters: defaultdict[str | None, Counters] = defaultdict(Counters)
+        self._counters: defaultdict[tuple[str, str | None], Counters] = defaultdict(Counters)
         self._ids = 0
         self._found_tokens = 0
         self._draining = self._closed = False
@@ -116,7 +116,7 @@ class Engine:
             self._ids += 1
             ticket = Ticket(self._ids, request, client, on_piece, version, chooser, time.monotonic())
             self._queue.put(ticket, (*client, request.adapter))
-            self._counters[request.adapter].requests += 1
+            self._counters_of(ticket).requests += 1
             self._lock.notify_all()
         return ticket
 
@@ -160,9 +160,18 @@ class Engine:
                 self._batch.preemptions,
                 self.adapters.state(),
                 self.adapters.bytes,
-                {name: counters.copy() for name, counters in self._counters.items()},
+                self.counters(),
                 self._failure is None and not self._draining,
             )
+
+    def counters(self, key: str | None = None) -> dict[str | None, Counters]:
+        """What each adapter (None: the plain base) was asked for and gave: to all clients, or to those of one key."""
+        found: dict[str | None, Counters] = {}
+        with self._lock:
+            for (asked_by, adapter), counters in self._counters.items():
+                if key in (None, asked_by):
+                    found.setdefault(adapter, Counters()).add(counters)
+        return found
 
     def close(self, drain_s: float = 30.0) -> None:
         """Take no more requests, finish those that are there for at most `drain_s` seconds, stop.
@@ -186,12 +195,12 @@ class Engine:
             raise KameleonError(f"the engine has failed and answers nothing: {self._failure}") from self._failure
         if self._draining:
             raise shutting_down()
-        if (waiting := len(self._queue)) < self.limits.max_queue:
+        if len(self._queue) < self.limits.max_queue:
             return None
         last, waiting_of = self._queue.last_of_the_longest(), self._queue.waiting_of
         if gives_way(last.client, client, waiting_of, waiting_of):
             return last
-        raise QueueFullError(f"{waiting} requests are waiting already; try again later", self._retry_after_s())
+        raise QueueFullError("as many requests wait as this server takes; try again later", self._retry_after_s())
 
     def _retry_after_s(self) -> float:
         """Seconds until a place in the queue should be free: the waiting requests at the recent pace."""
@@ -273,8 +282,11 @@ class Engine:
             )
             ticket.started = True
             self._running[ticket.id] = ticket
-            self._counters[ticket.request.adapter].queue_s.note(time.monotonic() - ticket.submitted_s)
+            self._counters_of(ticket).queue_s.note(time.monotonic() - ticket.submitted_s)
             self._queue.charge((*ticket.client, ticket.request.adapter), len(ticket.request.prompt))
+
+    def _counters_of(self, ticket: Ticket) -> Counters:
+        return self._counters[ticket.client.key, ticket.request.adapter]
 
     def _prefix_key(self, ticket: Ticket) -> tuple[int, str]:
         """Whose prompts share pages of the cache: those of one load of an adapter, and of one key."""
@@ -282,7 +294,7 @@ class Engine:
 
     def _deliver(self, piece: Piece) -> None:
         ticket = self._running[piece.request]
-        now, counters = time.monotonic(), self._counters[ticket.request.adapter]
+        now, counters = time.monotonic(), self._counters_of(ticket)
         if piece.tokens:
             if ticket.last_token_s is None:
                 counters.first_token_s.note(now - ticket.submitted_s)
@@ -312,7 +324,7 @@ class Engine:
 
     def _end(self, ticket: Ticket, piece: Piece) -> None:
         self.adapters.release(ticket.version, started=ticket.started)
-        finished = self._counters[ticket.request.adapter].finished
+        finished = self._counters_of(ticket).finished
         if isinstance(piece.error, RequestFaultError):
             _log.error("request %d failed, the others go on", ticket.id, exc_info=piece.error)
         how = piece.completion.finish if piece.completion is not None else "error"

@@ -23,14 +23,16 @@ class Times:
         self.count += 1
         self.sum_s += seconds
 
-    def copy(self) -> Times:
-        """A copy that later notes do not change."""
-        return Times(list(self.counts), self.count, self.sum_s)
+    def add(self, other: Times) -> None:
+        """Count the durations that `other` has counted."""
+        self.counts = [mine + more for mine, more in zip(self.counts, other.counts, strict=True)]
+        self.count += other.count
+        self.sum_s += other.sum_s
 
 
 @dataclass
 class Counters:
-    """What one adapter (or the plain base) has been asked for and has given, since the engine started."""
+    """What one adapter (or the plain base) has been asked for by a key and has given, since the engine started."""
 
     requests: int = 0
     """Submitted and accepted."""
@@ -45,18 +47,17 @@ class Counters:
     """From submission to the first token."""
     between_tokens_s: Times = field(default_factory=Times)
 
-    def copy(self) -> Counters:
-        """A copy that later requests do not change."""
-        return Counters(
-            self.requests,
-            dict(self.finished),
-            self.prompt_tokens,
-            self.cached_tokens,
-            self.completion_tokens,
-            self.queue_s.copy(),
-            self.first_token_s.copy(),
-            self.between_tokens_s.copy(),
-        )
+    def add(self, other: Counters) -> None:
+        """Count what `other` has counted."""
+        self.requests += other.requests
+        for how, count in other.finished.items():
+            self.finished[how] = self.finished.get(how, 0) + count
+        self.prompt_tokens += other.prompt_tokens
+        self.cached_tokens += other.cached_tokens
+        self.completion_tokens += other.completion_tokens
+        self.queue_s.add(other.queue_s)
+        self.first_token_s.add(other.first_token_s)
+        self.between_tokens_s.add(other.between_tokens_s)
 
 
 @dataclass(frozen=True)
