@@ -25,6 +25,7 @@ from uvicorn.config import LOGGING_CONFIG
 from kameleon.errors import KameleonError, SettingError
 from kameleon.http.connection import Connection, waiting_in
 from kameleon.http.guard import is_local
+from kameleon.http.key_file import check_key_file
 from kameleon.http.repeated import OncePerSecond
 from kameleon.machine import open_files
 from kameleon.settings import HttpSettings
@@ -51,8 +52,14 @@ _LAST_WORDS_S = 5.0  # for responses that report the failure, before the process
 
 
 def open_socket(settings: HttpSettings) -> socket.socket:
-    """A listening socket. Raises SettingError for a host that others can reach without keys, or a taken port."""
-    if settings.api_key_file is None and not is_local(settings.host):
+    """A listening socket.
+
+    Raises SettingError for a taken port, and for a host that others can reach without keys, or with keys that others on
+    this machine can read.
+    """
+    if settings.api_key_file is not None:
+        check_key_file(settings.api_key_file, is_local=is_local(settings.host))
+    elif not is_local(settings.host):
         raise SettingError(
             f"host {settings.host} can be reached by others, so it needs --api-key-file (one key a line); "
             "try: openssl rand -hex 32 > keys.txt"
