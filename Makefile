@@ -7,7 +7,7 @@ LOCKED := --require-hashes --no-deps --requirement
 LOCK = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--custom-compile-command "make lock" --upgrade --group build
 
-.PHONY: all install demo test slow check lint format bench lock clean
+.PHONY: all install demo test slow sanitize check lint format bench lock clean
 all: check test
 
 .venv/bin/python:
@@ -36,6 +36,9 @@ test: .stamp-dev
 
 slow: .stamp-dev
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+sanitize: .stamp-dev
+	$(BIN)/python native/sanitize.py
 
 check: .stamp-dev
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/pyright

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +38,26 @@ LEVELS = {
 }
 
 
-def build() -> list[Path]:
-    """Compile every level of this machine's architecture; returns the libraries, none where no compiler is."""
+def build(
+    *, source: Path = HERE, target: Path = TARGET, only: Collection[str] | None = None, more: Sequence[str] = ()
+) -> list[Path]:
+    """Compile every level of this machine's architecture; returns the libraries, none where no compiler is.
+
+    `only` names the levels that are wanted, and `more` are flags behind the usual ones.
+    """
     machine = platform.machine().lower()
     levels = LEVELS.get({"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine), {"plain": []})
+    if only is not None:
+        levels = {level: flags for level, flags in levels.items() if level in only}
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-    for old in TARGET.glob("libkameleon_*.so"):
+    for old in target.glob("libkameleon_*.so"):
         old.unlink()
     if compiler is None or sys.platform == "win32":
         print("kameleon: no C++ compiler found; the slower reference operators will be used", file=sys.stderr)
         return []
-    sources = sorted(str(path) for path in HERE.glob("*.cpp"))
+    sources = sorted(str(path) for path in source.glob("*.cpp"))
     jobs = {
-        TARGET / f"libkameleon_{level}.so": [compiler, *FLAGS, *flags, "-shared", *sources]
+        target / f"libkameleon_{level}.so": [compiler, *FLAGS, *flags, *more, "-shared", *sources]
         for level, flags in levels.items()
     }
     running = [(path, subprocess.Popen([*command, "-o", str(path)])) for path, command in jobs.items()]

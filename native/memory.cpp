@@ -18,6 +18,7 @@ void kameleon_keep_memory(int64_t up_to_bytes) {
 }
 
 void kameleon_clear(void* at, int64_t bytes) {
+    if (!bytes) return;  // an empty tensor has no address
     char *begin = static_cast<char*>(at), *end = begin + bytes;
 #ifdef __linux__
     const uintptr_t page = sysconf(_SC_PAGESIZE);

@@ -97,7 +97,7 @@ inline const uint8_t* find(const Weight& w, int64_t row, int64_t* type) {
 }
 
 // Rows first … first + columns of a weight as lines of type T, where they lie or unpacked into `room` [columns, in], and the
-// AHEAD lines behind them. Returns whether all lie there, so that fetching the next ones is of use.
+// AHEAD lines behind the last whole AHEAD of them. Returns whether all lie there, so that fetching the next ones is of use.
 template <class T>
 bool lines(const Weight& w, int64_t first, int64_t columns, T* room, const T** out) {
     constexpr int64_t SAME = std::is_same_v<T, float> ? int64_t(PACKED_F32) : int64_t(PACKED_BF16);
@@ -116,7 +116,7 @@ bool lines(const Weight& w, int64_t first, int64_t columns, T* room, const T** o
         kind.unpack(stored, 0, w.in, room + i * w.in);
         out[i] = room + i * w.in;
     }
-    for (int64_t i = columns; i < columns + AHEAD; i++)
+    for (int64_t i = columns; i < ceil_div(columns, AHEAD) * AHEAD + AHEAD; i++)
         out[i] = near ? reinterpret_cast<const T*>(find(w, std::min(first + i, w.out - 1), &type)) : out[columns - 1];
     return near;
 }
@@ -156,7 +156,7 @@ void side_hidden(const Left<T>& left, int64_t in) {
                 const int64_t rows = std::min(ROWS, left.runs[run].stop - row), columns = std::min(AHEAD, rank - first);
                 if (rows <= 0 || columns <= 0) continue;
                 const T* a[2 * AHEAD];
-                for (int64_t i = 0; i < columns + AHEAD; i++) a[i] = line(run, first + i);
+                for (int64_t i = 0; i < 2 * AHEAD; i++) a[i] = line(run, first + i);
                 for (int64_t i = columns; i < AHEAD; i++) a[i] = a[columns - 1];
                 float sums[ROWS * AHEAD];
                 dot_block(left.u + row * left.u_row, left.u_row, rows, a, columns, true, in, sums, AHEAD);

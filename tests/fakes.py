@@ -17,4 +17,4 @@ def random_adapter(base, name, seed=0, rank=4, alpha=8.0):
         )
         for module, (out_size, in_size) in module_shapes(base.config).items()
     }
-    return Adapter(name, modules, Card(base_id=base.name, base_fingerprint=base.fingerprint))
+    return Adapter(name, modules, Card(base_id=base.name, base_fingerprint=base.fingerprint, versions={}))

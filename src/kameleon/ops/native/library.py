@@ -1,8 +1,9 @@
 """Which library of kernels is loaded, whether it can take a tensor, and calls of its functions through ctypes.
 
 `KAMELEON_NATIVE=off` forces the reference path; `plain`, `avx2`, `avx512`, `avx512bf16`, `neon` the kernels of one CPU
-level. Otherwise the level is the one that torch itself found (`ATEN_CPU_CAPABILITY` is honoured). Load torch first: the
-kernels then share its OpenMP threads.
+level. Otherwise the level is the one that torch itself found (`ATEN_CPU_CAPABILITY` is honoured). `KAMELEON_KERNELS` is
+another folder to load them from, such as that of `make sanitize`. Load torch first: the kernels then share its OpenMP
+threads.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from kameleon.waiting import keep_idle_teams
 
 SWITCH = "KAMELEON_NATIVE"
 LEVELS = ("plain", "avx2", "avx512", "avx512bf16", "neon")
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(os.environ.get("KAMELEON_KERNELS") or Path(__file__).parent)
 _KEPT_BYTES, _SPARING_KEPT_BYTES = 32 << 20, 2 << 20
 
 
