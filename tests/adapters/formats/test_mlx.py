@@ -92,6 +92,7 @@ def test_the_layout_is_mlx_lms(tiny, tmp_path):
     ("config", "tensors", "told"),
     [
         ({"fine_tune_type": "full"}, {}, "fine_tune_type is 'full'"),
+        ({"fine_tune_type": ["lora"]}, {}, r"fine_tune_type is \"\['lora'\]\""),
         ({"lora_parameters": {"rank": 4}}, {}, "scale None"),  # older versions did not write it
         ({"lora_parameters": None}, {}, "rank None"),
         ({"lora_parameters": {"rank": 3, "scale": 2.0}}, {}, "the config rank 3"),

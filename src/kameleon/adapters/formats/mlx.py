@@ -88,7 +88,7 @@ def read_mlx_adapter(folder: Path, name: str) -> Adapter:
     path = folder / _CONFIG
     config = read_json(read_text(path), str(path))
     kind = config.get("fine_tune_type", "lora")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise AdapterFileError(f"{path}: fine_tune_type is {str(kind)[:40]!r}; lora and dora can be read")
     settings = config.get("lora_parameters")
     rank, scale = (settings.get(key) if isinstance(settings, dict) else None for key in ("rank", "scale"))
