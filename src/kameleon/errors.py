@@ -35,9 +35,17 @@ import shlex
 import sys
 from importlib.util import find_spec
 
+from kameleon.terminal import printable
+
 
 class KameleonError(Exception):
-    """Root of the tree: catch this to catch everything Kameleon raises on purpose."""
+    """Root of the tree: catch this to catch everything Kameleon raises on purpose.
+
+    A message may quote a file of a stranger: its control codes are shown as escapes.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class SettingError(KameleonError, ValueError):

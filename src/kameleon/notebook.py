@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from kameleon.terminal import printable
+
 Points = Sequence[tuple[float, float]]
 _WIDTH, _HEIGHT, _EDGE = 560, 200, 44
 _COLOURS = ("#9aa5b1", "#d62728", "#1f77b4")
@@ -13,12 +15,12 @@ _MOST_POINTS = 500  # of a line: more than the picture has pixels
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> str:
     """A table. Each cell is shown as its text."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    head = "".join(f"<th>{_escaped(column)}</th>" for column in columns)
     body = "".join(
-        "<tr>" + "".join(f'<td style="text-align:left">{escape(str(cell))}</td>' for cell in row) + "</tr>"
+        "<tr>" + "".join(f'<td style="text-align:left">{_escaped(str(cell))}</td>' for cell in row) + "</tr>"
         for row in rows
     )
-    caption = f"<caption>{escape(title)}</caption>" if title else ""
+    caption = f"<caption>{_escaped(title)}</caption>" if title else ""
     return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -49,8 +51,12 @@ def svg_curves(curves: Mapping[str, Points], *, x: str, y: str) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {box}>{"".join(parts)}</svg>'
 
 
+def _escaped(text: str) -> str:
+    return escape(printable(text))
+
+
 def _text(x: float, y: float, text: str, *, anchor: str = "start", colour: str = "#888") -> str:
-    return f'<text x="{x}" y="{y}" font-size="11" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
+    return f'<text x="{x}" y="{y}" font-size="11" text-anchor="{anchor}" fill="{colour}">{_escaped(text)}</text>'
 
 
 def _thinned(points: Points) -> Points:

@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from kameleon.terminal import printable
+
 _EVERY_S = 0.2  # between two changes of a notebook's line
 
 Move = Callable[[str, float, float], None]
@@ -52,7 +54,7 @@ def _line(display: Callable[..., Any]) -> Move:
         told = now
         share = min(1.0, done / total) if total else 0.0
         left = "" if not share else f", {(now - started) * (1 - share) / share:.0f} s left"
-        shown = f"{what}  {'█' * round(24 * share):░<24} {share:.0%}, {now - started:.0f} s elapsed{left}"
+        shown = f"{printable(what)}  {'█' * round(24 * share):░<24} {share:.0%}, {now - started:.0f} s elapsed{left}"
         handle.update({"text/plain": shown}, raw=True)
 
     return move
@@ -64,4 +66,4 @@ def _in_terminal() -> Iterator[Move]:
     columns = (what, BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task("", total=None)
-        yield lambda what, done, total: bars.update(task, description=what, completed=done, total=total)
+        yield lambda what, done, total: bars.update(task, description=printable(what), completed=done, total=total)

@@ -5,14 +5,17 @@ Commands import modules that need torch when they run, not before, so that help 
 
 from __future__ import annotations
 
+import logging
 import sys
 import tomllib
+import traceback
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import cyclopts
@@ -35,7 +38,7 @@ from kameleon.cli.settings import zero_to_none, zeros_to_none
 from kameleon.cli.train import train
 from kameleon.errors import KameleonError, RunInterruptedError, SettingError
 from kameleon.home import is_current, read_text, sweep_home
-from kameleon.terminal import printable
+from kameleon.terminal import PrintableRecord
 
 __all__ = ["main"]
 
@@ -119,13 +122,20 @@ def _command(words: Sequence[str]) -> str:
 
 def _tell_warning(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning in one line, without the line of code that gave it."""
-    notes.print(printable(f"warning: {in_flags(str(message))}"), style="yellow", highlight=False)
+    notes.print(f"warning: {in_flags(str(message))}", style="yellow", highlight=False)
+
+
+def _tell_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print the traceback of an error that nobody expected."""
+    notes.print("".join(traceback.format_exception(kind, error, trace)), end="", highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command. Kameleon's errors and wrong words become one line on standard error and exit status 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     warnings.showwarning = _tell_warning
+    sys.excepthook = _tell_crash
+    logging.setLogRecordFactory(PrintableRecord)
     if isinstance(sys.stdout, TextIOWrapper):  # a name or a path may hold bytes that are not text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -135,20 +145,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app.config = _config(words)
         app(zeros_to_none(words), exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
-        notes.print(printable(f"error: {wrong_words.told(error)}"), style="red", highlight=False)
+        notes.print(f"error: {wrong_words.told(error)}", style="red", highlight=False)
         sys.exit(2)
     except RunInterruptedError as error:
         notes.print(in_flags(str(error)), style="yellow", highlight=False)
         sys.exit(130)
     except KameleonError as error:
         note_error(_command(words), error)
-        notes.print(printable(f"error: {in_flags(str(error))}"), style="red", highlight=False)
+        notes.print(f"error: {in_flags(str(error))}", style="red", highlight=False)
         sys.exit(2)
     except BrokenPipeError:
         results.on_broken_pipe()  # ends as rich does when the reader has gone
     except OSError as error:  # a full disk, a folder that cannot be written
         note_error(_command(words), error)
-        notes.print(printable(f"error: the system refused: {error}"), style="red", highlight=False)
+        notes.print(f"error: the system refused: {error}", style="red", highlight=False)
         sys.exit(2)
     except Exception as error:
         note_error(_command(words), error)

@@ -28,7 +28,6 @@ from kameleon.cli.console import (
     table,
 )
 from kameleon.cli.flags import in_flags
-from kameleon.terminal import printable
 
 if TYPE_CHECKING:
     from kameleon.adapters import Card
@@ -68,12 +67,12 @@ def list_(*, json: Json = False) -> None:
     shown = table("name", "base", ">size", ">held-out loss", "made")
     for entry in entries:
         if entry.fault:
-            shown.add_row(entry.name, printable(in_flags(f"broken: {entry.fault}")), megabytes(entry.bytes), "", "")
+            shown.add_row(entry.name, in_flags(f"broken: {entry.fault}"), megabytes(entry.bytes), "", "")
             continue
         card = entry.card
         made = card.created if card else ""
         base = (card.base_id or "unknown") if card else "unknown"
-        shown.add_row(entry.name, printable(base), megabytes(entry.bytes), _held_out_loss(card), printable(made))
+        shown.add_row(entry.name, base, megabytes(entry.bytes), _held_out_loss(card), made)
     document = [
         {
             "name": e.name,
@@ -118,7 +117,7 @@ def show_adapter(
     }
     facts = table("", "")
     for key, value in {**document, **asdict(adapter.card)}.items():
-        facts.add_row(key.replace("_", " "), printable(_as_text(value)))
+        facts.add_row(key.replace("_", " "), _as_text(value))
     trained = "–".join(map(str, sorted({ranks[0], ranks[-1]})))
     summary = f"\nrank {trained} trained, 90 % of the change lies in rank {needed}\n"
     layers, kinds = (bars(norms_by(parts, axis), where) for axis, where in enumerate(("layer", "projection")))
@@ -167,7 +166,7 @@ def history(name: Name, *, json: Json = False) -> None:
     shown = table("", ">version", "made", ">size", ">held-out loss", "path")
     versions = Shelf().history(name)
     for entry in versions:
-        made = printable(entry.card.created if entry.card else in_flags(entry.fault or ""))
+        made = entry.card.created if entry.card else in_flags(entry.fault or "")
         mark = "current" if entry.current else ""
         shown.add_row(
             mark,

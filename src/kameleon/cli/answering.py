@@ -14,6 +14,7 @@ from kameleon.cli.console import Compute, Quantize, notes, open_base, results
 from kameleon.cli.settings import GivenSampling, sampling_words
 from kameleon.errors import DataError, SettingError
 from kameleon.settings import Sampling
+from kameleon.terminal import printable
 
 if TYPE_CHECKING:
     from kameleon.adapters import Adapter, Shelf
@@ -105,9 +106,9 @@ def answers() -> Iterator[None]:
 
 
 def write(text: str) -> None:
-    """Write a part of an answer at once."""
+    """Write a part of an answer at once. In a terminal control codes are shown as escapes; elsewhere the text stays."""
     with answers():
-        sys.stdout.write(text)
+        sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
 
 
 def tell_cut(finish: str | None, sampling: Sampling) -> None:

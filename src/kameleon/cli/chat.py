@@ -9,7 +9,6 @@ from kameleon.cli.line_editing import line_editing, read_line
 from kameleon.cli.settings import GivenSampling
 from kameleon.cli.talk import Talk
 from kameleon.errors import KameleonError
-from kameleon.terminal import printable
 
 
 def chat(
@@ -65,4 +64,4 @@ def _converse(talk: Talk) -> None:
         except KeyboardInterrupt:  # ends what it was doing, not the conversation
             notes.print("stopped", style="dim")
         except KameleonError as error:
-            notes.print(printable(in_flags(str(error))), style="red", highlight=False)
+            notes.print(in_flags(str(error)), style="red", highlight=False)

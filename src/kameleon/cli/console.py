@@ -22,21 +22,35 @@ from rich.progress import (
     TaskProgressColumn,
     TextColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from kameleon.errors import SettingError
 from kameleon.home import atomic_write
 from kameleon.settings import ComputeName, parse_bytes
-from kameleon.terminal import printable
+from kameleon.terminal import printable, printable_json
 
 if TYPE_CHECKING:
     from kameleon.api import LoadedBase
 
+
+class _Console(Console):
+    """What a file holds is shown and does nothing: strings are made printable before they are measured, and all other
+    text when it is rendered."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(printable(text), **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))
+
+
 # Without markup and emoji, names such as "[/v1]" or ":x:" are shown as they are.
-results = Console(markup=False, emoji=False)
+results = _Console(markup=False, emoji=False)
 # soft_wrap: a terminal breaks lines itself, and in a log a message stays one line.
-notes = Console(markup=False, emoji=False, stderr=True, soft_wrap=True)
+notes = _Console(markup=False, emoji=False, stderr=True, soft_wrap=True)
 
 _WIDE = 70
 """Columns of a terminal from which on a bar has room beside its text."""
@@ -79,7 +93,7 @@ def agreed(question: str, *, yes: bool) -> bool:
     Raises SettingError where nobody can answer.
     """
     try:
-        return yes or input(f"{question} [y/N] ").strip().lower() == "y"
+        return yes or input(printable(f"{question} [y/N] ")).strip().lower() == "y"
     except EOFError:
         raise SettingError("standard input is closed, so the question cannot be asked: give --yes") from None
 
@@ -87,7 +101,7 @@ def agreed(question: str, *, yes: bool) -> bool:
 def in_one_line(text: str, most: int = 300) -> str:
     """Text of a file for one line of the terminal: line breaks become spaces, and it is cut after `most` characters."""
     line = " ".join(text.split())
-    return printable(line if len(line) <= most else f"{line[:most]}…")
+    return line if len(line) <= most else f"{line[:most]}…"
 
 
 def show(document: Any, picture: RenderableType, *, as_json: bool) -> None:
@@ -97,7 +111,7 @@ def show(document: Any, picture: RenderableType, *, as_json: bool) -> None:
     """
     try:
         if as_json:
-            print(_json_text(document, ensure_ascii=False), flush=True)
+            print(printable_json(_json_text(document, ensure_ascii=False)), flush=True)
         else:
             results.print(picture)
     except BrokenPipeError:

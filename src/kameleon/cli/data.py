@@ -15,7 +15,6 @@ from kameleon.cli.console import BaseRef, Json, Raw, show, table
 from kameleon.cli.flags import in_flags
 from kameleon.errors import SettingError
 from kameleon.settings import Execution, Reading, Recipe, Watch
-from kameleon.terminal import printable
 
 if TYPE_CHECKING:
     from kameleon.data import Encoded, Example, Fault, Observation
@@ -130,7 +129,7 @@ def _about(encoded: Encoded, faults: Sequence[Fault], observations: Sequence[Obs
         yield Text(f"{count} {those} written in several ways: {taken} was taken, {', '.join(left)} left aside")
     if observations:
         yield Text("\nabout the file", style="bold")
-        yield from (Text(f"- {printable(in_flags(one.text))}") for one in observations)
+        yield from (Text(f"- {in_flags(one.text)}") for one in observations)
     if faults:
         listed, reasons = table(">row", "stops training", "reason"), by_reason(faults)
         shown = reasons if len(reasons) == _MOST_SHOWN + 1 else reasons[:_MOST_SHOWN]

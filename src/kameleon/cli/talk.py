@@ -11,7 +11,6 @@ from kameleon.cli.console import in_one_line, notes
 from kameleon.cli.settings import explain
 from kameleon.errors import SettingError
 from kameleon.settings import Sampling
-from kameleon.terminal import printable
 from kameleon.words import did_you_mean
 
 if TYPE_CHECKING:
@@ -128,9 +127,9 @@ class Talk:
         """The system prompt of the next question, and where it comes from."""
         own = self.loaded.bank.system_prompt(self.adapter) if self.as_trained else None
         if self.system is not None:
-            return f"system prompt, given by you: {printable(self.system)}"
+            return f"system prompt, given by you: {self.system}"
         if own is not None:
-            return f"system prompt of the adapter {self.adapter}: {printable(own)}"
+            return f"system prompt of the adapter {self.adapter}: {own}"
         return "no system prompt: the base's template puts its own there, if it has one"
 
     def set(self, text: str) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from kameleon.cli.console import in_one_line, megabytes, notes, progress, show, table
 from kameleon.cli.settings import Setting, explain
 from kameleon.settings import Recipe, Watch
-from kameleon.terminal import printable
 
 if TYPE_CHECKING:
     from kameleon.adapters import Adapter
@@ -75,7 +74,7 @@ def tell_system_prompt(before: Corpus, corpus: Corpus, parent: Adapter | None) -
         told = f"all rows share a system prompt, which the adapter keeps: {in_one_line(corpus.system_prompt)}"
         notes.print(told, highlight=False)
     elif (mixed := observe_system_prompt(corpus.rows)) is not None:
-        notes.print(printable(f"{mixed.text}; this one keeps none"), style="yellow", highlight=False)
+        notes.print(f"{mixed.text}; this one keeps none", style="yellow", highlight=False)
     if parent is not None and inherited is not None and corpus.system_prompt != inherited:
         told = f"the system prompt of adapter {parent.name} is not kept: {in_one_line(inherited)}"
         notes.print(told, style="yellow", highlight=False)

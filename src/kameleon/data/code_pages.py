@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kameleon.errors import DataError
-from kameleon.terminal import printable
 
 _NAMES = {"cp1250": "Windows-1250 (Central European)", "cp1252": "Windows-1252 (Western European)"}
 # How many of 100 letters are these, in languages of each page. Their accents and the rate of them tell the page; k, q,
@@ -71,7 +70,7 @@ def text_encoding(path: Path) -> str:
         raise DataError(f"{path}, line {found.first}: not UTF-8; save the file as “CSV UTF-8”")
     word = next(iter(re.findall(r"\w*[^\W\x00-\x7f]\w*", found.odd.decode(page))), "")
     warnings.warn(
-        f"{path} is not UTF-8: it is read as {_NAMES[page]}, for example “{printable(word)}”; if letters are wrong, "
+        f"{path} is not UTF-8: it is read as {_NAMES[page]}, for example “{word}”; if letters are wrong, "
         "save it again as “CSV UTF-8”",
         stacklevel=2,
     )

@@ -21,6 +21,7 @@ from kameleon.data import Corpus, Example, PackedPass, pack, pack_groups
 from kameleon.evaluation.choices import Answer, Choices, answer_of, find_choices
 from kameleon.notebook import html_table
 from kameleon.ops import NO_ADAPTER
+from kameleon.terminal import printable
 from kameleon.training.losses import score_tokens
 from kameleon.words import first_few, short_repr
 
@@ -97,7 +98,7 @@ class Scores(list[Score]):
 
     def __repr__(self) -> str:
         told = (f"{one.adapter or 'base'} on {one.testset} {one.held_out:.3f}" for one in self)
-        return f"Scores({first_few(told, 6)})"
+        return printable(f"Scores({first_few(told, 6)})")
 
     def _repr_html_(self) -> str:
         columns = ("adapter", "test set", "rows", "score", "of", "bits per byte")
