@@ -12,7 +12,7 @@ from kameleon.data.memory import Data
 from kameleon.data.overview import Observation, observe
 from kameleon.model import DecoderConfig
 from kameleon.notebook import html_table
-from kameleon.settings import Reading
+from kameleon.settings import Reading, Recipe
 from kameleon.text import ChatTemplate
 
 
@@ -57,6 +57,7 @@ def check_rows(
 
     Raises DataError for data that cannot be read at all, or that has no rows.
     """
+    Recipe(max_row_tokens=max_tokens)  # checks its bounds
     in_test = [] if test is None else read_rows(test, reading)
     records, skip_bad = read_records_of(data, reading), reading is not None and reading.skip_bad
     encoded = encode_records(records, template, raw=raw, max_tokens=max_tokens, skip_bad=skip_bad)

@@ -23,7 +23,7 @@ from kameleon.data.rows import Row, make_row, shared_system_prompt, with_answer,
 from kameleon.data.sources import find_data
 from kameleon.errors import DataError
 from kameleon.model import DecoderConfig
-from kameleon.settings import Reading
+from kameleon.settings import Reading, Recipe
 from kameleon.text import ChatTemplate
 from kameleon.words import short_repr
 
@@ -124,6 +124,7 @@ def read_corpus(
     With `rows`, only a sample of that size is held and encoded; `seed` decides which rows it has.
     Raises DataError, naming the rows that cannot be used.
     """
+    Recipe(max_row_tokens=max_tokens, rows=rows, seed=seed)  # checks their bounds
     reading = Reading() if reading is None else reading
     template = template.on_one_day()
     paths, held = _found(source)

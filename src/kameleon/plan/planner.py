@@ -16,9 +16,9 @@ from kameleon.plan.counts import adapter_bytes, trainable_parameters
 from kameleon.plan.header import BaseHeader
 from kameleon.plan.memory import Memory, training_memory
 from kameleon.plan.workload import FEW_HELD_OUT, FEW_STEPS, Workload
-from kameleon.settings import Execution, Recipe, Watch
+from kameleon.settings import MOST_BYTES, Execution, Recipe, Watch
 from kameleon.training import Forecast, lowest_layer, settled
-from kameleon.words import short_repr
+from kameleon.words import number_in_words, short_repr
 
 # Chosen settings leave this share of the budget free: half of the sums' largest error (docs/decisions/plans.md).
 _SPARE = 0.05
@@ -130,6 +130,15 @@ class Plan:
         }
 
 
+def _budget(memory_bytes: int | None) -> int | None:
+    """The part of the memory that a plan may fill."""
+    if memory_bytes is None:
+        return None
+    if not 1 <= memory_bytes <= MOST_BYTES:
+        raise SettingError(f"memory_bytes is {number_in_words(memory_bytes)}; it must be from 1 to {MOST_BYTES}")
+    return int(memory_bytes * (1 - _SPARE))
+
+
 def make_plan(
     header: BaseHeader,
     workload: Callable[[Watch, Execution], Workload],
@@ -176,7 +185,7 @@ def make_plan(
     trained_layers = header.config.num_layers - lowest_layer(header.config, recipe)
     choices = _choices(execution, trained_layers, keep_passes=keep_passes)
     options = [option(header, watch, one, quantize) for one in choices]
-    budget = None if memory_bytes is None else int(memory_bytes * (1 - _SPARE))
+    budget = _budget(memory_bytes)
     why: list[str] = []
     if kernels().level is None:
         why.append("the reference path runs here, which is slower and holds several times more than this plan says")

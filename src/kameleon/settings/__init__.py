@@ -7,11 +7,12 @@ from kameleon.settings.generation import Sampling
 from kameleon.settings.reading import Reading
 from kameleon.settings.serving import HttpSettings, Limits
 from kameleon.settings.training import DEFAULT_MICRO_BATCH_TOKENS, Execution, Recipe, Watch
-from kameleon.settings.values import MOST_ALPHA, MOST_RANK, SEEDS, ComputeName, parse_bytes
+from kameleon.settings.values import MOST_ALPHA, MOST_BYTES, MOST_RANK, SEEDS, ComputeName, parse_bytes
 
 __all__ = [
     "DEFAULT_MICRO_BATCH_TOKENS",
     "MOST_ALPHA",
+    "MOST_BYTES",
     "MOST_RANK",
     "SEEDS",
     "ComputeName",

@@ -83,11 +83,14 @@ def load_tokenizer(path: Path, weights: WeightFile | None) -> PreTrainedTokenize
         if isinstance(weights, GgufFile):
             return _from_gguf(weights)
         # Code out of a base's folder is never run. Without the argument transformers would ask on the terminal.
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     except UnsupportedArchitectureError:
         raise
     except Exception as error:  # tokenizers raises plain Exception, transformers any error
         raise WeightsError(f"{path} holds no readable tokenizer: {error}; fetch the base again") from error
+    # transformers passes it on as it is, and compares it with the length of each text.
+    Metadata(vars(tokenizer), f"the tokenizer_config.json of {path}").find("model_max_length", float, None)
+    return tokenizer
 
 
 def _from_gguf(file: GgufFile) -> PreTrainedTokenizerBase:
