@@ -9,7 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from kameleon import Sampling
 from kameleon.errors import SettingError
+from kameleon.generation import Grammars
 from kameleon.generation.constraint import Constraint
+from kameleon.settings import Form
 
 END = "<|im_end|>"
 
@@ -105,20 +107,24 @@ def few_words(tiny):
     return FewWords(pieces_without_bytes())
 
 
+def constraint_of(regex, base):
+    return Grammars(base, compile_cpu_s=1).constraint(Form("regex", regex))
+
+
 def allowed(constraint):
     return constraint._allowed.nonzero().flatten().tolist()
 
 
 def test_text_that_the_form_demands_begins_without_the_space_of_a_whole_text(few_words):
     vocab = few_words.tokenizer.get_vocab()
-    assert allowed(Constraint(Sampling(regex="abab"), few_words)) == [vocab["ab"]]
-    assert allowed(Constraint(Sampling(regex=" abab"), few_words)) == [vocab["▁ab"]]
+    assert allowed(constraint_of("abab", few_words)) == [vocab["ab"]]
+    assert allowed(constraint_of(" abab", few_words)) == [vocab["▁ab"]]
 
 
 def test_a_form_that_no_token_can_write_is_refused_at_the_start_or_where_it_comes(few_words):
     with pytest.raises(SettingError, match="regex cannot be followed"):
-        Constraint(Sampling(regex="ż"), few_words)
-    constraint = Constraint(Sampling(regex="abż"), few_words)
+        constraint_of("ż", few_words)
+    constraint = constraint_of("abż", few_words)
     with pytest.raises(SettingError, match="regex cannot be followed"):
         while not constraint.take(allowed(constraint)[0]):
             pass

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import threading
 
 import openai
 import pydantic
@@ -12,9 +11,7 @@ from starlette.testclient import TestClient
 from tiny import CHATML
 
 import kameleon
-from kameleon import Sampling
 from kameleon.errors import SettingError
-from kameleon.generation import Request
 from kameleon.generation.constraint import Constraint
 from kameleon.http import Service, create_app
 from kameleon.serving import Engine, HotAdapters, Limits
@@ -198,30 +195,6 @@ def test_multiples_of_too_many_states_are_refused_before_they_take_all_memory(cl
     for multiple in (7, 0.01, 1_000_000, 86_400):
         assert ask({"type": "number", "multipleOf": multiple}).status_code == 200
     assert ask({"type": "object", "properties": {"multipleOf": {"type": "string"}}}).status_code == 200
-
-
-def test_the_first_choice_of_a_large_grammar_is_prepared_in_the_thread_of_the_request(service, monkeypatch):
-    import llguidance
-
-    threads = []
-
-    class Matcher:
-        grammar_from_regex = llguidance.LLMatcher.grammar_from_regex
-
-        def __init__(self, *given, **named):
-            self._real = real(*given, **named)
-
-        def __getattr__(self, name):
-            return getattr(self._real, name)
-
-        def compute_logit_bias(self):
-            threads.append(threading.current_thread())
-            return self._real.compute_logit_bias()
-
-    real = llguidance.LLMatcher
-    monkeypatch.setattr(llguidance, "LLMatcher", Matcher)
-    service.engine._batch.check(Request((65,), sampling=Sampling(regex="(x{100}){100}")))
-    assert threads == [threading.current_thread()]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Text from prompts: sequences, their schedule, pages of keys and values, sampling, and the step over a mixed batch."""
 
+from kameleon.generation.grammars import Grammars, grammars_of
 from kameleon.generation.loop import generate, stream
 from kameleon.generation.pages import PagePool, page_bytes, pages_for
 from kameleon.generation.request import Completion, Piece, Request, ScoredToken
@@ -11,6 +12,7 @@ __all__ = [
     "Batch",
     "Chooser",
     "Completion",
+    "Grammars",
     "PagePool",
     "Piece",
     "Request",
@@ -18,6 +20,7 @@ __all__ = [
     "ScoredToken",
     "choose",
     "generate",
+    "grammars_of",
     "new_generator",
     "page_bytes",
     "pages_for",

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kameleon.bases import Base
 from kameleon.generation.constraint import Constraint
 from kameleon.generation.request import Request, ScoredToken
 from kameleon.settings import Sampling
@@ -32,18 +31,17 @@ class Chooser:
     """One request's choices, with a random stream of its own, and what they need of the tokens before: each choice
     costs the same, however long prompt and answer are.
 
-    Raises SettingError, MissingExtraError for a constraint that cannot be followed.
+    `constraint` is that of the request's form.
     """
 
-    def __init__(self, request: Request, base: Base) -> None:
+    def __init__(self, request: Request, constraint: Constraint | None = None) -> None:
         one = self.sampling = request.sampling
         self._generator = new_generator(one.seed)
         self._seen = _Tokens(request.prompt) if one.repetition_penalty != 1 else None
         self._said = _Tokens() if one.presence_penalty or one.frequency_penalty else None
         self._biased = torch.tensor([token for token, _ in one.logit_bias], dtype=torch.int64)
         self._biases = torch.tensor([float(bias) for _, bias in one.logit_bias], dtype=torch.float32)
-        constrained = one.json_schema is not None or one.regex is not None
-        self._constraint = Constraint(one, base) if constrained else None
+        self._constraint = constraint
 
     @property
     def greedy(self) -> bool:

@@ -17,6 +17,7 @@ import torch
 from kameleon.adapters.resident import Bank
 from kameleon.bases import Base
 from kameleon.errors import ContextLengthError, KameleonError, RequestFaultError, SettingError
+from kameleon.generation.grammars import grammars_of
 from kameleon.generation.pages import PagePool, page_bytes
 from kameleon.generation.request import Finish, Piece, Request
 from kameleon.generation.sampling import Choice, Chooser, scores_of
@@ -67,13 +68,9 @@ class Batch:
         self._token_bytes = TokenBytes(base.tokenizer)
         self._ended: list[Sequence] = []  # from outside, since the last step
 
-    def check(self, request: Request) -> Chooser:
-        """The chooser of the request's tokens; call it from any thread, since compiling a grammar takes time.
-
-        Raises ContextLengthError for a prompt that is too long for the base or never fits the cache; SettingError for
-        one that is empty, for tokens that there are not, and for a grammar that cannot be followed; MissingExtraError
-        where the grammars' library is not.
-        """
+    def check(self, request: Request) -> None:
+        """Call it from any thread. Raises ContextLengthError for a prompt that is too long for the base or never fits
+        the cache, and SettingError for one that is empty and for tokens that there are not."""
         limit, held = self._base.config.max_sequence_tokens, len(request.prompt)
         if not held:
             raise SettingError("the prompt is empty; give it at least one token")
@@ -93,7 +90,6 @@ class Batch:
         for token in (*request.prompt, *(token for token, _ in request.sampling.logit_bias)):
             if not (isinstance(token, Integral) and 0 <= token < vocabulary):
                 raise SettingError(f"token {token!r} is not one of the base's {vocabulary}")
-        return Chooser(request, self._base)
 
     def add(
         self,
@@ -109,15 +105,20 @@ class Batch:
 
         `slot` is its adapter's in the bank and stays so until the last piece; `prefix_key` (by default the slot)
         says with whom its prompt shares pages: only prompts of equal keys do. Owners, all of equal depth, share the
-        batch equally. `chooser` is the result of `check`, if that was called before. Raises what `check` does.
+        batch equally. `chooser` is that of a request that was checked before; without it the request is checked, and
+        its grammar compiled, here. Raises what `check` and `Grammars.constraint` do.
         """
+        if chooser is None:
+            self.check(request)
+            form = request.sampling.form
+            chooser = Chooser(request, None if form is None else grammars_of(self._base).constraint(form))
         self._scheduler.add(
             Sequence(
                 request_id,
                 request,
                 slot,
                 slot if prefix_key is None else prefix_key,
-                self.check(request) if chooser is None else chooser,
+                chooser,
                 TextStream(self._token_bytes, request.sampling.stop),
                 list(request.prompt),
                 owner,

@@ -9,42 +9,25 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kameleon.bases import Base
 from kameleon.errors import KameleonError, QueueFullError, RequestFaultError
-from kameleon.generation import Batch, Chooser, Completion, Piece, Request
+from kameleon.generation import Batch, Chooser, Completion, Piece, Request, grammars_of
 from kameleon.generation.shares import gives_way
 from kameleon.ops import PAGE_TOKENS
 from kameleon.serving.client import Client
 from kameleon.serving.fair_queue import FairQueue
-from kameleon.serving.hot_adapters import HotAdapters, Version, shutting_down
+from kameleon.serving.grammar_queue import GrammarQueue
+from kameleon.serving.hot_adapters import HotAdapters, shutting_down
 from kameleon.serving.memory import memory_budget
 from kameleon.serving.state import Counters, EngineState
+from kameleon.serving.ticket import OnPiece, Ticket
 from kameleon.settings import Limits
 
 _log = logging.getLogger(__name__)
-
-OnPiece = Callable[[Piece], None]
-
-
-@dataclass(eq=False)
-class Ticket:
-    """A submitted request. Its pieces, and its sequence in the batch, carry its `id`."""
-
-    id: int
-    request: Request
-    client: Client
-    on_piece: OnPiece
-    version: Version
-    chooser: Chooser
-    submitted_s: float
-    started: bool = False
-    """Whether it is in the batch."""
-    last_token_s: float | None = None
 
 
 class Engine:
@@ -77,6 +60,13 @@ class Engine:
         self._on_failure = on_failure
         self._lock = threading.Condition()
         self._queue: FairQueue[Ticket] = FairQueue()
+        self._grammars = GrammarQueue(
+            grammars_of(base, self.limits.max_compile_s),
+            self._lock,
+            most_forms=self.limits.max_forms,
+            on_done=self._on_grammar,
+            ahead=lambda: sum(ticket.request.sampling.form is not None for ticket in self._queue),
+        )
         self._running: dict[int, Ticket] = {}
         self._cancels: list[int] = []  # ids of requests in the batch
         self._counters: defaultdict[tuple[str, str | None], Counters] = defaultdict(Counters)
@@ -97,16 +87,21 @@ class Engine:
         """Take a request in; `on_piece` gets its text, from the engine's thread or that of a `cancel` or `submit`; it
         must return at once.
 
-        The last piece has a `completion` or an `error`. Raises AdapterNotFoundError, AdapterFileError, SettingError for
+        The last piece has a `completion` or an `error`: also of a grammar, which is compiled beside the answers before
+        the request comes into the queue. Raises AdapterNotFoundError, AdapterFileError, SettingError for
         a prompt that is empty or too long, and QueueFullError, which says when to try again.
         """
         with self._lock:
             self._refuse_if_full(client)
-        chooser = self._batch.check(request)
+        self._batch.check(request)
+        chooser = Chooser(request) if request.sampling.form is None else None
         version = self.adapters.hold(request.adapter)
         with self._lock:
             try:
                 last = self._refuse_if_full(client)
+                ticket = Ticket(self._ids + 1, request, client, on_piece, version, time.monotonic(), chooser)
+                if chooser is None:
+                    self._grammars.put(ticket, retry_after_s=self._retry_after_s())
             except KameleonError:
                 self.adapters.release(version)
                 raise
@@ -114,8 +109,8 @@ class Engine:
                 told = "others who have fewer requests waiting took this one's place; try again later"
                 self._leave_queue(last, Piece(last.id, "", error=QueueFullError(told, self._retry_after_s())))
             self._ids += 1
-            ticket = Ticket(self._ids, request, client, on_piece, version, chooser, time.monotonic())
-            self._queue.put(ticket, (*client, request.adapter))
+            if chooser is not None:
+                self._queue.put(ticket, (*client, request.adapter))
             self._counters_of(ticket).requests += 1
             self._lock.notify_all()
         return ticket
@@ -152,7 +147,7 @@ class Engine:
         with self._lock:
             pool = self._batch.pool
             return EngineState(
-                len(self._queue),
+                self._waiting(),
                 len(self._running),
                 pool.pages * PAGE_TOKENS,
                 pool.held * PAGE_TOKENS,
@@ -183,10 +178,15 @@ class Engine:
             self._closed = True
             self._lock.notify_all()
         self._thread.join()
+        with self._lock:
+            self._grammars.close()
         self.adapters.close()
 
     def _is_done(self) -> bool:
-        return self._failure is not None or not (len(self._queue) or self._running)
+        return self._failure is not None or not (self._waiting() or self._running)
+
+    def _waiting(self) -> int:
+        return len(self._queue) + len(self._grammars)
 
     def _refuse_if_full(self, client: Client) -> Ticket | None:
         """Raise QueueFullError unless `client` may wait. Returns the request whose place in the queue it takes: the
@@ -195,6 +195,8 @@ class Engine:
             raise KameleonError(f"the engine has failed and answers nothing: {self._failure}") from self._failure
         if self._draining:
             raise shutting_down()
+        if len(self._grammars) >= self.limits.max_queue:
+            raise QueueFullError("too many requests wait for their grammar; try again later", self._retry_after_s())
         if len(self._queue) < self.limits.max_queue:
             return None
         last, waiting_of = self._queue.last_of_the_longest(), self._queue.waiting_of
@@ -204,7 +206,7 @@ class Engine:
 
     def _retry_after_s(self) -> float:
         """Seconds until a place in the queue should be free: the waiting requests at the recent pace."""
-        return max(1.0, round(self._mean_request_s * (1 + len(self._queue) / self.limits.max_batch)))
+        return max(1.0, round(self._mean_request_s * (1 + self._waiting() / self.limits.max_batch)))
 
     def _notify(self) -> None:
         with self._lock:
@@ -259,7 +261,7 @@ class Engine:
         if not self._closed and not self.limits.max_request_s:
             return
         oldest = math.inf if self._closed else time.monotonic() - self.limits.max_request_s
-        for ticket in [t for t in self._queue if t.submitted_s < oldest]:
+        for ticket in [t for t in [*self._queue, *self._grammars.tickets()] if t.submitted_s < oldest]:
             late = "the time for this request was over before its turn came"
             error = shutting_down() if self._closed else QueueFullError(late, self._retry_after_s())
             self._leave_queue(ticket, Piece(ticket.id, "", error=error))
@@ -317,7 +319,16 @@ class Engine:
     def _leave_queue(self, ticket: Ticket, piece: Piece) -> None:
         if ticket in list(self._queue):
             self._queue.remove(ticket)
-            self._end(ticket, piece)
+        elif not self._grammars.remove(ticket):
+            return
+        self._end(ticket, piece)
+
+    def _on_grammar(self, ticket: Ticket, error: KameleonError | None) -> None:
+        if error is None:
+            self._queue.put(ticket, (*ticket.client, ticket.request.adapter))
+        else:
+            self._end(ticket, Piece(ticket.id, "", error=error))
+        self._lock.notify_all()
 
     def _nothing(self, ticket: Ticket, finish: str) -> Completion:
         return Completion("", (), finish, len(ticket.request.prompt))  # type: ignore[arg-type]
@@ -343,7 +354,7 @@ class Engine:
         with self._lock:
             self._failure = failure
             error = KameleonError(f"the engine has failed: {failure}")
-            for ticket in [*self._queue, *self._running.values()]:
+            for ticket in [*self._queue, *self._grammars.tickets(), *self._running.values()]:
                 self._send(ticket, Piece(ticket.id, "", error=error))
             self._lock.notify_all()
         if self._on_failure is not None:

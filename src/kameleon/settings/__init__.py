@@ -3,7 +3,7 @@
 `None` means that a value is derived. Nothing here imports torch, which takes seconds: help and defaults do not need it.
 """
 
-from kameleon.settings.generation import Sampling
+from kameleon.settings.generation import Form, Sampling
 from kameleon.settings.reading import Reading
 from kameleon.settings.serving import HttpSettings, Limits
 from kameleon.settings.training import DEFAULT_MICRO_BATCH_TOKENS, Execution, Recipe, Watch
@@ -17,6 +17,7 @@ __all__ = [
     "SEEDS",
     "ComputeName",
     "Execution",
+    "Form",
     "HttpSettings",
     "Limits",
     "Reading",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kameleon.arguments import check_types
 from kameleon.errors import SettingError
@@ -15,6 +16,17 @@ MOST_STOPS = 16
 """Stop strings: OpenAI takes 4, and each character of the answer is compared with all."""
 MOST_STOP_CHARACTERS = 1000
 """Of one stop string: far more than a word or a line, and an answer holds back as many while they may come."""
+MOST_FORM_BYTES = 64_000
+"""Of a schema or an expression, schemas of demanded tools together: more than most bases here read as a prompt."""
+COMPILE_CPU_S = 1.0
+"""CPU time in which a schema or an expression must compile: ten times what one of 500 properties takes."""
+
+
+class Form(NamedTuple):
+    """What an answer must look like: `kind` is "json_schema" or "regex", `text` the schema or the expression."""
+
+    kind: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -43,9 +55,11 @@ class Sampling:
     logprobs: int | None = None
     """Report each token's log-probability, and those of this many likely alternatives. None are reported by default."""
     json_schema: str | None = None
-    """The answer is JSON that this schema (itself JSON text; "{}" is any) describes; needs the serve extra."""
+    """The answer is JSON that this schema (itself JSON text; "{}" is any) describes; needs the serve extra. At most
+    64,000 bytes, 1,000 members in an object and a second of compiling."""
     regex: str | None = None
-    """The answer is a text that this regular expression matches as a whole; needs the serve extra."""
+    """The answer is a text that this regular expression matches as a whole; needs the serve extra. At most 64,000 bytes
+    and a second of compiling."""
     seed: int | None = None
     """The same seed gives the same text in any batch. By default each answer has a new one."""
     stop: tuple[str, ...] = ()
@@ -69,6 +83,8 @@ class Sampling:
         )
         if self.json_schema is not None and self.regex is not None:
             raise SettingError("json_schema and regex are both given; an answer follows one of them")
+        if self.form is not None and (size := len(self.form.text.encode(errors="replace"))) > MOST_FORM_BYTES:
+            raise SettingError(f"{self.form.kind} has {size:,} bytes; {MOST_FORM_BYTES:,} is the most")
         self._check_biases()
         self._check_stops()
 
@@ -87,3 +103,10 @@ class Sampling:
             raise SettingError(f"stop has a string of {longest:,} characters; the most is {MOST_STOP_CHARACTERS:,}")
         if "" in self.stop:
             raise SettingError("an empty stop string would stop everything; leave it out")
+
+    @property
+    def form(self) -> Form | None:
+        """The form that the answer must have."""
+        if self.json_schema is not None:
+            return Form("json_schema", self.json_schema)
+        return None if self.regex is None else Form("regex", self.regex)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kameleon.arguments import check_types
+from kameleon.settings.generation import COMPILE_CPU_S
 from kameleon.settings.values import MOST_BYTES, MOST_COUNT, MOST_S, Span, check
 
 _ORIGIN = r"\*|null|[a-z][a-z0-9+.-]*://[^/\s]+"  # "null" is the origin of a page that is a file
@@ -26,6 +27,12 @@ class Limits:
     max_queue: int = 256
     """Requests that may wait; one more is told to come back later, since it would wait longer than most clients do. If
     a key (or user, without keys) has fewer waiting than another one, the last request of that other is told so."""
+    max_forms: int = 32
+    """Different schemas and expressions that may wait to be compiled, half of them of one key: they are compiled one
+    after the other, and each may take --max-compile-s. Requests of the same form wait as one."""
+    max_compile_s: float = COMPILE_CPU_S
+    """CPU time in which a schema or an expression must compile, or it is refused; one of 500 properties takes a tenth
+    of a second."""
     max_request_s: float = 600.0
     """Seconds a request may take, waiting included, before it ends with what it has; 0 sets no limit."""
     default_max_tokens: int = 512
@@ -45,6 +52,8 @@ class Limits:
             Span("adapter_bytes", 1, MOST_BYTES, none="derived"),
             Span("max_batch", 1, 4096),
             Span("max_queue", 1, 10**6),
+            Span("max_forms", 1, 10**6),
+            Span("max_compile_s", 0.001, MOST_S),
             Span("max_request_s", 0, MOST_S, zero="no limit"),
             Span("default_max_tokens", 1, MOST_COUNT),
             Span("prefill_chunk_tokens", 16, MOST_COUNT),
