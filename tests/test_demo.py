@@ -67,7 +67,7 @@ def test_a_task_whose_checkpoint_is_another_run_begins_anew(demo, task, tiny, tm
 
 
 @pytest.mark.parametrize("fault", ["another Kameleon's checkpoint", "no log"])
-def test_a_task_goes_on_whatever_an_earlier_one_left(demo, task, tiny, tmp_path, monkeypatch, fault):
+def test_a_task_goes_on_from_all_that_an_earlier_one_left(demo, task, tiny, tmp_path, monkeypatch, fault):
     def interrupt(*given, **named):
         os.kill(os.getpid(), signal.SIGINT)
         return loop_step(*given, **named)

@@ -110,7 +110,7 @@ def read_terms(xml: bytes) -> Iterator[Term]:
 
 
 def distinct(terms: Iterator[Term]) -> Iterator[Term]:
-    """The first of all terms with the same words, whatever their case and punctuation."""
+    """The first of all terms with the same words; case and punctuation do not count."""
     seen: set[str] = set()
     for term in terms:
         words = " ".join(re.findall(r"\w+", term.text.lower()))

@@ -89,7 +89,7 @@ def test_a_system_prompt_of_a_wrong_kind_or_size_is_refused(prompt, told):
         ("[/x]", "[/x]"),
     ],
 )
-def test_a_card_holds_no_folder_of_a_machine_whoever_wrote_it(path, name):
+def test_a_card_holds_no_folder_of_any_machine(path, name):
     for card in (
         Card(base_id=path, base_hub_id=path, data={"path": path, "rows": 3}),
         Card.from_json(of_format(2, base_id=path, base_hub_id=path, data={"path": path, "rows": 3})),

@@ -42,7 +42,7 @@ def test_the_losses_of_kameleon_and_peft_agree_over_twenty_steps(document):
     assert losses_agree(document)
 
 
-def test_a_case_has_every_key_and_null_for_whoever_did_not_take_part(document):
+def test_a_case_has_every_key_and_null_for_those_that_did_not_take_part(document):
     case = document["cases"]["chat"]
     assert case.keys() >= KEYS
     assert case["vs_peft_compiled"] is case["vs_trl"] is None

@@ -44,7 +44,7 @@ def test_kameleon_always_takes_part_and_unknown_contenders_are_named():
         find_contenders("peft,axolotl")
 
 
-def test_whoever_is_missing_says_how_to_get_it(monkeypatch):
+def test_a_program_that_is_missing_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(contenders_module, "find_spec", lambda name: None)
     assert CONTENDERS["trl"].missing() == f"trl is not installed ({install_command('bench')})"
     assert CONTENDERS["kameleon"].missing() is CONTENDERS["gemm_floor"].missing() is None

@@ -31,7 +31,7 @@ def test_the_readme_agrees_with_the_results_on_giants():
     assert all(len(line) <= 120 for line in block.splitlines() if not line.startswith("|"))
 
 
-def test_the_table_has_a_line_for_each_case_and_words_for_whoever_is_missing(tmp_path):
+def test_the_table_has_a_line_for_each_case_and_words_for_those_that_are_missing(tmp_path):
     document = json.loads(RESULT.read_text())
     case = {**document["cases"]["4x512"], "tokens_per_s": 1234.4, "vs_peft": 1.5, "loss_gap": 2e-5}
     case["loss_gap_to_fp32"] = {"kameleon": 9e-4, "peft": 2e-2}

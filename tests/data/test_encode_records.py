@@ -55,7 +55,7 @@ def test_no_records_have_no_lengths(chatml):
     ),
     raw=st.booleans(),
 )
-def test_whatever_a_record_holds_it_is_an_example_or_a_fatal_fault(chatml, llama3, value, raw):
+def test_each_record_is_an_example_or_a_fatal_fault(chatml, llama3, value, raw):
     for template in (chatml, llama3):
         encoded = encode_records([Record(3, value)], template, raw=raw)
         assert len(encoded.examples) + len(encoded.refused) == 1

@@ -58,7 +58,9 @@ class NAType:
 
 
 def values(rows):
-    return [record.value for record in RowsInMemory.of(rows).records]
+    return [
+        {key: one for key, one in record.value.items() if one is not None} for record in RowsInMemory.of(rows).records
+    ]
 
 
 @pytest.mark.parametrize("table", [list, tuple, Frame, PolarsFrame, pyarrow.Table.from_pylist])
@@ -76,7 +78,7 @@ def test_a_dataset_is_read_row_by_row():
     assert values(Dataset(ROWS)) == ROWS
 
 
-def test_equal_rows_have_one_hash_whatever_holds_them_and_other_rows_another():
+def test_equal_rows_have_one_hash_in_each_kind_of_table_and_other_rows_another():
     tables = [ROWS, tuple(ROWS), Frame(ROWS), PolarsFrame(ROWS), [dict(reversed(row.items())) for row in ROWS]]
     assert len({RowsInMemory.of(table).sha256 for table in tables}) == 1
     changed = [*ROWS[:-1], {**ROWS[-1], "completion": "It is 7."}]
@@ -98,11 +100,33 @@ def test_nulls_inside_of_what_arrow_made_are_no_fields_and_those_that_a_person_w
     assert values(PolarsFrame([{"calls": calls}])) == [{"calls": without}]
     assert values(pyarrow.Table.from_pylist([{"calls": calls}, {"calls": None}])) == [{"calls": without}, {}]
     assert values(Frame([{"calls": numpy.array(calls, dtype=object)}])) == [{"calls": without}]  # read from Parquet
+    pairs = pyarrow.array([[("to", None), ("at", "noon")]], pyarrow.map_(pyarrow.string(), pyarrow.string()))
+    assert values(pyarrow.table({"arguments": pairs})) == [{"arguments": {"to": None, "at": "noon"}}]
     of_arrow = Frame([{"calls": calls}])
     of_arrow.dtypes = {"calls": type("ArrowDtype", (), {"pyarrow_dtype": None})()}
     assert values(of_arrow) == [{"calls": without}]
     assert values(Frame([{"calls": calls}])) == [{"calls": calls}]
     assert values([{"calls": calls}]) == [{"calls": calls}]
+
+
+@pytest.mark.parametrize("table", [Frame, PolarsFrame, pyarrow.Table.from_pylist])
+@pytest.mark.filterwarnings("ignore:rows in memory. it is read with 'Pytanie' as prompt")
+def test_a_table_in_memory_is_read_as_one_in_a_file(table, tiny, tmp_path):
+    """Its columns may have other names, and rows with an empty cell are left out."""
+    rows = [{"Pytanie": f"What is {i}?", "Odpowiedź": f"It is {i}."} for i in range(4)]
+    rows[1]["Odpowiedź"], rows[2]["Pytanie"] = None, "  "
+    (tmp_path / "rows.csv").write_text(
+        "".join(f"{a},{b or ''}\n" for a, b in [tuple(rows[0]), *map(dict.values, rows)])
+    )
+    with pytest.warns(
+        UserWarning, match=r"2 of 4 rows are left out.*empty cell \('Odpowiedź'\).*empty cell \('Pytanie'"
+    ):
+        of_memory = read_corpus(table(rows), tiny.base.template)
+    with pytest.warns(UserWarning):
+        of_file = read_corpus(tmp_path / "rows.csv", tiny.base.template)
+    assert [one.tokens for one in of_memory.examples] == [one.tokens for one in of_file.examples]
+    with pytest.raises(DataError, match="rows in memory: row 1: its columns are 'nr', 'note'; expected prompt"):
+        read_corpus(table([{"nr": 1, "note": "x"}]), tiny.base.template)
 
 
 def test_values_of_numpy_and_tuples_are_those_of_json():

@@ -191,7 +191,7 @@ KEYS = ["messages", "tools", "prompt", "completion", "instruction", "input", "ou
 
 @settings(max_examples=200)
 @given(value=st.dictionaries(st.sampled_from(KEYS), ANYTHING, max_size=3))
-def test_whatever_the_record_it_is_a_row_with_text_answers_or_a_data_error(value):
+def test_each_record_is_a_row_with_text_answers_or_a_data_error(value):
     try:
         got = make_row(Record(7, value))
     except DataError:

@@ -65,7 +65,7 @@ def test_a_row_with_wrong_quotes_spares_the_rows_below_it(write):
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.CSV"])
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-def test_any_usual_separator_is_found_whatever_the_suffix_says(write, separator, name, encoding):
+def test_each_usual_separator_is_found_under_any_suffix(write, separator, name, encoding):
     text = io.StringIO(newline="")
     rows = [("Prompt", "Completion"), ("a, b", "c; d\te|f"), ("Zażółć\ngęślą", 'jaźń "x", y; z')]
     csv.writer(text, delimiter=separator).writerows(rows)

@@ -59,7 +59,7 @@ def test_requests_that_end_early_leave_the_others_alone(with_adapters):
         assert got.finish in ("length", "stop")
 
 
-def test_a_seed_gives_the_same_text_whatever_else_is_in_the_batch(with_adapters):
+def test_a_seed_gives_the_same_text_in_any_batch(with_adapters):
     wish = Sampling(max_tokens=10, temperature=1.5, top_p=0.9, top_k=50, seed=7)
     alone = with_adapters.generate(["hello"], sampling=wish)[0]
     other = Sampling(max_tokens=10, temperature=1.0, seed=1)

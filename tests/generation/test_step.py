@@ -50,7 +50,7 @@ REQUESTS = st.builds(
     most=st.integers(1, 6),
     cancelled=st.sets(st.integers(1, 7), max_size=2),
 )
-def test_every_answer_is_the_one_alone_whatever_arrives_is_cancelled_or_preempted(
+def test_every_answer_is_the_one_alone_while_others_arrive_are_cancelled_or_preempted(
     loaded, arrivals, pages, chunk, most, cancelled
 ):
     batch = batch_of(loaded, pages, max_sequences=most, prefill_chunk_tokens=chunk)

@@ -27,7 +27,7 @@ class Served:
 
 @contextmanager
 def serving(base, *words, log=subprocess.DEVNULL, exact=False):
-    """Serve `base` on a free port until the block ends; `exact` in fp32, whatever this machine has units for."""
+    """Serve `base` on a free port until the block ends; `exact` in fp32, also where this machine has other units."""
     command = [KAMELEON, "serve", "--base", str(base), "--port", "0", "--json", *words]
     command += ["--compute", "fp32"] if exact else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:

@@ -220,7 +220,7 @@ def test_lora_linear(mix, dtype, tolerance):
 
 @pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES.keys())
 def test_lora_linear_with_magnitudes_and_shifts(mix):
-    """DoRA on some adapters of a batch; whoever has none must not notice."""
+    """DoRA on some adapters of a batch; those without it must not notice."""
     segments = Segments((5, 1, 0, 8), mix)
     weight, norm = torch.randn(20, 12), ops.RmsNorm(torch.rand(12), 1e-5)
     spans = [(2, 0, 8), (3, 14, 20)]
@@ -293,7 +293,7 @@ def test_multiply(rows, inner, columns, transposed):
 
 @TYPES
 @pytest.mark.parametrize("rows", [1, 20])
-def test_terms_that_share_columns_are_summed_whatever_their_strides(rows, dtype, tolerance):
+def test_terms_that_share_columns_are_summed_with_any_strides(rows, dtype, tolerance):
     pairs = [(torch.randn(rows, k).to(dtype), torch.randn(9, k).to(dtype).T) for k in (16, 5)]
     got = ops.sum_products([ops.Term(a, b) for a, b in pairs])
     torch.testing.assert_close(got, sum(a.float() @ b.float() for a, b in pairs).to(dtype), rtol=tolerance, atol=0.1)

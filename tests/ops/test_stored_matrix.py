@@ -53,7 +53,7 @@ def plain(matrix):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_bytes_unpack_to_the_bits_of_the_reference(kind):
-    """Whatever the bytes: infinite and subnormal scales, and numbers that are none."""
+    """With any bytes: infinite and subnormal scales, and numbers that are none."""
     data = random_bytes(kind, 300, 512, seed=1)
     wanted = reference.unpack(kind, data)
     got = StoredMatrix(kind, data, 512).dense()

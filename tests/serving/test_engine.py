@@ -1,4 +1,4 @@
-"""The engine under many threads: every answer comes, whole, from its own adapter; whoever cannot be served is told."""
+"""The engine under many threads: every answer comes, whole, from its own adapter; who cannot be served is told."""
 
 import itertools
 import os
@@ -263,7 +263,7 @@ def test_closing_drains_what_runs_and_refuses_what_comes(tiny, serve):
         ask(engine, tiny, "hello")
 
 
-def test_a_crash_tells_everybody_and_whoever_runs_the_engine(tiny, serve, monkeypatch):
+def test_a_crash_tells_all_that_wait_and_the_owner_of_the_engine(tiny, serve, monkeypatch):
     failures = []
     engine = serve(on_failure=failures.append)
     monkeypatch.setattr(engine._batch, "step", lambda: 1 / 0)

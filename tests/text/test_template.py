@@ -206,7 +206,7 @@ def test_what_the_template_refuses_is_a_data_error():
 
 
 @pytest.mark.parametrize("source", ["{{ messages[0].content | dictsort }}", "{{ range(10 ** 9) }}", "{{ 1 % 0 }}"])
-def test_whatever_a_template_fails_with_is_a_data_error(source):
+def test_each_failure_of_a_template_is_a_data_error(source):
     with pytest.raises(DataError, match="refuses these messages"):
         ChatTemplate(make_tokenizer(source)).render(chat("Hi"))
 

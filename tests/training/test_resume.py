@@ -1,4 +1,4 @@
-"""A resumed run takes its checkpoint's compute type and threads, whatever this process has by itself."""
+"""A resumed run takes its checkpoint's compute type and threads, not those of this process."""
 
 import datetime
 import json

@@ -16,7 +16,7 @@ HEAD_DIM = {
     "qwen2": 8,
     "qwen3": 128,
     "gemma3": 16,
-}  # transformers leaves Qwen3 at its 128 whatever the file says
+}  # transformers leaves Qwen3 at its 128 and ignores the file
 Type = gguf.GGMLQuantizationType
 
 

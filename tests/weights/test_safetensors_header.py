@@ -179,7 +179,7 @@ def test_any_entries_are_in_bounds_or_refused(entries, data):
     order=st.permutations(range(4)),
 )
 @settings(max_examples=100, deadline=None)
-def test_a_right_header_is_read_whatever_the_order_of_its_entries(sides, kinds, order):
+def test_a_right_header_is_read_in_any_order_of_its_entries(sides, kinds, order):
     at, entries = 0, {}
     for number, (shape, kind) in enumerate(zip(sides, kinds, strict=False)):
         size = torch.Size(shape).numel() * KIND_BITS[kind] // 8

@@ -178,5 +178,5 @@ def check_name(name: str) -> str:
     return name
 
 
-# What Windows takes for devices, whatever stands behind a dot.
+# What Windows takes for devices, with any suffix behind a dot.
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(1, 10))}

@@ -111,7 +111,7 @@ class Shelf:
 
     @checked()
     def current(self, name: str) -> ShelfVersion:
-        """The version that a name means now, whatever others do to the shelf meanwhile.
+        """The version that a name means now, also while others change the shelf.
 
         Raises AdapterNotFoundError, AdapterFileError.
         """

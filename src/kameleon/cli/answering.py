@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from kameleon.cli.console import Compute, Quantize, notes, open_base, results
+from kameleon.cli.console import AnyBase, Compute, Quantize, notes, open_base, results
 from kameleon.cli.settings import GivenSampling, sampling_words
 from kameleon.errors import DataError, SettingError
 from kameleon.settings import Sampling
@@ -27,21 +27,33 @@ def _told_default(default: object) -> str | None:
 
 
 AskedSampling = Annotated[GivenSampling, Parameter(name="*", show_default=_told_default)]
-AdapterName = Annotated[str | None, Parameter(help="Answer with this adapter of the shelf.")]
-SystemPrompt = Annotated[
-    str | None,
-    Parameter(
-        help="The system prompt; by default the one that the adapter was trained with. none: what the base's template "
-        "puts there."
-    ),
-]
-BaseOfAdapter = Annotated[
-    str | None,
-    Parameter(
-        help="The frozen base: smollm2 or gemma3-270m, a folder, a .gguf file, or a hub id owner/name; by default that "
-        "of the adapter, without one smollm2."
-    ),
-]
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """Who answers."""
+
+    adapter: Annotated[str | None, Parameter(help="Answer with this adapter of the shelf.")] = None
+    system: Annotated[
+        str | None,
+        Parameter(
+            help="The system prompt; by default the one that the adapter was trained with. none: what the base's "
+            "template puts there."
+        ),
+    ] = None
+    base: Annotated[
+        str | None,
+        Parameter(
+            help="The frozen base: smollm2 or gemma3-270m, a folder, a .gguf file, or a hub id owner/name; by default "
+            "that of the adapter, without one smollm2."
+        ),
+    ] = None
+    quantize: Quantize = None
+    compute: Compute = None
+    any_base: AnyBase = False
+
+
+AskedSpeaker = Annotated[Speaker, Parameter(name="*")]
 
 
 def base_of(adapter: Adapter | None, quantize: Quantize) -> tuple[str, Quantize]:
@@ -56,9 +68,7 @@ def base_of(adapter: Adapter | None, quantize: Quantize) -> tuple[str, Quantize]
     return ref, quantize if packed is None else packed
 
 
-def open_with(
-    name: str | None, base: str | None, quantize: Quantize, compute: Compute, *, raw: bool = False
-) -> LoadedBase:
+def open_with(speaker: Speaker, *, raw: bool = False) -> LoadedBase:
     """Load the base of a conversation. An adapter that is absent or does not fit is told before.
 
     Raises AdapterError, BaseModelError, SettingError, and DataError for a base that has no chat template if not `raw`.
@@ -66,12 +76,13 @@ def open_with(
     from kameleon.adapters import Shelf
     from kameleon.unloaded import check_shapes
 
+    name, base, quantize = speaker.adapter, speaker.base, speaker.quantize
     adapter = None if name is None or is_plain(name, Shelf()) else Shelf().load(name)
     if base is None:
         base, quantize = base_of(adapter, quantize)
     if adapter is not None:
         check_shapes(base, adapter)
-    loaded = open_base(base, quantize, compute=compute)
+    loaded = open_base(base, quantize, compute=speaker.compute)
     if loaded.base.template.source is None and not raw:
         raise DataError(
             f"{loaded.base.name} has no chat template, so it cannot hold a conversation; it can go on with a text: "

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from kameleon.cli.answering import (
-    AdapterName,
     AskedSampling,
-    BaseOfAdapter,
-    SystemPrompt,
+    AskedSpeaker,
+    Speaker,
     is_plain,
     open_with,
     sampling_of,
     tell_cut,
     write,
 )
-from kameleon.cli.console import AnyBase, Compute, Json, Quantize, Raw, notes, progress
+from kameleon.cli.console import Json, Raw, notes, progress
 from kameleon.cli.settings import GivenSampling
 from kameleon.errors import SettingError
 
@@ -42,12 +41,7 @@ def ask(
             "JSON, CSV or Parquet."
         ),
     ] = None,
-    adapter: AdapterName = None,
-    system: SystemPrompt = None,
-    base: BaseOfAdapter = None,
-    quantize: Quantize = None,
-    compute: Compute = None,
-    any_base: AnyBase = False,
+    speaker: AskedSpeaker = Speaker(),  # noqa: B008 (frozen)
     raw: Raw = False,
     sampling: AskedSampling = GivenSampling(),  # noqa: B008 (frozen)
     json: Json = False,
@@ -72,17 +66,17 @@ def ask(
     else:
         question = _question(prompt, stdin=stdin)
         rows = [AskedRow(1, question, {"prompt": question})]
-    loaded = open_with(adapter, base, quantize, compute, raw=raw)
+    loaded = open_with(speaker, raw=raw)
     wishes = sampling_of(loaded, sampling)
-    name = None if adapter is None or is_plain(adapter, loaded.shelf) else adapter
+    name = None if speaker.adapter is None or is_plain(speaker.adapter, loaded.shelf) else speaker.adapter
     if name is not None:
-        loaded.load_adapter(name, any_base=any_base)
+        loaded.load_adapter(name, any_base=speaker.any_base)
     pieces = loaded.stream(
-        [_begun(row, system, raw=raw) for row in rows],
+        [_begun(row, speaker.system, raw=raw) for row in rows],
         [name] * len(rows),
         sampling=wishes,
         raw=raw,
-        as_trained=system != "none",
+        as_trained=speaker.system != "none",
     )
     if file is not None:
         _write_rows(rows, pieces, wishes)

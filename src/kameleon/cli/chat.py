@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kameleon.cli.answering import AdapterName, AskedSampling, BaseOfAdapter, SystemPrompt, open_with, sampling_of
-from kameleon.cli.console import AnyBase, Compute, Quantize, notes
+from kameleon.cli.answering import AskedSampling, AskedSpeaker, Speaker, open_with, sampling_of
+from kameleon.cli.console import notes
 from kameleon.cli.flags import in_flags
 from kameleon.cli.line_editing import line_editing, read_line
 from kameleon.cli.settings import GivenSampling
@@ -13,12 +13,7 @@ from kameleon.errors import KameleonError
 
 def chat(
     *,
-    adapter: AdapterName = None,
-    system: SystemPrompt = None,
-    base: BaseOfAdapter = None,
-    quantize: Quantize = None,
-    compute: Compute = None,
-    any_base: AnyBase = False,
+    speaker: AskedSpeaker = Speaker(),  # noqa: B008 (frozen)
     sampling: AskedSampling = GivenSampling(),  # noqa: B008 (frozen)
 ) -> None:
     """Talk with the base or an adapter; /help lists the commands.
@@ -31,12 +26,12 @@ def chat(
 
     Try: kameleon chat --adapter law
     """
-    loaded = open_with(adapter, base, quantize, compute)
-    talk = Talk(loaded, sampling_of(loaded, sampling), any_base=any_base)
-    if system is not None:
-        talk.set_system(system)
-    if adapter is not None:
-        talk.use(adapter)
+    loaded = open_with(speaker)
+    talk = Talk(loaded, sampling_of(loaded, sampling), any_base=speaker.any_base)
+    if speaker.system is not None:
+        talk.set_system(speaker.system)
+    if speaker.adapter is not None:
+        talk.use(speaker.adapter)
     notes.print("Write, or /help; /bye or Ctrl-D leaves.", style="dim")
     with line_editing():
         _converse(talk)

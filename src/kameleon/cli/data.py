@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -50,12 +50,9 @@ def check(
     from kameleon.data import (
         Encoded,
         Observation,
-        beyond_base,
+        check_records,
         describe_empty,
-        encode_records,
-        examine,
         find_data,
-        observe,
         read_records,
         read_rows,
         sample,
@@ -74,12 +71,17 @@ def check(
     in_test = read_rows(test, reading) if test else []
     header = read_base_header(base)
     template = header.template()
-    encoded = encode_records(records, template, raw=raw, max_tokens=max_row_tokens, skip_bad=reading.skip_bad)
-    beyond = beyond_base(encoded.examples, header.config)
-    if reading.skip_bad:
-        beyond = [replace(fault, fatal=False, skipped=True) for fault in beyond]
-    faults = (*beyond, *examine(encoded, in_test))
-    observations = [*observe(encoded, template, test_rows=in_test), *_too_few(encoded, recipe)]
+    checkup = check_records(
+        records,
+        template,
+        header.config,
+        test_rows=in_test,
+        raw=raw,
+        max_tokens=max_row_tokens,
+        skip_bad=reading.skip_bad,
+    )
+    encoded, faults = checkup.encoded, checkup.faults
+    observations = [*checkup.observations, *_too_few(encoded, recipe)]
     shown: list[RenderableType] = []
     if taken := sample([e for e in encoded.examples if e.trained_tokens], rows):
         shown += [Text("tokens before ┃ are learned, those before │ are only read", style="dim"), Text("")]
@@ -87,7 +89,7 @@ def check(
         shown += [Text(f"row {example.row}", style="bold"), _mask(example, template), Text("")]
     shown += _about(encoded, faults, observations)
     show(_document(encoded, faults, observations), Group(*shown), as_json=json)
-    if any(fault.fatal for fault in faults) or not encoded.trained_tokens:
+    if not checkup.usable:
         sys.exit(1)
 
 

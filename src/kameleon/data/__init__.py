@@ -1,6 +1,6 @@
 """Rows of text to packed passes, and the data doctor. The base's chat template is known here, adapters are not."""
 
-from kameleon.data.checkup import Checkup, check_rows
+from kameleon.data.checkup import Checkup, check_records, check_rows
 from kameleon.data.corpus import Corpus, Origin, fitting, read_corpus, read_rows, split_held_out
 from kameleon.data.doctor import beyond_base, examine
 from kameleon.data.encode import Encoded, Example, encode_records, encode_row, require_trainable
@@ -32,6 +32,7 @@ __all__ = [
     "Rows",
     "beyond_base",
     "by_reason",
+    "check_records",
     "check_rows",
     "describe_empty",
     "encode_records",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from kameleon.data.corpus import read_records_of, read_rows
 from kameleon.data.doctor import beyond_base, examine
@@ -10,6 +11,8 @@ from kameleon.data.encode import Encoded, encode_records
 from kameleon.data.faults import Fault, by_reason
 from kameleon.data.memory import Data
 from kameleon.data.overview import Observation, observe
+from kameleon.data.records import Record
+from kameleon.data.rows import Row
 from kameleon.model import DecoderConfig
 from kameleon.notebook import html_table
 from kameleon.settings import Reading, Recipe
@@ -59,7 +62,27 @@ def check_rows(
     """
     Recipe(max_row_tokens=max_tokens)  # checks its bounds
     in_test = [] if test is None else read_rows(test, reading)
-    records, skip_bad = read_records_of(data, reading), reading is not None and reading.skip_bad
+    skip_bad = reading is not None and reading.skip_bad
+    records = read_records_of(data, reading)
+    return check_records(
+        records, template, config, test_rows=in_test, raw=raw, max_tokens=max_tokens, skip_bad=skip_bad
+    )
+
+
+def check_records(
+    records: Iterable[Record],
+    template: ChatTemplate,
+    config: DecoderConfig,
+    *,
+    test_rows: Sequence[Row] = (),
+    raw: bool = False,
+    max_tokens: int = 2048,
+    skip_bad: bool = False,
+) -> Checkup:
+    """Like `check_rows`, for records that were read already."""
     encoded = encode_records(records, template, raw=raw, max_tokens=max_tokens, skip_bad=skip_bad)
-    faults = (*beyond_base(encoded.examples, config), *examine(encoded, in_test))
-    return Checkup(encoded, faults, tuple(observe(encoded, template, test_rows=in_test)))
+    beyond = beyond_base(encoded.examples, config)
+    if skip_bad:
+        beyond = tuple(replace(fault, fatal=False, skipped=True) for fault in beyond)
+    faults = (*beyond, *examine(encoded, test_rows))
+    return Checkup(encoded, faults, tuple(observe(encoded, template, test_rows=test_rows)))

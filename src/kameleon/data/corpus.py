@@ -186,7 +186,7 @@ def _found(source: Data) -> tuple[tuple[Path, ...], RowsInMemory | None]:
 
 def _records(paths: Sequence[Path], held: RowsInMemory | None, reading: Reading) -> Iterator[Record]:
     if held:
-        return usual_fields(held.name, held.records, reading)
+        return usual_fields(held.name, held.records, reading, is_table=held.is_table)
     return read_records(*paths, reading=reading)
 
 

@@ -141,7 +141,7 @@ def _jsonl(path: Path) -> Iterator[Record]:
 
 
 def _json(path: Path) -> Iterator[Record]:
-    """JSON lines, or a list of rows: the file's first line decides, whatever its name says."""
+    """JSON lines, or a list of rows: the file's first line decides, not its name."""
     first = next((line for line in _lines(path) if line.strip()), "")
     over_lines = first.strip() == "{" or (path.suffix.lower() == ".json" and not _is_json(first))
     if not first.lstrip().startswith("[") and not over_lines:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from kameleon.data.formats import without_filled
 from kameleon.data.records import Record
 from kameleon.errors import DataError, WrongTypeError
 from kameleon.words import came
@@ -39,19 +40,23 @@ class RowsInMemory:
 
     records: tuple[Record, ...]
     sha256: str
+    is_table: bool
+    """Whether all rows have the same fields, and None stands for an empty cell."""
     name = "rows in memory"
 
     @staticmethod
     def of(rows: Rows) -> RowsInMemory:
-        """Copies of the rows, without what a table has filled in (None, NaN).
+        """Copies of the rows; None and NaN of a table are empty cells.
 
         Raises WrongTypeError for anything else than rows, DataError where there are none.
         """
         records = tuple(_record(number, value) for number, value in enumerate(_values(rows), start=1))
         if not records:
             raise DataError(f"{came(rows)} is empty: it has no rows")
-        lines = (json.dumps(record.value, sort_keys=True, default=str) + "\n" for record in records)
-        return RowsInMemory(records, hashlib.sha256("".join(lines).encode()).hexdigest())
+        held = ({key: one for key, one in record.value.items() if one is not None} for record in records)
+        lines = (json.dumps(value, sort_keys=True, default=str) + "\n" for value in held)
+        is_table = not isinstance(rows, list | tuple)
+        return RowsInMemory(records, hashlib.sha256("".join(lines).encode()).hexdigest(), is_table)
 
 
 def _values(rows: Any) -> Iterable[Any]:
@@ -63,13 +68,13 @@ def _values(rows: Any) -> Iterable[Any]:
         how = f"give one of its splits: {', '.join(map(str, rows))}" if several else "one row is given in a list"
         raise WrongTypeError(f"{came(rows)} came for rows; expected {_EXPECTED}; {how}")
     if hasattr(rows, "to_dicts"):  # polars
-        return (_without_nulls(row) for row in rows.to_dicts())
+        return (_of_table(row) for row in rows.to_dicts())
     if hasattr(rows, "to_pylist") and hasattr(rows, "column_names"):  # Arrow
-        return (_without_nulls(row) for row in rows.to_pylist())
+        return (_of_table(row) for row in rows.to_pylist())
     if hasattr(rows, "iloc") and hasattr(rows, "columns"):  # pandas
         return _pandas_rows(rows)
     if hasattr(rows, "column_names") and hasattr(rows, "__len__"):  # datasets
-        return (_without_nulls(row) for row in rows)
+        return (_of_table(row) for row in rows)
     how = f": give {rows_word}" if (rows_word := _remedy(rows)) else ""
     raise WrongTypeError(f"{came(rows)} came for rows; expected {_EXPECTED}{how}")
 
@@ -79,8 +84,7 @@ def _pandas_rows(frame: Any) -> Iterator[dict[str, Any]]:
         raise DataError("two columns of the DataFrame have the same name: rename one")
     of_arrow = {name for name, kind in frame.dtypes.items() if hasattr(kind, "pyarrow_dtype")}
     for row in frame.to_dict(orient="records"):
-        plain = {str(key): (_without_nulls if key in of_arrow else _plain)(one) for key, one in row.items()}
-        yield {key: one for key, one in plain.items() if one is not None}
+        yield {str(key): _plain(without_filled(one) if key in of_arrow else one) for key, one in row.items()}
 
 
 def _remedy(rows: Any) -> str:
@@ -104,17 +108,14 @@ def _plain(value: Any) -> Any:
         return [_plain(one) for one in value]
     to_list = getattr(value, "tolist", None)
     if to_list is not None:  # an array, or a number of numpy or torch
-        return _without_nulls(to_list())
+        return _plain(without_filled(to_list()))
     is_missing = type(value).__name__ in _MISSING or (isinstance(value, float) and value != value)
     return None if is_missing else value
 
 
-def _without_nulls(value: Any) -> Any:
-    """The value without the fields that Arrow fills in where a row has none, at any depth."""
-    value = _plain(value)
-    if isinstance(value, dict):
-        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
-    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
+def _of_table(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a table. Its empty cells stay, as in a file; fields that Arrow filled into objects do not."""
+    return {str(key): _plain(without_filled(one)) for key, one in row.items()}
 
 
 def _record(number: int, value: Any) -> Record:

@@ -16,7 +16,7 @@ _MAX_SEQUENCES = 64
 def stream(base: Base, bank: Bank, requests: Sequence[Request]) -> Iterator[Piece]:
     """Generate for all requests and yield text as it becomes certain; `Piece.request` counts them from 0.
 
-    Greedy text of a request is what it would be alone, whatever else is in the batch.
+    Greedy text of a request is what it would be alone: the others in the batch change nothing.
     Raises AdapterNotFoundError for an adapter that is not resident, SettingError for an empty or too long prompt; both
     before anything is computed; and AdapterMismatchError when logits become NaN.
     """

@@ -61,7 +61,7 @@ class Connection(H11Protocol):
             self.app = error.response({"Retry-After": str(_RETRY_AFTER_S), "Connection": "close"})
 
     def drop(self) -> None:
-        """End the connection at once, whatever is unsent."""
+        """End the connection at once; what is unsent is dropped."""
         self.connections.discard(self)
         self.transport.abort()
 

@@ -158,7 +158,7 @@ def calibrate(header: BaseHeader, rank: int, variant: str, targets: str, dtype: 
 
 
 def _time(once: Callable[[], object]) -> float:
-    """The least of a few times, after one that warms up: whatever else runs here can only add to it."""
+    """The least of a few times, after one that warms up: other work of the machine can only add to it."""
     once()
     taken: list[float] = []
     while len(taken) < _REPEATS and sum(taken) < _ENOUGH_S:

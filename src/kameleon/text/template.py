@@ -164,8 +164,6 @@ class ChatTemplate:
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Any], *, add_generation_prompt: bool) -> str:
         """The conversation as text, in the form that the template reads, with stand-ins for spelled control tokens."""
-        if self.source is None:
-            raise DataError(f"this base has no chat template: {_WITHOUT_TEMPLATE}")
 
         def turns_of(messages: Sequence[Message], tools: Sequence[Any]) -> Turns:
             return Turns([], self._apply(messages, tools=tools, add_generation_prompt=add_generation_prompt))

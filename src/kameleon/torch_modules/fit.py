@@ -7,7 +7,7 @@ from torch.nn.parameter import UninitializedParameter
 
 from kameleon.torch_modules.layers import LoraConv, LoraConv1D, LoraEmbedding, LoraLayer, LoraLinear
 
-# By name, so that transformers need not be imported: its Conv1D is a linear layer, whatever it is called.
+# By name, so that transformers need not be imported: its Conv1D is a linear layer with another name.
 _WRAPPERS: dict[str, type[LoraLayer]] = {
     "torch.nn.modules.linear.Linear": LoraLinear,
     "torch.nn.modules.sparse.Embedding": LoraEmbedding,

@@ -101,7 +101,7 @@ class PeftSettings:
             return True
         if not self._chosen(self._targets, module):
             return False
-        # A whole name is taken at its word, whatever its layer.
+        # A whole name counts in any layer.
         if self._layers is None or not isinstance(self._targets, set) or module in self._targets:
             return True
         found = next((match for one in self._layer if (match := self._matches(one, module))), None)

@@ -1,6 +1,6 @@
 """The header of a GGUF file (the specification is ggml's docs/gguf.md), read without trusting any number in it.
 
-Memory is allocated only for bytes that the file has, and only those are read, whatever the header claims. It is read by
+Memory is allocated only for bytes that the file has, and only those are read; a header may claim more. It is read by
 hand because the `gguf` package's reader trusts its file, and takes seconds for a large vocabulary.
 """
 

@@ -1,6 +1,6 @@
 """The header of a safetensors file, read without trusting any number in it, and written.
 
-Nothing is allocated beyond the header's own bytes, and every tensor lies within the file, whatever the header claims.
+Nothing is allocated beyond the header's own bytes, and every tensor lies within the file; else it is refused.
 It is read by hand because `safe_open` needs a whole file on disk, and gives neither the places of the tensors nor a
 message that names the faulty one.
 

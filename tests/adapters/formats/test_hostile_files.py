@@ -1,4 +1,4 @@
-"""Adapter files made to do harm, or damaged: whatever they hold, only AdapterFileError comes out.
+"""Adapter files made to do harm, or damaged: only AdapterFileError comes out.
 
 `corpus/` keeps inputs that once needed a check of their own; each file is an adapter_config.json, a kameleon.json or an
 adapter_model.safetensors, by its ending.

@@ -46,7 +46,7 @@ def combine(
 
     The last four keep the share `density` of each tensor, and work on A and B apart as `linear` does; with `_svd`
     behind the name, on the deltas, whose result is then truncated to `rank`. One adapter alone is multiplied by its
-    weight, whatever the method, as in PEFT; a warning says so. `weights` are 1 where not given and may be negative.
+    weight, in every method, as in PEFT; a warning says so. `weights` are 1 where not given and may be negative.
     A module that only some adapters have is made of those. The system prompt is kept if all have the same;
     otherwise the result has none, and a warning says so.
 
