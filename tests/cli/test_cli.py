@@ -49,6 +49,7 @@ def test_wrong_words_are_told_on_standard_error_with_status_2(on_tiny, words):
     ("words", "told"),
     [
         (["trian"], 'error: unknown command "trian". Did you mean "train"?'),
+        (["trian"], "chat, serve, ...; kameleon --help"),
         (["train", "--name", "x"], "error: kameleon train needs DATA: Rows to learn from"),
         (["train", "rows.jsonl"], "error: kameleon train needs --name: The adapter's name on the shelf"),
         (["train", "rows.jsonl", "--nme", "x"], "(did you mean --name instead of --nme?)"),

@@ -130,6 +130,13 @@ def test_a_bad_line_of_json_lines_is_a_fault_of_that_line_in_a_json_file_too(wri
     assert list(faults(write(b'{"text": "a"}\n{"text": \n{"text": "b"}\n', "rows.json"))) == [2]
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+@pytest.mark.parametrize("text", ["prompt,completion\na,b\nc,d\n", "<html>\n", "\0\0\0\0", "Dear Sir,\n{}\n"])
+def test_a_file_without_json_is_one_error(write, name, text):
+    with pytest.raises(DataError, match=r"rows.jsonl? holds no JSON: it begins with .*a table ends in \.csv"):
+        read_records(write(text.encode(), name))
+
+
 def test_an_entry_of_a_json_list_that_is_no_object_is_a_fault(write):
     assert list(faults(write(b'[{"text": "a"}, "b"]', "rows.json"))) == [2]
 

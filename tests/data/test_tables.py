@@ -127,6 +127,12 @@ def test_columns_and_fields_can_be_chosen_by_name(write, name):
     assert record.fault.endswith("did you mean 'Text'?")
 
 
+@pytest.mark.parametrize("text", ['{"prompt": "a", "completion": "b"}\n' * 2, '[\n {"text": "a"}\n]', '{ "text": "a"}'])
+def test_json_under_the_name_of_a_table_is_told(write, text):
+    with pytest.raises(DataError, match=r"rows\.csv holds JSON, not a table: .* ends in \.jsonl"):
+        list(read_records(write(text.encode(), "rows.csv")))
+
+
 def test_columns_that_nobody_knows_are_one_fault_that_says_what_to_do(write):
     found = faults(write(b"Nr;Uwagi\n" + b"1;a\n" * 67, "rows.csv"))
     assert list(found) == [1] and found[1].startswith("its columns are 'Nr', 'Uwagi'; expected prompt and completion")

@@ -158,7 +158,9 @@ class _Table(Table):
         for cells in zip(*(column.cells for column in self.columns), strict=True):
             for at, (column, cell) in enumerate(zip(self.columns, cells, strict=True)):
                 if str(cell):
-                    yield Text(f"{column.header}: {cell}" if at else str(cell), style="" if at else "bold")
+                    yield Text(
+                        f"{column.header}: {cell}" if at and column.header else str(cell), style="" if at else "bold"
+                    )
             yield Text("")
         if self.caption:
             yield Text(str(self.caption), style="dim")

@@ -142,12 +142,11 @@ def _answer_table(name: str, rows: Sequence[AnsweredRow], names: Sequence[str | 
     title = f"{name}: what each answers, a sample of {len(rows)} of {of_rows} rows"
     who = [one or "base" for one in names]
     if results.width < _ANSWER_COLUMNS * (len(who) + 2):
-        shown = table(">row", "who", "says", title=title)
+        shown = table("who", "says", title=title)
         for row in rows:
-            for at, (label, text) in enumerate(
-                zip(("question", "right", *who), (row.question, row.right, *row.answers), strict=True)
-            ):
-                shown.add_row("" if at else str(row.row), label, in_one_line(text))
+            shown.add_row(f"row {row.row}", "")
+            for label, text in zip(("question", "right", *who), (row.question, row.right, *row.answers), strict=True):
+                shown.add_row(label, in_one_line(text))
         return shown
     shown = table(">row", "question", "right answer", *who, title=title)
     for row in rows:

@@ -23,7 +23,8 @@ def _fault(error: CycloptsError, command: str) -> str:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"{command} does not know what to do with {' '.join(error.unused_tokens)}"
     error.verbose = False
-    text = " ".join(str(error).split()).rstrip(".")
+    text = " ".join(str(error).split())
+    text = text if text.endswith("...") else text.rstrip(".")
     for kind, plain in _KINDS.items():
         text = text.replace(kind, plain)
     return f"{text[:1].lower()}{text[1:]}"

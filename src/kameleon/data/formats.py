@@ -143,6 +143,11 @@ def _jsonl(path: Path) -> Iterator[Record]:
 def _json(path: Path) -> Iterator[Record]:
     """JSON lines, or a list of rows: the file's first line decides, not its name."""
     first = next((line for line in _lines(path) if line.strip()), "")
+    if first.strip() and first.strip()[0] not in "{[" and not _is_json(first):
+        raise DataError(
+            f"{path} holds no JSON: it begins with {first.strip()[:40]!r}, and {{ or [ was expected; the name of a "
+            "table ends in .csv or .tsv"
+        )
     over_lines = first.strip() == "{" or (path.suffix.lower() == ".json" and not _is_json(first))
     if not first.lstrip().startswith("[") and not over_lines:
         yield from _jsonl(path)

@@ -16,6 +16,7 @@ from kameleon.errors import DataError
 from kameleon.settings import Reading
 
 _LOOKED_AT_CHARACTERS = 1 << 16
+_JSON = re.compile(r'\s*(\[\s*)?\{\s*"')
 _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n?", re.IGNORECASE)
 """A first line for Excel, which no spreadsheet shows as a row."""
 
@@ -27,6 +28,8 @@ def read_table(path: Path, reading: Reading) -> Iterator[Record]:
     try:
         with path.open(encoding=encoding, newline="") as file:
             start = file.read(_LOOKED_AT_CHARACTERS)
+            if _JSON.match(start):
+                raise DataError(f"{path} holds JSON, not a table: give it a name that ends in .jsonl")
             file.seek(0)
             if told := _SEPARATOR_LINE.fullmatch(file.readline()):
                 delimiter = told[1]
