@@ -9,6 +9,7 @@ from test_terminal import HOSTILE, harmful
 
 from kameleon.adapters import Shelf
 from kameleon.adapters.card import Parent
+from kameleon.adapters.formats.model_card import adapter_readme
 
 NAME = "x\x1b[31m\x9b2J\u202e"
 """In a file's name, which holds no slash."""
@@ -67,3 +68,17 @@ def test_no_command_prints_a_control_code(hostile, on_tiny, tmp_path, as_json):
         _, out, err = on_tiny(*words, *(("--json",) if as_json else ()), base=words[0] == "data")
         assert not harmful(out) and not harmful(err), words
         assert out or err, words
+
+
+def test_what_an_export_writes_of_a_card_is_only_text(hostile):
+    link = "](http://example.org)\n# A title\n<script>`x`*b*|"
+    adapter = Shelf().load("law")
+    card = replace(
+        adapter.card, base_hub_id=f"x; rm -rf .{link}", base_licence=link, system_prompt=f"{HOSTILE}\n{link}"
+    )
+    text = adapter_readme(replace(adapter, card=card), "peft")
+    body = text.split("---\n", 2)[2]
+    lines = [line for line in body.splitlines() if not line.startswith("    ")]  # those are code
+    assert not harmful(text) and "# A title" not in lines
+    assert not any("<script" in line or "](http" in line.replace("\\]", "") for line in lines)
+    assert "vllm serve 'x; rm -rf ." in text

@@ -6,6 +6,7 @@ Its metadata are between two lines of ---; the rest says how the adapter was tra
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from kameleon.adapters.adapter import Adapter
 from kameleon.adapters.formats.next_steps import Kind, next_steps
 from kameleon.bases import Base
+from kameleon.terminal import printable
 
 README = "README.md"
 _LICENCES = (
@@ -57,7 +59,7 @@ def adapter_readme(adapter: Adapter, kind: Kind) -> str:
         f"A LoRA adapter of {_plain(base)}, made with Kameleon. It needs that base.\n",
         "## How to use it\n",
         _PEFT_CODE if kind == "peft" and card.base_hub_id else _PEFT_CODE_LOCAL if kind == "peft" else "",
-        "".join(f"    {step}\n" for step in next_steps(adapter, kind, ".")),
+        "".join(f"    {printable(line)}\n" for step in next_steps(adapter, kind, ".") for line in step.splitlines()),
         *_system_prompt(adapter),
         "## How it was trained\n",
         _table(_facts(adapter)),
@@ -116,7 +118,7 @@ def _system_prompt(adapter: Adapter) -> list[str]:
     prompt = adapter.card.system_prompt
     if not prompt:
         return []
-    quoted = "".join(f"    {line}\n" for line in prompt.splitlines())
+    quoted = "".join(f"    {printable(line)}\n" for line in prompt.splitlines())
     return [
         "## System prompt\n",
         "All its training rows had this system prompt. Give it in each conversation:\n",
@@ -143,8 +145,8 @@ def _table(facts: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value for a line of Markdown: cards of strangers may hold anything."""
-    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")
+    """A value for a line of Markdown, where it is only text: cards of strangers may hold links, pictures and HTML."""
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", printable(" ".join(str(value).split()))).replace("<", "&lt;")
 
 
 def write_readme(text: str, folder: Path) -> None:

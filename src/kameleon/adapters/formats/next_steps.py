@@ -17,7 +17,7 @@ def next_steps(adapter: Adapter, kind: Kind, place: str, *, base_file: str = "BA
 
     A base without a known hub id is called BASE.
     """
-    name, hub_id, at = adapter.name, adapter.card.base_hub_id or "BASE", shlex.quote(place)
+    name, hub_id, at = adapter.name, shlex.quote(adapter.card.base_hub_id or "BASE"), shlex.quote(place)
     if kind == "peft":
         rank = max(factors.rank for factors in adapter.factors.values())
         allowed = next((most for most in _VLLM_RANKS if most >= rank), rank)

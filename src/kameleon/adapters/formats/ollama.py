@@ -19,6 +19,7 @@ from kameleon.adapters.formats.model_card import adapter_readme, write_readme
 from kameleon.bases import Base
 from kameleon.errors import AdapterFileError, SettingError
 from kameleon.home import atomic_folder
+from kameleon.terminal import printable
 from kameleon.text import go_template, with_system
 from kameleon.weights.copies import check_space
 
@@ -57,6 +58,8 @@ def _place_base(base: Base, folder: Path) -> None:
     """Link the base's files into `base/`; copy them where the disk, or the rights of the files, allow no link."""
     (folder / _BASE).mkdir()
     for file in base.files.parts():
+        if not file.name.isprintable():
+            raise SettingError(f"the base's file {file.name!r} cannot be named in a Modelfile: rename it")
         copy = folder / _BASE / file.name
         try:
             if not os.access(file, os.W_OK):  # such a link could not be flushed to the disk
@@ -72,7 +75,7 @@ def modelfile(adapter: Adapter, base: Base) -> str:
     the server use here, since Ollama's own is another (temperature 0.8)."""
     ends = (str(base.tokenizer.decode([token])) for token in sorted(base.stop_token_ids))
     lines = [
-        f"# {adapter.name}, an adapter of {base.name}",
+        f"# {adapter.name}, an adapter of {' '.join(printable(base.name).split())}",
         f"FROM ./{_BASE}{f'/{base.files.path.name}' if base.files.path.is_file() else ''}",
         f"ADAPTER ./{adapter.name}.gguf",
         f'TEMPLATE """{go_template(base.template)}"""',
