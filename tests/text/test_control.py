@@ -8,7 +8,7 @@ from text.published_templates import PUBLISHED
 
 MADE = {name: one.make() for name, one in PUBLISHED.items()}
 TRAINED = [name for name in PUBLISHED if name != "Llama Guard 3"]  # it writes no answers at all
-FEW = settings(max_examples=15)
+FEW = settings(max_examples=8)
 
 
 def spelled(name):

@@ -42,7 +42,7 @@ def conversation(draw, words):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_each_part_of_a_row_is_in_its_tokens_or_the_row_is_refused(name, data):
     words = [data.draw(WORDS) for _ in range(3)]
@@ -62,7 +62,7 @@ def test_each_part_of_a_row_is_in_its_tokens_or_the_row_is_refused(name, data):
 
 
 @pytest.mark.parametrize("name", list(PUBLISHED))
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(data=st.data())
 def test_each_part_of_a_prompt_is_in_its_tokens_or_the_prompt_is_refused(name, data):
     words = [data.draw(WORDS) for _ in range(3)]
