@@ -85,7 +85,9 @@ class Merge:
         Shelf().save(law)
 
     def work(self):
-        if not OUT.exists():
+        if OUT.exists():
+            command("base", "show", OUT)  # a merge has ended; each load of a base sweeps its folder
+        else:
             command("adapter", "merge", "law", "--base", BASE, "--out", OUT)
 
     def result(self):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kameleon.errors import WeightsError
 from kameleon.ops import Matrix
+from kameleon.scratch import sweep
 from kameleon.weights.fingerprint import cached_fingerprint, hash_tensors, note_fingerprint, state_of
 
 Progress = Callable[[str, int, int], None]
@@ -70,6 +71,7 @@ class WeightFile(ABC):
     def fingerprint(self) -> str:
         """A hash over every tensor's name, shape, type and stored bytes, noted beside the file until that changes."""
         files = self._files()
+        sweep(files[0].parent)  # of a process that was killed while it noted the fingerprint
         known = cached_fingerprint(files)
         if known is None:
             state = state_of(files)
