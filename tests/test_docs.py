@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "native/README.md", "benchmarks/README.md")),
-    ROOT / "tests" / "README.md",
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(ROOT / name / "README.md" for name in ("native", "benchmarks", "tests")),
     *sorted(ROOT.glob("docs/**/*.md")),
 ]
 PAGES = [page for page in PAGES if page.exists()]

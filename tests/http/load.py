@@ -46,15 +46,31 @@ class Swaps:
             return {version for version, since, until in self._spans if since <= end and until >= start}
 
 
+class Server:
+    """Which server there is, and when one was killed."""
+
+    def __init__(self, address):
+        self.netloc, self.up, self.killed_s = urlsplit(address).netloc, threading.Event(), -math.inf
+        self.up.set()
+
+    def is_killed(self):
+        self.up.clear()
+        self.killed_s = time.monotonic()
+
+    def may_have_been_down(self, since_s):
+        return not self.up.is_set() or since_s <= self.killed_s
+
+
 class Client(threading.Thread):
     """One client: does one thing after the other until the time is over. `expected`: texts by model and prompt, one for
     each version."""
 
-    def __init__(self, address, expected, report, until, seed, swaps=None):
+    def __init__(self, server, expected, report, until, seed, *, key, swaps=None):
         super().__init__(daemon=True)
-        self._netloc, self._expected, self._report = urlsplit(address).netloc, expected, report
+        self._server, self._key = server, key
+        self._expected, self._report = expected, report
         self._until, self._random, self._swaps = until, random.Random(seed), swaps
-        self._connection = None
+        self._connection, self._connected_s = None, -math.inf
         kinds = (self._check, self._check_stream, self._leave, self._garbage, self._wrong_types, self._huge)
         self._kinds = [*kinds, self._unknown, self._embed]
         self._weights = [60, 20, 6, 3, 3, 0.3, 4, 4]
@@ -62,19 +78,28 @@ class Client(threading.Thread):
     def run(self):
         while time.monotonic() < self._until:
             (act,) = self._random.choices(self._kinds, self._weights)
+            self._server.up.wait(60)
+            begun_s = time.monotonic()
             try:
                 act()
             except (OSError, http.client.HTTPException) as error:
                 self._drop()
-                self._tell(f"{act.__name__}: {error!r}")
+                if not self._server.may_have_been_down(begun_s):
+                    self._tell(f"{act.__name__}: {error!r}")
         self._drop()
 
     def _post(self, path, body):
+        if self._server.may_have_been_down(self._connected_s):
+            self._drop()
         if self._connection is None:
-            self._connection = http.client.HTTPConnection(self._netloc, timeout=60)
+            self._connected_s = time.monotonic()
+            self._connection = http.client.HTTPConnection(self._server.netloc, timeout=60)
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self._connection.request("POST", path, content, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
+        self._connection.request("POST", path, content, headers)
         response = self._connection.getresponse()
+        if response.status == 429 and not int(response.headers.get("Retry-After", 0)) > 0:
+            self._tell(f"429 with Retry-After {response.headers.get('Retry-After')!r}")
         with self._report.lock:
             self._report.statuses[response.status] += 1
         return response

@@ -26,9 +26,10 @@ class Served:
 
 
 @contextmanager
-def serving(base, *words, log=subprocess.DEVNULL, exact=False):
-    """Serve `base` on a free port until the block ends; `exact` in fp32, also where this machine has other units."""
-    command = [KAMELEON, "serve", "--base", str(base), "--port", "0", "--json", *words]
+def serving(base, *words, port=0, log=subprocess.DEVNULL, exact=False):
+    """Serve `base` on a port (0: a free one) until the block ends; `exact` in fp32, also where this machine has other
+    units."""
+    command = [KAMELEON, "serve", "--base", str(base), "--port", str(port), "--json", *words]
     command += ["--compute", "fp32"] if exact else []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process:
         try:

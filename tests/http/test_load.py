@@ -1,13 +1,18 @@
-"""A server under load from clients of all kinds, while adapters are replaced and deleted on disk."""
+"""A server under load from clients of all kinds, hostile ones too, while adapters are replaced and deleted on disk.
+
+In the middle it is killed, and another one takes its place.
+"""
 
 import itertools
 import os
 import threading
 import time
+from collections import Counter
 
 import pytest
 from fakes import random_adapter
-from load import TOKENS, Client, Report, Swaps
+from hostile import KINDS, Hostile
+from load import TOKENS, Client, Report, Server, Swaps
 from served import serving
 
 from kameleon.adapters import Adapter
@@ -16,6 +21,7 @@ from kameleon.generation import Sampling
 # The full form: KAMELEON_LOAD_S=600 pytest -m slow tests/serving/test_load.py
 SECONDS = float(os.environ.get("KAMELEON_LOAD_S", "30"))
 CLIENTS = 64
+KEY, HARM = "polite-polite-polite", "hostile-hostile-hostile"
 PROMPTS = [f"{word} {number}" for word in ("one", "two", "three") for number in range(4)]
 CLEAR = 1e-3  # nats between the likeliest token and the next: no order of sums can change such a choice
 
@@ -50,8 +56,16 @@ def known(tiny):
     return {pair: texts for pair, texts in expected.items() if None not in texts}, kinds, swaps
 
 
+def memory_in_this_half(served, log):
+    """The server's memory, looked at ten times."""
+    for _ in range(10):
+        time.sleep(SECONDS / 20)
+        assert served.process.poll() is None, log.read_text()
+        yield served.resident_bytes()
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 120)
+@pytest.mark.timeout(SECONDS + 180)
 def test_nothing_breaks_leaks_or_answers_for_another(tiny, tiny_folder, known, tmp_path):
     expected, kinds, swaps = known
     assert len(expected) > 60
@@ -71,38 +85,40 @@ def test_nothing_breaks_leaks_or_answers_for_another(tiny, tiny_folder, known, t
                     tiny.shelf.remove("swap")
                 swapped.change(version, lambda version=version: tiny.shelf.save(swaps[version]))
 
-    memory = []
-    log = (tmp_path / "log").open("w+")
-    with (
-        log,
-        serving(tiny_folder, "--kv-cache-bytes", "4000000", "--adapter-bytes", "300000", log=log, exact=True) as served,
-    ):
-        until = time.monotonic() + SECONDS
-        clients = [Client(served.address, expected, report, until, seed, swapped) for seed in range(CLIENTS)]
-        changing = threading.Thread(target=change_shelf)
-        changing.start()
-        for client in clients:
-            client.start()
-        while time.monotonic() < until:
-            time.sleep(SECONDS / 20)
-            memory.append(served.resident_bytes())
-            assert served.process.poll() is None, (tmp_path / "log").read_text()
-        over.set()
-        for thread in (*clients, changing):
-            thread.join(60)
-        served.process.kill()
-        # The shelf is whole after a kill under load, and a new server answers at once.
-        with serving(tiny_folder, exact=True) as again:
-            late = Report()
-            client = Client(again.address, {k: v for k, v in expected.items() if k[0] == "a"}, late, 0, 0)
-            client._check()
-            client._drop()
-            assert late.checked == 1
+    keys = tmp_path / "keys"
+    keys.touch(mode=0o600)
+    keys.write_text(f"{KEY}\n{HARM} tiny\n")
+    words = ("--kv-cache-bytes", "4000000", "--adapter-bytes", "300000", "--api-key-file", str(keys))
+    halves, log = [], tmp_path / "log"
+    with log.open("w+") as opened:
+        with serving(tiny_folder, *words, log=opened, exact=True) as served:
+            server, until = Server(served.address), time.monotonic() + SECONDS
+            clients = [Client(server, expected, report, until, n, key=KEY, swaps=swapped) for n in range(CLIENTS)]
+            hostile = [Hostile(served.address, act, key=HARM, model="tiny", over=over) for act in KINDS.values()]
+            changing = threading.Thread(target=change_shelf)
+            for thread in (changing, *clients, *hostile):
+                thread.start()
+            halves.append([*memory_in_this_half(served, log)])
+            server.is_killed()
+            served.process.kill()
+        with serving(tiny_folder, *words, port=int(server.netloc.rpartition(":")[2]), log=opened, exact=True) as served:
+            server.up.set()
+            halves.append([*memory_in_this_half(served, log)])
+            for thread in clients:
+                thread.join(90)
+            begun = time.monotonic()
+            served.process.terminate()
+            served.process.wait(60)
+            ended_s = time.monotonic() - begun
+            over.set()
+    changing.join(60)
+    harmful = sum((one.statuses for one in hostile), Counter())
     print(f"\n{report.checked:,} answers checked in {SECONDS:.0f} s, {report.left} left; {dict(report.statuses)}")
-    print(f"memory: {memory[4] / 1e6:.1f} MB early, {memory[-1] / 1e6:.1f} MB late")
-    assert not late.faults
+    print(f"hostile clients: {dict(harmful)}")
+    print("memory in MB:", [[round(one / 1e6) for one in half] for half in halves], f"; ended after {ended_s:.1f} s")
     assert not report.faults, (len(report.faults), report.faults[:10])
-    assert not [status for status in report.statuses if status >= 500]
+    assert not [status for status in (*report.statuses, *harmful) if status >= 500]
     assert report.checked > 10 * SECONDS
-    early = sum(memory[4:8]) / 4
-    assert sum(memory[-4:]) / 4 < 1.05 * early + 5e6
+    for half in halves:
+        early = sum(half[2:5]) / 3
+        assert sum(half[-3:]) / 3 < 1.05 * early + 20e6
