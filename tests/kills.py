@@ -85,10 +85,7 @@ class Merge:
         Shelf().save(law)
 
     def work(self):
-        if OUT.exists():
-            command("base", "show", OUT)  # a merge has ended; each load of a base sweeps its folder
-        else:
-            command("adapter", "merge", "law", "--base", BASE, "--out", OUT)
+        again(OUT, "adapter", "merge", "law", "--base", BASE, "--out", OUT)
 
     def result(self):
         return {str(path.relative_to(OUT)): hashed(path) for path in OUT.rglob("[!.]*") if path.is_file()}
@@ -99,11 +96,10 @@ class Convert:
         OUT.mkdir()
 
     def work(self):
-        if not (OUT / "base.gguf").exists():
-            command("base", "convert", GIVEN / "base.gguf", "--kind", "F16", "--out", OUT / "base.gguf")
+        again(OUT / "base.gguf", "base", "convert", GIVEN / "base.gguf", "--kind", "F16", "--out", OUT / "base.gguf")
 
     def result(self):
-        return {path.name: hashed(path) for path in OUT.iterdir()}
+        return {path.name: hashed(path) for path in OUT.glob("*.gguf")}
 
 
 class Pull:
@@ -162,6 +158,16 @@ class Serve:
         return Shelf().load("up").fingerprint
 
 
+def again(out, *words):
+    """The command, which refuses an output that is whole; loading that sweeps what is inside."""
+    before = out.exists()
+    try:
+        command(*words)
+    except SystemExit:
+        assert before
+    command("base", "show", out)
+
+
 def hashed(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -177,7 +183,8 @@ def tree():
     """All paths, apart from locks and the versions of adapters, of which a kill after the last change makes another."""
     paths = (path.relative_to(FOLDER) for path in FOLDER.rglob("*"))
     versions = {f"{number:04}" for number in range(100)}
-    return {str(path) for path in paths if not path.name.endswith(".lock") and not versions & set(path.parts)}
+    kept = (path for path in paths if not path.name.endswith(".lock") and not versions & set(path.parts))
+    return {str(path) for path in kept} - {"home/cache", "home/cache/last-error.json"}  # of a refusal
 
 
 def start_again(kind):

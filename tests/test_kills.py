@@ -36,5 +36,4 @@ def test_after_a_kill_the_next_start_gives_the_same_bits_and_leaves_nothing(tmp_
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-5000:]
     print(done.stdout)
-    at_random = KILLS[what][1]
-    assert int(done.stdout.split()[1]) >= sum(KILLS[what]) - at_random // 2  # some end before their moment
+    assert int(done.stdout.split()[1]) >= KILLS[what][0]  # of those at random some end before their moment

@@ -104,6 +104,13 @@ def _flush(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def require_new(path: Path) -> None:
+    """Sweep beside an output, and raise SettingError if it is there already."""
+    sweep(path.parent)
+    if path.exists():
+        raise SettingError(f"{path} is there already; give another place")
+
+
 def discard(path: Path) -> None:
     """Delete a file or a folder. Its name is free in one step, even if the process ends while it deletes.
 

@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 
 from kameleon.cli.console import BaseRef, Json, Yes, agreed, megabytes, notes, progress, show, table
 from kameleon.errors import SettingError
+from kameleon.home import require_new
 from kameleon.words import first_few
 
 if TYPE_CHECKING:
@@ -114,8 +115,9 @@ def convert(
     from kameleon.weights import GgufFile, copy_gguf
 
     source = open_weights(locate(ref).path)
-    if not isinstance(source, GgufFile) or out.suffix != ".gguf" or out.exists():
-        raise SettingError(f"from {source.path} to {out}: both must be .gguf files, and the second must not exist yet")
+    if not isinstance(source, GgufFile) or out.suffix != ".gguf":
+        raise SettingError(f"from {source.path} to {out}: both must be .gguf files")
+    require_new(out)
     copy_gguf(source, out, kind=kind, fresh={}, whole=True)
     notes.print(f"written to {out} ({megabytes(out.stat().st_size)})", highlight=False)
 

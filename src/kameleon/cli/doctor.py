@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from kameleon.bug_report import bug_report
 from kameleon.cli.console import Json, megabytes, notes, show, table
 from kameleon.errors import SettingError
-from kameleon.home import atomic_write
+from kameleon.home import atomic_write, require_new
 
 _FEATURES = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16")
 
@@ -76,8 +76,7 @@ def doctor(
     for name, size_bytes in document["disk_bytes"].items():
         picture.add_row(_DISK[name], megabytes(size_bytes))
     if report is not None:
-        if report.exists():
-            raise SettingError(f"{report} is there already; give another file")
+        require_new(report)
         try:
             with atomic_write(report) as file:
                 file.write(bug_report(document).encode())

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from kameleon.cli.answering import base_of
 from kameleon.cli.console import AnyBase, Compute, in_one_line, notes, open_base
 from kameleon.errors import SettingError
+from kameleon.home import require_new
 
 if TYPE_CHECKING:
     from kameleon.adapters import Adapter
@@ -51,8 +52,7 @@ def export(
     adapter = Shelf().load(name)
     if to == "gguf" and out.suffix != ".gguf":
         out = out.with_name(f"{out.name}.gguf")
-    if out.exists():
-        raise SettingError(f"{out} is there already; give another place")
+    require_new(out)
     base_file = "BASE.gguf"
     if to == "peft":
         if compute is not None:

@@ -73,13 +73,15 @@ def read_stored(stored: bytes | memoryview, kind: str, shape: tuple[int, ...]) -
         return torch.from_numpy(gguf.dequantize(rows, gguf.GGMLQuantizationType[kind])).view(shape)
 
 
-def copy_folder(source: SafetensorsFolder, target: Path, fresh: Fresh, *, kind: str | None = None) -> None:
+def copy_folder(
+    source: SafetensorsFolder, target: Path, fresh: Fresh, *, kind: str | None = None, readme: str | None = None
+) -> None:
     """Write the whole model, in shards like those of `source`, to a new folder that is complete or does not exist.
 
     Replaced tensors are rounded once to their stored type; with a `kind` ("BF16", "F16", "F32") all tensors are of that
-    type, and the config says so. Everything beside the weights (config, tokenizer, template,
-    licence) is copied. Raises WeightsError for a type that cannot be written and for numbers too large for theirs,
-    SettingError if the disk is too small.
+    type, and the config says so. Everything beside the weights (config, tokenizer, template, licence) is copied; a
+    `readme` takes the place of README.md. Raises WeightsError for a type that cannot be written and for numbers too
+    large for theirs, SettingError if the disk is too small.
     """
     shards, untied = source.shards, _unties(source, fresh)
     beside = [f for f in source.path.iterdir() if f.is_file() and not f.name.startswith(".")]
@@ -96,6 +98,8 @@ def copy_folder(source: SafetensorsFolder, target: Path, fresh: Fresh, *, kind: 
             copy = folder / file.relative_to(source.path)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(file, copy)
+        if readme is not None:
+            (folder / "README.md").write_bytes(readme.encode(errors="replace"))
         changes: dict[str, Any] = {"dtype": _DTYPES[kind], "torch_dtype": _DTYPES[kind]} if kind else {}
         if _HEAD in fresh:
             changes["tie_word_embeddings"] = False

@@ -13,10 +13,11 @@ from torch import Tensor
 from kameleon.adapters.adapter import Adapter, EndChange, LoraFactors
 from kameleon.adapters.arithmetic.unpacked_folder import write_unpacked_folder
 from kameleon.adapters.fit import check_base, check_fit
-from kameleon.adapters.formats.model_card import merged_readme, write_readme
+from kameleon.adapters.formats.model_card import merged_readme
 from kameleon.adapters.proof import probe_logits
 from kameleon.bases import Base, load_base
 from kameleon.errors import AdapterError, AdapterMismatchError, SettingError
+from kameleon.home import require_new
 from kameleon.ops import StoredMatrix
 from kameleon.weights import EMBEDDING, HEAD, GgufFile, SafetensorsFolder, WeightFile, copy_folder, copy_gguf
 from kameleon.weights.copies import as_stored, read_stored
@@ -58,8 +59,7 @@ def merge(
     """
     check_base(base, adapter, any_base=any_base)
     check_fit(base, adapter)
-    if out.exists():
-        raise SettingError(f"{out} is there already; give another place")
+    require_new(out)
     weights, shares = base.weights, _Survivors()
     biases = _merged_biases(base, adapter)
 
@@ -76,8 +76,8 @@ def merge(
             if whole or kind not in (None, *FLOATS):
                 raise SettingError(f"{base.name} is not quantised: merge without a kind, or as {', '.join(FLOATS)}")
             dtype = lambda name: FLOATS[kind] if kind else weights.tensor(name).dtype  # noqa: E731
-            copy_folder(weights, out, fresh(lambda name, w: w.to(dtype(name)).float()), kind=kind)
-            write_readme(merged_readme(adapter, base), out)
+            written = fresh(lambda name, w: w.to(dtype(name)).float())
+            copy_folder(weights, out, written, kind=kind, readme=merged_readme(adapter, base))
         elif isinstance(weights, GgufFile) and out.suffix != ".gguf":
             if whole or kind not in (None, *FLOATS):
                 raise SettingError(
