@@ -48,6 +48,7 @@ _BACKLOG = 2048  # connections that the system holds until they are accepted
 _SEND_BUFFER_BYTES = 1 << 17  # of the system, for each connection: a client that stops reading holds little
 _OTHER_FILES = 128  # beside connections: weights, adapters that are loaded, uploads
 _TICKS_PER_SWEEP = 10  # uvicorn ticks ten times a second
+_GRACE_S = 1.5  # after the drain time, for whatever still runs
 _LAST_WORDS_S = 5.0  # for responses that report the failure, before the process is ended by force
 
 
@@ -92,9 +93,7 @@ class Runner:
         _log.critical("the engine has failed", exc_info=failure)
         self._failure = failure
         self.stop()
-        ending = threading.Timer(_LAST_WORDS_S, os._exit, (1,))
-        ending.daemon = True
-        ending.start()
+        _end_within(_LAST_WORDS_S, 1)
 
     def stop(self) -> None:
         """Make the server end as after a signal. Safe from any thread."""
@@ -133,6 +132,13 @@ def _within_files(settings: HttpSettings) -> HttpSettings:
         return settings
     _log.warning("this process may open few files (ulimit -n), so only %d connections may be open", allowed)
     return replace(settings, max_connections=allowed)
+
+
+def _end_within(seconds: float, status: int) -> None:
+    """End this process by force with that exit status, unless it ends by itself before."""
+    ending = threading.Timer(seconds, os._exit, (status,))
+    ending.daemon = True
+    ending.start()
 
 
 class _Server(uvicorn.Server):
@@ -183,5 +189,7 @@ class _Server(uvicorn.Server):
                 signal.signal(one, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # Threads that still compute (a template, an upload, a grammar) are no part of a connection that drains.
+        _end_within((self.config.timeout_graceful_shutdown or 0) + _GRACE_S, 0)
         self.force_exit = self.should_exit
         self.should_exit = True
