@@ -104,7 +104,7 @@ def test_an_unknown_command_lists_those_that_there_are(talk):
         ("/set", "repetition_penalty 1.0: Above 1"),
         ("/set temperature hot", "temperature is 'hot'; it must be a number, or default"),
         ("/set top_k 1.5", "top_k is '1.5'; it must be a whole number"),
-        ("/set temperature -1", "temperature is -1.0; it must be 0 (greedy) or more"),
+        ("/set temperature -1", "temperature is -1.0; it must be from 0 (greedy) to"),
         ("/set temprature 1", "no setting temprature; did you mean 'temperature'? all are temperature, top_p"),
     ],
 )

@@ -50,7 +50,7 @@ def test_comparing_samples_as_answering_does(chat):
 def test_a_value_that_cannot_be_is_refused_before_the_base_is_loaded(chat):
     status, used, err = chat("--temperature", "-1")
     assert (status, used) == (2, [])
-    assert "temperature is -1.0; it must be 0 (greedy) or more" in err
+    assert "temperature is -1.0; it must be from 0 (greedy) to" in err
     assert "base " not in err
 
 

@@ -151,7 +151,7 @@ def test_data_check_refuses_negative_numbers_and_names_the_broken_row_of_a_test_
     test.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "cut')
     for words, wanted in (
         (("--rows", "-1"), "rows is -1; it must be 0 (none) or more"),
-        (("--max-row-tokens", "-1"), "max_row_tokens is -1; it must be at least 8"),
+        (("--max-row-tokens", "-1"), "max_row_tokens is -1; it must be from 8 to"),
         (("--test", test), "test.jsonl: row 2: broken JSON"),
     ):
         status, out, err = on_tiny("data", "check", rows, *words)

@@ -189,7 +189,7 @@ def test_a_damaged_checkpoint_is_named(tiny, rows):
         tiny.train(rows, "count", recipe=RECIPE, on_step=lambda r: os.kill(os.getpid(), signal.SIGINT))
     path = runs_dir() / "count" / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="is damaged: its tensors end at byte"):
         tiny.train(rows, "count", recipe=RECIPE, resume=True)
 
 

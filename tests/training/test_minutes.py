@@ -16,6 +16,7 @@ from kameleon.adapters.formats import read_adapter
 from kameleon.errors import CheckpointError, RunInterruptedError, SettingError
 from kameleon.home import runs_dir
 from kameleon.training import loop, read_log
+from kameleon.weights.seal import UNSEALED, seal
 
 RECIPE = Recipe(rank=2, rows_per_step=4, learning_rate=1e-2, epochs=50, minutes=2)
 
@@ -153,7 +154,9 @@ def test_a_run_that_is_resumed_when_its_minutes_are_spent_looks_before_it_ends(t
     with safe_open(save, "pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     metadata["progress"] = json.dumps({**json.loads(metadata["progress"]), "seconds": 119.0})
-    save_file(tensors, save, metadata)
+    save_file(tensors, save, metadata | UNSEALED)
+    with save.open("r+b") as file:
+        seal(file)
     result = train(tiny, rows, resume=True)
     assert result.steps == result.best_step == 3 and result.best_loss is not None
     assert read_log(runs_dir() / "law")[-2]["eval_loss"] == result.best_loss
