@@ -78,6 +78,15 @@ def test_prefills_share_one_chunk_and_decoding_sequences_always_go():
     assert compute(scheduler) == [(1, 1), (2, 1), (3, 8), (4, 20)]
 
 
+def test_prompts_that_are_scored_take_a_quarter_of_a_chunk_together_and_leave_the_rest():
+    scheduler = scheduler_of(pages=50, chunk=32)
+    for request_id in (1, 2):
+        scheduler.add(sequence_of(request_id, [request_id] * 6, score_prompt=True))
+    scheduler.add(sequence_of(3, 40))
+    assert compute(scheduler) == [(1, 6), (2, 2), (3, 24)]
+    assert compute(scheduler) == [(1, 1), (2, 4), (3, 16)]
+
+
 def test_neighbours_share_an_adapter():
     scheduler = scheduler_of(pages=50)
     for request_id, slot in ((1, 2), (2, -1), (3, 2), (4, -1)):

@@ -17,6 +17,8 @@ from kameleon.generation.sequence import Sequence
 from kameleon.generation.shares import Owner, Tally, split
 from kameleon.ops import PAGE_TOKENS
 
+_SCORED_SHARE = 4  # a scored position costs a row of the head and its softmax beside its way through the layers
+
 
 class Scheduled(NamedTuple):
     """The next `tokens` tokens of a sequence, which has the pages for them."""
@@ -70,8 +72,7 @@ class Scheduler:
         self._tally = None
         self._admit()
         scheduled: list[Scheduled] = []
-        prefills = [(one, one.left) for one in self.running if one.left > 1]
-        tokens_of = {one.id: tokens for one, tokens in split(self._prefill_chunk_tokens, prefills)} if prefills else {}
+        tokens_of = self._prefills()
         for sequence in list(self.running):
             if sequence not in self.running:
                 continue  # preempted for an earlier one
@@ -80,6 +81,15 @@ class Scheduler:
                 scheduled.append(Scheduled(sequence, tokens))
         self._is_full = bool(self.waiting)
         return sorted((one for one in scheduled if one.sequence in self.running), key=lambda one: one.sequence.slot)
+
+    def _prefills(self) -> dict[int, int]:
+        """How many tokens of each prompt this step takes, by the sequence's id. Prompts that are scored share a part of
+        the chunk, so that a step with them is not longer than others."""
+        prefills = [one for one in self.running if one.left > 1]
+        scored = [(one, one.left) for one in prefills if one.unscored]
+        wishes = {one: one.left for one in prefills}
+        wishes |= split(self._prefill_chunk_tokens // _SCORED_SHARE, scored)
+        return {one.id: tokens for one, tokens in split(self._prefill_chunk_tokens, list(wishes.items()))}
 
     def advance(self, sequence: Sequence, tokens: int) -> None:
         """Note that the next `tokens` tokens are computed, and publish the pages that became full."""
