@@ -56,7 +56,7 @@ def test_a_client_that_leaves_while_its_request_is_taken_in_keeps_nobody_waiting
         return submit(*given)
 
     async def leave():
-        async with Answers(service.engine, client=Client(), entry=Entry()) as answers:
+        async with Answers(service, client=Client(), entry=Entry()) as answers:
             asking = asyncio.ensure_future(answers.ask(lambda: [Request((65,), sampling=endless)] * 3))
             while not begun.is_set():
                 await asyncio.sleep(0.001)

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request as HttpRequest
 
 from kameleon.generation import Completion, Piece, Request
 from kameleon.http.errors import ClientGoneError
 from kameleon.http.request_log import Entry
+from kameleon.http.service import Service
 from kameleon.serving.client import Client
-from kameleon.serving.engine import Engine, Ticket
+from kameleon.serving.engine import Ticket
 
 _Result = TypeVar("_Result")
 
@@ -24,8 +24,9 @@ _Result = TypeVar("_Result")
 class Answers:
     """The answers to one HTTP request. Submitted together; the end of the block cancels those that run."""
 
-    def __init__(self, engine: Engine, *, client: Client, entry: Entry) -> None:
-        self._engine, self._client, self._entry = engine, client, entry
+    def __init__(self, service: Service, *, client: Client, entry: Entry) -> None:
+        self._engine, self._preparing = service.engine, service.preparing
+        self._client, self._entry = client, entry
         self._loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[tuple[int, Piece]] = asyncio.Queue()
         self._tickets: list[Ticket] = []
@@ -49,11 +50,11 @@ class Answers:
                 self._entry.finishes.append("cancelled")
 
     async def ask(self, prepare: Callable[[], Sequence[Request]]) -> Sequence[Request]:
-        """Run `prepare` and submit its requests, both in a worker thread, because tokenising megabytes takes seconds.
+        """Run `prepare` and submit its requests, in a thread of its key, because tokenising megabytes takes seconds.
 
         Raises the errors of `prepare`, AdapterNotFoundError, SettingError, QueueFullError.
         """
-        return await run_in_threadpool(self._ask, prepare)
+        return await self._preparing.run(lambda: self._ask(prepare), key=self._client.key)
 
     def _ask(self, prepare: Callable[[], Sequence[Request]]) -> Sequence[Request]:
         requests = prepare()

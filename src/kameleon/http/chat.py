@@ -72,7 +72,7 @@ class _Chat:
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one document."""
-        async with Answers(self._service.engine, client=self._client, entry=self._entry) as answers:
+        async with Answers(self._service, client=self._client, entry=self._entry) as answers:
             await answers.ask(self._prepare)
             completions = await answers.completions()
         return {
@@ -99,7 +99,7 @@ class _Chat:
     async def events(self) -> Events:
         """The answer as events: for each choice its role, its pieces and why it ended; then the counts if asked for."""
         completions: dict[int, Completion] = {}
-        async with Answers(self._service.engine, client=self._client, entry=self._entry) as answers:
+        async with Answers(self._service, client=self._client, entry=self._entry) as answers:
             await answers.ask(self._prepare)
             readers: dict[int, CallReader] = {}
             async for index, piece in answers.pieces():

@@ -77,7 +77,7 @@ class _Continuation:
 
     async def whole(self) -> dict[str, Any]:
         """The answer as one document."""
-        async with Answers(self._service.engine, client=self._client, entry=self._entry) as answers:
+        async with Answers(self._service, client=self._client, entry=self._entry) as answers:
             await answers.ask(self._prepare)
             done = await answers.completions()
         return {
@@ -90,7 +90,7 @@ class _Continuation:
         """The answers as events, one for each piece."""
         done: dict[int, Completion] = {}
         offsets: dict[int, Offsets] = {}  # of each answer that has begun
-        async with Answers(self._service.engine, client=self._client, entry=self._entry) as answers:
+        async with Answers(self._service, client=self._client, entry=self._entry) as answers:
             await answers.ask(self._prepare)
             async for index, piece in answers.pieces():
                 echo, prompt = ("", ()) if index in offsets else (self._echo(index), self._encoded_of(index))

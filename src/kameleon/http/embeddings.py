@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from starlette.concurrency import run_in_threadpool
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -35,6 +34,7 @@ async def embeddings(body: EmbeddingBody, request: Request) -> Response:
 
 async def _embed(body: EmbeddingBody, request: Request) -> dict[str, Any]:
     service, entry = service_of(request), entry_of(request)
+    client = client_of(request, body.user)
     entry.model = body.model
     size = service.base.config.hidden_size
     if body.dimensions not in (None, size):
@@ -46,11 +46,11 @@ async def _embed(body: EmbeddingBody, request: Request) -> dict[str, Any]:
         adapter = service.adapter_of(body.model, key_of(request))
         return adapter, [Prompt(tuple(service.prompts.of_text(text)), adapter, embed=True) for text in body.inputs()]
 
-    adapter, prompts = await run_in_threadpool(prepare)
+    adapter, prompts = await service.preparing.run(prepare, key=client.key)
     entry.prompt_tokens = sum(len(prompt.prompt) for prompt in prompts)
     done: list[Completion] = []
     for start in range(0, len(prompts), _AT_ONCE):
-        async with Answers(service.engine, client=client_of(request, body.user), entry=entry) as answers:
+        async with Answers(service, client=client, entry=entry) as answers:
             await answers.ask(lambda part=prompts[start : start + _AT_ONCE]: part)
             done += await answers.completions()
     tokens = sum(one.prompt_tokens for one in done)

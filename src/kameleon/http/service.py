@@ -12,6 +12,7 @@ from kameleon.bases import Base
 from kameleon.http.keys import Key, key_of
 from kameleon.http.logprobs import TokenTexts
 from kameleon.http.names import adapter_of
+from kameleon.http.preparing import Preparing
 from kameleon.http.prompts import Prompts
 from kameleon.http.usage import Label
 from kameleon.serving.client import Client
@@ -29,6 +30,7 @@ class Service:
         self.base, self.engine, self.adapters, self.shelf, self.any_base = base, engine, adapters, shelf, any_base
         self.started = int(time.time())
         self.name = base.name
+        self.preparing = Preparing()
         self.prompts, self.texts = Prompts(base), TokenTexts(TokenBytes(base.tokenizer))
         self.room_tokens = min(engine.state().cache_tokens, base.config.max_sequence_tokens)
         """The most tokens of a prompt and its answer together: both the base and the cache have room for them."""
