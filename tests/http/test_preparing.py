@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 from waiting import wait_until
 
-from kameleon.http import KeyRing, create_app
+from kameleon.http import KeyRing, chat, create_app
+from kameleon.http.tools import ToolPlan
 
 SLOW, POLITE = "the-key-of-a-slow-client", "the-key-of-a-polite-one"
 MANY = 45  # more than the threads that a server has for everything
@@ -57,3 +58,16 @@ def test_slow_prompts_of_one_key_leave_threads_to_another(service, listen, tmp_p
 def status_of(connection):
     with connection.getresponse() as response:
         return response.status
+
+
+def test_tools_are_read_beside_the_event_loop(client, monkeypatch):
+    read_in = []
+
+    def plan_tools(*given):
+        read_in.append(threading.current_thread().name)
+        return ToolPlan([])
+
+    monkeypatch.setattr(chat, "plan_tools", plan_tools)
+    wish = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+    assert client.post("/v1/chat/completions", json=wish).status_code == 200
+    assert read_in == ["AnyIO worker thread"]

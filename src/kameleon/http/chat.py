@@ -44,11 +44,13 @@ class _Chat:
         self._service, self._body = service, body
         self._key, self._client = key_of(request), client_of(request, body.user)
         self._entry = entry_of(request)
-        self._plan: ToolPlan = plan_tools(body, service.base.template.tools_source)
+        self._plan = ToolPlan([])  # until it is prepared
         self._label: Label | None = None
 
     def _prepare(self) -> Sequence[Prompt]:
-        service, body, plan = self._service, self._body, self._plan
+        service, body = self._service, self._body
+        # In this thread and not on the event loop: 4 MB of tools take 3 s.
+        self._plan = plan = plan_tools(body, service.base.template.tools_source)
         adapter = service.adapter_of(body.model, self._key)
         self._label = service.label("chatcmpl", "chat.completion", adapter=adapter)
         system_prompt = service.adapters.system_prompt(adapter)
