@@ -1,6 +1,8 @@
 """A choice costs the same however much a request brings, and is the one of penalties and biases computed anew."""
 
+import math
 from collections import Counter
+from itertools import accumulate
 
 import pytest
 import torch
@@ -85,7 +87,24 @@ def test_a_top_p_beyond_the_first_thousand_tokens_chooses_in_the_order_of_topk()
     kept = values * (values.cumsum(-1) - values < 0.99)
     other = new_generator(7)
     for _ in range(50):
-        assert choose(logits, wish, generator) == int(tokens[torch.multinomial(kept, 1, generator=other)])
+        assert choose(logits, wish, generator) == int(tokens[drawn(kept, other)])
+
+
+def drawn(weights, generator):
+    """Slowly: the first place where the running sum of the weights passes a random share of their sum."""
+    sums = list(accumulate(weights.tolist()))
+    share = float(torch.rand((), generator=generator, dtype=torch.float64)) * sums[-1]
+    return next(place for place, so_far in enumerate(sums) if so_far > share)
+
+
+def test_tokens_are_drawn_as_often_as_their_probability_says():
+    logits = torch.tensor([0.0, 1.0, -math.inf, 2.0, -math.inf])
+    generator, times = new_generator(3), 20_000
+    counts = Counter(choose(logits, Sampling(temperature=1.0), generator) for _ in range(times))
+    assert {token: counts[token] / times for token in range(5)} == pytest.approx(
+        dict(enumerate(logits.softmax(-1).tolist())), abs=0.012
+    )
+    assert counts[2] == counts[4] == 0
 
 
 @pytest.mark.parametrize(
