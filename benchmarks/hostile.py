@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/hostile.py [KIND ...]
 
-Serves SmolLM2 with two keys. Clients of each kind of tests/http/hostile.py have one key. Beside them a client with the
-other key asks for one token, one request after the other; in turn with that it asks the same while nobody else does.
+Serves SmolLM2 with two keys. Clients of each kind of tests/http/hostile_clients.py have one. Beside them a client with
+the other key asks for one token, one request after the other; in turn with that it asks while nobody else does.
 Writes benchmarks/hostile.json: the milliseconds to the first token, the answers' statuses, the memory of the server,
 and how long it takes to end after SIGTERM while all kinds go on.
 """
@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent / "tests" / "http")]
 
-from hostile import KINDS, Hostile  # noqa: E402  # pyright: ignore[reportMissingImports]
+from hostile_clients import KINDS, Hostile  # noqa: E402  # pyright: ignore[reportMissingImports]
 from served import Served, serving  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 REQUESTS = 50

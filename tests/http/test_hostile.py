@@ -6,7 +6,7 @@ import threading
 from urllib.parse import urlsplit
 
 import pytest
-from hostile import KINDS, Hostile
+from hostile_clients import KINDS, Hostile
 
 from kameleon.http import KeyRing, create_app
 from kameleon.serving import Limits

@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 from fakes import random_adapter
-from hostile import KINDS, Hostile
+from hostile_clients import KINDS, Hostile
 from load import TOKENS, Client, Report, Server, Swaps
 from served import serving
 

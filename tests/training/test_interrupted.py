@@ -55,6 +55,7 @@ def run_script(base, rows, home, mode, kill_at=0):
     return subprocess.run(command, env=environment, check=False).returncode
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_resumes_to_the_same_final_bits(tiny_folder, rows, tmp_path):
     assert run_script(tiny_folder, rows, tmp_path / "whole", "start") == 0
     killed = tmp_path / "killed"
