@@ -99,10 +99,10 @@ def drawn(weights, generator):
 
 def test_tokens_are_drawn_as_often_as_their_probability_says():
     logits = torch.tensor([0.0, 1.0, -math.inf, 2.0, -math.inf])
-    generator, times = new_generator(3), 20_000
+    generator, times = new_generator(3), 2_000
     counts = Counter(choose(logits, Sampling(temperature=1.0), generator) for _ in range(times))
     assert {token: counts[token] / times for token in range(5)} == pytest.approx(
-        dict(enumerate(logits.softmax(-1).tolist())), abs=0.012
+        dict(enumerate(logits.softmax(-1).tolist())), abs=0.04
     )
     assert counts[2] == counts[4] == 0
 
