@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from fakes import random_adapter
+from serving.engines import LIMITS, Answer, ask, expected
 from waiting import wait_until
 
 from kameleon import Sampling
@@ -21,58 +22,15 @@ from kameleon.errors import (
     SettingError,
 )
 from kameleon.generation import Chooser, Request, generate
-from kameleon.serving import Client, Engine, HotAdapters, Limits
+from kameleon.serving import Client, HotAdapters
 
 # The full form: KAMELEON_ANSWERS=100000 pytest -m slow tests/serving/test_engine.py
 ANSWERS = int(os.environ.get("KAMELEON_ANSWERS", "20000"))
-LIMITS = Limits(kv_cache_bytes=1 << 21, adapter_bytes=1 << 20, max_request_s=60)
-
-
-class Answer:
-    """What came of one request."""
-
-    def __init__(self):
-        self.text, self.last, self.ended = "", None, threading.Event()
-
-    def __call__(self, piece):
-        self.text += piece.text
-        if piece.completion is not None or piece.error is not None:
-            self.last = piece
-            self.ended.set()
-
-    def wait(self):
-        assert self.ended.wait(60), "no answer came"
-        return self.last
-
-
-@pytest.fixture
-def serve(tiny):
-    engines = []
-
-    def start(limits=LIMITS, on_failure=None, adapters=None):
-        engines.append(Engine(tiny.base, adapters or HotAdapters(tiny.base, tiny.shelf), limits, on_failure=on_failure))
-        return engines[-1]
-
-    yield start
-    for engine in engines:
-        engine.close(0)
 
 
 def shelve(tiny, count):
     for i in range(count):
         tiny.shelf.save(random_adapter(tiny.base, f"a{i}", seed=i, rank=2 + i % 7))
-
-
-def ask(engine, tiny, text, adapter=None, client=Client(), **wish):  # noqa: B008 (immutable)
-    answer = Answer()
-    wish = {"max_tokens": 8, **wish}
-    answer.ticket = engine.submit(Request(tiny.encode_prompt(text), adapter, Sampling(**wish)), answer, client)
-    return answer
-
-
-def expected(tiny, text, adapter=None, **wish):
-    wish = {"max_tokens": 8, **wish}
-    return tiny.generate([text], [adapter], sampling=Sampling(**wish))[0]
 
 
 def test_answers_to_many_threads_are_those_that_each_request_gets_alone(tiny, serve):

@@ -5,42 +5,34 @@ import threading
 from dataclasses import replace
 
 import pytest
+from serving.engines import Answer
 from waiting import wait_until
 
 from kameleon import Sampling
 from kameleon.errors import QueueFullError, SettingError
 from kameleon.generation import Request, compiling
 from kameleon.generation.trial import TRIAL, Trial
-from kameleon.serving import Client, Engine, HotAdapters, Limits
+from kameleon.serving import Client, Limits
 
 LIMITS = Limits(kv_cache_bytes=1 << 21, adapter_bytes=1 << 20, max_compile_s=600.0, max_forms=4)
 # More members than are allowed, which compile for many seconds.
 LONG = json.dumps({"type": "object", "properties": {str(i): {} for i in range(5500)}}, separators=(",", ":"))
 
 
-class Answer:
-    def __init__(self, engine, key="", **wish):
-        self.last, self.ended = None, threading.Event()
-        wish = {"max_tokens": 8, **wish}
-        self.ticket = engine.submit(Request((65,), sampling=Sampling(**wish)), self._take, Client(key))
-
-    def _take(self, piece):
-        if piece.completion is not None or piece.error is not None:
-            self.last = piece
-            self.ended.set()
-
-    def wait(self):
-        assert self.ended.wait(60), "no answer came"
-        return self.last
+def ask(engine, key="", **wish):
+    answer = Answer()
+    request = Request((65,), sampling=Sampling(**{"max_tokens": 8, **wish}))
+    answer.ticket = engine.submit(request, answer, Client(key))
+    return answer
 
 
 @pytest.fixture
-def serve(tiny, monkeypatch):
+def serve(serve, monkeypatch):
     monkeypatch.setattr("kameleon.generation.grammars._MOST_MEMBERS", 10_000)
     engines = []
 
     def start(**limits):
-        engines.append(Engine(tiny.base, HotAdapters(tiny.base, tiny.shelf), replace(LIMITS, **limits)))
+        engines.append(serve(replace(LIMITS, **limits)))
         return engines[-1]
 
     yield start
@@ -56,16 +48,16 @@ def compiling_now(engine, text):
 
 def test_a_request_without_a_form_is_answered_while_a_grammar_is_compiled(serve):
     engine = serve()
-    long = Answer(engine, json_schema=LONG)
+    long = ask(engine, json_schema=LONG)
     compiling_now(engine, LONG)
     for _ in range(3):
-        assert len(Answer(engine).wait().completion.tokens) == 8
+        assert len(ask(engine).wait().completion.tokens) == 8
     assert not long.ended.is_set() and engine.state().queued == 1
 
 
 def test_a_request_that_leaves_ends_its_compilation_and_the_next_is_compiled(serve):
     engine = serve()
-    long, next_one = Answer(engine, json_schema=LONG), Answer(engine, regex="[ab]{3}")
+    long, next_one = ask(engine, json_schema=LONG), ask(engine, regex="[ab]{3}")
     pid = compiling_now(engine, LONG)
     engine.cancel(long.ticket)
     assert long.wait().completion.finish == "cancelled"
@@ -75,7 +67,7 @@ def test_a_request_that_leaves_ends_its_compilation_and_the_next_is_compiled(ser
 
 def test_a_request_that_leaves_takes_nothing_from_others_with_the_same_form(serve):
     engine = serve()
-    first, second = Answer(engine, json_schema=LONG), Answer(engine, json_schema=LONG)
+    first, second = ask(engine, json_schema=LONG), ask(engine, json_schema=LONG)
     pid = compiling_now(engine, LONG)
     engine.cancel(first.ticket)
     assert TRIAL.pid == pid and engine.state().queued == 1
@@ -86,18 +78,18 @@ def test_a_request_that_leaves_takes_nothing_from_others_with_the_same_form(serv
 
 def test_forms_that_wait_are_bounded_for_each_key_and_for_all(serve):
     engine = serve()
-    Answer(engine, key="greedy", json_schema=LONG)
+    ask(engine, key="greedy", json_schema=LONG)
     compiling_now(engine, LONG)
-    Answer(engine, key="greedy", regex="a")
+    ask(engine, key="greedy", regex="a")
     with pytest.raises(QueueFullError, match="2 grammars wait") as full:
-        Answer(engine, key="greedy", regex="b")
+        ask(engine, key="greedy", regex="b")
     assert full.value.retry_after_s >= 1
-    Answer(engine, key="greedy", regex="a")  # the same form waits as one
-    Answer(engine, key="modest", regex="c")
-    Answer(engine, key="modest", regex="d")
+    ask(engine, key="greedy", regex="a")  # the same form waits as one
+    ask(engine, key="modest", regex="c")
+    ask(engine, key="modest", regex="d")
     with pytest.raises(QueueFullError, match="4 grammars wait"):
-        Answer(engine, key="third", regex="e")
-    Answer(engine, key="third")  # without a form there is room
+        ask(engine, key="third", regex="e")
+    ask(engine, key="third")  # without a form there is room
 
 
 def test_a_key_with_many_forms_waits_behind_one_with_few(serve, monkeypatch):
@@ -108,10 +100,10 @@ def test_a_key_with_many_forms_waits_behind_one_with_few(serve, monkeypatch):
         return real(self, form, *given, **named)
 
     monkeypatch.setattr(Trial, "check", check)
-    long = Answer(engine, key="modest", json_schema=LONG)
+    long = ask(engine, key="modest", json_schema=LONG)
     compiling_now(engine, LONG)
-    many = [Answer(engine, key="greedy", regex=f"a{{{i}}}") for i in range(1, 4)]
-    few = Answer(engine, key="new", regex="b")
+    many = [ask(engine, key="greedy", regex=f"a{{{i}}}") for i in range(1, 4)]
+    few = ask(engine, key="new", regex="b")
     engine.cancel(long.ticket)
     assert all(one.wait().completion is not None for one in [*many, few])
     assert order[1:] == ["a{1}", "b", "a{2}", "a{3}"]
@@ -119,11 +111,28 @@ def test_a_key_with_many_forms_waits_behind_one_with_few(serve, monkeypatch):
 
 def test_a_form_beyond_the_limit_is_the_error_of_its_own_requests(serve):
     engine = serve(max_compile_s=0.05)
-    bad = [Answer(engine, json_schema=LONG) for _ in range(3)]
-    good = Answer(engine, regex="[ab]{3}")
+    bad = [ask(engine, json_schema=LONG) for _ in range(3)]
+    good = ask(engine, regex="[ab]{3}")
     assert all(isinstance(one.wait().error, SettingError) for one in bad)
     assert "0.05 s" in str(bad[0].last.error)
     assert len(good.wait().completion.text) == 3
+
+
+class Panic(BaseException):
+    """As the library's: no Exception."""
+
+
+def test_a_panic_of_the_library_is_the_error_of_its_own_request_and_the_next_is_compiled(serve, monkeypatch):
+    engine, real = serve(), compiling.compiled
+
+    def compiled(kind, text, words):
+        if text == "a+":
+            raise Panic("index out of bounds")
+        return real(kind, text, words)
+
+    monkeypatch.setattr(compiling, "compiled", compiled)
+    assert "index out of bounds" in str(ask(engine, regex="a+").wait().error)
+    assert len(ask(engine, regex="[ab]{2}").wait().completion.text) == 2
 
 
 def test_many_answers_of_one_form_wait_for_one_compilation_in_a_thread_of_its_own(serve, monkeypatch):
@@ -134,14 +143,14 @@ def test_many_answers_of_one_form_wait_for_one_compilation_in_a_thread_of_its_ow
         return real(*given)
 
     monkeypatch.setattr(compiling, "compiled", compiled)
-    answers = [Answer(engine, regex="[ab]{4}", temperature=1.0) for _ in range(64)]
+    answers = [ask(engine, regex="[ab]{4}", temperature=1.0) for _ in range(64)]
     assert all(len(one.wait().completion.text) == 4 for one in answers)
     assert threads == ["kameleon-grammars"]
 
 
 def test_an_engine_that_ends_ends_what_is_compiled(serve):
     engine = serve()
-    long, other = Answer(engine, json_schema=LONG), Answer(engine, regex="a")
+    long, other = ask(engine, json_schema=LONG), ask(engine, regex="a")
     pid = compiling_now(engine, LONG)
     engine.close(0)
     assert all(isinstance(one.wait().error, QueueFullError) for one in (long, other))
@@ -150,6 +159,6 @@ def test_an_engine_that_ends_ends_what_is_compiled(serve):
 
 def test_a_request_whose_time_is_over_waits_no_longer(serve):
     engine = serve(max_request_s=0.2)
-    long = Answer(engine, json_schema=LONG)
+    long = ask(engine, json_schema=LONG)
     assert isinstance(long.wait().error, QueueFullError)
     wait_until(lambda: TRIAL._form is None)

@@ -4,7 +4,7 @@ import threading
 from dataclasses import replace
 
 import pytest
-from serving.test_engine import LIMITS, ask, expected, serve  # noqa: F401 (a fixture)
+from serving.engines import LIMITS, ask, expected
 
 from kameleon.errors import QueueFullError
 from kameleon.serving import Client
@@ -55,7 +55,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_many_long_requests_of_others_keep_a_key_from_its_first_token_for_a_few_steps(tiny, serve, paced, hostile):  # noqa: F811
+def test_many_long_requests_of_others_keep_a_key_from_its_first_token_for_a_few_steps(tiny, serve, paced, hostile):
     engine = serve(replace(LIMITS, max_batch=MOST, prefill_chunk_tokens=64, kv_cache_bytes=1 << 22))
     take = paced(engine)
     text = "so long a text that its prompt takes many steps " * 2
@@ -77,7 +77,7 @@ def test_many_long_requests_of_others_keep_a_key_from_its_first_token_for_a_few_
         assert (got.tokens, got.text) == (expected(tiny, f"{i} {text}", max_tokens=12).tokens, answer.text)
 
 
-def test_a_full_cache_of_one_key_makes_room_for_another(tiny, serve, paced):  # noqa: F811
+def test_a_full_cache_of_one_key_makes_room_for_another(tiny, serve, paced):
     engine = serve(replace(LIMITS, max_batch=64, kv_cache_bytes=5 << 17))
     take = paced(engine)
     others = [ask(engine, tiny, f"question {i} " * 8, client=Client("key 1"), max_tokens=60) for i in range(8)]
@@ -91,7 +91,7 @@ def test_a_full_cache_of_one_key_makes_room_for_another(tiny, serve, paced):  # 
     assert all(answer.last.completion is not None for answer in others)
 
 
-def test_a_queue_that_one_key_fills_has_a_place_for_another(tiny, serve, paced):  # noqa: F811
+def test_a_queue_that_one_key_fills_has_a_place_for_another(tiny, serve, paced):
     engine = serve(replace(LIMITS, max_batch=1, max_queue=4))
     paced(engine)
     first = ask(engine, tiny, "hello", client=Client("key 1"))

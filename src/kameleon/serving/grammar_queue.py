@@ -89,7 +89,7 @@ class GrammarQueue:
                 self._grammars.constraint(_form(ticket))
             except KameleonError as refusal:
                 error = refusal
-            except Exception as fault:  # noqa: BLE001 (of this request; the others' grammars are compiled all the same)
+            except BaseException as fault:  # noqa: BLE001 (of this request, a panic of the library too; the thread goes on)
                 error = KameleonError(f"the grammar could not be compiled: {fault}")
             cost = (time.monotonic() - started_s) * _TOKENS_A_SECOND
             with self._lock:
