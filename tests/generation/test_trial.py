@@ -13,6 +13,7 @@ from kameleon import Sampling
 from kameleon.errors import KameleonError, SettingError
 from kameleon.generation import compiling
 from kameleon.generation.trial import Trial
+from kameleon.generation.vocabulary import Words
 from kameleon.settings import Form
 
 SPELLED = ([bytes([one]) for one in range(256)] + [b"\xff<end>"], [256], [256])
@@ -122,15 +123,13 @@ def test_a_form_that_is_too_large_is_refused_without_a_try(tiny, wish, told, mon
 
 
 def test_the_masks_of_a_long_demanded_text_cost_the_same_however_long_it_is(tiny, monkeypatch):
-    from kameleon.generation import grammars
-
-    longest, real = [], grammars._Tokens._encode
+    longest, real = [], Words._encode
 
     def encode(self, text):
         longest.append(len(text))
         return real(self, text)
 
-    monkeypatch.setattr(grammars._Tokens, "_encode", encode)
+    monkeypatch.setattr(Words, "_encode", encode)
     text = "ä" * 3000
     got = tiny.generate(["hello"], sampling=Sampling(regex=text, max_tokens=20))[0]
     assert text.startswith(got.text) and len(got.text) == 10

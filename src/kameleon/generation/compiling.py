@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import resource
 import signal
 import sys
 from typing import Any, NamedTuple
@@ -79,7 +78,8 @@ def main() -> None:
     seconds of CPU; its kind and text. Out: a line of JSON, the reason why it cannot be followed, or null. A try beyond
     its limits ends the process.
     """
-    os.nice(_NICE)
+    if sys.platform != "win32":
+        os.nice(_NICE)
     words = None
     while True:
         try:
@@ -88,27 +88,36 @@ def main() -> None:
             return
         if words is None or spelled is not None:
             words = _with_memory(memory_bytes, spelled)
-        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        _end_after(cpu_s)
         reason = None
         try:
             compiled(kind, text, words)
         except ValueError as error:
             reason = str(error)
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        _end_after(0)
         sys.stdout.write(json.dumps(reason) + "\n")
         sys.stdout.flush()
 
 
+def _end_after(cpu_s: float) -> None:
+    """End this process after so many seconds of CPU time; 0: do not. Windows has no such limit."""
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+
+
 def _with_memory(memory_bytes: int, spelled: tuple[list[bytes], list[int], list[int]]) -> LLTokenizer:
-    """The vocabulary; from now on this process takes at most `memory_bytes` more than it has, where the system says how
-    much that is (Linux)."""
+    """The vocabulary; from now on this process takes at most `memory_bytes` more than it has. Only Linux says how much
+    that is."""
+    if sys.platform != "linux":
+        return vocabulary(Spelled(*spelled))
+    import resource
+
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     words = vocabulary(Spelled(*spelled))
-    if os.path.exists("/proc/self/statm"):
-        with open("/proc/self/statm") as counts:
-            held = int(counts.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (held + memory_bytes, most))
+    with open("/proc/self/statm") as counts:
+        held = int(counts.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + memory_bytes, most))
     return words
 
 

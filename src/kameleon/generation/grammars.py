@@ -6,12 +6,9 @@ import json
 import math
 import threading
 from collections import OrderedDict
-from copy import copy
 from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-
-from tokenizers import normalizers
 
 from kameleon.bases import Base
 from kameleon.errors import MissingExtraError, SettingError
@@ -20,8 +17,6 @@ from kameleon.generation.json_schema import computable
 from kameleon.generation.trial import SHOWN_CHARACTERS, TRIAL
 from kameleon.settings import Form
 from kameleon.settings.generation import COMPILE_CPU_S
-from kameleon.text import TokenBytes
-from kameleon.text.token_bytes import SENTENCE_PIECE_SPACE, encoder_of
 
 if TYPE_CHECKING:
     from kameleon.generation.compiling import Compiled
@@ -29,7 +24,6 @@ if TYPE_CHECKING:
 _KEPT = 8  # compiled grammars, of at most some 30 MB each, for the next request with the same form
 _MOST_MULTIPLE = 100_000  # it compiles for half a second; for 99,999,999 the library took all memory of the machine
 _MOST_MEMBERS = 1000  # of one object: an object of k optional properties takes k² time, half a second for 1,000
-_SPELLED_BYTES = 512  # of demanded text that become tokens at once: only the first of them is used, each time anew
 
 
 class Grammars:
@@ -48,9 +42,10 @@ class Grammars:
             return found
         try:
             from kameleon.generation.compiling import compiled
+            from kameleon.generation.vocabulary import vocabulary_of
         except ImportError:
             raise MissingExtraError("json_schema and regex need llguidance", "serve") from None
-        words, vocabulary = _vocabulary(self._base)
+        words, vocabulary = vocabulary_of(self._base)
         text = _plain(form)
         TRIAL.check(form, text, (words.tokens, words.special_token_ids, words.end_tokens), cpu_s=self._cpu_s)
         try:
@@ -134,52 +129,3 @@ def _check_multiples(schema: str) -> None:
             f"json_schema cannot be followed: numbers that are multiples of {together:,}, as its multipleOf may ask "
             f"together, take too much memory; {_MOST_MULTIPLE:,} is the most, beside powers of ten"
         )
-
-
-@lru_cache(maxsize=4)
-def _vocabulary(base: Base) -> tuple[_Tokens, Any]:
-    """The base's vocabulary, and as the library takes it; made once, which takes a second for a large one."""
-    from kameleon.generation.compiling import vocabulary
-
-    if not base.stop_token_ids:
-        raise SettingError("this base has no end token, so an answer of a given form could not end")
-    tokens = _Tokens(base)
-    return tokens, vocabulary(tokens)
-
-
-class _Tokens:
-    """What the library asks of a tokenizer. Text never becomes a special token here: `<|im_end|>` in a schema is six
-    ordinary tokens, and the token of that name ends the answer."""
-
-    bos_token_id = None
-
-    def __init__(self, base: Base) -> None:
-        own = TokenBytes(base.tokenizer)
-        special = own.special_ids | base.stop_token_ids
-        self.special_token_ids = sorted(special)
-        self.end_tokens = sorted(base.stop_token_ids)
-        self.eos_token_id = self.end_tokens[0]
-        # The library knows special tokens by a first byte that no text has.
-        self.tokens = [b"\xff" * (token in special) + own[token] for token in range(base.config.vocab_size)]
-        self._single = {one: token for token, one in reversed([*enumerate(self.tokens)]) if len(one) == 1}
-        self._encoder = copy(encoder_of(base.tokenizer))
-        self._encoder.no_padding()
-        self._encoder.no_truncation()
-        self._encoder.encode_special_tokens = True  # as the letters of their names
-        if self._spelled(self._encode("a")) == b" a":  # SentencePiece, where a text begins; this one goes on
-            self._encoder.normalizer, self._encoder.pre_tokenizer = normalizers.Replace(" ", SENTENCE_PIECE_SPACE), None  # type: ignore[assignment]
-
-    def __call__(self, text: bytes) -> list[int]:
-        """The tokens that the model would write the first bytes of `text` with, byte by byte where the tokenizer would
-        change them."""
-        text = text[:_SPELLED_BYTES].decode(errors="ignore").encode()  # no part of a character
-        tokens = self._encode(text.decode())
-        if self._spelled(tokens) == text:
-            return tokens
-        return [self._single[text[at : at + 1]] for at in range(len(text)) if text[at : at + 1] in self._single]
-
-    def _encode(self, text: str) -> list[int]:
-        return self._encoder.encode(text, add_special_tokens=False).ids
-
-    def _spelled(self, tokens: list[int]) -> bytes:
-        return b"".join(self.tokens[token] for token in tokens)

@@ -132,9 +132,9 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> in
         colder = (numbers - numbers.max()) / max(sampling.temperature, _LEAST)
     probabilities = torch.from_numpy(colder).softmax(-1)
     if sampling.top_p == 1 and not sampling.top_k:
-        least = sampling.min_p * probabilities.max() if sampling.min_p else 0
-        kept = probabilities * (probabilities >= least) if least else probabilities
-        return _draw(kept, generator)
+        if sampling.min_p:
+            probabilities = probabilities * (probabilities >= sampling.min_p * probabilities.max())
+        return _draw(probabilities, generator)
     wanted = min(sampling.top_k or len(logits), len(logits))
     kept, tokens = probabilities.topk(min(wanted, _SORTED_FIRST))
     if len(kept) < wanted and float(kept.sum()) < sampling.top_p:

@@ -100,7 +100,7 @@ class Trial:
         _close(process)
         if self._is_ended:
             raise KameleonError("the grammar's compilation was ended")
-        if code == -signal.SIGPROF:
+        if sys.platform != "win32" and code == -signal.SIGPROF:
             return f"it takes more than {cpu_s:g} s of computing to compile; make it simpler"
         return f"it takes more than {_MEMORY_BYTES // 1_000_000} MB of memory, or more than the library can do"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ def check_key_file(path: Path, *, is_local: bool) -> None:
 
 def _fault(path: Path) -> str | None:
     """Who else can read or change the keys, and what to do; None if nobody can. Raises OSError."""
+    if sys.platform == "win32":  # its rights are no modes
+        return None
     found = path.stat()
     if others := found.st_mode & 0o066:
         who = "all users of this machine" if others & 0o006 else "users of its group"
