@@ -180,7 +180,7 @@ def afresh(kind):
 
 
 def tree():
-    """All paths, apart from locks and the versions of adapters, of which a kill after the last change makes another."""
+    """All paths, without locks and versions of adapters: a kill after the last change leaves one version more."""
     paths = (path.relative_to(FOLDER) for path in FOLDER.rglob("*"))
     versions = {f"{number:04}" for number in range(100)}
     kept = (path for path in paths if not path.name.endswith(".lock") and not versions & set(path.parts))

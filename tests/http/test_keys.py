@@ -49,8 +49,8 @@ def test_a_line_is_a_key_then_its_models_then_its_role(written, rest, models, ro
     [
         ("tooshort law", "begins with no key"),
         (f"{KEY}#comment", "begins with no key"),
-        (f"{KEY} law role=r00t", "its role is none of use, train, admin"),
-        (f"{KEY} role=", "its role is none of"),
+        (f"{KEY} law role=r00t", "its role must be one of use, train, admin"),
+        (f"{KEY} role=", "its role must be one of"),
         (f"{KEY} role=use law", "a role stands last"),
         (f"{KEY} law role=use role=train", "a role stands last"),
         (f"{KEY} law, Role=use", "a role stands last"),

@@ -114,7 +114,7 @@ def _parsed(line: str, number: int) -> Key:
     listed, said, role = _REST.fullmatch("".join(rest)).groups()  # type: ignore[union-attr]  (it matches any text)
     names = frozenset(name.strip() for name in listed.split(",")) if listed.strip() else None
     if said is not None and role not in _ROLES:
-        raise ValueError(f"its role is none of {', '.join(_ROLES)}")
+        raise ValueError(f"its role must be one of {', '.join(_ROLES)}")
     for name in names or ():
         if not name:
             raise ValueError("a comma stands where a model is missing")

@@ -48,7 +48,7 @@ _BACKLOG = 2048  # connections that the system holds until they are accepted
 _SEND_BUFFER_BYTES = 1 << 17  # of the system, for each connection: a client that stops reading holds little
 _OTHER_FILES = 128  # beside connections: weights, adapters that are loaded, uploads
 _TICKS_PER_SWEEP = 10  # uvicorn ticks ten times a second
-_GRACE_S = 1.5  # after the drain time, for whatever still runs
+_GRACE_S = 1.5  # after the drain time, for threads that still compute
 _LAST_WORDS_S = 5.0  # for responses that report the failure, before the process is ended by force
 
 

@@ -104,7 +104,7 @@ def _answer(request: dict[str, Any]) -> dict[str, str]:
         text = _compiled(request["template"]).render(**{"strftime_now": strftime_now, **request["values"]})
     except MemoryError:
         return {"limit": f"takes more than {_MEMORY_BYTES >> 20} MiB of memory"}
-    except Exception as error:  # noqa: BLE001 (whatever a stranger's program raises is its refusal)
+    except Exception as error:  # noqa: BLE001 (any exception of a stranger's program is its refusal)
         return {"refusal": str(error)[:1000]}
     if len(text) > _MOST_CHARACTERS:
         return {"limit": f"writes more than {_MOST_CHARACTERS:,} characters"}
